@@ -1,0 +1,31 @@
+"""Runs untrusted code and reports what came of it. Knows nothing of the rest of journeyman."""
+
+from journeyman.sandbox.base import (
+    Backend,
+    ExecResult,
+    KilledReason,
+    Limits,
+    Sandbox,
+    Session,
+    resolve_backend,
+)
+from journeyman.sandbox.errors import (
+    IsolationUnavailable,
+    SandboxDied,
+    SandboxError,
+    UnsafeSandboxWarning,
+)
+
+__all__ = [
+    "Backend",
+    "ExecResult",
+    "IsolationUnavailable",
+    "KilledReason",
+    "Limits",
+    "Sandbox",
+    "SandboxDied",
+    "SandboxError",
+    "Session",
+    "UnsafeSandboxWarning",
+    "resolve_backend",
+]

@@ -1,0 +1,200 @@
+"""The vocabulary of the sandbox: limits, results, sessions, backends, and the entry point."""
+
+from __future__ import annotations
+
+import enum
+import importlib
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from types import TracebackType
+from typing import Literal, Protocol, Self, runtime_checkable
+
+
+class KilledReason(enum.StrEnum):
+    """Why the sandbox ended a session; a program that merely fails has no such reason."""
+
+    WALL = "wall"
+    CPU = "cpu"
+    MEMORY = "memory"
+    PIDS = "pids"
+    OUTPUT = "output"
+    DISK = "disk"
+    INFRA = "infra"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one session may use. Time and output are counted afresh for every `exec`.
+
+    Attributes:
+        wall_s: Elapsed seconds of one `exec`.
+        cpu_s: Processor seconds of one `exec`, over all its processes.
+        memory_mb: Address space of one process, and resident memory of all of them together.
+        pids: Processes and threads alive at once, the interpreter included.
+        output_kb: Text kept of each of stdout and stderr; more is cut, a flood is killed.
+        workdir_mb: Size of the writable directory, which /tmp and /dev/shm share.
+        workdir_inodes: Files and directories in it.
+        open_files: Descriptors one process may hold.
+        network: Only "none" exists: a loopback device that nobody else is on.
+    """
+
+    wall_s: float = 5.0
+    cpu_s: float = 5.0
+    memory_mb: int = 256
+    pids: int = 32
+    output_kb: int = 64
+    workdir_mb: int = 16
+    workdir_inodes: int = 4096
+    open_files: int = 128
+    network: Literal["none"] = "none"
+
+    def __post_init__(self) -> None:
+        if self.network != "none":
+            raise ValueError(f"network={self.network!r}: no backend gives network access")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name == "network":
+                continue
+            if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
+                raise ValueError(f"{field.name}={value!r}: expected a positive, finite number")
+            if field.name not in ("wall_s", "cpu_s") and not isinstance(value, int):
+                raise ValueError(f"{field.name}={value!r}: expected a whole number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecResult:
+    """What came of one `exec`.
+
+    `stdout`, `stderr`, `value_repr` and, while the interpreter lives, `exit_status` are the
+    program's own word. `signal`, `killed_reason` and the times are observed from outside it.
+
+    Attributes:
+        stdout: Captured text, cut at `Limits.output_kb`.
+        stderr: Likewise; an uncaught exception's traceback stands here.
+        value_repr: `repr` of the last expression, None if there was none or it was None.
+        exit_status: 0, or 1 after an uncaught exception, or the status that the code exited
+            with; None if a signal ended it.
+        signal: The signal that ended the interpreter, if one did.
+        duration_s: Elapsed seconds, measured by the host.
+        cpu_s: Processor seconds of all processes of the session during this call.
+        truncated: Some text was cut from stdout, stderr or value_repr.
+        killed_reason: Why the sandbox ended the session, or None.
+    """
+
+    stdout: str
+    stderr: str
+    value_repr: str | None
+    exit_status: int | None
+    signal: int | None
+    duration_s: float
+    cpu_s: float
+    truncated: bool
+    killed_reason: KilledReason | None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the code ran to its end without an uncaught exception."""
+        return self.exit_status == 0 and self.killed_reason is None
+
+
+@runtime_checkable
+class Session(Protocol):
+    """A live interpreter: what one `exec` defines, the next one sees."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether `exec` can still be called."""
+
+    def exec(self, code: str, timeout: float | None = None) -> ExecResult:
+        """Runs `code`.
+
+        Failures of the code are data in the result. The call that ends the session (a limit
+        was passed, or the code ended its own interpreter) still returns a result.
+
+        Args:
+            code: Python source, run as in a REPL.
+            timeout: Elapsed seconds for this call; can only shorten `Limits.wall_s`.
+
+        Raises:
+            SandboxDied: The session had ended before this call.
+        """
+
+    def close(self) -> None:
+        """Ends every process of the session; returns when none is left. May be repeated."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None: ...
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """A way to run a session apart from the host."""
+
+    @property
+    def name(self) -> str:
+        """The word that selects this backend in a config."""
+
+    def session(self, limits: Limits, packages: tuple[str, ...]) -> Session:
+        """Starts a session, or raises `IsolationUnavailable`; never isolates less than told."""
+
+
+# Resolved by name so that picking one backend does not import what only another one needs.
+_BACKENDS = {
+    "namespace": ("journeyman.sandbox.namespace", "NamespaceBackend"),
+    "unsafe_local": ("journeyman.sandbox.local", "UnsafeLocalBackend"),
+}
+
+
+class Sandbox:
+    """Runs untrusted Python under limits.
+
+    Example:
+        >>> with Sandbox().session() as session:  # doctest: +SKIP
+        ...     session.exec("x = 20")
+        ...     session.exec("x + 1").value_repr
+        '21'
+    """
+
+    def __init__(
+        self,
+        backend: str | Backend = "namespace",
+        limits: Limits | None = None,
+        packages: Iterable[str] = (),
+    ) -> None:
+        """Picks a backend; starts nothing yet.
+
+        Args:
+            backend: A backend's name, or a backend.
+            limits: Defaults to `Limits()`.
+            packages: Modules to import into every session before it is used.
+        """
+        self.backend = resolve_backend(backend) if isinstance(backend, str) else backend
+        self.limits = limits if limits is not None else Limits()
+        self.packages = tuple(packages)
+
+    def session(self) -> Session:
+        """Starts a session, whose state lasts until it is closed or killed."""
+        return self.backend.session(self.limits, self.packages)
+
+    def exec(self, code: str, timeout: float | None = None) -> ExecResult:
+        """Runs `code` in a session of its own."""
+        with self.session() as session:
+            return session.exec(code, timeout)
+
+
+def resolve_backend(name: str) -> Backend:
+    """Makes the backend called `name`, with its defaults."""
+    if name not in _BACKENDS:
+        raise ValueError(f"no sandbox backend {name!r}; there are {', '.join(sorted(_BACKENDS))}")
+    module, attribute = _BACKENDS[name]
+    backend = getattr(importlib.import_module(module), attribute)()
+    assert isinstance(backend, Backend)
+    return backend

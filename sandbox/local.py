@@ -1,0 +1,81 @@
+"""A backend that isolates NOTHING, to step through code with a debugger or on a strange system."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from journeyman.sandbox import spawn
+from journeyman.sandbox.base import Limits
+from journeyman.sandbox.errors import UnsafeSandboxWarning
+from journeyman.sandbox.session import Worker, WorkerSession, worker_config
+
+
+class UnsafeLocalBackend:
+    """Runs code as the caller, with the caller's files, network and processes in reach."""
+
+    name = "unsafe_local"
+
+    def session(self, limits: Limits, packages: tuple[str, ...] = ()) -> WorkerSession:
+        """Starts a session and warns: time, output and rlimits are all that is limited."""
+        warnings.warn(
+            "unsafe_local isolates nothing: the code can do whatever you can",
+            UnsafeSandboxWarning,
+            stacklevel=3,
+        )
+        session = WorkerSession(_start(), limits)
+        try:
+            session.handshake(
+                worker_config(
+                    limits,
+                    contained=False,
+                    packages=list(packages),
+                    extra_path=[path for path in sys.path if path] if packages else [],
+                    python=list(sys.version_info[:2]),
+                )
+            )
+        except BaseException:
+            session.close()
+            raise
+        return session
+
+
+def _start() -> Worker:
+    directory = tempfile.mkdtemp(prefix="sandbox-")
+    ours, theirs = socket.socketpair()
+    source = str(Path(__file__).resolve().with_name("worker.py"))
+    try:
+        process = spawn.popen(
+            [sys.executable, "-I", "-B", "-u", "-X", "utf8", source, str(theirs.fileno())],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=(theirs.fileno(),),
+            env={"HOME": directory, "PATH": os.defpath, "LANG": "C.UTF-8"},
+            cwd=directory,
+            start_new_session=True,
+        )
+    finally:
+        theirs.close()
+    return Worker(process, ours, _killer(process, directory))
+
+
+def _killer(process: subprocess.Popen[bytes], directory: str) -> Callable[[], None]:
+    def kill() -> None:
+        # While its leader is not reaped, the group's id cannot pass on to anyone else.
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        shutil.rmtree(directory, ignore_errors=True)
+
+    return kill

@@ -1,0 +1,258 @@
+"""The default backend: bubblewrap, seccomp and rlimits around a supervised interpreter."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib.resources import files
+from typing import Any
+
+from journeyman.sandbox import spawn
+from journeyman.sandbox.base import Limits
+from journeyman.sandbox.errors import IsolationUnavailable, SandboxDied
+from journeyman.sandbox.namespace import bwrap, seccomp
+from journeyman.sandbox.namespace.interpreter import find_interpreter, package_directories
+from journeyman.sandbox.session import Worker, WorkerSession, worker_config
+
+# Belongs to nobody: between the ranges that systemd, containers and distributions give away.
+UNUSED_UID = 61000
+_INFO_S = 10.0
+_KILL_S = 10.0
+_MEND_BWRAP = (
+    "apt-get install bubblewrap, and allow unprivileged user namespaces "
+    "(sysctl user.max_user_namespaces; on Ubuntu kernel.apparmor_restrict_unprivileged_userns=0; "
+    "in a container, a seccomp profile that lets it unshare and mount)"
+)
+
+
+class NamespaceBackend:
+    """Contains each session in Linux namespaces of its own; fails closed where it cannot."""
+
+    name = "namespace"
+
+    def __init__(self, bwrap: str | None = None, uid: int = UNUSED_UID) -> None:
+        """Picks the program and the user.
+
+        Args:
+            bwrap: Path of bubblewrap; looked up if not given.
+            uid: Who runs the sandbox if the caller is root: bubblewrap would map root to the
+                host's root, for whom /proc/sys is writable. Ordinary callers run it themselves.
+        """
+        if uid <= 0:
+            raise ValueError(f"uid={uid}: the sandbox never runs as the host's root")
+        self._bwrap = bwrap
+        self._uid = uid
+
+    def session(self, limits: Limits, packages: tuple[str, ...] = ()) -> WorkerSession:
+        """Starts a session and verifies its walls.
+
+        Raises:
+            IsolationUnavailable: Something is missing, or a wall does not stand.
+        """
+        if sys.platform != "linux":
+            raise IsolationUnavailable(f"{sys.platform} has no namespaces", "run on Linux")
+        program = self._bwrap or shutil.which("bwrap")
+        if program is None or not os.access(program, os.X_OK):
+            raise IsolationUnavailable("bubblewrap (bwrap) is not installed", _MEND_BWRAP)
+        uid = self._uid if os.geteuid() == 0 else None
+        paths = package_directories(uid) if packages else ()
+        worker, pid = _start(program, limits, uid, paths)
+        session = WorkerSession(worker, limits)
+        try:
+            hello = session.handshake(
+                worker_config(
+                    limits,
+                    contained=True,
+                    packages=list(packages),
+                    extra_path=list(paths),
+                    python=list(sys.version_info[:2]),
+                )
+            )
+            verify(pid, hello)
+        except SandboxDied as error:
+            raise IsolationUnavailable(str(error), _MEND_BWRAP) from error
+        except BaseException:
+            session.close()
+            raise
+        return session
+
+
+def _start(
+    program: str, limits: Limits, uid: int | None, paths: tuple[str, ...]
+) -> tuple[Worker, int]:
+    """Starts bubblewrap; returns the worker and the host's id of its process 1."""
+    interpreter = find_interpreter(uid)
+    source = files("journeyman.sandbox").joinpath("worker.py").read_bytes()
+    with contextlib.ExitStack() as stack:
+        source_fd = stack.enter_context(_memory_file("worker", source))
+        seccomp_fd = stack.enter_context(_memory_file("seccomp", seccomp.program()))
+        ours, theirs = socket.socketpair()
+        stack.callback(theirs.close)
+        info_read, info_write = os.pipe()
+        info = stack.enter_context(os.fdopen(info_read, "rb"))
+        given = (source_fd, seccomp_fd, info_write, theirs.fileno())
+        command = bwrap.arguments(
+            program,
+            interpreter,
+            limits,
+            package_paths=paths,
+            source_fd=source_fd,
+            seccomp_fd=seccomp_fd,
+            info_fd=info_write,
+            control_fd=theirs.fileno(),
+        )
+        try:
+            process = _popen(command, given, uid)
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            os.close(info_write)
+        return _worker(process, ours, info.fileno())
+
+
+def _popen(command: list[str], given: tuple[int, ...], uid: int | None) -> subprocess.Popen[bytes]:
+    # Root leaves its user and groups before bubblewrap is so much as executed.
+    identity: dict[str, Any] = {}
+    if uid is not None:
+        identity = {"user": uid, "group": uid, "extra_groups": []}
+    try:
+        return spawn.popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=given,
+            env={},  # or /proc would show the host's secrets to those inside
+            cwd="/",
+            start_new_session=True,  # Ctrl-C at the terminal is the host's to handle
+            umask=0o077,
+            **identity,
+        )
+    except OSError as error:
+        raise IsolationUnavailable(
+            f"bubblewrap cannot be started ({error})", _MEND_BWRAP
+        ) from error
+
+
+def _worker(
+    process: subprocess.Popen[bytes], control: socket.socket, info_fd: int
+) -> tuple[Worker, int]:
+    pid = _first_process(info_fd)
+    handle = None
+    if pid is not None:
+        with contextlib.suppress(ProcessLookupError):
+            handle = os.pidfd_open(pid)
+    # While bubblewrap lives, the id cannot have passed on to another process.
+    if pid is None or handle is None or _parent(pid) != process.pid:
+        control.close()
+        process.kill()
+        _, complaint = process.communicate()
+        if handle is not None:
+            os.close(handle)
+        said = complaint.decode("utf-8", "replace").strip()
+        raise IsolationUnavailable(f"bubblewrap failed ({said})", _MEND_BWRAP)
+    return Worker(process, control, _killer(process, handle)), pid
+
+
+def _first_process(info_fd: int) -> int | None:
+    """Reads the pid that bubblewrap reports; None if it died before."""
+    poll = select.poll()
+    poll.register(info_fd, select.POLLIN)
+    text = b""
+    while poll.poll(_INFO_S * 1000):
+        part = os.read(info_fd, 4096)
+        text += part
+        with contextlib.suppress(ValueError, KeyError):
+            return int(json.loads(text)["child-pid"])
+        if not part:
+            return None
+    return None
+
+
+def _parent(pid: int) -> int | None:
+    fields = _status(pid).get("PPid", "")
+    return int(fields) if fields else None
+
+
+def _status(pid: int) -> dict[str, str]:
+    try:
+        with open(f"/proc/{pid}/status") as file:
+            lines = [line.partition(":") for line in file]
+    except OSError:
+        return {}
+    return {name: value.strip() for name, _, value in lines}
+
+
+def _killer(process: subprocess.Popen[bytes], handle: int) -> Callable[[], None]:
+    """Ends the namespace: its process 1 is gone only when all the others are."""
+    handles = [handle]
+
+    def kill() -> None:
+        if not handles:
+            return
+        pidfd = handles.pop()
+        try:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            if not poll.poll(_KILL_S * 1000):
+                raise SandboxDied("a process of the session cannot be killed (stuck in the kernel)")
+        finally:
+            os.close(pidfd)
+            process.kill()
+            process.wait()
+
+    return kill
+
+
+def verify(pid: int, hello: dict[str, Any]) -> None:
+    """Checks from outside that the walls which bubblewrap was told to build stand.
+
+    Args:
+        pid: The supervisor, seen from the host.
+        hello: What it said before it ran any foreign code.
+
+    Raises:
+        IsolationUnavailable: One of them does not.
+    """
+    wrong = [name for name, holds in _walls(pid, hello) if not holds]
+    if wrong:
+        raise IsolationUnavailable(
+            f"bubblewrap ran, but without: {', '.join(wrong)}", "use bubblewrap 0.8 or later"
+        )
+
+
+def _walls(pid: int, hello: dict[str, Any]) -> Iterator[tuple[str, bool]]:
+    status = _status(pid)
+    yield "a user other than root", "0" not in status.get("Uid", "0").split()
+    yield "no_new_privs", status.get("NoNewPrivs") == "1"
+    yield "a seccomp filter", status.get("Seccomp") == "2"
+    for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb"):
+        yield f"dropped capabilities (Cap{kind})", status.get(f"Cap{kind}", "?").strip("0") == ""
+    yield "process 1 as supervisor", hello.get("pid") == 1
+    yield "a read-only root", hello.get("root_read_only") is True
+    for kind, theirs in hello.get("namespaces", {"all": None}).items():
+        own = os.readlink(f"/proc/self/ns/{kind}") if theirs else theirs
+        yield f"a {kind} namespace", own != theirs
+
+
+@contextlib.contextmanager
+def _memory_file(name: str, content: bytes) -> Iterator[int]:
+    fd = os.memfd_create(name)
+    try:
+        with os.fdopen(os.dup(fd), "wb") as file:
+            file.write(content)
+        os.lseek(fd, 0, os.SEEK_SET)
+        yield fd
+    finally:
+        os.close(fd)

@@ -1,0 +1,100 @@
+"""Bubblewrap's command line: what the sandboxed processes see of the machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from journeyman.sandbox.base import Limits
+from journeyman.sandbox.namespace.interpreter import Interpreter
+
+WORKER = "/run/worker.py"
+WORKDIR = "/tmp/work"
+_INSIDE_ID = "1000"
+_SYSTEM = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+_DEVICES = ("null", "zero", "full", "random", "urandom")
+_ENVIRONMENT = {
+    "HOME": WORKDIR,
+    "PATH": "/usr/local/bin:/usr/bin:/bin",
+    "LANG": "C.UTF-8",
+    "TMPDIR": "/tmp",
+    # Thread pools would eat the pids and, by their stacks, the address space.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
+
+
+def arguments(
+    bwrap: str,
+    interpreter: Interpreter,
+    limits: Limits,
+    *,
+    package_paths: tuple[str, ...],
+    source_fd: int,
+    seccomp_fd: int,
+    info_fd: int,
+    control_fd: int,
+) -> list[str]:
+    """Builds the whole command.
+
+    Args:
+        bwrap: The program.
+        interpreter: The Python to run inside.
+        limits: Sizes the writable directory.
+        package_paths: Further directories to show.
+        source_fd: Holds the worker's source, which the sandbox's user may not be able to read.
+        seccomp_fd: Holds the filter.
+        info_fd: Is told process 1's id on the host.
+        control_fd: The worker's end of the control socket.
+    """
+    command = [bwrap]
+    # --unshare-all would go on without a user namespace where there is none.
+    for kind in ("user", "ipc", "pid", "net", "uts"):
+        command += [f"--unshare-{kind}"]
+    command += ["--unshare-cgroup-try", "--disable-userns"]
+    command += ["--uid", _INSIDE_ID, "--gid", _INSIDE_ID, "--hostname", "sandbox"]
+    # The supervisor is process 1 itself: no signal from within can end or stop it.
+    command += ["--as-pid-1", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
+    command += _files(interpreter, package_paths)
+    command += _writable(limits)
+    command += ["--perms", "0444", "--ro-bind-data", str(source_fd), WORKER]
+    command += ["--remount-ro", "/", "--chdir", WORKDIR, "--clearenv"]
+    for name, value in _ENVIRONMENT.items():
+        command += ["--setenv", name, value]
+    command += ["--seccomp", str(seccomp_fd), "--info-fd", str(info_fd), "--"]
+    # Isolated from the environment and the directory; unbuffered, so that a kill loses no output.
+    command += [interpreter.executable, "-I", "-B", "-u", "-X", "utf8", WORKER, str(control_fd)]
+    return command
+
+
+def _files(interpreter: Interpreter, package_paths: tuple[str, ...]) -> list[str]:
+    command = ["--ro-bind", "/usr", "/usr"]
+    for path in _SYSTEM:
+        if os.path.islink(path):  # merged /usr
+            command += ["--symlink", os.readlink(path), path]
+        elif os.path.isdir(path):
+            command += ["--ro-bind", path, path]
+    shown = [Path("/usr")]
+    for path in (*interpreter.mounts, *package_paths):
+        if not any(Path(path).is_relative_to(parent) for parent in shown):
+            command += ["--ro-bind", path, path]
+            shown.append(Path(path))
+    return command
+
+
+def _writable(limits: Limits) -> list[str]:
+    """One directory, sized, for all that is written; bwrap's own /dev would add another."""
+    # Of the settings that go by other rules than file modes, none may even be opened.
+    command = ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dir", "/dev"]
+    for device in _DEVICES:
+        command += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
+    for name, target in {
+        "fd": "/proc/self/fd",
+        "stdin": "/proc/self/fd/0",
+        "stdout": "/proc/self/fd/1",
+        "stderr": "/proc/self/fd/2",
+        "shm": "/tmp",
+    }.items():
+        command += ["--symlink", target, f"/dev/{name}"]
+    size = str(limits.workdir_mb << 20)
+    return [*command, "--perms", "0700", "--size", size, "--tmpfs", "/tmp", "--dir", WORKDIR]
