@@ -1,0 +1,129 @@
+"""Conversations as token ids: what a policy reads and how its next prompt continues.
+
+Token-in token-out: the opening is rendered once; after each student turn only the NEW messages are
+rendered and appended, so the student's own tokens are never decoded and encoded again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from transformers import PreTrainedTokenizerBase
+
+from journeyman.envs.types import Message
+from journeyman.tools import ToolSpec
+
+ToolRender = Literal["full", "signature", "names"]
+"""How the prompt shows the tools: JSON schemas through the chat template; one signature a line with
+a note on the call form; or names only, for students trained on these very tools."""
+
+HOW_TO_CALL = (
+    'To use a tool, write only: <tool_call>\n{"name": "<tool>", "arguments": {"<argument>": '
+    "<value>}}\n</tool_call>"
+)
+
+
+class ChatFormat:
+    """Renders one model family's conversations, by its tokenizer's chat template."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, render: ToolRender = "full") -> None:
+        """Check the template.
+
+        Raises:
+            ValueError: The tokenizer has no chat template, or none that shows tools while
+                `render` is "full".
+        """
+        template = tokenizer.chat_template
+        if not template:
+            raise ValueError(
+                "the tokenizer has no chat template; set tokenizer.chat_template or use an "
+                "instruction-tuned model"
+            )
+        if render not in ("full", "signature", "names"):
+            raise ValueError(f"tools render {render!r}: use full, signature or names")
+        if render == "full" and "tools" not in str(template):
+            raise ValueError(
+                "the chat template shows no tools; use render=signature to list them in the system "
+                "message"
+            )
+        self.tokenizer = tokenizer
+        self.render = render
+        self.eos_id = _token_id(tokenizer)
+        self._turn = self._probe_turn()
+
+    def opening(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> list[int]:
+        """Tokens of the first prompt, up to where the student starts to write."""
+        conversation = [m.as_dict() for m in messages]
+        schemas: list[Any] | None = None
+        if self.render == "full":
+            schemas = [t.as_function() for t in tools]
+        else:
+            conversation = self._list_tools(conversation, tools)
+        return self._encode(self._template(conversation, True, schemas))
+
+    def reply(self, messages: Sequence[Message]) -> list[int]:
+        """Tokens between the student's end-of-turn token and its next turn.
+
+        Args:
+            messages: The environment's new messages; at least one.
+        """
+        text = self._template([*_PROBE, *(m.as_dict() for m in messages)], True)
+        if not text.startswith(self._turn):
+            raise ValueError("the chat template rewrites earlier turns; it cannot be continued")
+        return self._encode(text[len(self._turn) :])
+
+    def turn(self, text: str) -> list[int]:
+        """Tokens of a whole student turn, end-of-turn token included (for demonstrations)."""
+        return [*self._encode(text), self.eos_id]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of student tokens, markers kept."""
+        return str(
+            self.tokenizer.decode(
+                list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+            )
+        )
+
+    def _list_tools(
+        self, conversation: list[dict[str, str]], tools: Sequence[ToolSpec]
+    ) -> list[dict[str, str]]:
+        if self.render == "names":
+            listing = "Tools: " + " ".join(t.name for t in tools)
+        else:
+            lines = (f"{t.signature()}: {t.description}" for t in tools)
+            listing = "\n".join(("Tools:", *lines, HOW_TO_CALL))
+        if conversation and conversation[0]["role"] == "system":
+            content = f"{conversation[0]['content']}\n{listing}"
+            return [{"role": "system", "content": content}, *conversation[1:]]
+        return [{"role": "system", "content": listing}, *conversation]
+
+    def _probe_turn(self) -> str:
+        """The rendered probe up to and including its end-of-turn token."""
+        eos = str(self.tokenizer.convert_ids_to_tokens(self.eos_id))
+        head, found, _ = self._template(list(_PROBE), False).rpartition(f"ok{eos}")
+        if not found:
+            raise ValueError(f"the chat template does not end an assistant's turn with {eos!r}")
+        return head + found
+
+    def _template(
+        self, conversation: list[dict[str, str]], prompt: bool, tools: list[Any] | None = None
+    ) -> str:
+        return str(
+            self.tokenizer.apply_chat_template(
+                conversation, tools=tools, tokenize=False, add_generation_prompt=prompt
+            )
+        )
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+
+_PROBE = ({"role": "user", "content": "hi"}, {"role": "assistant", "content": "ok"})
+
+
+def _token_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    token_id = tokenizer.eos_token_id
+    if not isinstance(token_id, int):
+        raise ValueError("the tokenizer has no single eos_token that ends a turn")
+    return token_id

@@ -1,0 +1,35 @@
+"""Errors of the environments floor.
+
+    Exception
+    └── EnvError
+        ├── UnknownEnvError   (KeyError)      no environment of that id
+        ├── UnknownTaskError  (KeyError)      no such split or task id
+        ├── EpisodeOverError  (RuntimeError)  step() before reset() or after the end
+        └── BadActionError    (TypeError)     neither text nor a list of calls
+"""
+
+from __future__ import annotations
+
+
+class EnvError(Exception):
+    """Base of all errors that environments raise at their caller."""
+
+    def __str__(self) -> str:
+        """The message as it is: KeyError would show its repr."""
+        return str(self.args[0]) if self.args else ""
+
+
+class UnknownEnvError(EnvError, KeyError):
+    """No environment of that id; the message suggests the nearest."""
+
+
+class UnknownTaskError(EnvError, KeyError):
+    """No such split or task id."""
+
+
+class EpisodeOverError(EnvError, RuntimeError):
+    """`step()` was called before `reset()` or after the episode ended."""
+
+
+class BadActionError(EnvError, TypeError):
+    """An action that is neither text nor a list of `ToolCall`."""

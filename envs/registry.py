@@ -1,0 +1,87 @@
+"""Environments by id: Gymnasium's registry, plus the entry-point group `journeyman.envs`.
+
+A package outside the project adds environments by an entry point that names a module; importing the
+module calls `register`. Ids registered here also work with `gymnasium.make`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import warnings
+from importlib.metadata import entry_points
+from typing import Any
+
+import gymnasium
+
+from journeyman.envs.core import ToolEnv
+from journeyman.envs.errors import UnknownEnvError
+
+ENTRY_POINTS = "journeyman.envs"
+_ids: set[str] = set()
+
+
+def register(env_id: str, entry_point: str | type[ToolEnv], **kwargs: Any) -> None:
+    """Register a `ToolEnv` under an id such as "acme/Garden-v0".
+
+    Args:
+        env_id: "<namespace>/<Name>-v<N>".
+        entry_point: "package.module:Class", or the class.
+        kwargs: Defaults for the constructor.
+    """
+    # Our own loop steps environments millions of times; `envs check` does Gymnasium's checks.
+    gymnasium.register(env_id, entry_point, kwargs=kwargs, disable_env_checker=True)
+    _ids.add(env_id)
+
+
+@functools.cache
+def load_plugins() -> tuple[str, ...]:
+    """Import every module of the entry-point group once; returns the names of those that failed.
+
+    A broken plugin must not take the others down: it is reported as a warning.
+    """
+    failed = []
+    for entry in entry_points(group=ENTRY_POINTS):
+        try:
+            entry.load()
+        except Exception as error:
+            failed.append(entry.name)
+            warnings.warn(
+                f"environment plugin {entry.name!r} ({entry.value}) failed to load: {error!r}",
+                stacklevel=2,
+            )
+    return tuple(failed)
+
+
+def env_ids() -> list[str]:
+    """All registered ids, sorted."""
+    load_plugins()
+    return sorted(_ids)
+
+
+def env_class(env_id: str) -> type[ToolEnv]:
+    """The class behind an id.
+
+    Raises:
+        UnknownEnvError: No such id; the message suggests the nearest.
+    """
+    load_plugins()
+    if env_id not in _ids:
+        near = difflib.get_close_matches(env_id, _ids, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(env_ids())}"
+        raise UnknownEnvError(f"no environment {env_id!r}{hint}")
+    entry = gymnasium.spec(env_id).entry_point
+    loaded = gymnasium.envs.registration.load_env_creator(entry) if isinstance(entry, str) else entry
+    return loaded  # type: ignore[return-value]
+
+
+def make(env_id: str, **kwargs: Any) -> ToolEnv:
+    """A new environment, without Gymnasium's wrappers.
+
+    Raises:
+        UnknownEnvError: No such id; the message suggests the nearest.
+    """
+    cls = env_class(env_id)
+    env = cls(**{**gymnasium.spec(env_id).kwargs, **kwargs})
+    env.spec = gymnasium.spec(env_id)
+    return env

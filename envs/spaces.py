@@ -1,0 +1,40 @@
+"""Gymnasium spaces for conversations: new messages as observations, assistant turns as actions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+
+from journeyman.envs.types import Message
+from journeyman.tools import ToolCall
+
+_WORDS = ("Answer: done", "<tool_call>", '{"name": "lookup", "arguments": {}}', "</tool_call>", "ok")
+
+
+class MessagesSpace(gymnasium.Space[tuple[Message, ...]]):
+    """All tuples of messages."""
+
+    def sample(self, mask: Any | None = None, probability: Any | None = None) -> tuple[Message, ...]:
+        """A random short exchange."""
+        count = int(self.np_random.integers(3))
+        return tuple(Message("tool", str(self.np_random.integers(100))) for _ in range(count))
+
+    def contains(self, x: Any) -> bool:
+        """True for a tuple of `Message`."""
+        return isinstance(x, tuple) and all(isinstance(m, Message) for m in x)
+
+
+class ActionSpace(gymnasium.Space[Any]):
+    """All assistant turns: any text, or a list of calls."""
+
+    def sample(self, mask: Any | None = None, probability: Any | None = None) -> str:
+        """Random text, well-formed calls among it."""
+        count = int(self.np_random.integers(1, 5))
+        return "\n".join(_WORDS[int(i)] for i in self.np_random.integers(len(_WORDS), size=count))
+
+    def contains(self, x: Any) -> bool:
+        """True for text or a list of `ToolCall`."""
+        return isinstance(x, str) or (
+            isinstance(x, (list, tuple)) and all(isinstance(c, ToolCall) for c in x)
+        )

@@ -1,0 +1,7 @@
+"""The built-in environments; importing this package registers them (entry point `builtin`)."""
+
+from journeyman.envs.registry import register
+
+register("journeyman/Bank-v0", "journeyman.envs.tasks.bank:BankEnv")
+register("journeyman/Orders-v0", "journeyman.envs.tasks.orders:OrdersEnv")
+register("journeyman/Calendar-v0", "journeyman.envs.tasks.calendar:CalendarEnv")

@@ -1,0 +1,1 @@
+"""Stateful mock APIs: one domain a file, pure functions over frozen, copy-on-write state."""

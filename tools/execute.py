@@ -1,0 +1,84 @@
+"""One call: look the tool up, validate the arguments, run it, turn the outcome into text.
+
+Every failure the model can mend becomes a message in the result. Anything else a tool raises is an
+infrastructure failure or a bug and passes through untouched.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from journeyman.tools.errors import ToolError, ToolTimeout
+from journeyman.tools.tool import Tool
+from journeyman.tools.types import CallStatus, ToolCall, ToolResult
+
+MAX_ARGUMENT_CHARS = 100_000
+"""Longest canonical call accepted; a longer one is a runaway generation, not a request."""
+
+
+def execute(call: ToolCall, tools: Mapping[str, Tool], state: Any) -> tuple[Any, ToolResult]:
+    """Run one call on a state.
+
+    Args:
+        call: As it came from the parser; a call with an error is answered with that error.
+        tools: The environment's tools by name.
+        state: Passed to stateful tools.
+
+    Returns:
+        The next state (the same object if the call failed) and the result.
+    """
+    call = validate(call, tools)
+    if call.error is not None:
+        return state, ToolResult(call, _error(call.error))
+    started = time.perf_counter()
+    try:
+        state, value = tools[call.name].run(state, call.arguments)
+    except ToolError as error:
+        status = CallStatus.TIMEOUT if isinstance(error, ToolTimeout) else CallStatus.TOOL_ERROR
+        call, content = replace(call, status=status, error=str(error)), _error(str(error))
+    else:
+        call = replace(call, status=CallStatus.OK)
+        content = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return state, ToolResult(call, content, time.perf_counter() - started)
+
+
+def validate(call: ToolCall, tools: Mapping[str, Tool]) -> ToolCall:
+    """The call, with status and error set if no tool takes it as it is."""
+    if call.error is not None:
+        return call
+    if call.name not in tools:
+        near = difflib.get_close_matches(call.name, tools, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        error = f"No tool {call.name[:80]!r}. Tools: {', '.join(tools)}.{hint}"
+        return replace(call, status=CallStatus.UNKNOWN_TOOL, error=error)
+    problem = _argument_problem(call, tools[call.name])
+    if problem is not None:
+        return replace(call, status=CallStatus.INVALID_ARGUMENTS, error=problem)
+    return call
+
+
+def _argument_problem(call: ToolCall, tool: Tool) -> str | None:
+    spec = tool.spec
+    properties = spec.parameters.get("properties", {})
+    unknown = [n for n in call.arguments if n not in properties]
+    if unknown:
+        return f"{call.name} has no argument {unknown[0][:80]!r}. Use {spec.signature()}."
+    missing = [n for n in spec.parameters.get("required", ()) if n not in call.arguments]
+    if missing:
+        return f"{call.name} needs {missing[0]!r}. Use {spec.signature()}."
+    if len(call.canonical()) > MAX_ARGUMENT_CHARS:
+        return f"The arguments are longer than {MAX_ARGUMENT_CHARS} characters."
+    problem = next(tool.validator.iter_errors(dict(call.arguments)), None)
+    if problem is None:
+        return None
+    where = ".".join(str(p) for p in problem.absolute_path)
+    return f"{call.name}: {where}: {problem.message[:200]}."
+
+
+def _error(message: str) -> str:
+    return json.dumps({"error": message}, ensure_ascii=False)

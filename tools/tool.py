@@ -1,0 +1,120 @@
+"""`@tool`: a typed, documented function becomes a tool.
+
+A parameter named `state` is injected by the environment and never shows in the schema. A tool with
+state is pure: it takes the state and returns `(new_state, result)`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, overload
+
+import jsonschema
+from jsonschema.protocols import Validator
+
+from journeyman.tools.errors import ToolDefinitionError
+from journeyman.tools.types import ToolSpec
+
+STATE = "state"
+"""Name of the parameter that the environment injects."""
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A callable with a schema.
+
+    `run(state, arguments) -> (state, result)` is the one way to call it; a stateless tool gets its
+    state back untouched.
+    """
+
+    function: Callable[..., Any]
+    name: str
+    stateful: bool
+
+    @cached_property
+    def spec(self) -> ToolSpec:
+        """The schema, derived from the signature and the Google-style docstring.
+
+        Raises:
+            ToolDefinitionError: A parameter has no type or no description.
+        """
+        # Imported here: transformers takes a second to load and most users of a tool never ask.
+        from transformers.utils import get_json_schema
+
+        try:
+            function = get_json_schema(_without_state(self.function))["function"]
+        except Exception as error:  # transformers raises several private types
+            raise ToolDefinitionError(
+                f"tool {self.name!r}: {str(error).strip()} Every parameter needs a type and a line "
+                f"under 'Args:' in a Google-style docstring."
+            ) from error
+        parameters = function.get("parameters") or {"type": "object", "properties": {}}
+        return ToolSpec(self.name, function["description"], parameters)
+
+    @cached_property
+    def validator(self) -> Validator:
+        """Checks arguments against the schema; built once, since that costs more than a call."""
+        return jsonschema.Draft202012Validator(dict(self.spec.parameters))
+
+    def run(self, state: Any, arguments: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Call the function; returns the next state and a JSON-serialisable result."""
+        if self.stateful:
+            next_state, result = self.function(state, **arguments)
+            return next_state, result
+        return state, self.function(**arguments)
+
+
+@overload
+def tool(function: Callable[..., Any]) -> Tool: ...
+@overload
+def tool(*, name: str | None = None) -> Callable[[Callable[..., Any]], Tool]: ...
+def tool(
+    function: Callable[..., Any] | None = None, *, name: str | None = None
+) -> Tool | Callable[[Callable[..., Any]], Tool]:
+    """Make a tool of a function; usable as `@tool` or `@tool(name="…")`.
+
+    Raises:
+        ToolDefinitionError: The function takes *args or **kwargs, or a parameter has no type.
+    """
+    if function is None:
+        return functools.partial(_make_tool, name=name)
+    return _make_tool(function, name=name)
+
+
+def _make_tool(function: Callable[..., Any], name: str | None = None) -> Tool:
+    name = name or function.__name__
+    parameters = inspect.signature(function).parameters
+    for parameter in parameters.values():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise ToolDefinitionError(
+                f"tool {name!r}: parameter {parameter} has no fixed name; a JSON schema needs "
+                f"every argument spelled out."
+            )
+        if parameter.annotation is parameter.empty and parameter.name != STATE:
+            raise ToolDefinitionError(
+                f"tool {name!r}: parameter {parameter.name!r} has no type; write e.g. "
+                f"{parameter.name}: str."
+            )
+    return Tool(function, name, STATE in parameters)
+
+
+def _without_state(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A view of the function whose signature and hints lack `state` and the return type."""
+    hints = inspect.get_annotations(function, eval_str=True)
+    signature = inspect.signature(function, eval_str=True)
+    visible = [p for n, p in signature.parameters.items() if n != STATE]
+
+    def view(*args: Any, **kwargs: Any) -> Any:  # pragma: no cover - only its signature is read
+        return function(*args, **kwargs)
+
+    view.__name__ = function.__name__
+    view.__doc__ = function.__doc__
+    view.__annotations__ = {n: t for n, t in hints.items() if n not in (STATE, "return")}
+    view.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=visible, return_annotation=inspect.Signature.empty
+    )
+    return view
