@@ -97,7 +97,7 @@ class WorkerSession:
         for capture in (self._stdout, self._stderr):
             self._poll.register(capture.fd, select.POLLIN)
         # A session that is merely dropped must not leave processes behind.
-        self._release = weakref.finalize(self, _release, worker)
+        self._release = weakref.finalize(self, _release, worker, os.getpid())
 
     @property
     def alive(self) -> bool:
@@ -115,14 +115,14 @@ class WorkerSession:
         """
         deadline = time.monotonic() + _START_S
         hello = None
-        if self._send(config, deadline) is None:
+        if self._send(encode(config), deadline) is None:
             hello, _ = self._pump(deadline)
         if hello is None:
-            # The worker is dying, so its stderr ends: whatever it complained of will be there.
             self._finish("it did not start")
+            while self._stderr.read_some():  # whatever it complained of is there
+                pass
             raise SandboxDied(f"the worker did not start: {self._stderr.take()[0].strip()}")
         if "error" in hello:
-            self._finish("it did not start")
             raise SandboxError(f"the worker did not start: {hello['error']}")
         return hello
 
@@ -131,21 +131,24 @@ class WorkerSession:
         if timeout is not None and not timeout > 0:
             raise ValueError(f"timeout={timeout!r}: expected a positive number of seconds")
         wall = self._limits.wall_s if timeout is None else min(timeout, self._limits.wall_s)
+        if not isinstance(code, str):
+            raise TypeError(f"code is a {type(code).__name__}: expected Python source, a str")
+        request = encode({"op": "exec", "code": code})
         with self._lock:
             if self._ended is not None:
                 raise SandboxDied(f"this session is over: {self._ended}. Open a new one")
             try:
-                return self._exec(code, wall)
+                return self._exec(request, wall)
             except BaseException:
                 # An interrupted call (Ctrl-C, say) leaves an answer under way: nobody may get it.
                 if self._ended is None:
                     self._finish("a call was interrupted")
                 raise
 
-    def _exec(self, code: str, wall: float) -> ExecResult:
+    def _exec(self, request: bytes, wall: float) -> ExecResult:
         start = time.monotonic()
         deadline = start + wall
-        reason = self._send({"op": "exec", "code": code}, deadline)
+        reason = self._send(request, deadline)
         reply = None
         if reason is None:
             reply, reason = self._pump(deadline)
@@ -169,7 +172,7 @@ class WorkerSession:
                 pass
         (stdout, out_cut), (stderr, err_cut) = self._stdout.take(), self._stderr.take()
         if self._ended is not None:
-            self._close_files()
+            self._release()
         return ExecResult(
             stdout=stdout,
             stderr=stderr,
@@ -182,9 +185,9 @@ class WorkerSession:
             killed_reason=reason,
         )
 
-    def _send(self, message: dict[str, Any], deadline: float) -> KilledReason | None:
+    def _send(self, message: bytes, deadline: float) -> KilledReason | None:
         """Sends a message; returns why that failed, if it did."""
-        data = memoryview(encode(message))
+        data = memoryview(message)
         poll = select.poll()
         poll.register(self._worker.control, select.POLLOUT)
         while data:
@@ -243,7 +246,7 @@ class WorkerSession:
     def _stop(self) -> dict[str, Any] | None:
         """Lets the supervisor end the code and account for it; its silence changes nothing."""
         deadline = time.monotonic() + _STOP_GRACE_S
-        if self._send({"op": "stop"}, deadline) is not None:
+        if self._send(encode({"op": "stop"}), deadline) is not None:
             return None
         for capture in (self._stdout, self._stderr):  # a flood must not end the wait
             with contextlib.suppress(KeyError):
@@ -255,15 +258,12 @@ class WorkerSession:
         self._ended = why
         self._worker.kill()
 
-    def _close_files(self) -> None:
-        self._release()
-
     def close(self) -> None:
-        """Ends every process of the session; returns when none is left. May be repeated."""
+        """Ends every process of the session, after a call under way; see `Session.close`."""
         with self._lock:
             if self._ended is None:
                 self._finish("it was closed")
-            self._close_files()
+            self._release()
 
     def __enter__(self) -> Self:
         return self
@@ -314,8 +314,9 @@ def _well_formed(reply: dict[str, Any]) -> bool:
     )
 
 
-def _release(worker: Worker) -> None:
-    worker.kill()
+def _release(worker: Worker, owner: int) -> None:
+    if os.getpid() == owner:  # a fork of the host has a copy of the session, not the session
+        worker.kill()
     worker.control.close()
     for stream in (worker.process.stdout, worker.process.stderr):
         if stream is not None:

@@ -300,6 +300,7 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
         """Forks the REPL."""
         requests, self.requests = os.pipe()
         self.results, results = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        results.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_RESULT)
         pid = os.fork()
         if pid == 0:
             self._become_repl(requests, results)

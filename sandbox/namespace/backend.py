@@ -26,8 +26,9 @@ from journeyman.sandbox.session import Worker, WorkerSession, worker_config
 UNUSED_UID = 61000
 _INFO_S = 10.0
 _KILL_S = 10.0
+_REAP_S = 1.0
 _MEND_BWRAP = (
-    "apt-get install bubblewrap, and allow unprivileged user namespaces "
+    "apt-get install bubblewrap (0.8 or later), and allow unprivileged user namespaces "
     "(sysctl user.max_user_namespaces; on Ubuntu kernel.apparmor_restrict_unprivileged_userns=0; "
     "in a container, a seccomp profile that lets it unshare and mount)"
 )
@@ -78,6 +79,7 @@ class NamespaceBackend:
             )
             verify(pid, hello)
         except SandboxDied as error:
+            session.close()
             raise IsolationUnavailable(str(error), _MEND_BWRAP) from error
         except BaseException:
             session.close()
@@ -209,10 +211,19 @@ def _killer(process: subprocess.Popen[bytes], handle: int) -> Callable[[], None]
                 raise SandboxDied("a process of the session cannot be killed (stuck in the kernel)")
         finally:
             os.close(pidfd)
-            process.kill()
-            process.wait()
+            _reap(process)
 
     return kill
+
+
+def _reap(process: subprocess.Popen[bytes]) -> None:
+    # It is left to end by itself, which it does with its child: killed at once, it would leave
+    # that child's zombie to the host's init, and a container may have none that cares.
+    try:
+        process.wait(_REAP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def verify(pid: int, hello: dict[str, Any]) -> None:
@@ -241,9 +252,9 @@ def _walls(pid: int, hello: dict[str, Any]) -> Iterator[tuple[str, bool]]:
         yield f"dropped capabilities (Cap{kind})", status.get(f"Cap{kind}", "?").strip("0") == ""
     yield "process 1 as supervisor", hello.get("pid") == 1
     yield "a read-only root", hello.get("root_read_only") is True
-    for kind, theirs in hello.get("namespaces", {"all": None}).items():
-        own = os.readlink(f"/proc/self/ns/{kind}") if theirs else theirs
-        yield f"a {kind} namespace", own != theirs
+    for kind in ("user", "pid", "net", "mnt", "ipc", "uts"):
+        theirs = hello.get("namespaces", {}).get(kind)
+        yield f"a {kind} namespace", theirs not in (None, os.readlink(f"/proc/self/ns/{kind}"))
 
 
 @contextlib.contextmanager

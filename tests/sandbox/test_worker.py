@@ -1,0 +1,156 @@
+"""The worker's parts that make sense outside of a sandbox."""
+
+import json
+import os
+import socket
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from journeyman.sandbox import worker
+
+
+def run(code: str, namespace: dict[str, Any] | None = None) -> tuple[int, str | None, bool]:
+    return worker.run_cell(code, {} if namespace is None else namespace, "<cell 1>")
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("", (0, None, False)),
+        ("x = 1", (0, None, False)),
+        ("None", (0, None, False)),
+        ("1 + 1", (0, "2", False)),
+        ("x = 2; x", (0, "2", False)),
+        ("'é'", (0, "'é'", False)),
+        ("raise SystemExit", (0, None, False)),
+        ("raise SystemExit(300)", (300 & 0xFF, None, False)),
+        ("raise SystemExit(-1)", (255, None, False)),
+    ],
+)
+def test_cells(code: str, expected: tuple[int, str | None, bool]) -> None:
+    assert run(code) == expected
+
+
+def test_a_cell_has_no_future_imports_of_the_worker() -> None:
+    namespace: dict[str, Any] = {}
+    run("def f(x: 1 + 1): pass", namespace)
+    assert namespace["f"].__annotations__ == {"x": 2}
+
+
+def test_a_long_repr_is_cut_by_bytes() -> None:
+    status, value, cut = run("'é' * 40_000")
+    assert status == 0 and cut and value is not None
+    assert len(value.encode()) <= worker.MAX_REPR
+
+
+def test_an_exit_with_words_prints_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("raise SystemExit('stop')") == (1, None, False)
+    assert capsys.readouterr().err == "stop\n"
+
+
+@pytest.mark.parametrize("code", ["1 / 0", "raise KeyboardInterrupt", "def", "\0", "'\ud800'"])
+def test_tracebacks_hide_the_worker(code: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(code) == (1, None, False)
+    seen = capsys.readouterr().err
+    assert seen and "worker.py" not in seen and "ast.py" not in seen
+
+
+def test_chained_exceptions_stay_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    run("try:\n    {}['a']\nexcept KeyError as e:\n    raise ValueError('b') from e")
+    seen = capsys.readouterr().err
+    assert "KeyError: 'a'" in seen and "ValueError: b" in seen and "worker.py" not in seen
+
+
+def test_an_exception_that_cannot_be_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    code = (
+        "class E(Exception):\n"
+        "    def __str__(self):\n        raise SystemExit\n"
+        "    __repr__ = __str__\n"
+        "raise E"
+    )
+    assert run(code)[0] == 1
+    assert "E" in capsys.readouterr().err
+
+
+def test_warming_up_leaves_no_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    worker.warm_up()
+    assert capsys.readouterr() == ("", "")
+
+
+GOOD = {"nonce": "n", "status": 0, "value": "1", "cut": False}
+
+
+def test_a_good_answer_is_taken() -> None:
+    assert worker.parse_result(json.dumps(GOOD).encode(), "n") == {
+        "exit_status": 0,
+        "value_repr": "1",
+        "truncated": False,
+    }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"nonce": "m"},
+        {"nonce": None},
+        {"status": True},
+        {"status": 256},
+        {"status": -9},
+        {"status": "0"},
+        {"value": 1},
+        {"value": ["a"]},
+        {"cut": 0},
+    ],
+)
+def test_a_malformed_answer_is_none(change: dict[str, object]) -> None:
+    assert worker.parse_result(json.dumps(GOOD | change).encode(), "n") is None
+
+
+@pytest.mark.parametrize("raw", [b"", b"\xff", b"null", b"[]", b"[" * 100_000, b"{", b'{"a":1}'])
+def test_noise_is_no_answer(raw: bytes) -> None:
+    assert worker.parse_result(raw, "n") is None
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_make_it_raise(raw: bytes) -> None:
+    assert worker.parse_result(raw, "n") is None
+
+
+@given(st.dictionaries(st.text(), st.text() | st.integers() | st.none()))
+def test_frames_survive_the_trip(message: dict[str, object]) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.sendall(worker.encode(message))
+        ours.shutdown(socket.SHUT_WR)
+        assert worker.receive(theirs.fileno()) == message
+        assert worker.receive(theirs.fileno()) is None
+
+
+def test_a_cut_frame_is_an_end() -> None:
+    reader, writer = os.pipe()
+    os.write(writer, worker.encode({"a": 1})[:-1])
+    os.close(writer)
+    assert worker.receive(reader) is None
+    os.close(reader)
+
+
+def test_a_huge_message_is_refused() -> None:
+    with pytest.raises(ValueError, match="the most is"):
+        worker.encode({"code": "x" * worker.MAX_FRAME})
+
+
+def test_the_loop_answers_until_its_requests_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+    reader, writer = os.pipe()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        for nonce, code in (("a", "x = 5"), ("b", "x + 1"), ("c", "__name__")):
+            os.write(writer, worker.encode({"nonce": nonce, "code": code}))
+        os.close(writer)
+        worker.repl(reader, theirs)
+        answers = [worker.parse_result(ours.recv(4096), nonce) for nonce in "abc"]
+    os.close(reader)
+    assert [answer and answer["value_repr"] for answer in answers] == [None, "6", "'__main__'"]
