@@ -51,7 +51,7 @@ def program() -> bytes:
         IsolationUnavailable: libseccomp or its binding is missing.
     """
     try:
-        import pyseccomp
+        import pyseccomp  # type: ignore[import-untyped]
     except (ImportError, RuntimeError) as error:  # RuntimeError: no libseccomp behind it
         raise IsolationUnavailable(
             f"no seccomp filter can be compiled ({error})",
