@@ -42,6 +42,10 @@ MAX_FRAME = 16 << 20
 MAX_REPR = 32 << 10
 MAX_RESULT = MAX_REPR * 6 + 1024
 TICK_S = 0.02
+# A stopped REPL can have itself continued (by a timer's signal, say): the time that it may run
+# unwatched before that is noticed, and the processor time that noticing takes for proof.
+IDLE_TICKS_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+IDLE_CPU_S = 0.02
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -295,6 +299,7 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
         self.requests = -1
         self.results: socket.socket
         self.repl_handle = -1
+        self.unruly = False
 
     def start(self) -> None:
         """Forks the REPL."""
@@ -358,6 +363,22 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
             _write_all(self.control, encode(reply))
             if reply["ended"]:
                 return
+            self._idle()
+
+    def _idle(self) -> None:
+        """Waits for the host; ends a REPL that does not rest meanwhile."""
+        poller = select.poll()
+        poller.register(self.control, select.POLLIN)
+        at_rest, _ = self.processes.usage()
+        ticks = iter(IDLE_TICKS_S)
+        tick = IDLE_TICKS_S[0]
+        while not poller.poll(tick * 1000):
+            tick = next(ticks, IDLE_TICKS_S[-1])
+            used = self.processes.usage()[0] - at_rest
+            if self.processes.contained and used > IDLE_CPU_S:
+                self.processes.kill()
+                self.unruly = True
+                return
 
     def _exec(self, code: str) -> dict[str, Any]:
         processes = self.processes
@@ -380,7 +401,7 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
             processes.kill()
         cpu = processes.usage()[0] - before
         if processes.status is not None:
-            reason = self._describe_end(reply, reason, cpu)
+            reason = "cpu" if self.unruly else self._describe_end(reply, reason, cpu)
         reply.update(killed=reason, cpu_s=cpu, ended=processes.status is not None)
         return reply
 

@@ -36,6 +36,12 @@ _NAMESPACE_FLAGS = (1 << 17, 1 << 25, 1 << 26, 1 << 27, 1 << 28, 1 << 29, 1 << 3
 # All families but AF_UNIX, AF_INET and AF_INET6 (whose namespace holds nothing but loopback).
 _LOW_FAMILIES = (0, 3, 4, 5, 6, 7, 8, 9)
 _HIGHEST_FAMILY = 10
+# What inet sockets are for: no more than ICMP, TCP and UDP. To ask for another protocol or type
+# (SCTP, DCCP, L2TP, ...) makes the host's kernel load its module.
+_HIGHEST_PROTOCOL = 17
+_INET_FAMILIES = (2, 10)
+_OTHER_TYPES = (5, 6)  # SOCK_SEQPACKET, SOCK_DCCP
+_TYPE_MASK = 0xF
 # Put characters into the input of a terminal that is shared with the host.
 _TERMINAL_INJECTIONS = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
 # Calls are numbered alike on all machines since 424. 462 (mseal) is the newest known to be tame.
@@ -80,6 +86,16 @@ def program() -> bytes:
         for family in _LOW_FAMILIES:
             rules.add_rule(family_denied, call, argument(0, pyseccomp.EQ, family))
         rules.add_rule(family_denied, call, argument(0, pyseccomp.GT, _HIGHEST_FAMILY))
+    protocol_denied = pyseccomp.ERRNO(errno.EPROTONOSUPPORT)
+    rules.add_rule(protocol_denied, "socket", argument(2, pyseccomp.GT, _HIGHEST_PROTOCOL))
+    for family in _INET_FAMILIES:
+        for kind in _OTHER_TYPES:
+            rules.add_rule(
+                protocol_denied,
+                "socket",
+                argument(0, pyseccomp.EQ, family),
+                argument(1, pyseccomp.MASKED_EQ, _TYPE_MASK, kind),
+            )
     low_half = 0xFFFFFFFF  # the kernel looks at no more of an ioctl's number
     for request in _TERMINAL_INJECTIONS:
         rules.add_rule(deny, "ioctl", argument(1, pyseccomp.MASKED_EQ, low_half, request))

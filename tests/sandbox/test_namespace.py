@@ -5,11 +5,18 @@ import shutil
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from journeyman.sandbox import IsolationUnavailable, Limits, Sandbox, SandboxError, Session
+from journeyman.sandbox import (
+    IsolationUnavailable,
+    Limits,
+    Sandbox,
+    SandboxError,
+    Session,
+)
 from journeyman.sandbox.namespace import NamespaceBackend, backend, interpreter, seccomp
 
 
@@ -200,6 +207,25 @@ def test_rlimits_cannot_be_raised(session: Session, kind: str) -> None:
         f"import resource as r\nh = r.getrlimit(r.{kind})[1]\nr.setrlimit(r.{kind}, (h + 1, h + 1))"
     )
     assert "not allowed to raise maximum limit" in session.exec(code).stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["AF_INET, 1, 132", "AF_INET, 1, 262", "AF_INET6, 5", "AF_INET, 6 | SOCK_NONBLOCK, 0"],
+)
+def test_no_socket_makes_the_kernel_load_a_module(session: Session, arguments: str) -> None:
+    got = session.exec(f"from socket import *\nsocket({arguments})")
+    assert "Protocol not supported" in got.stderr
+    assert session.exec("socket(AF_INET, SOCK_DGRAM, IPPROTO_UDP).close(); socketpair(); 1").ok
+
+
+def test_an_idle_session_uses_no_time(session: Session) -> None:
+    session.exec("import threading, time\ndef spin():\n    while True: pass")
+    session.exec("threading.Thread(target=spin, daemon=True).start()")
+    before = session.exec("time.process_time()")
+    time.sleep(0.3)
+    after = session.exec("time.process_time()")
+    assert float(after.value_repr or 9) - float(before.value_repr or 0) < 0.1
 
 
 def test_descriptors_are_few_and_ones_own(session: Session) -> None:

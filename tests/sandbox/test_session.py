@@ -25,13 +25,16 @@ def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
         time.sleep(0.01)
 
 
-def descendants(pid: int) -> set[int]:
+def children(pid: int) -> set[int]:
     try:
         with open(f"/proc/{pid}/task/{pid}/children") as file:
-            children = {int(child) for child in file.read().split()}
+            return {int(child) for child in file.read().split()}
     except OSError:
         return set()
-    return children.union(*(descendants(child) for child in children))
+
+
+def descendants(pid: int) -> set[int]:
+    return children(pid).union(*(descendants(child) for child in children(pid)))
 
 
 def bubblewrap_of(session: Session) -> int:
@@ -119,9 +122,7 @@ def test_an_interrupted_call_ends_the_session(
 
 
 def test_the_hosts_kill_is_infra_and_nobody_elses(session: Session) -> None:
-    (supervisor,) = descendants(bubblewrap_of(session)) - {
-        pid for child in descendants(bubblewrap_of(session)) for pid in descendants(child)
-    }
+    (supervisor,) = children(bubblewrap_of(session))
     os.kill(supervisor, signal.SIGKILL)
     got = session.exec("1")
     assert got.killed_reason is KilledReason.INFRA and not got.ok
@@ -219,6 +220,28 @@ def test_cpu_time_counts_children_and_not_sleep(session: Session) -> None:
     burn = "while time.process_time() < 0.15: pass"
     code = f"pid = os.fork()\nif not pid:\n    {burn}\n    os._exit(0)\nos.waitpid(pid, 0)"
     assert session.exec(code).cpu_s > 0.1
+
+
+def test_a_program_that_will_not_rest_is_ended(session: Session) -> None:
+    # A timer's SIGCONT undoes the stop between calls; a thread then burns time unwatched.
+    code = """
+import ctypes, signal, struct, threading
+signal.signal(signal.SIGCONT, lambda *_: None)  # an ignored signal would stop the timer
+def spin():
+    while True: pass
+threading.Thread(target=spin, daemon=True).start()
+libc, timer = ctypes.CDLL(None), ctypes.c_void_p()
+event = struct.pack("qii48x", 0, 18, 0)
+assert libc.timer_create(1, event, ctypes.byref(timer)) == 0
+every_millisecond = struct.pack("qqqq", 0, 10**6, 0, 10**6)
+assert libc.timer_settime(timer, 0, every_millisecond, None) == 0
+"""
+    got = session.exec(code)
+    assert got.ok, got.stderr
+    (supervisor,) = children(bubblewrap_of(session))
+    wait_for(lambda: children(supervisor) == set())
+    got = session.exec("'still here'")
+    assert got.killed_reason is KilledReason.CPU and not session.alive
 
 
 @pytest.mark.bench
