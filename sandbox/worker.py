@@ -1,7 +1,7 @@
 """What runs inside a sandbox: a supervisor, and the interpreter (REPL) that it watches.
 
 The host hands this file's source to another Python (3.9 or later), which may have nothing but
-the standard library. Two processes come of it:
+the standard library; one file, because it goes through the wall as one. Two processes come of it:
 
 * The **supervisor** holds the control socket. In the namespace backend it is process 1, which
   no signal from within can kill or stop, and not dumpable, so that nobody can reach its memory

@@ -1,9 +1,11 @@
 """The worker's parts that make sense outside of a sandbox."""
 
+import ast
 import json
 import os
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -135,6 +137,18 @@ def test_a_cut_frame_is_an_end() -> None:
     os.close(writer)
     assert worker.receive(reader) is None
     os.close(reader)
+
+
+def test_older_pythons_can_read_the_source() -> None:
+    source = Path(worker.__file__).read_text()
+    tree = ast.parse(source, feature_version=(3, 9))
+    names = {
+        alias.name.partition(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
+    assert names <= sys.stdlib_module_names
 
 
 def test_a_huge_message_is_refused() -> None:
