@@ -1,13 +1,16 @@
 r"""Model text to calls: every attempted call comes out, malformed ones too.
 
 A parser never raises and never drops an attempt: a body that is not JSON, a call that was never
-closed, an object without a name each become a `ToolCall` with a status, an error message and a span.
+closed, an object without a name each become a `ToolCall` with a status, an error message and a
+span.
 The Hermes/Qwen form is `<tool_call>\n{"name": …, "arguments": {…}}\n</tool_call>`.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -20,67 +23,74 @@ Parser = Callable[[str], list[ToolCall]]
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 
+MAX_DEPTH = 100
+"""Deepest nesting of a call's JSON: beyond it, other code would meet Python's recursion limit."""
+
+_START = re.compile(r"[ \t\n\r]*")
+_END = re.compile(_START.pattern + CLOSE)
+
 
 def parse_hermes(text: str) -> list[ToolCall]:
-    """Parse the Hermes/Qwen form. A second opening marker ends an unclosed call."""
+    """Parse the Hermes/Qwen form. A second opening marker ends an unclosed call.
+
+    Markers inside the strings of a well-formed call are text, not markers.
+    """
     calls = []
     start = text.find(OPEN)
     while start >= 0:
-        body_start = start + len(OPEN)
-        close = text.find(CLOSE, body_start)
-        reopen = text.find(OPEN, body_start)
-        closed = close >= 0 and (reopen < 0 or close < reopen)
-        if not closed and close >= 0:
-            # The markers may stand inside a JSON string: trust the JSON before the markers.
-            closed = _is_json(text[body_start:close])
-        body_end = close if closed else (reopen if reopen >= 0 else len(text))
-        end = close + len(CLOSE) if closed else body_end
-        if closed and not _is_json(text[body_start:body_end]):
-            # A closing marker inside a JSON string would cut the call short: try the later ones.
-            later = _json_end(text, body_start, close + len(CLOSE))
-            if later is not None:
-                body_end, end = later, later + len(CLOSE)
-        calls.append(_read_call(text[body_start:body_end], (start, end), closed))
+        body = start + len(OPEN)
+        end = _well_formed_end(text, body)
+        if end is None:
+            close, reopen = text.find(CLOSE, body), text.find(OPEN, body)
+            if close >= 0 and (reopen < 0 or close < reopen):
+                end = close + len(CLOSE)
+        if end is None:
+            end = reopen if reopen >= 0 else len(text)
+            error = f"The call was not closed with {CLOSE}."
+            calls.append(ToolCall("", {}, CallStatus.UNCLOSED, error, (start, end)))
+        else:
+            calls.append(_read_call(text[body : end - len(CLOSE)], (start, end)))
         start = text.find(OPEN, end)
     return calls
 
 
-def _json_end(text: str, start: int, position: int) -> int | None:
-    """The first later closing marker at which `text[start:marker]` is JSON, if any."""
-    for _ in range(8):  # bounds the work on adversarial text
-        position = text.find(CLOSE, position)
-        if position < 0:
-            return None
-        if _is_json(text[start:position]):
-            return position
-        position += len(CLOSE)
-    return None
-
-
-def _is_json(text: str) -> bool:
+def _well_formed_end(text: str, body: int) -> int | None:
+    """Where the call ends whose body starts there, if that is JSON up to a closing marker."""
+    match = _START.match(text, body)
+    assert match is not None  # it may be empty
     try:
-        json.loads(text)
+        _, end = _DECODER.raw_decode(text, match.end())
     except (ValueError, RecursionError):
-        return False
-    return True
+        return None
+    closing = _END.match(text, end)
+    return closing.end() if closing else None
 
 
-def _read_call(body: str, span: tuple[int, int], closed: bool) -> ToolCall:
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+
+
+def _read_call(body: str, span: tuple[int, int]) -> ToolCall:
     def bad(
         status: CallStatus, error: str, name: str = "", arguments: Mapping[str, Any] | None = None
     ) -> ToolCall:
         return ToolCall(name, arguments or {}, status, error, span)
 
-    if not closed:
-        return bad(CallStatus.UNCLOSED, f"The call was not closed with {CLOSE}.")
     try:
-        value = json.loads(body)
+        value = _DECODER.decode(body)
     except ValueError as error:
         return bad(CallStatus.INVALID_JSON, f"The call is not valid JSON: {error}.")
     except RecursionError:
         return bad(CallStatus.INVALID_JSON, "The call is nested too deeply.")
     if not isinstance(value, dict):
         return bad(CallStatus.INVALID_JSON, "The call must be a JSON object.")
+    if _deeper_than(MAX_DEPTH, value):
+        return bad(CallStatus.INVALID_JSON, "The call is nested too deeply.")
+    if not _is_text(value):
+        return bad(CallStatus.INVALID_JSON, "The call holds half a character (a lone surrogate).")
     name = value.get("name")
     if not isinstance(name, str) or not name:
         return bad(CallStatus.MISSING_NAME, 'The call has no "name".')
@@ -88,6 +98,29 @@ def _read_call(body: str, span: tuple[int, int], closed: bool) -> ToolCall:
     if not isinstance(arguments, dict):
         return bad(CallStatus.INVALID_ARGUMENTS, '"arguments" must be a JSON object.', name)
     return ToolCall(name, arguments, span=span)
+
+
+def _deeper_than(limit: int, value: Any) -> bool:
+    layer = [value]
+    for _ in range(limit):
+        layer = [
+            child
+            for parent in layer
+            if isinstance(parent, dict | list)
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+        ]
+        if not layer:
+            return False
+    return True
+
+
+def _is_text(value: Any) -> bool:
+    """False if a string could not be encoded, so that no tokenizer could take it up again."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def render_hermes(call: ToolCall) -> str:
@@ -115,9 +148,13 @@ def get_parser(name: str) -> Parser:
 def token_ends(ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> list[int]:
     """Character position after each token: `ends[i] = len(decode(ids[:i + 1]))`.
 
-    A token that ends inside a multi-byte character counts the replacement character away: its end is
-    that of the last whole character, so ends never decrease.
+    A token that ends inside a multi-byte character counts the replacement character away: its end
+    is that of the last whole character, so ends never decrease.
     """
+    pieces = [decode([i]) for i in ids]
+    # The usual case, and linear; a tokenizer may also drop spaces or split a character.
+    if "".join(pieces) == decode(ids):
+        return list(itertools.accumulate(map(len, pieces)))
     ends: list[int] = []
     for i in range(len(ids)):
         text = decode(ids[: i + 1]).rstrip("\ufffd")
