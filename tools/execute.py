@@ -43,7 +43,7 @@ def execute(call: ToolCall, tools: Mapping[str, Tool], state: Any) -> tuple[Any,
         call, content = replace(call, status=status, error=str(error)), _error(str(error))
     else:
         call = replace(call, status=CallStatus.OK)
-        content = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        content = value if isinstance(value, str) else _to_json(call.name, value)
     return state, ToolResult(call, content, time.perf_counter() - started)
 
 
@@ -52,7 +52,7 @@ def validate(call: ToolCall, tools: Mapping[str, Tool]) -> ToolCall:
     if call.error is not None:
         return call
     if call.name not in tools:
-        near = difflib.get_close_matches(call.name, tools, n=1)
+        near = difflib.get_close_matches(call.name[:80], tools, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         error = f"No tool {call.name[:80]!r}. Tools: {', '.join(tools)}.{hint}"
         return replace(call, status=CallStatus.UNKNOWN_TOOL, error=error)
@@ -71,13 +71,27 @@ def _argument_problem(call: ToolCall, tool: Tool) -> str | None:
     missing = [n for n in spec.parameters.get("required", ()) if n not in call.arguments]
     if missing:
         return f"{call.name} needs {missing[0]!r}. Use {spec.signature()}."
-    if len(call.canonical()) > MAX_ARGUMENT_CHARS:
-        return f"The arguments are longer than {MAX_ARGUMENT_CHARS} characters."
+    try:
+        if len(call.canonical()) > MAX_ARGUMENT_CHARS:
+            return f"The arguments are longer than {MAX_ARGUMENT_CHARS} characters."
+    except RecursionError:  # only a call built by hand: the parser stops at MAX_DEPTH
+        return "The arguments are nested too deeply."
     problem = next(tool.validator.iter_errors(dict(call.arguments)), None)
     if problem is None:
         return None
     where = ".".join(str(p) for p in problem.absolute_path)
-    return f"{call.name}: {where}: {problem.message[:200]}."
+    message = problem.message
+    if len(message) > 200:
+        # It begins with the value and ends with what was expected: both ends are needed.
+        message = f"{message[:120]} … {message[-77:]}"
+    return ": ".join(part for part in (call.name, where, message) if part) + "."
+
+
+def _to_json(name: str, value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"tool {name!r} returned what is not JSON: {error}") from error
 
 
 def _error(message: str) -> str:

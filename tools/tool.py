@@ -23,6 +23,16 @@ STATE = "state"
 """Name of the parameter that the environment injects."""
 
 
+# To JSON Schema 250.0 is an integer; to a function typed `int` it is a float that spreads through
+# the state, whose hash then differs from the one with 250.
+_Validator: type[Validator] = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
+    jsonschema.Draft202012Validator,
+    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
+    ),
+)
+
+
 @dataclass(frozen=True)
 class Tool:
     """A callable with a schema.
@@ -43,7 +53,7 @@ class Tool:
             ToolDefinitionError: A parameter has no type or no description.
         """
         # Imported here: transformers takes a second to load and most users of a tool never ask.
-        from transformers.utils import get_json_schema
+        from transformers.utils.chat_template_utils import get_json_schema
 
         try:
             function = get_json_schema(_without_state(self.function))["function"]
@@ -58,14 +68,23 @@ class Tool:
     @cached_property
     def validator(self) -> Validator:
         """Checks arguments against the schema; built once, since that costs more than a call."""
-        return jsonschema.Draft202012Validator(dict(self.spec.parameters))
+        return _Validator(dict(self.spec.parameters))
 
     def run(self, state: Any, arguments: Mapping[str, Any]) -> tuple[Any, Any]:
-        """Call the function; returns the next state and a JSON-serialisable result."""
-        if self.stateful:
-            next_state, result = self.function(state, **arguments)
-            return next_state, result
-        return state, self.function(**arguments)
+        """Call the function; returns the next state and a JSON-serialisable result.
+
+        Raises:
+            ToolDefinitionError: A stateful function returned something else than a pair.
+        """
+        if not self.stateful:
+            return state, self.function(**arguments)
+        returned = self.function(**{STATE: state}, **arguments)
+        if not isinstance(returned, tuple) or len(returned) != 2:
+            raise ToolDefinitionError(
+                f"tool {self.name!r} takes the state, so it must return (new state, result), "
+                f"not {type(returned).__name__}."
+            )
+        return returned
 
 
 @overload
@@ -78,7 +97,8 @@ def tool(
     """Make a tool of a function; usable as `@tool` or `@tool(name="…")`.
 
     Raises:
-        ToolDefinitionError: The function takes *args or **kwargs, or a parameter has no type.
+        ToolDefinitionError: The function takes *args, **kwargs or positional-only parameters,
+            or a parameter has no type.
     """
     if function is None:
         return functools.partial(_make_tool, name=name)
@@ -93,6 +113,11 @@ def _make_tool(function: Callable[..., Any], name: str | None = None) -> Tool:
             raise ToolDefinitionError(
                 f"tool {name!r}: parameter {parameter} has no fixed name; a JSON schema needs "
                 f"every argument spelled out."
+            )
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            raise ToolDefinitionError(
+                f"tool {name!r}: parameter {parameter.name!r} is positional-only, but a model "
+                f"names its arguments; drop the '/'."
             )
         if parameter.annotation is parameter.empty and parameter.name != STATE:
             raise ToolDefinitionError(

@@ -59,9 +59,7 @@ class ToolSpec:
     def signature(self) -> str:
         """One line, such as `transfer(source, target, amount)`; optional arguments end in `?`."""
         required = self.parameters.get("required", ())
-        names = (
-            n if n in required else f"{n}?" for n in self.parameters.get("properties", {})
-        )
+        names = (n if n in required else f"{n}?" for n in self.parameters.get("properties", {}))
         return f"{self.name}({', '.join(names)})"
 
 

@@ -56,10 +56,11 @@ def find_account(state: BankState, owner: str) -> tuple[BankState, dict[str, Any
     Args:
         owner: Full name of the account's owner.
     """
-    for account, record in state.accounts.items():
-        if record.owner == owner:
-            return state, {"account": account}
-    raise ToolError(f"no account of {owner[:40]}")
+    # The smallest id: the order of a Map depends on the process's hash seed.
+    account = min((key for key, r in state.accounts.items() if r.owner == owner), default=None)
+    if account is None:
+        raise ToolError(f"no account of {owner[:40]}")
+    return state, {"account": account}
 
 
 @tool
@@ -100,8 +101,9 @@ def transfer(
             target: replace(payee, balance=payee.balance + amount),
         }
     )
-    number = zlib.crc32(f"{state.salt}/{len(state.transfers)}".encode()) % 9000 + 1000
-    reference = f"T{number}"
+    number = zlib.crc32(f"{state.salt}/{len(state.transfers)}".encode()) % 9000
+    while (reference := f"T{number % 9000 + 1000}") in state.transfers:
+        number += 1
     transfers = state.transfers.set(reference, Transfer(source, target, amount))
     return replace(state, accounts=accounts, transfers=transfers), {"transfer": reference}
 

@@ -48,10 +48,11 @@ def find_event(state: CalendarState, title: str) -> tuple[CalendarState, dict[st
     Args:
         title: The exact title.
     """
-    for event, record in state.events.items():
-        if record.title == title:
-            return state, {"event": event}
-    raise ToolError(f"no event {title[:40]}")
+    # The smallest id: the order of a Map depends on the process's hash seed.
+    event = min((key for key, e in state.events.items() if e.title == title), default=None)
+    if event is None:
+        raise ToolError(f"no event {title[:40]}")
+    return state, {"event": event}
 
 
 @tool
