@@ -1,11 +1,10 @@
 """Errors of the environments floor.
 
-    Exception
-    └── EnvError
-        ├── UnknownEnvError   (KeyError)      no environment of that id
-        ├── UnknownTaskError  (KeyError)      no such split or task id
-        ├── EpisodeOverError  (RuntimeError)  step() before reset() or after the end
-        └── BadActionError    (TypeError)     neither text nor a list of calls
+EnvError
+├── UnknownEnvError   (KeyError)      no environment of that id
+├── UnknownTaskError  (KeyError)      no such split or task id
+├── EpisodeOverError  (RuntimeError)  step() before reset() or after the end
+└── BadActionError    (TypeError)     neither text nor a list of calls
 """
 
 from __future__ import annotations

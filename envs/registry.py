@@ -6,11 +6,12 @@ module calls `register`. Ids registered here also work with `gymnasium.make`.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import functools
 import warnings
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 
@@ -30,7 +31,7 @@ def register(env_id: str, entry_point: str | type[ToolEnv], **kwargs: Any) -> No
         kwargs: Defaults for the constructor.
     """
     # Our own loop steps environments millions of times; `envs check` does Gymnasium's checks.
-    gymnasium.register(env_id, entry_point, kwargs=kwargs, disable_env_checker=True)
+    gymnasium.register(env_id, cast(Any, entry_point), kwargs=kwargs, disable_env_checker=True)
     _ids.add(env_id)
 
 
@@ -64,15 +65,19 @@ def env_class(env_id: str) -> type[ToolEnv]:
 
     Raises:
         UnknownEnvError: No such id; the message suggests the nearest.
+        TypeError: Something else than a `ToolEnv` is registered under the id.
     """
     load_plugins()
     if env_id not in _ids:
         near = difflib.get_close_matches(env_id, _ids, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(env_ids())}"
         raise UnknownEnvError(f"no environment {env_id!r}{hint}")
-    entry = gymnasium.spec(env_id).entry_point
-    loaded = gymnasium.envs.registration.load_env_creator(entry) if isinstance(entry, str) else entry
-    return loaded  # type: ignore[return-value]
+    loaded: object = gymnasium.spec(env_id).entry_point
+    if isinstance(loaded, str):
+        loaded = gymnasium.envs.registration.load_env_creator(loaded)
+    if not (isinstance(loaded, type) and issubclass(loaded, ToolEnv)):
+        raise TypeError(f"{env_id!r} is registered as {loaded!r}: expected a ToolEnv class")
+    return loaded
 
 
 def make(env_id: str, **kwargs: Any) -> ToolEnv:
@@ -82,6 +87,8 @@ def make(env_id: str, **kwargs: Any) -> ToolEnv:
         UnknownEnvError: No such id; the message suggests the nearest.
     """
     cls = env_class(env_id)
-    env = cls(**{**gymnasium.spec(env_id).kwargs, **kwargs})
-    env.spec = gymnasium.spec(env_id)
+    spec = copy.deepcopy(gymnasium.spec(env_id))  # what Gymnasium registered is shared
+    spec.kwargs = {**spec.kwargs, **kwargs}
+    env = cls(**spec.kwargs)
+    env.spec = spec
     return env

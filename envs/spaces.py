@@ -9,13 +9,21 @@ import gymnasium
 from journeyman.envs.types import Message
 from journeyman.tools import ToolCall
 
-_WORDS = ("Answer: done", "<tool_call>", '{"name": "lookup", "arguments": {}}', "</tool_call>", "ok")
+_WORDS = (
+    "Answer: done",
+    "<tool_call>",
+    '{"name": "lookup", "arguments": {}}',
+    "</tool_call>",
+    "ok",
+)
 
 
 class MessagesSpace(gymnasium.Space[tuple[Message, ...]]):
     """All tuples of messages."""
 
-    def sample(self, mask: Any | None = None, probability: Any | None = None) -> tuple[Message, ...]:
+    def sample(
+        self, mask: Any | None = None, probability: Any | None = None
+    ) -> tuple[Message, ...]:
         """A random short exchange."""
         count = int(self.np_random.integers(3))
         return tuple(Message("tool", str(self.np_random.integers(100))) for _ in range(count))

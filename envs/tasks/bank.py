@@ -1,4 +1,4 @@
-"""`journeyman/Bank-v0`: balances, transfers that may hit a frozen account or an empty one, freezing."""
+"""`journeyman/Bank-v0`: balances, transfers (a payee may be frozen, a payer poor), freezing."""
 
 from __future__ import annotations
 

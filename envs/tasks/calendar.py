@@ -84,8 +84,8 @@ def _reschedule(scene: _Scene) -> Task:
         )
     ).format(t=title, d=day, h=hour)
     if scene.free(day, hour):
-        gold = (_find(title), _move(key, day, hour))
-        return Task("", "move", prompt, scene.state(), gold, str(hour))
+        plain = (_find(title), _move(key, day, hour))
+        return Task("", "move", prompt, scene.state(), plain, str(hour))
     later = next(h for h in (*range(hour, 19), *HOURS) if scene.free(day, h))
     gold = (_find(title), _move(key, day, hour), _move(key, day, later))
     return Task("", "move_taken", prompt, scene.state(), gold, str(later))

@@ -1,4 +1,4 @@
-"""`journeyman/Orders-v0`: find an order by its item among several, then read, cancel or redirect it."""
+"""`journeyman/Orders-v0`: find an order among several, then read, cancel or redirect it."""
 
 from __future__ import annotations
 
