@@ -1,0 +1,294 @@
+"""What every environment must keep to, as checks with a name each: `journeyman envs check ID`.
+
+A search forks episodes and a trainer replays them: an environment that forgets part of its state,
+or draws a number from elsewhere than its seed, gives wrong values without any error. This finds it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gymnasium.utils.env_checker import check_env
+
+from journeyman.envs.core import ANSWER, ToolEnv, digest
+from journeyman.envs.registry import env_class, make
+from journeyman.envs.types import SPLITS
+from journeyman.tools import ToolCall, render_hermes
+
+NO_OP = f"{ANSWER} done"
+"""The answer of someone who did nothing."""
+
+_TURNS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """What one check came to."""
+
+    name: str
+    passed: bool
+    detail: str
+    """What was played, or what went wrong and where."""
+
+
+class _Failed(Exception):
+    """A check does not hold; the message says where."""
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """The environment under check and how much of it to play."""
+
+    env_id: str
+    episodes: int
+    seed: int
+    kwargs: dict[str, Any]
+
+    def make(self) -> ToolEnv:
+        return make(self.env_id, **self.kwargs)
+
+    def rng(self, episode: int) -> random.Random:
+        return random.Random(f"{self.seed}/{episode}")
+
+
+def check(env_id: str, episodes: int = 20, seed: int = 0, **kwargs: Any) -> list[CheckResult]:
+    """Check an environment.
+
+    Args:
+        env_id: A registered id.
+        episodes: Episodes a check plays (and tasks a split that it looks at).
+        seed: Another seed plays other tasks and other turns.
+        kwargs: Passed to the environment's constructor.
+
+    Returns:
+        One result a check, in a fixed order. A check that meets an exception has failed.
+
+    Raises:
+        UnknownEnvError: No such id.
+    """
+    env_class(env_id)
+    subject = _Subject(env_id, episodes, seed, kwargs)
+    return [_run(name, run, subject) for name, run in CHECKS.items()]
+
+
+def _run(name: str, run: Callable[[_Subject], str], subject: _Subject) -> CheckResult:
+    try:
+        return CheckResult(name, True, run(subject))
+    except _Failed as failure:
+        return CheckResult(name, False, str(failure))
+    except Exception as error:
+        return CheckResult(name, False, f"raised {type(error).__name__}: {error}")
+
+
+def _gymnasium(subject: _Subject) -> str:
+    """Gymnasium's own checker, whose warnings count as failures."""
+    with subject.make() as env, warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        try:
+            check_env(env)
+        except (AssertionError, UserWarning) as error:
+            raise _Failed(f"Gymnasium's checker: {error}") from error
+    return "Gymnasium's checker has no objection"
+
+
+def _seeds(subject: _Subject) -> str:
+    """The same seed and actions give the same observations and hashes in another env."""
+    with subject.make() as one, subject.make() as other:
+        for i in range(subject.episodes):
+            seed = subject.seed + i
+            opening, again = one.reset(seed=seed), other.reset(seed=seed)
+            if opening != again:
+                raise _Failed(f"reset(seed={seed}) gave {opening!r}, then {again!r}")
+            actions = _actions(one, subject.rng(i))
+            where = f"seed {seed}, task {one.task.id}, same actions in two envs"
+            _compare(where, _play(one, actions), _play(other, actions))
+    return f"{subject.episodes} episodes played in two envs were equal"
+
+
+def _snapshot(subject: _Subject) -> str:
+    """After a random prefix: step, restore, step again; also with a detour, and in a fresh env."""
+    with subject.make() as env:
+        for i in range(subject.episodes):
+            rng = subject.rng(i)
+            env.reset(seed=subject.seed + i)
+            actions, detour = _actions(env, rng), _actions(env, rng)
+            cut = rng.randrange(len(actions))
+            _play(env, actions[:cut])
+            where = f"task {env.task.id}, snapshot after {cut} turns"
+            snapshot, before = env.snapshot(), env.state_hash()
+            first = _play(env, actions[cut:])
+            _restore(where, env, snapshot, before)
+            _compare(f"{where}, after restore", first, _play(env, actions[cut:]))
+            _restore(where, env, snapshot, before)
+            _play(env, detour)
+            _restore(f"{where} and a detour", env, snapshot, before)
+            _compare(f"{where}, after a detour and restore", first, _play(env, actions[cut:]))
+            with subject.make() as fresh:
+                _restore(f"{where}, in another env", fresh, snapshot, before)
+                _compare(f"{where}, in another env", first, _play(fresh, actions[cut:]))
+    return f"{subject.episodes} branch points led to the same hashes every time"
+
+
+def _replay(subject: _Subject) -> str:
+    """The task id and the actions are enough to get an episode back."""
+    for i in range(subject.episodes):
+        with subject.make() as env:
+            env.reset(seed=subject.seed + i)
+            task_id = env.task.id
+            actions = _actions(env, subject.rng(i))
+            first = _play(env, actions)
+        with subject.make() as env:
+            env.reset(options={"task_id": task_id})
+            _compare(f"task {task_id}, replayed by its id", first, _play(env, actions))
+    return f"{subject.episodes} episodes came back from task id and actions"
+
+
+def _gold(subject: _Subject) -> str:
+    """The gold calls and the gold answer succeed, in every split."""
+    return f"{_each_task(subject, _play_gold)} gold programs succeeded"
+
+
+def _no_op(subject: _Subject) -> str:
+    """An answer without a call never succeeds."""
+    return f"{_each_task(subject, _play_no_op)} empty attempts failed, as they must"
+
+
+def _each_task(subject: _Subject, play: Callable[[ToolEnv], None]) -> int:
+    played = 0
+    with subject.make() as env:
+        for split in SPLITS:
+            for task_id in itertools.islice(type(env).tasks(split), subject.episodes):
+                env.reset(options={"task_id": task_id})
+                play(env)
+                played += 1
+    return played
+
+
+def _play_gold(env: ToolEnv) -> None:
+    said = []
+    for call in env.oracle():
+        _, _, terminated, truncated, info = env.step([call])
+        said.append(f"{call.canonical()} -> {info['calls'][0].content[:200]}")
+        if terminated or truncated:
+            raise _Failed(f"task {env.task.id}: {len(said)} gold calls reach the turn limit")
+    answer = env.task.answer
+    _, reward, _, _, info = env.step(f"{ANSWER} {answer}")
+    if not info["success"] or reward != 1.0:
+        raise _Failed(
+            f"task {env.task.id} ({env.task.kind}): gold calls and answer {answer!r} got reward "
+            f"{reward}; {'; '.join(said)}"
+        )
+
+
+def _play_no_op(env: ToolEnv) -> None:
+    _, reward, _, _, info = env.step(NO_OP)
+    if info["success"] or reward > 0.0:
+        raise _Failed(f"task {env.task.id} ({env.task.kind}): {NO_OP!r} at once got {reward}")
+
+
+def _splits(subject: _Subject) -> str:
+    """No task of one split is also in another, and an id names one task."""
+    env_type = env_class(subject.env_id)
+    seen: dict[str, str] = {}
+    for split in SPLITS:
+        for task_id in itertools.islice(env_type.tasks(split), 10 * subject.episodes):
+            task = env_type.load_task(task_id)
+            content = digest((task.prompt, task.state, task.answer))
+            again = env_type.load_task(task_id)
+            if digest((again.prompt, again.state, again.answer)) != content:
+                raise _Failed(f"task {task_id} is another task when it is loaded again")
+            other = seen.setdefault(content, task_id)
+            if other.partition("/")[0] != split:
+                raise _Failed(f"task {task_id} is also task {other}: {task.prompt!r}")
+    return f"{len(seen)} different tasks, none in two splits"
+
+
+CHECKS: dict[str, Callable[[_Subject], str]] = {
+    "gymnasium": _gymnasium,
+    "seeds": _seeds,
+    "snapshot": _snapshot,
+    "replay": _replay,
+    "gold": _gold,
+    "no_op": _no_op,
+    "splits": _splits,
+}
+"""The checks by name, in the order `check` runs them; each returns what it did or raises."""
+
+
+def _actions(env: ToolEnv, rng: random.Random) -> list[str]:
+    """Turns that go right, go wrong in several ways, and now and then end the episode."""
+    gold = env.oracle()
+    env.action_space.seed(rng.randrange(2**31))
+    turns = []
+    for i in range(rng.randint(2, _TURNS)):
+        dice = rng.random()
+        if not gold or dice < 0.1:
+            turns.append(str(env.action_space.sample()))
+        elif dice < 0.5:
+            turns.append(render_hermes(gold[i % len(gold)]))
+        elif dice < 0.7:
+            turns.append(render_hermes(rng.choice(gold)))
+        elif dice < 0.8:
+            turns.append(render_hermes(_spoil(rng.choice(gold), rng)))
+        elif dice < 0.9:
+            turns.append(f"{render_hermes(rng.choice(gold))}\n{render_hermes(rng.choice(gold))}")
+        else:
+            text = render_hermes(rng.choice(gold))
+            turns.append(text[: rng.randrange(len("<tool_call>"), len(text))])
+    return turns
+
+
+def _spoil(call: ToolCall, rng: random.Random) -> ToolCall:
+    """The call with one argument changed or dropped."""
+    if not call.arguments:
+        return replace(call, name=call.name + "s")
+    name = rng.choice(sorted(call.arguments))
+    value = call.arguments[name]
+    changed = value + rng.choice((-1, 1)) if isinstance(value, int) else f"{value}0"
+    kept = {n: v for n, v in call.arguments.items() if n != name}
+    return replace(call, arguments=rng.choice(({**kept, name: changed}, kept)))
+
+
+def _play(env: ToolEnv, actions: Sequence[str]) -> list[dict[str, Any]]:
+    """Play until the actions or the episode end; what was seen after each turn."""
+    trace: list[dict[str, Any]] = []
+    if env.snapshot().over:
+        return trace
+    for action in actions:
+        observation, reward, terminated, truncated, info = env.step(action)
+        trace.append(
+            {
+                "action": action,
+                "observation": observation,
+                "reward": reward,
+                "ends": (terminated, truncated),
+                "info": info,
+                "hash": env.state_hash(),
+            }
+        )
+        if terminated or truncated:
+            break
+    return trace
+
+
+def _compare(where: str, first: list[dict[str, Any]], second: list[dict[str, Any]]) -> None:
+    for turn, (one, other) in enumerate(zip(first, second, strict=False)):
+        for key, value in one.items():
+            if value != other[key]:
+                raise _Failed(
+                    f"{where}: turn {turn} ({one['action'][:200]!r}) gave {key} "
+                    f"{str(value)[:300]}, then {str(other[key])[:300]}"
+                )
+    if len(first) != len(second):
+        raise _Failed(f"{where}: the episode ended after {len(first)} turns, then {len(second)}")
+
+
+def _restore(where: str, env: ToolEnv, snapshot: Any, expected: str) -> None:
+    env.restore(snapshot)
+    if env.state_hash() != expected:
+        raise _Failed(f"{where}: restore gave hash {env.state_hash()}, not {expected}")
