@@ -5,3 +5,4 @@ from journeyman.envs.registry import register
 register("journeyman/Bank-v0", "journeyman.envs.tasks.bank:BankEnv")
 register("journeyman/Orders-v0", "journeyman.envs.tasks.orders:OrdersEnv")
 register("journeyman/Calendar-v0", "journeyman.envs.tasks.calendar:CalendarEnv")
+register("journeyman/Python-v0", "journeyman.envs.tasks.python:PythonEnv")
