@@ -1,0 +1,1 @@
+"""What a policy is worth: metrics of episodes, and reports of metrics."""

@@ -1,0 +1,222 @@
+"""What a set of episodes says about a policy.
+
+Episodes whose environment broke (`StopReason.INFRA_ERROR`) say nothing about the policy: they are
+counted and reported, and enter no average.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from journeyman.envs.types import Episode, StopReason
+from journeyman.tools.types import CallStatus
+
+TaskKey = tuple[str, str]
+"""Environment id and task id: a task id alone is unique only within its environment."""
+
+VALID = frozenset({CallStatus.OK, CallStatus.TOOL_ERROR, CallStatus.TIMEOUT})
+"""Statuses of calls that reached a tool; the others were malformed."""
+
+_Z95 = 1.959963984540054  # the normal distribution's 97.5% quantile
+
+
+def wilson(successes: float, total: float) -> tuple[float, float]:
+    """The 95% Wilson score interval of a proportion.
+
+    Unlike the normal approximation it stays inside 0..1 and does not collapse at 0 and 1.
+
+    Args:
+        successes: How many of `total` succeeded; a fraction is fine (see `Rate.interval`).
+        total: How many independent trials.
+
+    Returns:
+        Lower and upper bound; (0, 1) if there were no trials.
+
+    Raises:
+        ValueError: `successes` is not in 0..`total`.
+    """
+    if not 0 <= successes <= total:
+        raise ValueError(f"{successes} successes of {total}: expected 0 <= successes <= total")
+    if total == 0:
+        return 0.0, 1.0
+    p, z2 = successes / total, _Z95**2
+    centre = (p + z2 / (2 * total)) / (1 + z2 / total)
+    half = _Z95 / (1 + z2 / total) * math.sqrt(p * (1 - p) / total + z2 / (4 * total**2))
+    # At p = 0 and p = 1 a bound equals p but for rounding, which must not put it beyond.
+    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """How often something succeeded."""
+
+    successes: int
+    episodes: int
+    tasks: int
+    """Distinct tasks among the episodes."""
+
+    @property
+    def value(self) -> float | None:
+        """The share of successful episodes, in 0..1; None without episodes."""
+        return self.successes / self.episodes if self.episodes else None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95% Wilson interval.
+
+        Repeated episodes of one task are not independent, so tasks are the trials: the interval is
+        exact for one episode a task and on the wide side for more.
+        """
+        return wilson((self.value or 0.0) * self.tasks, self.tasks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form, the derived figures included."""
+        low, high = self.interval
+        return {**asdict(self), "rate": self.value, "low": low, "high": high}
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The figures of one policy on one set of tasks.
+
+    Every mean is over the episodes that infrastructure did not break, and None if there are none.
+    """
+
+    success: Rate
+    calls: int
+    """Attempted calls, malformed ones included."""
+    call_validity: float | None
+    """Share of attempted calls that reached a tool; None without calls."""
+    call_statuses: Mapping[str, int]
+    """Attempted calls by `CallStatus`; statuses that never occurred are left out."""
+    calls_per_task: float | None
+    """Mean attempted calls of an episode."""
+    tokens_per_task: float | None
+    """Mean tokens that the student chose in an episode."""
+    turns_per_task: float | None
+    """Mean student turns of an episode."""
+    truncated_turns: int
+    """Student turns that hit their token limit."""
+    stops: Mapping[str, int]
+    """All episodes, broken ones too, by `StopReason`; reasons that never occurred are left out."""
+    infra_failures: int
+    """Episodes that infrastructure broke."""
+    by_env: Mapping[str, Rate]
+    """Success by environment id."""
+    by_kind: Mapping[str, Rate]
+    """Success by task kind; empty if the caller gave no kinds."""
+
+    @property
+    def tasks(self) -> int:
+        """Distinct tasks among the episodes that were counted."""
+        return self.success.tasks
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form, the derived figures included."""
+        return {
+            **asdict(self),
+            "tasks": self.tasks,
+            "success": self.success.to_dict(),
+            "by_env": {name: rate.to_dict() for name, rate in self.by_env.items()},
+            "by_kind": {name: rate.to_dict() for name, rate in self.by_kind.items()},
+        }
+
+
+def summarise(episodes: Sequence[Episode], kinds: Mapping[TaskKey, str] | None = None) -> Metrics:
+    """Measure a policy by its episodes.
+
+    Args:
+        episodes: What it played; several episodes of one task are fine.
+        kinds: (environment id, task id) -> the task's kind, to break success down by kind.
+
+    Raises:
+        ValueError: `kinds` lacks a task that was played.
+    """
+    counted = [e for e in episodes if e.stop is not StopReason.INFRA_ERROR]
+    statuses = Counter(result.call.status for e in counted for result in e.calls)
+    calls = statuses.total()
+    valid = sum(count for status, count in statuses.items() if status in VALID)
+    stops = Counter(e.stop for e in episodes)
+    return Metrics(
+        success=_rate(counted),
+        calls=calls,
+        call_validity=valid / calls if calls else None,
+        call_statuses={s.value: statuses[s] for s in CallStatus if statuses[s]},
+        calls_per_task=_mean(len(e.calls) for e in counted),
+        tokens_per_task=_mean(sum(e.mask) for e in counted),
+        turns_per_task=_mean(len(e.steps) for e in counted),
+        truncated_turns=sum(step.truncated for e in counted for step in e.steps),
+        stops={s.value: stops[s] for s in StopReason if stops[s]},
+        infra_failures=stops[StopReason.INFRA_ERROR],
+        by_env=_rates(counted, lambda e: e.env_id),
+        by_kind={} if kinds is None else _rates(counted, lambda e: _kind(e, kinds)),
+    )
+
+
+def pass_hat_k(episodes: Sequence[Episode], k: int) -> float | None:
+    """pass^k: the chance that k episodes of a task ALL succeed, averaged over tasks.
+
+    Args:
+        episodes: n >= k episodes of each task. Tasks left with fewer, because infrastructure broke
+            some, are passed over.
+        k: Episodes drawn from each task's, without replacement.
+
+    Returns:
+        The unbiased estimate, mean of C(c,k)/C(n,k); None if no task has k episodes.
+
+    Raises:
+        ValueError: `k` is below 1.
+    """
+    return _over_tasks(episodes, k, lambda n, c: math.comb(c, k) / math.comb(n, k))
+
+
+def pass_at_k(episodes: Sequence[Episode], k: int) -> float | None:
+    """pass@k: the chance that AT LEAST ONE of k episodes of a task succeeds, averaged over tasks.
+
+    The mean of 1 - C(n-c,k)/C(n,k); arguments, result and errors are those of `pass_hat_k`.
+    """
+    return _over_tasks(episodes, k, lambda n, c: 1 - math.comb(n - c, k) / math.comb(n, k))
+
+
+def _over_tasks(
+    episodes: Sequence[Episode], k: int, estimate: Callable[[int, int], float]
+) -> float | None:
+    if k < 1:
+        raise ValueError(f"k={k}: expected at least 1")
+    outcomes: defaultdict[TaskKey, list[bool]] = defaultdict(list)
+    for episode in episodes:
+        if episode.stop is not StopReason.INFRA_ERROR:
+            outcomes[_key(episode)].append(episode.success)
+    return _mean(estimate(len(o), sum(o)) for o in outcomes.values() if len(o) >= k)
+
+
+def _key(episode: Episode) -> TaskKey:
+    return episode.env_id, episode.task_id
+
+
+def _kind(episode: Episode, kinds: Mapping[TaskKey, str]) -> str:
+    try:
+        return kinds[_key(episode)]
+    except KeyError:
+        raise ValueError(f"kinds has no entry for {_key(episode)}") from None
+
+
+def _rate(episodes: Sequence[Episode]) -> Rate:
+    tasks = len({_key(e) for e in episodes})
+    return Rate(sum(e.success for e in episodes), len(episodes), tasks)
+
+
+def _rates(episodes: Iterable[Episode], group: Callable[[Episode], str]) -> dict[str, Rate]:
+    groups: defaultdict[str, list[Episode]] = defaultdict(list)
+    for episode in episodes:
+        groups[group(episode)].append(episode)
+    return {name: _rate(groups[name]) for name in sorted(groups)}
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    listed = list(values)
+    return sum(listed) / len(listed) if listed else None

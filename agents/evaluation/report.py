@@ -1,0 +1,268 @@
+"""Metrics for people and machines: a table for the terminal, a JSON summary, a picture."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from journeyman.agents.evaluation.metrics import Metrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.gridspec import SubplotSpec
+
+HEADERS = (
+    "policy",
+    "tasks",
+    "success",
+    "95% interval",
+    "valid calls",
+    "calls/task",
+    "tokens/task",
+    "infra",
+)
+
+# Colours of the Okabe-Ito palette, which the colour-blind can tell apart.
+_GREY, _SKY, _BLUE, _ORANGE, _INK = "#b3b3b3", "#56b4e9", "#0072b2", "#e69f00", "#333333"
+_COLOURS = {
+    "no-op": _GREY,
+    "oracle": _GREY,
+    "student before": _SKY,
+    "student after": _BLUE,
+    "teacher": _ORANGE,
+}
+
+
+def table(rows: Mapping[str, Metrics]) -> str:
+    """Rows as aligned text.
+
+    Args:
+        rows: Name of a policy -> its metrics, in the order to show them.
+
+    Returns:
+        Lines without a final newline. "-" stands for a figure that does not exist, such as the call
+        validity of a policy that made no call.
+    """
+    lines = [HEADERS, *(_cells(name, metrics) for name, metrics in rows.items())]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    aligned = [_align(line, widths) for line in lines]
+    return "\n".join((aligned[0], rule, *aligned[1:]))
+
+
+def _cells(name: str, metrics: Metrics) -> tuple[str, ...]:
+    low, high = metrics.success.interval
+    interval = f"{100 * low:.1f} - {100 * high:.1f}" if metrics.tasks else "-"
+    return (
+        name,
+        str(metrics.tasks),
+        _percent(metrics.success.value),
+        interval,
+        _percent(metrics.call_validity),
+        _number(metrics.calls_per_task),
+        _number(metrics.tokens_per_task),
+        str(metrics.infra_failures),
+    )
+
+
+def _align(cells: Sequence[str], widths: Sequence[int]) -> str:
+    name, *figures = (
+        cell.rjust(width) if i else cell.ljust(width)
+        for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    )
+    return "  ".join((name, *figures))
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}%"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def write_summary(
+    path: str | os.PathLike[str], rows: Mapping[str, Metrics], extra: Mapping[str, Any]
+) -> None:
+    """Write `{"rows": {name: metrics}, **extra}` as JSON; readers never see half a file.
+
+    Args:
+        path: Where to; missing folders are made.
+        rows: Name of a policy -> its metrics.
+        extra: Further JSON-able entries, such as the configuration and the run's duration.
+
+    Raises:
+        ValueError: `extra` has a key "rows", or holds a NaN or infinity, which JSON cannot.
+    """
+    if "rows" in extra:
+        raise ValueError('extra has a key "rows", which is taken by the metrics')
+    summary = {"rows": {name: metrics.to_dict() for name, metrics in rows.items()}, **extra}
+    text = json.dumps(summary, indent=2, allow_nan=False, ensure_ascii=False)
+    write_atomically(path, f"{text}\n".encode())
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file so that at every moment, a crash included, it holds its old or its new content.
+
+    Args:
+        path: Where to; missing folders are made.
+        data: The whole content.
+
+    Raises:
+        OSError: It could not be written; the old content is untouched.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder: a rename is atomic only within one file system.
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            os.fchmod(file.fileno(), 0o644)  # mkstemp's 0600 would hide a run from its readers
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+def plot(
+    path: str | os.PathLike[str],
+    rows: Mapping[str, Metrics],
+    history: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Draw success by policy (left) and the learning curve (right) into a PNG.
+
+    Args:
+        path: Where to; missing folders are made.
+        rows: Name of a policy -> its metrics, in the order to show them.
+        history: One mapping a logged step: "step", and any keys that contain "success" (a share in
+            0..1) or "loss". A key need not be in every mapping. Without any, the left panel is all.
+    """
+    # Not pyplot: a Figure of one's own needs no display and leaves no global state behind.
+    from matplotlib.figure import Figure
+
+    curves = [c for word in ("success", "loss") if (c := _curves(history, word))]
+    figure = Figure(figsize=(11, 4.4) if curves else (6, 4.4), dpi=150, layout="constrained")
+    panels = figure.add_gridspec(1, 2 if curves else 1, wspace=0.06)
+    _draw_bars(figure.add_subplot(panels[0]), rows)
+    if curves:
+        _draw_history(figure, panels[1], rows, curves)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    write_atomically(path, picture.getvalue())
+
+
+Curves = dict[str, list[tuple[float, float]]]
+
+
+def _curves(history: Sequence[Mapping[str, Any]], word: str) -> Curves:
+    """Points (step, value) of every key that contains `word`."""
+    keys = dict.fromkeys(key for entry in history for key in entry if word in key)
+    curves = {
+        key: [(e["step"], e[key]) for e in history if e.get(key) is not None and "step" in e]
+        for key in keys
+    }
+    return {key: points for key, points in curves.items() if points}
+
+
+def _draw_bars(axes: Axes, rows: Mapping[str, Metrics]) -> None:
+    for place, (name, metrics) in enumerate(rows.items()):
+        value = 100 * (metrics.success.value or 0.0)
+        low, high = (100 * bound for bound in metrics.success.interval)
+        axes.bar(place, value, width=0.66, color=_COLOURS.get(name, _SKY))
+        if not metrics.tasks:
+            axes.annotate("no tasks", (place, 2), ha="center", color=_INK)
+            continue
+        spread = [[value - low], [high - value]]
+        axes.errorbar(place, value, yerr=spread, color=_INK, capsize=4, linewidth=1.2)
+        axes.annotate(
+            f"{value:.0f}%",
+            (place, high),
+            xytext=(0, 4),
+            textcoords="offset points",
+            ha="center",
+            color=_INK,
+        )
+    axes.set_xticks(range(len(rows)), [name.replace(" ", "\n") for name in rows])
+    _percent_axis(axes)
+    axes.set_ylabel("tasks solved (%)")
+    axes.set_title("Held-out success, 95% intervals", loc="left", fontsize=11)
+    _tidy(axes)
+    axes.tick_params(axis="x", length=0)
+
+
+def _draw_history(
+    figure: Figure, place: SubplotSpec, rows: Mapping[str, Metrics], curves: Sequence[Curves]
+) -> None:
+    """One panel for each kind of curve, above each other on one time axis."""
+    from matplotlib.ticker import MaxNLocator
+
+    stack = place.subgridspec(len(curves), 1, hspace=0.08)
+    panels: list[Axes] = []
+    for i, named in enumerate(curves):
+        axes = figure.add_subplot(stack[i], sharex=panels[0] if panels else None)
+        panels.append(axes)
+        is_success = any("success" in key for key in named)
+        _draw_curves(axes, named, scale=100 if is_success else 1)
+        if is_success:
+            _draw_teacher(axes, rows)
+            _percent_axis(axes)
+            axes.set_ylabel("success (%)")
+        else:
+            axes.set_ylabel("loss")
+        if len(named) > 1:
+            axes.legend(frameon=False, fontsize=8)
+        axes.tick_params(labelbottom=False)
+    panels[0].set_title("Learning curve", loc="left", fontsize=11)
+    panels[-1].tick_params(labelbottom=True)
+    panels[-1].set_xlabel("optimiser step")
+    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _draw_curves(axes: Axes, curves: Curves, scale: float) -> None:
+    colours = (_BLUE, _ORANGE, _SKY, _GREY)
+    for i, (key, points) in enumerate(curves.items()):
+        steps, values = zip(*sorted(points), strict=True)
+        # A handful of points is a series of measurements; hundreds are a line.
+        marker = "o" if len(points) <= 30 else None
+        scaled = [scale * v for v in values]
+        colour = colours[i % len(colours)]
+        axes.plot(steps, scaled, label=key, color=colour, linewidth=1.6, marker=marker, ms=4)
+    _tidy(axes)
+
+
+def _draw_teacher(axes: Axes, rows: Mapping[str, Metrics]) -> None:
+    value = rows["teacher"].success.value if "teacher" in rows else None
+    if value is None:
+        return
+    axes.axhline(100 * value, color=_ORANGE, linestyle="--", linewidth=1.2)
+    axes.annotate(
+        "teacher",
+        (0, 100 * value),  # at the left, where the student's curve is still far below
+        xycoords=axes.get_yaxis_transform(),
+        xytext=(4, 3),
+        textcoords="offset points",
+        fontsize=8,
+        color=_INK,
+    )
+
+
+def _percent_axis(axes: Axes) -> None:
+    axes.set_ylim(0, 112)  # room for the labels over full bars
+    axes.set_yticks(range(0, 101, 20))
+
+
+def _tidy(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+    axes.set_axisbelow(True)

