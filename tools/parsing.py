@@ -26,8 +26,8 @@ OPEN, CLOSE = "<tool_call>", "</tool_call>"
 MAX_DEPTH = 100
 """Deepest nesting of a call's JSON: beyond it, other code would meet Python's recursion limit."""
 
-_START = re.compile(r"[ \t\n\r]*")
-_END = re.compile(_START.pattern + CLOSE)
+_START = re.compile(r"[ \t\n\r]*(?={)")
+_END = re.compile(r"[ \t\n\r]*" + CLOSE)
 
 
 def parse_hermes(text: str) -> list[ToolCall]:
@@ -37,27 +37,35 @@ def parse_hermes(text: str) -> list[ToolCall]:
     """
     calls = []
     start = text.find(OPEN)
+    close = -1  # the first closing marker after `body`, looked for only once it is passed
     while start >= 0:
         body = start + len(OPEN)
         end = _well_formed_end(text, body)
         if end is None:
-            close, reopen = text.find(CLOSE, body), text.find(OPEN, body)
-            if close >= 0 and (reopen < 0 or close < reopen):
-                end = close + len(CLOSE)
-        if end is None:
-            end = reopen if reopen >= 0 else len(text)
-            error = f"The call was not closed with {CLOSE}."
-            calls.append(ToolCall("", {}, CallStatus.UNCLOSED, error, (start, end)))
-        else:
-            calls.append(_read_call(text[body : end - len(CLOSE)], (start, end)))
+            if close < body:
+                close = _find(text, CLOSE, body)
+            reopen = _find(text, OPEN, body)
+            if close > reopen or close == len(text):
+                error = f"The call was not closed with {CLOSE}."
+                calls.append(ToolCall("", {}, CallStatus.UNCLOSED, error, (start, reopen)))
+                start = text.find(OPEN, reopen)
+                continue
+            end = close + len(CLOSE)
+        calls.append(_read_call(text[body : end - len(CLOSE)], (start, end)))
         start = text.find(OPEN, end)
     return calls
+
+
+def _find(text: str, marker: str, start: int) -> int:
+    position = text.find(marker, start)
+    return position if position >= 0 else len(text)
 
 
 def _well_formed_end(text: str, body: int) -> int | None:
     """Where the call ends whose body starts there, if that is JSON up to a closing marker."""
     match = _START.match(text, body)
-    assert match is not None  # it may be empty
+    if match is None:
+        return None
     try:
         _, end = _DECODER.raw_decode(text, match.end())
     except (ValueError, RecursionError):
