@@ -87,12 +87,16 @@ def resolve(name_or_path: str) -> str:
     Raises:
         ModelNotFoundError: There is none; the message says how to get it.
     """
-    if name_or_path in EMBEDDED:
-        return str(_require(_embedded_dir(name_or_path), name_or_path, "make embedded-models"))
-    if name_or_path in PULLABLE:
-        hint = f"journeyman models pull {name_or_path}"
-        return str(_require(_pulled_dir(name_or_path), name_or_path, hint))
-    if Path(name_or_path).is_dir() or _HUB_ID.fullmatch(name_or_path):
+    if name_or_path in EMBEDDED or name_or_path in PULLABLE:
+        place = available()[name_or_path]
+        if place is None:
+            command = how_to_get(name_or_path)
+            raise ModelNotFoundError(
+                f"the model {name_or_path} is not on this machine; run: {command}"
+            )
+        return str(place)
+    is_folder = name_or_path != "" and Path(name_or_path).is_dir()  # Path("") is the current one
+    if is_folder or _HUB_ID.fullmatch(name_or_path):
         return name_or_path
     names = [*EMBEDDED, *PULLABLE]
     near = difflib.get_close_matches(name_or_path, names, n=1)
@@ -105,6 +109,11 @@ def available() -> dict[str, Path | None]:
     places = {name: _embedded_dir(name) for name in EMBEDDED}
     places |= {name: _pulled_dir(name) for name in PULLABLE}
     return {name: place if _is_model(place) else None for name, place in places.items()}
+
+
+def how_to_get(name: str) -> str:
+    """The command that puts a named model on this machine."""
+    return "make embedded-models" if name in EMBEDDED else f"journeyman models pull {name}"
 
 
 def pull(name: str, progress: Callable[[str], object] = lambda line: None) -> Path:
@@ -159,12 +168,6 @@ def _pulled_dir(name: str) -> Path:
 
 def _is_model(place: Path) -> bool:
     return (place / "config.json").is_file()
-
-
-def _require(place: Path, name: str, command: str) -> Path:
-    if not _is_model(place):
-        raise ModelNotFoundError(f"the model {name} is not on this machine; run: {command}")
-    return place
 
 
 @contextlib.contextmanager
@@ -257,8 +260,9 @@ def _convert(gguf: Path, target: Path) -> None:
 def _mend_tokenizer(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> None:
     """Put right what transformers loses of a SmolLM tokenizer on its way through GGUF.
 
-    It takes <|im_start|> for the end of a turn, forgets that each digit is a word of its own (which
-    changes the tokens of a number after two blanks), and sets a decoder made for other tokenizers.
+    It takes the first token of a turn, <|im_start|>, for the last; forgets that each digit is a
+    word of its own, so that blanks before a number get other tokens than in training; and sets a
+    decoder made for other tokenizers.
     """
     from tokenizers import decoders, pre_tokenizers
 

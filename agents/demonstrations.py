@@ -1,0 +1,105 @@
+"""Gold episodes as token rows, for supervised training.
+
+A demonstration may contain wrong calls with what the environment says to them. No loss falls on the
+wrong call, only on what follows: so a model learns to carry on from a mistake, and a teacher learns
+to judge a student in the states that mistakes lead to.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+
+from journeyman.agents.chat import ChatFormat
+from journeyman.envs import ToolEnv
+from journeyman.tools import ToolCall, render_hermes
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """One token row."""
+
+    tokens: tuple[int, ...]
+    mask: tuple[bool, ...]
+    """True on the tokens to learn: student turns that are right."""
+
+
+def demonstrate(
+    env: ToolEnv, task_id: str, format: ChatFormat, error_rate: float = 0.0
+) -> Demonstration:
+    """Play the gold calls of a task.
+
+    Args:
+        env: Any environment of the class; it is reset.
+        task_id: The task.
+        format: How the student reads and writes.
+        error_rate: Chance of a wrong call before each right turn. Only calls that leave the state
+            as it was are used: after those the gold calls are still right.
+    """
+    rng = random.Random(f"demonstration/{task_id}")
+    messages, _ = env.reset(options={"task_id": task_id})
+    tokens = format.opening(messages, env.tools)
+    mask = [False] * len(tokens)
+
+    def write(text: str, learn: bool) -> None:
+        turn = format.turn(text)
+        tokens.extend(turn)
+        mask.extend([learn] * len(turn))
+        replies, *_ = env.step(text)
+        if replies:
+            reply = format.reply(replies)
+            tokens.extend(reply)
+            mask.extend([False] * len(reply))
+
+    for call in env.oracle():
+        while rng.random() < error_rate and (wrong := _harmless_mistake(env, call, rng)):
+            write(wrong, learn=False)
+        write(render_hermes(call), learn=True)
+    while rng.random() < error_rate and (wrong := _harmless_mistake(env, env.oracle()[-1], rng)):
+        write(wrong, learn=False)
+    write(f"Answer: {env.task.answer}", learn=True)
+    return Demonstration(tuple(tokens), tuple(mask))
+
+
+def _harmless_mistake(env: ToolEnv, call: ToolCall, rng: random.Random) -> str | None:
+    """The text of a wrong turn that changes nothing, or None if five tries found none."""
+    before = env.snapshot()
+    for _ in range(5):
+        text = _mistake(env, call, rng)
+        _, _, terminated, truncated, _ = env.step(text)
+        unchanged = env.snapshot().state == before.state
+        env.restore(before)
+        if unchanged and not (terminated or truncated):
+            return text
+    return None
+
+
+def _mistake(env: ToolEnv, call: ToolCall, rng: random.Random) -> str:
+    """A wrong turn of the kinds that small models make."""
+    kind = rng.choice(("tool", "argument", "digits", "garble", "repeat"))
+    if kind == "tool":
+        call = replace(call, name=rng.choice(env.tools).name)
+    elif kind == "repeat":
+        call = rng.choice(env.oracle())
+    elif kind in ("argument", "digits") and call.arguments:
+        name = rng.choice(sorted(call.arguments))
+        others = [v for c in env.oracle() for v in c.arguments.values()]
+        value = rng.choice(others) if kind == "argument" else _slip(call.arguments[name], rng)
+        call = replace(call, arguments={**call.arguments, name: value})
+    text = render_hermes(call)
+    if kind == "garble":
+        cut = rng.randrange(len(text) // 2, len(text) - 12)
+        text = text[:cut] + text[cut + rng.randint(1, 3) :]
+    return text
+
+
+def _slip(value: object, rng: random.Random) -> object:
+    """The value with two digits replaced, or with its last word exchanged for nothing."""
+    text = str(value)
+    digits = [i for i, c in enumerate(text) if c.isdigit()]
+    if len(digits) >= 2:
+        at = rng.choice(digits[:-1])
+        text = text[:at] + f"{rng.randint(10, 99)}" + text[at + 2 :]
+    else:
+        text = text.rpartition(" ")[0] or text
+    return int(text) if isinstance(value, int) and text.isdecimal() else text

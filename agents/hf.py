@@ -1,0 +1,209 @@
+"""The in-process student: a transformers model that writes many conversations side by side.
+
+All rows of a batch advance in lockstep, one token a tick. A row that writes samples its next token;
+a row that has been answered is fed the answer's tokens; a row that waits for its tools is fed a gap,
+which the attention mask hides. So the cache lives from the first token of an episode to its last,
+nothing is computed twice, and no row waits for another's turn to end.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from journeyman.agents.cache import growing_cache
+from journeyman.agents.chat import ChatFormat
+from journeyman.agents.policy import Request, Stream, Turn
+
+
+class HFPolicy:
+    """Samples turns from a causal language model."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        format: ChatFormat,
+        temperature: float = 1.0,
+        max_turn_tokens: int = 128,
+        max_context: int | None = None,
+    ) -> None:
+        """Wrap a model; the model is not copied, so training it changes the policy.
+
+        Args:
+            model: A decoder-only model with full attention in every layer.
+            format: Its chat format.
+            temperature: 0 takes the most probable token.
+            max_turn_tokens: A turn that gets longer is ended by force.
+            max_context: Longest token stream; by default the model's own limit.
+
+        Raises:
+            ValueError: A layer of the model has a sliding window or a recurrent state.
+        """
+        config = model.config.get_text_config()
+        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+        if kinds != {"full_attention"}:
+            raise ValueError(
+                f"the in-process student needs full attention in every layer, this model has "
+                f"{sorted(kinds)}; serve it with vLLM instead"
+            )
+        self.model = model
+        self.format = format
+        self.temperature = temperature
+        self.max_turn_tokens = max_turn_tokens
+        self.max_context = max_context or int(config.max_position_embeddings)
+
+    def open(self, requests: Sequence[Request]) -> Stream:
+        """Start a batch of conversations."""
+        return HFStream(self, requests)
+
+
+class _Row:
+    """One conversation's place in the lockstep."""
+
+    def __init__(self, index: int, request: Request) -> None:
+        self.index = index
+        self.pending: deque[int] = deque(request.tokens)
+        """Tokens to feed before the row writes again."""
+        self.uniform = np.random.Generator(np.random.Philox(request.seed))
+        self.tokens: list[int] = []
+        self.logprobs: list[float] = []
+        self.waiting = False
+        """True from the end of a turn until the environment has answered."""
+        self.done = False
+
+    def take_turn(self, truncated: bool) -> Turn:
+        turn = Turn(self.index, tuple(self.tokens), tuple(self.logprobs), truncated)
+        self.tokens, self.logprobs, self.waiting = [], [], True
+        return turn
+
+
+class HFStream:
+    """A batch of conversations in progress; see the module's docstring."""
+
+    def __init__(self, policy: HFPolicy, requests: Sequence[Request]) -> None:
+        """Queue the opening prompts."""
+        self._policy = policy
+        self._model = policy.model
+        self._device = policy.model.device
+        self._rows = [_Row(i, r) for i, r in enumerate(requests)]
+        self._live = list(self._rows)
+        """The rows of the model's batch, in its order."""
+        self._cache = growing_cache(policy.model.config.get_text_config().num_hidden_layers)
+        self._mask = torch.ones(len(requests), 0, dtype=torch.long, device=self._device)
+        self._positions = torch.zeros(len(requests), dtype=torch.long, device=self._device)
+        self._gaps = False
+
+    @property
+    def idle(self) -> bool:
+        """True if every row waits or is done."""
+        return all(row.waiting or row.done for row in self._live)
+
+    def extend(self, row: int, tokens: Sequence[int]) -> None:
+        """Feed the environment's answer."""
+        self._rows[row].pending.extend(tokens)
+        self._rows[row].waiting = False
+
+    def finish(self, row: int) -> None:
+        """Drop a row; the batch shrinks when half of it is gone, since shrinking copies the cache."""
+        self._rows[row].done = True
+        keep = [i for i, r in enumerate(self._live) if not r.done]
+        if keep and len(keep) <= len(self._live) // 2:
+            indices = torch.tensor(keep, device=self._device)
+            self._cache.batch_select_indices(indices)
+            self._mask, self._positions = self._mask[indices], self._positions[indices]
+            self._live = [self._live[i] for i in keep]
+
+    @torch.inference_mode()
+    def advance(self) -> list[Turn]:
+        """One tick: one forward pass over the batch, one token (or one shared chunk) a row."""
+        if self.idle:
+            return []
+        logits = self._forward(*self._inputs())
+        return self._sample(logits)
+
+    def _inputs(self) -> tuple[Tensor, Tensor]:
+        """The next tokens [B, K] and which of them are real [B, K]; K > 1 only if no row samples."""
+        active = [r for r in self._live if not (r.waiting or r.done)]
+        width = min(len(r.pending) for r in active)
+        ids = np.zeros((len(self._live), width), dtype=np.int64)
+        real = np.zeros((len(self._live), width), dtype=np.int64)
+        for i, row in enumerate(self._live):
+            if not (row.waiting or row.done):
+                ids[i] = [row.pending.popleft() for _ in range(width)]
+                real[i] = 1
+        return torch.from_numpy(ids).to(self._device), torch.from_numpy(real).to(self._device)
+
+    def _forward(self, ids: Tensor, real: Tensor) -> Tensor:
+        """Logits [B, V] after the last of the fed tokens."""
+        offsets = torch.arange(ids.shape[1], device=self._device)
+        positions = self._positions[:, None] + offsets
+        self._positions = self._positions + real.sum(1)
+        self._mask = torch.cat([self._mask, real], dim=1)
+        # Without a gap before a live row, plain causal attention is right, and faster.
+        self._gaps = self._gaps or any(r.waiting for r in self._live)
+        output = self._model(
+            input_ids=ids,
+            attention_mask=self._mask if self._gaps else None,
+            position_ids=positions,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+    def _sample(self, logits: Tensor) -> list[Turn]:
+        """Sample where nothing is pending; returns the turns that ended."""
+        writing = [
+            (i, r)
+            for i, r in enumerate(self._live)
+            if not (r.waiting or r.done) and not r.pending
+        ]
+        if not writing:
+            return []
+        chosen = logits[[i for i, _ in writing]].float()
+        uniforms = torch.tensor(
+            [row.uniform.random() for _, row in writing], device=self._device, dtype=chosen.dtype
+        )
+        tokens, logprobs = sample(chosen, self._policy.temperature, uniforms)
+        turns = []
+        for (_, row), token, logprob in zip(writing, tokens.tolist(), logprobs.tolist(), strict=True):
+            row.tokens.append(token)
+            row.logprobs.append(logprob)
+            row.pending.append(token)
+            if token == self._policy.format.eos_id:
+                turns.append(row.take_turn(truncated=False))
+            elif len(row.tokens) >= self._policy.max_turn_tokens:
+                row.tokens.append(self._policy.format.eos_id)
+                row.logprobs.append(0.0)
+                row.pending.append(self._policy.format.eos_id)
+                turns.append(row.take_turn(truncated=True))
+        return turns
+
+
+def sample(logits: Tensor, temperature: float, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw one token a row by inverse transform.
+
+    Args:
+        logits: [B, V].
+        temperature: 0 takes the most probable token.
+        uniforms: [B], in [0, 1); the only source of chance.
+
+    Returns:
+        Tokens [B] and their log-probabilities at temperature 1 [B].
+    """
+    logprobs = logits.log_softmax(-1)
+    if temperature == 0:
+        tokens = logits.argmax(-1)
+    else:
+        cumulative = (logits / temperature).softmax(-1).cumsum(-1)
+        # Scaled by the sum, which rounding keeps from being 1.
+        threshold = (uniforms * cumulative[:, -1])[:, None]
+        tokens = torch.searchsorted(cumulative, threshold, right=True)[:, 0]
+        tokens = tokens.clamp(max=logits.shape[-1] - 1)
+    return tokens, logprobs.gather(1, tokens[:, None])[:, 0]

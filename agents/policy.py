@@ -1,0 +1,70 @@
+"""What plays: the protocol between the rollout loop and a student.
+
+A policy opens a `Stream` over a batch of conversations. The loop advances the stream, gets finished
+turns, plays them in the environments and feeds the answers back as tokens. A turn of one row may
+finish, and its tools run, while the other rows go on writing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from journeyman.agents.chat import ChatFormat
+from journeyman.envs import ToolEnv
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One finished student turn."""
+
+    row: int
+    """Index of the conversation in the batch."""
+    tokens: tuple[int, ...]
+    """Sampled tokens, end-of-turn token included."""
+    logprobs: tuple[float, ...]
+    """Log-probability of each token under the sampling distribution at temperature 1."""
+    truncated: bool = False
+    """The turn hit its token limit; its last token is a forced end of turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One conversation to play."""
+
+    tokens: tuple[int, ...]
+    """The opening prompt."""
+    seed: int
+    """Seeds the sampling of this row alone, whatever else is in the batch."""
+    env: ToolEnv
+    """The environment, for policies that read the task's solution (the oracle)."""
+
+
+class Stream(Protocol):
+    """A batch of conversations in progress."""
+
+    def advance(self) -> list[Turn]:
+        """Work a little; returns the turns that got finished (often none)."""
+
+    def extend(self, row: int, tokens: Sequence[int]) -> None:
+        """Feed the environment's answer to a row's last turn; the row writes its next turn."""
+
+    def finish(self, row: int) -> None:
+        """The row's episode is over."""
+
+    @property
+    def idle(self) -> bool:
+        """True if no row has anything to do until `extend` is called."""
+
+
+class Policy(Protocol):
+    """A student."""
+
+    format: ChatFormat
+    """Renders its conversations."""
+    max_context: int
+    """Longest token stream of an episode."""
+
+    def open(self, requests: Sequence[Request]) -> Stream:
+        """Start a batch of conversations."""

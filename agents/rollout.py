@@ -1,0 +1,244 @@
+"""The only loop that plays episodes.
+
+Tokens go in, tokens come out: an episode is the opening prompt, the student's tokens as it sampled
+them, and the environments' answers, in one stream. Tools that wait (a sandbox, a server) run in
+threads while the other rows go on. An environment that breaks costs its own episode only: this is
+the one boundary where an exception becomes data.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any
+
+from journeyman.agents.policy import Policy, Request, Stream, Turn
+from journeyman.envs import Episode, Step, StopReason, ToolEnv, make
+from journeyman.tools.parsing import locate, token_ends
+from journeyman.tools.types import ToolResult
+
+logger = logging.getLogger(__name__)
+
+MAX_WORKERS = 32
+"""Threads for environments whose tools wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRef:
+    """Which task to play, and the seed of the student's dice."""
+
+    env_id: str
+    task_id: str
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What `env.step` said."""
+
+    messages: tuple[Any, ...]
+    reward: float
+    terminated: bool
+    truncated: bool
+    results: tuple[ToolResult, ...]
+    success: bool
+
+
+def rollout(
+    policy: Policy,
+    tasks: Sequence[TaskRef],
+    batch_size: int = 64,
+    env_kwargs: dict[str, Any] | None = None,
+    progress: Callable[[int], object] = lambda done: None,
+) -> list[Episode]:
+    """Play one episode a task.
+
+    Args:
+        policy: The student.
+        tasks: What to play; results come in the same order.
+        batch_size: Conversations side by side.
+        env_kwargs: Passed to every environment's constructor.
+        progress: Called with the number of episodes that just ended.
+
+    Returns:
+        One `Episode` a task; one whose environment broke has `StopReason.INFRA_ERROR`.
+    """
+    episodes: list[Episode] = []
+    for start in range(0, len(tasks), batch_size):
+        batch = tasks[start : start + batch_size]
+        episodes.extend(_Batch(policy, batch, env_kwargs or {}, progress).play())
+    return episodes
+
+
+class _Record:
+    """An episode under construction."""
+
+    def __init__(self, task: TaskRef, env: ToolEnv, prompt: list[int]) -> None:
+        self.task = task
+        self.env = env
+        self.tokens = list(prompt)
+        self.logprobs = [0.0] * len(prompt)
+        self.mask = [False] * len(prompt)
+        self.steps: list[Step] = []
+        self.episode: Episode | None = None
+
+    def add_turn(self, turn: Turn, step: Step) -> None:
+        self.tokens.extend(turn.tokens)
+        self.logprobs.extend(turn.logprobs)
+        chosen = len(turn.tokens) - int(turn.truncated)  # a forced end token was not chosen
+        self.mask.extend([True] * chosen + [False] * (len(turn.tokens) - chosen))
+        self.steps.append(step)
+
+    def add_reply(self, tokens: Sequence[int]) -> None:
+        self.tokens.extend(tokens)
+        self.logprobs.extend([0.0] * len(tokens))
+        self.mask.extend([False] * len(tokens))
+
+    def close(
+        self, stop: StopReason, reward: float = 0.0, success: bool = False, error: str | None = None
+    ) -> None:
+        state_hash = "" if stop is StopReason.INFRA_ERROR else self.env.state_hash()
+        self.episode = Episode(
+            env_id=self.task.env_id,
+            task_id=self.task.task_id,
+            tokens=tuple(self.tokens),
+            logprobs=tuple(self.logprobs),
+            mask=tuple(self.mask),
+            steps=tuple(self.steps),
+            stop=stop,
+            reward=reward,
+            success=success,
+            state_hash=state_hash,
+            error=error,
+        )
+        self.env.close()
+
+
+class _Batch:
+    """One batch of episodes, from reset to the last answer."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        tasks: Sequence[TaskRef],
+        env_kwargs: dict[str, Any],
+        progress: Callable[[int], object],
+    ) -> None:
+        self._policy = policy
+        self._format = policy.format
+        self._progress = progress
+        self._records = [self._begin(task, env_kwargs) for task in tasks]
+        self._running: dict[Future[_Outcome], tuple[int, Turn]] = {}
+        self._pool: ThreadPoolExecutor | None = None
+
+    def _begin(self, task: TaskRef, env_kwargs: dict[str, Any]) -> _Record:
+        env = make(task.env_id, **env_kwargs)
+        try:
+            messages, _ = env.reset(options={"task_id": task.task_id})
+        except (KeyError, TypeError):
+            raise  # a wrong id or a broken generator is the programmer's error
+        except Exception as error:
+            record = _Record(task, env, [])
+            self._fail(record, error)
+            return record
+        return _Record(task, env, self._format.opening(messages, env.tools))
+
+    def play(self) -> list[Episode]:
+        """Run to the end; returns the episodes in order."""
+        open_rows = [i for i, r in enumerate(self._records) if r.episode is None]
+        stream = self._policy.open(
+            [
+                Request(tuple(r.tokens), r.task.seed, r.env)
+                for r in (self._records[i] for i in open_rows)
+            ]
+        )
+        try:
+            while any(self._records[i].episode is None for i in open_rows):
+                for turn in stream.advance():
+                    self._submit(stream, turn.row, open_rows[turn.row], turn)
+                self._collect(stream, open_rows, block=stream.idle)
+        finally:
+            if self._pool is not None:
+                self._pool.shutdown()
+        return [r.episode for r in self._records if r.episode is not None]
+
+    def _submit(self, stream: Stream, row: int, index: int, turn: Turn) -> None:
+        env = self._records[index].env
+        text = self._text(turn)
+        if env.waits:
+            self._pool = self._pool or ThreadPoolExecutor(MAX_WORKERS)
+            self._running[self._pool.submit(_step, env, text)] = (index, turn)
+            return
+        try:
+            outcome = _step(env, text)
+        except Exception as error:
+            self._fail(self._records[index], error)
+            stream.finish(row)
+        else:
+            self._settle(stream, index, turn, outcome)
+
+    def _collect(self, stream: Stream, open_rows: list[int], block: bool) -> None:
+        """Take up the steps that tools have finished; wait for one if nothing else is to do."""
+        if not self._running:
+            return
+        done, _ = wait(
+            self._running, timeout=None if block else 0, return_when=FIRST_COMPLETED
+        )
+        for future in done:
+            index, turn = self._running.pop(future)
+            error = future.exception()
+            if error is None:
+                self._settle(stream, index, turn, future.result())
+            elif isinstance(error, Exception):
+                self._fail(self._records[index], error)
+                stream.finish(turn.row)
+            else:
+                raise error
+
+    def _settle(self, stream: Stream, index: int, turn: Turn, outcome: _Outcome) -> None:
+        """Write a played turn down; feed the answer back or close the episode."""
+        record = self._records[index]
+        record.add_turn(turn, self._make_step(record, turn, outcome))
+        if outcome.terminated or outcome.truncated:
+            stop = StopReason.ANSWERED if outcome.terminated else StopReason.MAX_TURNS
+            self._close(record, stop, outcome)
+            stream.finish(turn.row)
+            return
+        reply = self._format.reply(outcome.messages)
+        room = self._policy.max_context - len(record.tokens) - len(reply)
+        if room <= 1:
+            self._close(record, StopReason.CONTEXT_FULL, outcome)
+            stream.finish(turn.row)
+            return
+        record.add_reply(reply)
+        stream.extend(turn.row, reply)
+
+    def _make_step(self, record: _Record, turn: Turn, outcome: _Outcome) -> Step:
+        start = len(record.tokens)
+        body = turn.tokens[: len(turn.tokens) - 1]
+        calls = locate([r.call for r in outcome.results], token_ends(body, self._format.decode))
+        spans = tuple((start + c.token_span[0], start + c.token_span[1]) for c in calls if c.token_span)
+        end = start + len(turn.tokens)
+        parts = {"call": spans, "stop": ((end - 1, end),)}
+        if not spans:
+            parts["answer"] = ((start, end - 1),)
+        return Step((start, end), self._text(turn), outcome.results, parts, turn.truncated)
+
+    def _close(self, record: _Record, stop: StopReason, outcome: _Outcome) -> None:
+        record.close(stop, outcome.reward, outcome.success)
+        self._progress(1)
+
+    def _fail(self, record: _Record, error: Exception) -> None:
+        logger.warning("%s %s: %r", record.task.env_id, record.task.task_id, error)
+        record.close(StopReason.INFRA_ERROR, error=f"{type(error).__name__}: {error}")
+        self._progress(1)
+
+    def _text(self, turn: Turn) -> str:
+        return self._format.decode(turn.tokens[:-1])
+
+
+def _step(env: ToolEnv, text: str) -> _Outcome:
+    messages, reward, terminated, truncated, info = env.step(text)
+    return _Outcome(messages, reward, terminated, truncated, info["calls"], info["success"])
