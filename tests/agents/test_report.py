@@ -1,0 +1,152 @@
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.figure
+import matplotlib.image
+import pytest
+from journeyman.agents.evaluation import report
+from journeyman.agents.evaluation.metrics import Metrics, summarise
+from journeyman.envs.types import Episode, Step, StopReason
+from journeyman.tools import CallStatus, ToolCall, ToolResult
+
+
+def metrics(successes: int, total: int, calls: Sequence[CallStatus] = ()) -> Metrics:
+    results = tuple(ToolResult(ToolCall("f", status=s), "{}") for s in calls)
+    return summarise(
+        [
+            Episode(
+                env_id="journeyman/Bank-v0",
+                task_id=f"test/{i}",
+                tokens=(1, 2),
+                logprobs=(0.0, 0.0),
+                mask=(False, True),
+                steps=(Step((1, 2), "", results),),
+                stop=StopReason.ANSWERED,
+                success=i < successes,
+            )
+            for i in range(total)
+        ]
+    )
+
+
+ROWS = {
+    "no-op": metrics(0, 50),
+    "oracle": metrics(50, 50, [CallStatus.OK] * 3),
+    "student before": metrics(18, 50, [CallStatus.OK, CallStatus.UNCLOSED]),
+    "student after": metrics(44, 50, [CallStatus.OK]),
+    "teacher": metrics(47, 50, [CallStatus.OK]),
+}
+HISTORY: list[dict[str, Any]] = [
+    {"step": 0, "success": 0.36},
+    {"step": 10, "loss": 0.7, "lr": 1e-3},
+    {"step": 20, "loss": 0.3, "success": 0.88},
+]
+
+
+def test_table_shows_every_figure_in_its_column() -> None:
+    header, rule, *lines = report.table(ROWS).splitlines()
+    assert len(lines) == len(ROWS)
+    assert set(rule) == {"-"}
+    assert len({len(line) for line in (header, rule, *lines)}) == 1
+    row = lines[list(ROWS).index("student before")]
+    assert row.split() == [
+        "student",
+        "before",
+        *["50", "36.0%", "24.1", "-", "49.9", "50.0%", "2.0", "1.0", "0"],
+    ]
+    for title, figure in (("success", "36.0%"), ("valid calls", "50.0%"), ("infra", "0")):
+        end = header.index(title) + len(title)
+        assert row[:end].endswith(figure), title
+
+
+def test_table_shows_a_dash_for_what_does_not_exist() -> None:
+    nothing = report.table({"nobody": metrics(0, 0)}).splitlines()[-1]
+    assert nothing.split() == ["nobody", "0", "-", "-", "-", "-", "-", "0"]
+    assert len(report.table({}).splitlines()) == 2
+
+
+def test_summary_holds_the_rows_and_the_rest(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "summary.json"
+    report.write_summary(path, ROWS, {"seed": 7, "note": "ü"})
+    read = json.loads(path.read_text(encoding="utf-8"))
+    assert read["rows"] == {name: m.to_dict() for name, m in ROWS.items()}
+    assert (read["seed"], read["note"]) == (7, "ü")
+
+
+def test_summary_does_not_let_extra_hide_the_rows(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="rows"):
+        report.write_summary(tmp_path / "s.json", ROWS, {"rows": 1})
+
+
+def test_summary_refuses_what_json_cannot_say(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        report.write_summary(tmp_path / "s.json", ROWS, {"loss": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "summary.json"
+    report.write_atomically(path, b"old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        report.write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_of_ours_is_readable_by_others(tmp_path: Path) -> None:
+    report.write_atomically(tmp_path / "f", b"")
+    assert (tmp_path / "f").stat().st_mode & 0o777 == 0o644
+
+
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[matplotlib.figure.Figure]:
+    """Figures that `plot` saves, for a look at what is in them."""
+    figures = []
+    save = matplotlib.figure.Figure.savefig
+
+    def spy(self: matplotlib.figure.Figure, *args: Any, **kwargs: Any) -> None:
+        figures.append(self)
+        save(self, *args, **kwargs)
+
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", spy)
+    return figures
+
+
+def test_plot_draws_bars_and_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = drawn(monkeypatch)
+    path = tmp_path / "plots" / "success.png"
+    report.plot(path, ROWS, HISTORY)
+    assert matplotlib.image.imread(path).shape[1] > 1000
+    bars, success, loss = figures[0].axes
+    assert [bar.get_height() for bar in bars.patches] == pytest.approx([0, 100, 36, 88, 94])
+    assert [t.get_text() for t in bars.get_xticklabels()][2] == "student\nbefore"
+    curve, teacher = success.lines
+    assert list(zip(*curve.get_data(), strict=True)) == [(0, 36), (20, 88)]
+    assert teacher.get_ydata()[0] == 94
+    assert list(zip(*loss.lines[0].get_data(), strict=True)) == [(10, 0.7), (20, 0.3)]
+
+
+def test_plot_names_curves_of_one_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = drawn(monkeypatch)
+    report.plot(tmp_path / "a.png", {}, [{"step": 1, "kl_loss": 1.0, "sft_loss": 2.0}])
+    legend = figures[0].axes[1].get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["kl_loss", "sft_loss"]
+
+
+@pytest.mark.parametrize("history", [[], [{"step": 1, "lr": 0.1}], [{"loss": 1.0}, {"step": 1}]])
+def test_plot_without_a_curve_is_bars_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, history: list[dict[str, Any]]
+) -> None:
+    figures = drawn(monkeypatch)
+    report.plot(tmp_path / "a.png", {"nobody": metrics(0, 0), **ROWS}, history)
+    assert len(figures[0].axes) == 1
