@@ -262,8 +262,9 @@ def _envs_check(options: argparse.Namespace) -> int:
 
     passed = True
     for env_id in env_ids() if options.all else [options.id]:
-        print(env_id)
-        for result in check(env_id):
+        results = check(env_id)
+        print(env_id, flush=True)  # --all takes a while
+        for result in results:
             passed = passed and result.passed
             _print_check(result.name, result.passed, result.detail)
     return OK if passed else FAILED

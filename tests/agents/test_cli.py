@@ -1,0 +1,335 @@
+import errno
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from journeyman.agents.cli import main
+from journeyman.envs import env_ids
+from journeyman.envs.checker import CheckResult
+from journeyman.sandbox import IsolationUnavailable
+
+BANK = "journeyman/Bank-v0"
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a command line; returns status, stdout and stderr."""
+    monkeypatch.delenv("JOURNEYMAN_DEBUG", raising=False)
+
+    def call(*arguments: str, stdin: str = "") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        status = main(arguments)
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return call
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("JOURNEYMAN_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def raising(error: BaseException) -> Callable[..., Any]:
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        raise error
+
+    return fail
+
+
+def hydra_app(monkeypatch: pytest.MonkeyPatch, name: str, app: Callable[[list[str]], None]) -> None:
+    monkeypatch.setitem(sys.modules, f"journeyman.agents.{name}", SimpleNamespace(main=app))
+
+
+# --- the command as a whole -----------------------------------------------------------------------
+
+
+def test_help_lists_every_command(run: Run) -> None:
+    status, out, _ = run("--help")
+    assert status == 0
+    for command in ("train", "eval", "play", "envs", "tools", "sandbox", "models"):
+        assert f"    {command} " in out
+
+
+def test_version(run: Run) -> None:
+    status, out, _ = run("--version")
+    assert status == 0
+    assert out.startswith("journeyman 0.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evla"], "no command 'evla'; did you mean 'eval'? (try: journeyman --help)"),
+        (["xyzzy"], "no command 'xyzzy'; there are: train, eval, play"),
+        (["envs", "lst"], "no command 'lst'; did you mean 'list'? (try: journeyman envs --help)"),
+        ([], "required: command"),
+        (["models"], "required: command"),
+        (["models", "pull"], "required: name"),
+        (["envs", "check"], "id --all is required"),
+        (["envs", "list", "--jsno"], "unrecognized arguments: --jsno"),
+        (["envs", "show", "journeyman/Bnak-v0"], f"did you mean {BANK!r}"),
+        (["envs", "check", "journeyman/Bnak-v0"], f"did you mean {BANK!r}"),
+        (["tools", "list", "journeyman/Bnak-v0"], f"did you mean {BANK!r}"),
+        (["play", BANK, "--task", "x"], "no task 'x'"),
+        (["play", BANK, "--split", "dev"], "no split 'dev'"),
+        (["models", "path", "smollm2"], "did you mean 'smollm2-135m'"),
+        (["models", "path", "smollm2-135m"], "journeyman models pull smollm2-135m"),
+        (["models", "pull", "x"], "there are: smollm2-135m"),
+        (["sandbox", "check", "--backend", "x"], "no sandbox backend 'x'; there are namespace"),
+        (["sandbox", "run", "not_there.py"], "not_there.py: No such file or directory"),
+        (["sandbox", "run", "-", "--timeout", "0"], "--timeout: wall_s=0.0: expected a positive"),
+        (["sandbox", "run", "-", "--timeout", "x"], "invalid float value: 'x'"),
+    ],
+)
+def test_mistakes_get_one_line(run: Run, cache: Path, arguments: list[str], message: str) -> None:
+    status, out, err = run(*arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith("journeyman: error: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_debug_shows_where_an_error_came_from(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for arguments in (["--debug", "envs", "show", "x"], ["envs", "show", "x", "--debug"]):
+        status, _, err = run(*arguments)
+        assert status == 2
+        assert "Traceback" in err
+        assert "journeyman: error: no environment 'x'" in err
+    monkeypatch.setenv("JOURNEYMAN_DEBUG", "1")
+    assert "Traceback" in run("envs", "show", "x")[2]
+    monkeypatch.setenv("JOURNEYMAN_DEBUG", "0")
+    assert "Traceback" not in run("envs", "show", "x")[2]
+
+
+def test_a_bug_is_not_hidden(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    hydra_app(monkeypatch, "train", raising(ZeroDivisionError("a bug")))
+    with pytest.raises(ZeroDivisionError):
+        run("train")
+
+
+def test_a_full_disk_gets_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "runs/demo/model")
+    hydra_app(monkeypatch, "train", raising(full))
+    status, _, err = run("train")
+    assert (status, err) == (2, "journeyman: error: runs/demo/model: No space left on device\n")
+
+
+def test_ctrl_c(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    hydra_app(monkeypatch, "train", raising(KeyboardInterrupt()))
+    status, _, err = run("train")
+    assert (status, err) == (130, "journeyman: interrupted\n")
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    command = [sys.executable, "-m", "journeyman.agents.cli", "envs", "list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from journeyman.agents.cli import main; main(['--help'])\n"
+        "heavy = {'torch', 'transformers', 'gymnasium', 'numpy', 'matplotlib', 'hydra'}\n"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.returncode == 0
+
+
+# --- train, eval ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("command", "module"), [("train", "train"), ("eval", "evaluate")])
+def test_hydra_apps_get_their_arguments_as_they_are(
+    run: Run, monkeypatch: pytest.MonkeyPatch, command: str, module: str
+) -> None:
+    given: list[list[str]] = []
+    hydra_app(monkeypatch, module, given.append)
+    overrides = ["--multirun", "env=bank,orders", "--help", "+x=[1, 2]", "-c", "job"]
+    assert run(command, *overrides)[0] == 0
+    assert run("--debug", command)[0] == 0
+    assert given == [overrides, []]
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "message"), [(None, 0, ""), (0, 0, ""), (3, 3, ""), ("why", 1, "why\n")]
+)
+def test_an_apps_exit_status_is_ours(
+    run: Run, monkeypatch: pytest.MonkeyPatch, code: Any, status: int, message: str
+) -> None:
+    hydra_app(monkeypatch, "train", raising(SystemExit(code)))
+    assert run("train") == (status, "", message)
+
+
+def test_a_wrong_override_gets_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hydra.errors import ConfigCompositionException
+
+    hydra_app(monkeypatch, "train", raising(ConfigCompositionException("Could not\n\toverride x")))
+    assert run("train", "x=1") == (2, "", "journeyman: error: Could not override x\n")
+
+
+# --- play -----------------------------------------------------------------------------------------
+
+
+def test_play(run: Run) -> None:
+    status, out, _ = run("play", BANK, "--task", "test/0", stdin="Answer: nothing\n")
+    assert status == 0
+    assert "Reward 0 (not solved)." in out
+    assert run("play", BANK)[0] == 1  # no input: left before the end
+
+
+# --- envs, tools ----------------------------------------------------------------------------------
+
+
+def test_envs_list(run: Run) -> None:
+    status, out, _ = run("envs", "list")
+    assert status == 0
+    assert [line.split()[0] for line in out.splitlines()] == env_ids()
+    read = json.loads(run("envs", "list", "--json")[1])
+    assert [entry["id"] for entry in read] == env_ids()
+    bank = read[env_ids().index(BANK)]
+    assert bank["class"] == "journeyman.envs.tasks.bank:BankEnv"
+    assert "transfer" in bank["tools"]
+    assert bank["description"]
+
+
+@pytest.mark.parametrize("env_id", env_ids())
+def test_envs_show(run: Run, env_id: str) -> None:
+    status, out, _ = run("envs", "show", env_id)
+    assert status == 0
+    assert out.startswith(f"{env_id}: ")
+    assert "\nTask train/0 (" in out
+    assert "\n  Answer: " in out
+
+
+def test_envs_check(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from journeyman.envs import checker
+
+    def check(env_id: str) -> list[CheckResult]:
+        return [CheckResult("seeds", True, "20 played"), CheckResult("gold", env_id != BANK, "x")]
+
+    monkeypatch.setattr(checker, "check", check)
+    status, out, _ = run("envs", "check", BANK)
+    assert status == 1
+    assert out.splitlines() == [BANK, "  pass  seeds: 20 played", "  FAIL  gold: x"]
+    assert run("envs", "check", "journeyman/Orders-v0")[0] == 0
+    status, out, _ = run("envs", "check", "--all")
+    assert status == 1
+    assert out.count("seeds") == len(env_ids())
+
+
+def test_tools_list(run: Run) -> None:
+    status, out, _ = run("tools", "list", BANK)
+    assert status == 0
+    assert out.splitlines()[0] == BANK
+    assert "  transfer(source, target, amount): " in out
+    assert run("tools", "list")[1].count("journeyman/") == len(env_ids())
+    (tools,) = json.loads(run("tools", "list", BANK, "--json")[1]).values()
+    assert {tool["type"] for tool in tools} == {"function"}
+
+
+# --- sandbox --------------------------------------------------------------------------------------
+
+
+def test_sandbox_check(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from journeyman.sandbox import conformance
+
+    results = [
+        conformance.CheckResult("input is empty", "behaviour", True, "", 0.1),
+        conformance.CheckResult("no network", "isolation", False, "saw it", 0.1),
+    ]
+    monkeypatch.setattr(conformance, "check", lambda backend: results)
+    status, out, _ = run("sandbox", "check", "--backend", "unsafe_local")
+    assert status == 1
+    assert out.splitlines() == [
+        "  pass  behaviour: input is empty",
+        "  FAIL  isolation: no network: saw it",
+        "1 of 2 checks passed",
+    ]
+    results.pop()
+    assert run("sandbox", "check")[0] == 0
+
+
+def test_sandbox_that_cannot_isolate_gets_one_line(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from journeyman.sandbox import conformance
+
+    monkeypatch.setattr(conformance, "check", raising(IsolationUnavailable("no bwrap", "get it")))
+    status, _, err = run("sandbox", "check")
+    assert status == 2
+    assert "no bwrap" in err
+
+
+@pytest.mark.filterwarnings("ignore::journeyman.sandbox.UnsafeSandboxWarning")
+@pytest.mark.parametrize(
+    ("code", "status", "out", "err"),
+    [
+        ("print('a')\n1 + 1", 0, "a\n2\n", ""),
+        ("import sys; print('b', file=sys.stderr)", 0, "", "b\n"),
+        ("1 / 0", 1, "", "ZeroDivisionError"),
+        ("raise SystemExit(3)", 3, "", ""),
+        ("import os; os.abort()", 1, "", "journeyman: ended by signal 6"),
+        ("while True: pass", 1, "", "journeyman: killed: "),
+    ],
+)
+def test_sandbox_run(run: Run, tmp_path: Path, code: str, status: int, out: str, err: str) -> None:
+    # What runs is ours, so this need not wait for walls, nor for a machine that has them.
+    flags = ["--backend", "unsafe_local", "--timeout", "0.5" if "while" in code else "60"]
+    got = run("sandbox", "run", "-", *flags, stdin=code)
+    assert got[:2] == (status, out)
+    assert err in got[2]
+    if status == 0:
+        (tmp_path / "program.py").write_text(code)
+        assert run("sandbox", "run", str(tmp_path / "program.py"), *flags) == got
+
+
+def test_sandbox_run_reads_text_only(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_bytes(b"\xff")
+    status, _, err = run("sandbox", "run", str(tmp_path / "program.py"))
+    assert status == 2
+    assert "is not UTF-8 text" in err
+
+
+# --- models ---------------------------------------------------------------------------------------
+
+
+def test_models_list_says_how_to_get_each(run: Run, cache: Path) -> None:
+    status, out, _ = run("models", "list")
+    assert status == 0
+    lines = {line.split()[0]: line for line in out.splitlines()}
+    assert set(lines) == {"embedded-teacher", "embedded-student", "smollm2-135m"}
+    assert lines["smollm2-135m"].endswith("not here; run: journeyman models pull smollm2-135m")
+    folder = cache / "models" / "smollm2-135m"
+    folder.mkdir(parents=True)
+    (folder / "config.json").touch()
+    assert f"smollm2-135m      {folder}\n" in run("models", "list")[1]
+    assert run("models", "path", "smollm2-135m") == (0, f"{folder}\n", "")
+
+
+def test_models_pull_prints_the_folder_alone(
+    run: Run, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from journeyman.agents import models
+
+    def pull(name: str, progress: Callable[[str], object]) -> Path:
+        progress("downloading")
+        return cache / name
+
+    monkeypatch.setattr(models, "pull", pull)
+    assert run("models", "pull", "x") == (0, f"{cache / 'x'}\n", "downloading\n")
