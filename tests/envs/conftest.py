@@ -1,0 +1,69 @@
+"""Small environments that behave, and one fixture that says what the sandbox needs."""
+
+import random
+import shutil
+import sys
+from collections.abc import Iterator
+
+import gymnasium
+import pytest
+
+from journeyman.envs import Split, Task, ToolEnv, registry
+from journeyman.tools import ToolCall, ToolError, tool
+
+BUILTIN = ("journeyman/Bank-v0", "journeyman/Calendar-v0", "journeyman/Orders-v0")
+
+
+@tool
+def add(state: tuple[int, ...], number: int) -> tuple[tuple[int, ...], int]:
+    """Add a number.
+
+    Args:
+        number: What to add.
+    """
+    if number == 404:
+        raise ToolError("no such number")
+    if number == 500:
+        raise ConnectionError("the adder is gone")
+    return (*state, number), sum(state) + number
+
+
+class SumEnv(ToolEnv):
+    """Add two numbers."""
+
+    toolset = (add,)
+
+    @classmethod
+    def generate(cls, rng: random.Random, split: Split) -> Task:
+        """Draw two numbers."""
+        start = {"train": 100, "validation": 200, "test": 300}[split]
+        a, b = rng.randrange(start, start + 100), rng.randrange(10**9)
+        gold = (ToolCall("add", {"number": a}), ToolCall("add", {"number": b}))
+        return Task("", "sum", f"Add {a} and {b}.", (), gold, str(a + b))
+
+
+@pytest.fixture
+def sum_env() -> Iterator[SumEnv]:
+    with SumEnv() as env:
+        env.reset(options={"task_id": "train/0"})
+        yield env
+
+
+@pytest.fixture
+def scratch_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is forgotten after it."""
+    registry.load_plugins()
+    monkeypatch.setattr(registry, "_ids", set(registry._ids))
+    monkeypatch.setattr(
+        gymnasium.envs.registration, "registry", dict(gymnasium.envs.registration.registry)
+    )
+
+
+@pytest.fixture(scope="session")
+def bwrap() -> str:
+    if sys.platform != "linux":
+        pytest.skip("namespaces are Linux's")
+    program = shutil.which("bwrap")
+    # A skip would let CI go green with the interpreter untested.
+    assert program is not None, "bubblewrap is missing: apt-get install bubblewrap"
+    return program

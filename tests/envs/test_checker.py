@@ -1,0 +1,169 @@
+"""The checker passes what is right and names what is wrong."""
+
+import itertools
+import random
+from typing import Any
+
+import pytest
+
+from journeyman.envs import Split, Task, register
+from journeyman.envs.checker import CHECKS, CheckResult, check
+from journeyman.envs.errors import UnknownEnvError
+from journeyman.tools import ToolCall, ToolResult
+
+from .conftest import BUILTIN, SumEnv
+
+
+def run(cls: type[SumEnv], **kwargs: Any) -> dict[str, CheckResult]:
+    register("acme/Checked-v0", cls)
+    return {r.name: r for r in check("acme/Checked-v0", episodes=15, **kwargs)}
+
+
+def failures(cls: type[SumEnv]) -> set[str]:
+    return {r.name for r in run(cls).values() if not r.passed}
+
+
+@pytest.mark.parametrize("env_id", BUILTIN)
+def test_builtin_environments_pass(env_id: str) -> None:
+    results = check(env_id, episodes=10)
+    assert [r.name for r in results] == list(CHECKS)
+    assert [r for r in results if not r.passed] == []
+    assert "30 gold programs succeeded" in {r.detail for r in results}
+
+
+@pytest.mark.usefixtures("scratch_registry")
+@pytest.mark.parametrize("seed", range(3))
+def test_a_good_environment_passes_with_any_seed(seed: int) -> None:
+    assert [r for r in run(SumEnv, seed=seed, max_turns=7).values() if not r.passed] == []
+
+
+def test_results_are_the_same_every_time() -> None:
+    assert check(BUILTIN[0], episodes=3, seed=4) == check(BUILTIN[0], episodes=3, seed=4)
+
+
+def test_unknown_id() -> None:
+    with pytest.raises(UnknownEnvError, match="did you mean"):
+        check("journeyman/Bnk-v0")
+
+
+@pytest.mark.usefixtures("scratch_registry")
+def test_state_that_a_snapshot_misses() -> None:
+    class Forgetful(SumEnv):
+        def begin(self, task: Task) -> Any:
+            self.count = 0
+            return super().begin(task)
+
+        def _execute(self, call: ToolCall) -> ToolResult:
+            self.count = getattr(self, "count", 0) + 1
+            result = super()._execute(call)
+            return ToolResult(result.call, f"{result.content} (call {self.count})")
+
+    results = run(Forgetful)
+    assert {r.name for r in results.values() if not r.passed} == {"snapshot"}
+    detail = results["snapshot"].detail
+    assert "after restore: turn 0" in detail
+    assert "gave observation" in detail
+    assert "(call " in detail
+
+
+@pytest.mark.usefixtures("scratch_registry")
+def test_a_restore_that_does_not_reach_the_branch_point() -> None:
+    class Stuck(SumEnv):
+        def restore(self, snapshot: Any) -> None:
+            self._over = False
+
+    results = run(Stuck)
+    assert not results["snapshot"].passed
+    assert "restore gave hash" in results["snapshot"].detail
+
+
+@pytest.mark.usefixtures("scratch_registry")
+def test_chance_from_elsewhere_than_the_seed() -> None:
+    numbers = itertools.count()
+
+    class Lucky(SumEnv):
+        def _execute(self, call: ToolCall) -> ToolResult:
+            result = super()._execute(call)
+            return ToolResult(result.call, f"{result.content} ({next(numbers)})")
+
+    assert failures(Lucky) == {"seeds", "snapshot", "replay"}
+
+
+@pytest.mark.usefixtures("scratch_registry")
+def test_tasks_from_elsewhere_than_the_seed() -> None:
+    numbers = itertools.count()
+
+    class Moving(SumEnv):
+        @classmethod
+        def generate(cls, rng: random.Random, split: Split) -> Task:
+            return super().generate(random.Random(next(numbers)), split)
+
+    results = run(Moving)
+    assert {"seeds", "splits"} <= {r.name for r in results.values() if not r.passed}
+    assert "reset(seed=0) gave" in results["seeds"].detail
+    assert "is another task when it is loaded again" in results["splits"].detail
+
+
+@pytest.mark.usefixtures("scratch_registry")
+def test_gold_that_does_not_solve() -> None:
+    class Unsolved(SumEnv):
+        def solved(self, task: Task, answer: str) -> bool:
+            return False
+
+    results = run(Unsolved)
+    assert {r.name for r in results.values() if not r.passed} == {"gold"}
+    assert "task train/0 (sum): gold calls and answer" in results["gold"].detail
+    assert '{"arguments": {"number": ' in results["gold"].detail
+
+
+@pytest.mark.usefixtures("scratch_registry")
+def test_gold_that_is_too_long() -> None:
+    results = run(SumEnv, max_turns=2)
+    assert not results["gold"].passed
+    assert results["gold"].detail == "task train/0: 2 gold calls reach the turn limit"
+
+
+@pytest.mark.usefixtures("scratch_registry")
+def test_tasks_that_nothing_solves() -> None:
+    class Easy(SumEnv):
+        def solved(self, task: Task, answer: str) -> bool:
+            return True
+
+    results = run(Easy)
+    assert {r.name for r in results.values() if not r.passed} == {"no_op"}
+    assert "'Answer: done' at once got 1.0" in results["no_op"].detail
+
+
+@pytest.mark.usefixtures("scratch_registry")
+def test_splits_that_overlap() -> None:
+    class Small(SumEnv):
+        @classmethod
+        def generate(cls, rng: random.Random, split: Split) -> Task:
+            return super().generate(random.Random(rng.randrange(5)), "train")
+
+    results = run(Small)
+    assert {r.name for r in results.values() if not r.passed} == {"splits"}
+    assert "task validation/" in results["splits"].detail
+    assert "is also task train/" in results["splits"].detail
+
+
+@pytest.mark.usefixtures("scratch_registry")
+def test_an_exception_fails_the_check_and_the_others_go_on() -> None:
+    class Broken(SumEnv):
+        def snapshot(self) -> Any:
+            raise OSError("disk on fire")
+
+    results = run(Broken)
+    assert list(results) == list(CHECKS)
+    assert results["snapshot"].detail == "raised OSError: disk on fire"
+    assert results["gold"].passed
+
+
+@pytest.mark.usefixtures("scratch_registry")
+def test_what_gymnasium_warns_of_fails() -> None:
+    class Unready(SumEnv):
+        metadata = {"render_modes": ["ansi"]}  # noqa: RUF012 - Gymnasium's protocol
+
+    results = run(Unready)
+    assert {r.name for r in results.values() if not r.passed} == {"gymnasium"}
+    assert "render fps" in results["gymnasium"].detail

@@ -1,0 +1,281 @@
+"""`journeyman/Python-v0` in a real sandbox."""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from journeyman.envs import make
+from journeyman.envs.checker import check
+from journeyman.envs.core import ANSWER
+from journeyman.envs.errors import EpisodeOverError
+from journeyman.envs.tasks.python import PythonEnv
+from journeyman.envs.types import SPLITS
+from journeyman.sandbox import Limits, Sandbox, SandboxDied
+from journeyman.tools import CallStatus, ToolCall, ToolResult
+from journeyman.tools.python import Cell, ReplayError
+
+pytestmark = pytest.mark.usefixtures("bwrap")
+
+
+@pytest.fixture
+def env() -> Iterator[PythonEnv]:
+    with PythonEnv(max_turns=40) as env:
+        env.reset(options={"task_id": "train/0"})
+        yield env
+
+
+def run(env: PythonEnv, code: str) -> ToolResult:
+    *_, info = env.step([ToolCall("python", {"code": code})])
+    (result,) = info["calls"]
+    assert isinstance(result, ToolResult)
+    return result
+
+
+def shows(env: PythonEnv, code: str) -> str:
+    result = run(env, code)
+    assert result.ok, result.content
+    return result.content
+
+
+def error(env: PythonEnv, code: str) -> str:
+    result = run(env, code)
+    assert result.call.status is CallStatus.TOOL_ERROR
+    assert result.call.error is not None
+    return result.call.error
+
+
+def sessions() -> set[str]:
+    """Processes of ours that run bubblewrap."""
+    listed = set()
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            name, _, rest = path.read_text().partition("(")[2].rpartition(")")
+        except OSError:
+            continue
+        if name == "bwrap" and rest.split()[1] == str(os.getpid()):
+            listed.add(path.parent.name)
+    return listed
+
+
+def test_gold_in_every_split() -> None:
+    kinds = set()
+    with PythonEnv() as env:
+        for split in SPLITS:
+            for task_id in itertools.islice(env.tasks(split), 8):
+                env.reset(options={"task_id": task_id})
+                kinds.add(env.task.kind)
+                statuses = [run(env, str(c.arguments["code"])).call.status for c in env.oracle()]
+                assert statuses[-1] is CallStatus.OK
+                recovers = env.task.kind in ("dirty_sum", "distance")
+                assert (statuses[0] is CallStatus.TOOL_ERROR) == recovers, env.task
+                assert env.step(f"{ANSWER} {env.task.answer}")[1] == 1.0, env.task
+    assert kinds == {"spent", "most_pairs", "most_dict", "dirty_sum", "distance"}
+
+
+def test_the_answer_comes_from_the_interpreter() -> None:
+    """The gold answer is what the last gold call shows, and the prompt does not have it."""
+    with PythonEnv() as env:
+        for task_id in itertools.islice(env.tasks("test"), 12):
+            env.reset(options={"task_id": task_id})
+            *_, last = (run(env, str(c.arguments["code"])).content for c in env.oracle())
+            assert last.strip("'") == env.task.answer
+            assert env.task.answer not in env.task.prompt
+
+
+def test_an_empty_attempt_fails(env: PythonEnv) -> None:
+    assert env.step(f"{ANSWER} done")[1] == 0.0
+
+
+def test_the_checker_passes() -> None:
+    assert [r for r in check("journeyman/Python-v0", episodes=4) if not r.passed] == []
+
+
+def test_state_is_kept_in_an_episode_and_no_longer(env: PythonEnv) -> None:
+    assert shows(env, "x = 20").startswith("Nothing was printed.")
+    assert shows(env, "x + 1") == "21"
+    assert shows(env, "print('x is', x)\nx * 2") == "x is 20\n40"
+    env.reset(options={"task_id": "train/0"})
+    assert "NameError: name 'x' is not defined" in error(env, "x")
+    assert shows(env, "len(orders) > 0") == "True"  # what the task loads
+
+
+def test_an_exception_keeps_what_was_done(env: PythonEnv) -> None:
+    message = error(env, "x = 5\ny = 1 / 0")
+    assert message.startswith("Traceback (most recent call last):")
+    assert "y = 1 / 0" in message
+    assert message.endswith("ZeroDivisionError: division by zero")
+    assert shows(env, "x") == "5"
+    assert "SyntaxError" in error(env, "x =")
+
+
+def test_a_limit_costs_the_call_and_nothing_else() -> None:
+    with PythonEnv(sandbox=Sandbox(limits=Limits(wall_s=2.0))) as env:
+        env.reset(options={"task_id": "train/0"})
+        shows(env, "x = 5")
+        state = env.snapshot().state
+        result = run(env, "x = 6\nimport time; time.sleep(60)")
+        assert result.call.status is CallStatus.TIMEOUT
+        assert "The code was stopped: it ran too long." in result.content
+        assert env.snapshot().state == state
+        assert shows(env, "x") == "5"
+
+
+def test_code_that_ends_its_interpreter(env: PythonEnv) -> None:
+    shows(env, "x = 5")
+    assert "ended the interpreter (status 3)" in error(env, "x = 6; import os; os._exit(3)")
+    assert "crashed the interpreter (signal 6)" in error(env, "import os; os.abort()")
+    assert shows(env, "x") == "5"
+    assert error(env, "exit(4)") == "The code exited with status 4."
+    assert shows(env, "x") == "5"
+
+
+def test_branches(env: PythonEnv) -> None:
+    shows(env, "x = [1]")
+    branch, before = env.snapshot(), env.state_hash()
+    assert shows(env, "x.append(2); x") == "[1, 2]"
+    after = env.state_hash()
+    env.restore(branch)
+    assert env.state_hash() == before
+    assert shows(env, "x.append(3); x") == "[1, 3]"
+    env.restore(branch)
+    assert shows(env, "x.append(2); x") == "[1, 2]"
+    assert env.state_hash() == after
+    with PythonEnv(max_turns=40) as other:
+        other.restore(branch)
+        assert shows(other, "x") == "[1]"
+
+
+def test_one_snapshot_many_threads(env: PythonEnv) -> None:
+    assert env.waits
+    shows(env, "x = 5")
+    branch = env.snapshot()
+
+    def play(number: int) -> str:
+        with PythonEnv() as other:
+            other.restore(branch)
+            return shows(other, f"x + {number}")
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(play, range(4))) == ["5", "6", "7", "8"]
+
+
+def test_chance_is_seeded() -> None:
+    shown = []
+    for _ in range(2):
+        with PythonEnv() as env:
+            env.reset(options={"task_id": "train/0"})
+            shown.append((shows(env, "import random; random.random()"), env.state_hash()))
+    assert shown[0] == shown[1]
+
+
+def test_addresses_do_not_show(env: PythonEnv) -> None:
+    assert shows(env, "def f(): pass\nf") == "<function f at 0x…>"
+
+
+def test_what_cannot_be_replayed_is_an_infrastructure_failure(env: PythonEnv) -> None:
+    shows(env, "import time; time.time_ns()")
+    branch = env.snapshot()
+    shows(env, "x = 1")
+    env.restore(branch)
+    with pytest.raises(ReplayError, match="cell 1 of 2 gave"):
+        run(env, "2")
+    with pytest.raises(EpisodeOverError):
+        run(env, "2")
+    env.reset(options={"task_id": "train/0"})
+    assert shows(env, "2") == "2"
+
+
+def test_a_killed_sandbox_is_an_infrastructure_failure(env: PythonEnv) -> None:
+    shows(env, "x = 1")
+    (pid,) = sessions()
+    os.kill(int(pid), signal.SIGKILL)
+    with pytest.raises(SandboxDied):
+        run(env, "x")
+    env.reset(options={"task_id": "train/0"})
+    assert shows(env, "2") == "2"
+
+
+def test_sessions_end_with_the_env() -> None:
+    before = sessions()
+    env = PythonEnv()
+    env.reset(seed=0)
+    assert sessions() == before  # nothing runs until a tool is called
+    run(env, "1")
+    first = sessions() - before
+    assert len(first) == 1
+    env.reset(seed=1)
+    assert not sessions() & first
+    run(env, "1")
+    env.close()
+    env.close()
+    assert sessions() == before
+    env.reset(seed=0)  # a closed env can be used again
+    assert shows(env, "1") == "1"
+    env.close()
+
+
+def test_a_backend_by_name() -> None:
+    with (
+        pytest.raises(ValueError, match="no sandbox backend 'moon'"),
+        PythonEnv(sandbox="moon") as env,
+    ):
+        env.reset(seed=0)
+        run(env, "1")
+
+
+def test_other_arguments_reach_the_base() -> None:
+    env: Any = make("journeyman/Python-v0", split="test", max_turns=2, render_mode="ansi")
+    env.reset(seed=0)
+    assert env.task.id.startswith("test/")
+    assert env.render().startswith("[system] ")
+
+
+def test_registering_needs_no_bubblewrap(tmp_path: Path) -> None:
+    program = """
+import sys
+from journeyman.envs import env_class, env_ids
+assert "journeyman/Python-v0" in env_ids()
+assert not [m for m in sys.modules if "sandbox" in m]
+env = env_class("journeyman/Python-v0")()
+env.reset(seed=0)
+env.restore(env.snapshot())
+env.close()
+assert not [m for m in sys.modules if "sandbox.namespace" in m]
+env.reset(seed=0)
+try:
+    env.step('<tool_call>{"name": "python", "arguments": {"code": "1"}}</tool_call>')
+except RuntimeError as error:
+    print(error)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "cannot isolate untrusted code" in run.stdout
+
+
+def test_state_is_plain_data(env: PythonEnv) -> None:
+    shows(env, "1")
+    loading, cell = env.snapshot().state
+    assert loading.output is None
+    assert cell == Cell("1", "1")
+
+
+def test_calls_share_a_session(env: PythonEnv) -> None:
+    shows(env, "0")
+    opened = sessions()
+    for i in range(5):
+        env.restore(env.snapshot())  # to where it already is
+        assert shows(env, str(i)) == str(i)
+    assert sessions() == opened
