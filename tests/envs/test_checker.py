@@ -9,7 +9,8 @@ import pytest
 from journeyman.envs import Split, Task, register
 from journeyman.envs.checker import CHECKS, CheckResult, check
 from journeyman.envs.errors import UnknownEnvError
-from journeyman.tools import ToolCall, ToolResult
+from journeyman.envs.types import SPLITS
+from journeyman.tools import ToolCall, ToolResult, tool
 
 from .conftest import BUILTIN, SumEnv
 
@@ -167,3 +168,35 @@ def test_what_gymnasium_warns_of_fails() -> None:
     results = run(Unready)
     assert {r.name for r in results.values() if not r.passed} == {"gymnasium"}
     assert "render fps" in results["gymnasium"].detail
+
+
+@pytest.mark.usefixtures("scratch_registry")
+def test_tools_without_arguments() -> None:
+    @tool
+    def tick(state: int) -> tuple[int, int]:
+        """Count."""
+        return state + 1, state + 1
+
+    class Clock(SumEnv):
+        toolset = (tick,)
+
+        @classmethod
+        def generate(cls, rng: random.Random, split: Split) -> Task:
+            start = rng.randrange(3, 10**9) * 3 + SPLITS.index(split)
+            return Task("", "tick", f"At {start}.", start, (ToolCall("tick"),), str(start + 1))
+
+    assert failures(Clock) == set()
+
+
+@pytest.mark.usefixtures("scratch_registry")
+def test_an_episode_that_ends_at_another_turn() -> None:
+    lengths = itertools.cycle((9, 1))
+
+    class Hasty(SumEnv):
+        def begin(self, task: Task) -> Any:
+            self.max_turns = next(lengths)
+            return super().begin(task)
+
+    results = run(Hasty)
+    assert not results["replay"].passed
+    assert "ends" in results["replay"].detail

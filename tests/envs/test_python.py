@@ -65,25 +65,25 @@ def sessions() -> set[str]:
     return listed
 
 
-def test_gold_in_every_split() -> None:
-    kinds = set()
+def test_gold_of_every_kind_in_every_split() -> None:
     with PythonEnv() as env:
         for split in SPLITS:
-            for task_id in itertools.islice(env.tasks(split), 8):
-                env.reset(options={"task_id": task_id})
-                kinds.add(env.task.kind)
-                statuses = [run(env, str(c.arguments["code"])).call.status for c in env.oracle()]
+            tasks = map(env.load_task, itertools.islice(env.tasks(split), 50))
+            by_kind = {task.kind: task for task in tasks}
+            assert len(by_kind) == 5
+            for kind, task in by_kind.items():
+                env.begin(task)
+                statuses = [run(env, str(c.arguments["code"])).call.status for c in task.gold]
                 assert statuses[-1] is CallStatus.OK
-                recovers = env.task.kind in ("dirty_sum", "distance")
-                assert (statuses[0] is CallStatus.TOOL_ERROR) == recovers, env.task
-                assert env.step(f"{ANSWER} {env.task.answer}")[1] == 1.0, env.task
-    assert kinds == {"spent", "most_pairs", "most_dict", "dirty_sum", "distance"}
+                recovers = kind in ("dirty_sum", "distance")
+                assert (statuses[0] is CallStatus.TOOL_ERROR) == recovers, task
+                assert env.step(f"{ANSWER} {task.answer}")[1] == 1.0, task
 
 
 def test_the_answer_comes_from_the_interpreter() -> None:
     """The gold answer is what the last gold call shows, and the prompt does not have it."""
     with PythonEnv() as env:
-        for task_id in itertools.islice(env.tasks("test"), 12):
+        for task_id in itertools.islice(env.tasks("test"), 5):
             env.reset(options={"task_id": task_id})
             *_, last = (run(env, str(c.arguments["code"])).content for c in env.oracle())
             assert last.strip("'") == env.task.answer
@@ -95,7 +95,7 @@ def test_an_empty_attempt_fails(env: PythonEnv) -> None:
 
 
 def test_the_checker_passes() -> None:
-    assert [r for r in check("journeyman/Python-v0", episodes=4) if not r.passed] == []
+    assert [r for r in check("journeyman/Python-v0", episodes=3) if not r.passed] == []
 
 
 def test_state_is_kept_in_an_episode_and_no_longer(env: PythonEnv) -> None:
