@@ -14,11 +14,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from journeyman.agents.cache import growing_cache
-from journeyman.agents.chat import ChatFormat
+from journeyman.agents.chat import ChatFormat, ToolRender
+from journeyman.agents.models import resolve
 from journeyman.agents.policy import Request, Stream, Turn
+from journeyman.agents.teacher import LocalTeacher
 
 
 class HFPolicy:
@@ -60,6 +62,12 @@ class HFPolicy:
     def open(self, requests: Sequence[Request]) -> Stream:
         """Start a batch of conversations."""
         return HFStream(self, requests)
+
+    def at(self, temperature: float) -> HFPolicy:
+        """The same model at another temperature."""
+        return HFPolicy(
+            self.model, self.format, temperature, self.max_turn_tokens, self.max_context
+        )
 
 
 class _Row:
@@ -207,3 +215,44 @@ def sample(logits: Tensor, temperature: float, uniforms: Tensor) -> tuple[Tensor
         tokens = torch.searchsorted(cumulative, threshold, right=True)[:, 0]
         tokens = tokens.clamp(max=logits.shape[-1] - 1)
     return tokens, logprobs.gather(1, tokens[:, None])[:, 0]
+
+
+def load_model(name: str, dtype: str = "float32", device: str | None = None) -> PreTrainedModel:
+    """A causal language model by name (see `journeyman.agents.models`).
+
+    Raises:
+        ModelNotFoundError: No such model here; the message says how to get it.
+    """
+    model = AutoModelForCausalLM.from_pretrained(resolve(name), dtype=getattr(torch, dtype))
+    loaded: PreTrainedModel = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return loaded.eval()
+
+
+def load_policy(
+    model: str,
+    render: ToolRender = "full",
+    max_turn_tokens: int = 128,
+    max_context: int | None = None,
+    dtype: str = "float32",
+    device: str | None = None,
+) -> HFPolicy:
+    """A student by model name, at temperature 1: the policy that distillation trains.
+
+    Raises:
+        ModelNotFoundError: No such model here.
+    """
+    loaded = load_model(model, dtype, device)
+    format = ChatFormat(AutoTokenizer.from_pretrained(resolve(model)), render)
+    return HFPolicy(loaded, format, 1.0, max_turn_tokens, max_context)
+
+
+def load_teacher(
+    model: str, batch_size: int = 16, dtype: str = "float32", device: str | None = None
+) -> LocalTeacher:
+    """A teacher by model name.
+
+    Raises:
+        ModelNotFoundError: No such model here.
+    """
+    loaded = load_model(model, dtype, device)
+    return LocalTeacher(loaded, AutoTokenizer.from_pretrained(resolve(model)), batch_size)

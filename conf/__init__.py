@@ -1,0 +1,1 @@
+"""Hydra configuration; read through `pkg://journeyman.conf`."""

@@ -1,0 +1,125 @@
+"""Which steps deserve how much: from episodes and teacher scores to token weights and advantages.
+
+One algorithm is one small class with one method, and one file in `conf/credit/`. The trainer
+multiplies each token's divergence by its weight and adds a policy-gradient term with its advantage.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from journeyman.agents.scoring import EpisodeScores
+from journeyman.envs import Episode, StopReason
+
+
+@dataclass(frozen=True)
+class TokenCredit:
+    """One episode's credit."""
+
+    weights: Tensor
+    """[T] factors of the divergence."""
+    advantages: Tensor
+    """[T] advantages of the sampled tokens; 0 means no policy-gradient term."""
+
+
+class Credit(Protocol):
+    """A credit algorithm."""
+
+    needs_scores: bool
+    """True if it reads teacher scores; the trainer scores episodes only then."""
+
+    def assign(
+        self, episodes: Sequence[Episode], scores: Sequence[EpisodeScores] | None
+    ) -> list[TokenCredit]:
+        """Credit of each episode of one batch."""
+
+
+class Uniform:
+    """Plain on-policy distillation: every token counts the same."""
+
+    needs_scores = False
+
+    def assign(
+        self, episodes: Sequence[Episode], scores: Sequence[EpisodeScores] | None
+    ) -> list[TokenCredit]:
+        """Weights 1, advantages 0."""
+        return [_constant(e, torch.ones(len(e.steps)), torch.zeros(len(e.steps))) for e in episodes]
+
+
+class StepDecay:
+    """SOD: steps far from the teacher, compared with the first, weigh less (arXiv:2605.07725).
+
+    w_k = min((d_1 + eps) / (d_k + eps), 1 + delta), with d_k the mean |log ratio| of step k.
+    """
+
+    needs_scores = True
+
+    def __init__(self, delta: float = 0.5, epsilon: float = 1e-3) -> None:
+        """Cap the weight at 1 + `delta`; `epsilon`, in nats, keeps the ratio finite."""
+        self.delta = delta
+        self.epsilon = epsilon
+
+    def assign(
+        self, episodes: Sequence[Episode], scores: Sequence[EpisodeScores] | None
+    ) -> list[TokenCredit]:
+        """Weights by distance; advantages 0."""
+        if scores is None:
+            raise ValueError("StepDecay weighs steps by teacher scores and was given none")
+        return [
+            _constant(e, self._weights(s), torch.zeros(len(e.steps)))
+            for e, s in zip(episodes, scores, strict=True)
+        ]
+
+    def _weights(self, scores: EpisodeScores) -> Tensor:
+        distance = torch.tensor(scores.steps) + self.epsilon
+        return (distance[:1] / distance).clamp(max=1 + self.delta)
+
+
+class Outcome:
+    """Distillation plus reinforcement: every step of an episode gets the episode's advantage.
+
+    Rewards are compared with the mean of their environment in the batch: the outcome broadcast of
+    REINFORCE with a batch baseline.
+    """
+
+    needs_scores = False
+
+    def __init__(self, scale: float = 1.0, weight: float = 1.0) -> None:
+        """`scale` multiplies advantages; `weight` the divergence (0: no teacher at all)."""
+        self.scale = scale
+        self.weight = weight
+
+    def assign(
+        self, episodes: Sequence[Episode], scores: Sequence[EpisodeScores] | None
+    ) -> list[TokenCredit]:
+        """Constant weights; advantages from the outcome."""
+        rewards: dict[str, list[float]] = defaultdict(list)
+        for episode in episodes:
+            if episode.stop is not StopReason.INFRA_ERROR:
+                rewards[episode.env_id].append(episode.reward)
+        credit = []
+        for episode in episodes:
+            known = rewards[episode.env_id] or [0.0]
+            advantage = self.scale * (episode.reward - sum(known) / len(known))
+            count = len(episode.steps)
+            credit.append(
+                _constant(
+                    episode, torch.full((count,), self.weight), torch.full((count,), advantage)
+                )
+            )
+        return credit
+
+
+def _constant(episode: Episode, weights: Tensor, advantages: Tensor) -> TokenCredit:
+    """Spread per-step values [S] over the steps' tokens."""
+    token_weights, token_advantages = torch.zeros(2, len(episode.tokens)).unbind()
+    for step, weight, advantage in zip(episode.steps, weights, advantages, strict=True):
+        token_weights[step.span[0] : step.span[1]] = weight
+        token_advantages[step.span[0] : step.span[1]] = advantage
+    return TokenCredit(token_weights, token_advantages)

@@ -1,0 +1,31 @@
+"""`journeyman eval`: a student's figures beside the no-op and the oracle, without training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from journeyman.agents.app import RunFolder, deal, evaluate, machine, run_app
+from journeyman.agents.evaluation.report import plot, table, write_summary
+from journeyman.agents.hf import HFPolicy
+from journeyman.agents.train import bounds
+
+
+def main(argv: Sequence[str]) -> None:
+    """Entry of the command line."""
+    run_app("eval", evaluate_student, argv)
+
+
+def evaluate_student(config: DictConfig) -> None:
+    """Evaluate, print the table, write summary and picture."""
+    folder = RunFolder(config)
+    deal(list(config.env.ids), config.evaluation.split, 0, 1)
+    policy: HFPolicy = instantiate(config.student)
+    rows = bounds(policy, config)
+    rows["student"] = evaluate("student", policy.at(config.evaluation.temperature), config)
+    extra = {"machine": machine(), "config": OmegaConf.to_container(config, resolve=True)}
+    write_summary(folder.path / "summary.json", rows, extra)
+    plot(folder.path / "plot.png", rows)
+    print(f"\n{table(rows)}\n\nsummary: {folder.path / 'summary.json'}")

@@ -1,0 +1,64 @@
+"""Teacher scores attached to steps: how far the student strayed, turn by turn and part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from journeyman.agents.teacher import Teacher
+from journeyman.envs import Episode
+
+
+@dataclass(frozen=True)
+class EpisodeScores:
+    """A teacher's view of one episode."""
+
+    log_ratio: Tensor
+    """[T] log p_teacher - log p_student of each token; 0 on tokens the student did not choose."""
+    steps: tuple[float, ...]
+    """Mean of |log_ratio| over each step's chosen tokens."""
+    parts: tuple[dict[str, float], ...]
+    """The same by part of the step ("call", "answer", "stop")."""
+
+
+def score_episodes(teacher: Teacher, episodes: Sequence[Episode]) -> list[EpisodeScores]:
+    """Score episodes; those without student tokens get empty scores."""
+    played = [e for e in episodes if any(e.mask)]
+    scored = iter(teacher.score([e.tokens for e in played]) if played else ())
+    return [
+        attach(episode, next(scored) if any(episode.mask) else torch.zeros(len(episode.tokens)))
+        for episode in episodes
+    ]
+
+
+def attach(episode: Episode, teacher_logprobs: Tensor) -> EpisodeScores:
+    """The one place where per-token scores meet an episode.
+
+    Args:
+        episode: The student's episode.
+        teacher_logprobs: [T], as long as the episode.
+
+    Raises:
+        ValueError: The lengths differ.
+    """
+    if teacher_logprobs.shape != (len(episode.tokens),):
+        raise ValueError(
+            f"{tuple(teacher_logprobs.shape)} teacher scores for an episode of "
+            f"{len(episode.tokens)} tokens ({episode.env_id} {episode.task_id})"
+        )
+    mask = torch.tensor(episode.mask)
+    ratio = (teacher_logprobs - torch.tensor(episode.logprobs)) * mask
+    steps, parts = [], []
+    for step in episode.steps:
+        steps.append(_mean_abs(ratio, mask, [step.span]))
+        parts.append({name: _mean_abs(ratio, mask, spans) for name, spans in step.parts.items()})
+    return EpisodeScores(ratio, tuple(steps), tuple(parts))
+
+
+def _mean_abs(ratio: Tensor, mask: Tensor, spans: Sequence[tuple[int, int]]) -> float:
+    pieces = [ratio[start:end].abs() for start, end in spans]
+    count = sum(int(mask[start:end].sum()) for start, end in spans)
+    return float(torch.cat(pieces).sum()) / count if count and pieces else 0.0

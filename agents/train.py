@@ -1,0 +1,126 @@
+"""`journeyman train`: config -> student, teacher, tasks -> trainer -> figures. Read it top to bottom."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from transformers import Trainer
+
+from journeyman.agents.app import RunFolder, deal, evaluate, machine, run_app
+from journeyman.agents.errors import DiskFullError
+from journeyman.agents.evaluation.metrics import Metrics
+from journeyman.agents.evaluation.report import plot, table, write_atomically, write_summary
+from journeyman.agents.hf import HFPolicy
+from journeyman.agents.scripted import ScriptedPolicy, no_op, oracle
+from journeyman.agents.teacher import check_vocabulary
+from journeyman.agents.trainers.callbacks import (
+    MarkComplete,
+    MetricsFile,
+    Progress,
+    last_complete,
+    read_metrics,
+)
+from journeyman.agents.trainers.parts import Parts
+
+OPTIMISER_COPIES = 3
+"""A checkpoint holds the weights and AdamW's two moments."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Entry of the command line."""
+    run_app("train", train, argv)
+
+
+def train(config: DictConfig) -> None:
+    """One run, from the start or from where a killed one stopped."""
+    started = time.perf_counter()
+    folder = RunFolder(config)
+    report = folder.path / "table.txt"
+    if report.exists():
+        print(f"{folder.path} is finished; delete it to run anew.\n\n{report.read_text()}")
+        return
+    ids = list(config.env.ids)
+    deal(ids, "train", 0, 1)  # an unknown id fails here, before models load
+    policy: HFPolicy = instantiate(config.student)
+    teacher = instantiate(config.teacher)
+    check_vocabulary(policy.format.tokenizer, teacher.tokenizer)
+    size = sum(p.numel() * p.element_size() for p in policy.model.parameters())
+    kept = OmegaConf.select(config, "trainer.args.save_total_limit", default=2)
+    folder.need_space(size * (OPTIMISER_COPIES * (kept + 1) + 1))
+
+    rows: dict[str, Metrics] = {}
+    if config.evaluation.tasks:
+        rows = bounds(policy, config)
+        rows["student before"] = evaluate("student before", _tested(policy, config), config)
+    parts = Parts(
+        policy=policy,
+        teacher=teacher,
+        credit=instantiate(config.credit),
+        tasks=lambda count: deal(ids, "train", config.first_task, count),
+        env_kwargs=dict(config.env.kwargs),
+    )
+    trainer = instantiate(config.trainer)(parts=parts)
+    fit(trainer, folder.path)
+    policy.model.eval()
+    trainer.save_model(str(folder.path / "model"))
+    if not rows:
+        write_atomically(report, b"trained without evaluation (evaluation.tasks=0)\n")
+        return
+    rows["student after"] = evaluate("student after", _tested(policy, config), config)
+    master = HFPolicy(
+        teacher.model, policy.format, 1.0, policy.max_turn_tokens, policy.max_context
+    )
+    rows["teacher"] = evaluate("teacher", _tested(master, config), config)
+    finish(folder.path, rows, config, time.perf_counter() - started)
+
+
+def bounds(policy: HFPolicy, config: DictConfig) -> dict[str, Metrics]:
+    """The rows every evaluation prints: doing nothing, and the gold calls."""
+    scripts = {"no-op": no_op, "oracle": oracle}
+    return {n: evaluate(n, ScriptedPolicy(policy.format, s), config) for n, s in scripts.items()}
+
+
+def fit(trainer: Trainer, run: Path) -> None:
+    """Train to the end, from the last whole checkpoint if there is one.
+
+    Raises:
+        DiskFullError: The disk filled up on the way; earlier checkpoints are whole.
+    """
+    trainer.add_callback(MetricsFile(run / "metrics.jsonl"))
+    trainer.add_callback(MarkComplete())
+    trainer.add_callback(Progress())
+    checkpoint = last_complete(Path(str(trainer.args.output_dir)))
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except Exception as error:
+        # torch and safetensors each raise their own type when a write fails.
+        if shutil.disk_usage(run).free < 1 << 20:
+            raise DiskFullError(
+                f"{run}: the disk is full; make room and run the same command to go on"
+            ) from error
+        raise
+
+
+def finish(run: Path, rows: dict[str, Metrics], config: DictConfig, seconds: float) -> None:
+    """Write summary, picture and table, and print the table."""
+    history = read_metrics(run / "metrics.jsonl")
+    extra = {
+        "machine": machine(),
+        "seconds": round(seconds, 1),
+        "config": OmegaConf.to_container(config, resolve=True),
+        "history": history,
+    }
+    write_summary(run / "summary.json", rows, extra)
+    plot(run / "plot.png", rows, history)
+    text = f"{table(rows)}\n"
+    write_atomically(run / "table.txt", text.encode())
+    print(f"\n{text}\nsummary: {run / 'summary.json'}\npicture: {run / 'plot.png'}")
+
+
+def _tested(policy: HFPolicy, config: DictConfig) -> HFPolicy:
+    return policy.at(config.evaluation.temperature)

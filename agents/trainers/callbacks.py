@@ -1,0 +1,112 @@
+"""Callbacks that every run has: progress, metrics as JSON lines, and checkpoints that are whole."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+COMPLETE = "COMPLETE"
+"""Written last into a checkpoint: one without it was cut short and is not resumed from."""
+
+
+class Progress(TrainerCallback):
+    """A bar with rate, time left, and the figures one watches."""
+
+    shown = {"rollout/success": "success", "loss": "loss", "rollout/calls": "calls"}  # noqa: RUF012
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Open the bar where the run stands."""
+        self._bar = tqdm(
+            total=state.max_steps, initial=state.global_step, desc="training", mininterval=1.0
+        )
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """One step further."""
+        self._bar.update(1)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """Show the latest figures."""
+        figures = {n: f"{logs[k]:.3f}" for k, n in self.shown.items() if k in (logs or {})}
+        if figures:
+            self._bar.set_postfix(figures, refresh=False)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Close the bar."""
+        self._bar.close()
+
+
+class MetricsFile(TrainerCallback):
+    """Appends what the trainer logs to a file, one JSON object a line."""
+
+    def __init__(self, path: Path) -> None:
+        """Append to `path`."""
+        self._path = path
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Forget what a killed run logged after the checkpoint we go on from."""
+        kept = [r for r in read_metrics(self._path) if r["step"] <= state.global_step]
+        self._path.write_text("".join(json.dumps(r) + "\n" for r in kept))
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """Write one line."""
+        with self._path.open("a") as file:
+            file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file; a last line cut short by a kill is left out."""
+    records = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
+
+
+class MarkComplete(TrainerCallback):
+    """Marks a checkpoint once all its files are written."""
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """The checkpoint of this step is whole."""
+        (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+
+
+def last_complete(output_dir: Path) -> Path | None:
+    """The newest whole checkpoint; those cut short by a kill are removed."""
+    whole = {}
+    for folder in output_dir.glob("checkpoint-*"):
+        if (folder / COMPLETE).exists():
+            whole[int(folder.name.rpartition("-")[2])] = folder
+        else:
+            shutil.rmtree(folder)
+    return whole[max(whole)] if whole else None

@@ -1,0 +1,185 @@
+"""On-policy distillation: a thin subclass of `trl.DistillationTrainer`.
+
+TRL brings the optimiser loop, checkpoints, distribution and the tiled divergence kernels. Two of its
+methods are replaced: the rollouts are ours (multi-turn, in environments), and the per-token
+divergence is multiplied by step weights and joined by a policy-gradient term.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedModel
+from trl import DistillationConfig, DistillationTrainer
+
+from journeyman.agents.credit import Credit
+from journeyman.agents.hf import HFPolicy
+from journeyman.agents.losses import policy_gradient, weighted_mean
+from journeyman.agents.rollout import TaskRef, rollout
+from journeyman.agents.samples import to_batch
+from journeyman.agents.scoring import score_episodes
+from journeyman.agents.teacher import LocalTeacher
+from journeyman.agents.trainers.divergence import Head, compare
+from journeyman.agents.trainers.parts import Parts, tasks_needed
+from journeyman.envs import Episode, StopReason
+
+LOGGED_TURNS = 6
+"""Divergence is logged for this many turns: its drift over turns is the first thing to watch."""
+
+
+class OnPolicyDistillation(DistillationTrainer):
+    """Distils a teacher into a student on the student's own episodes."""
+
+    def __init__(
+        self,
+        policy: HFPolicy,
+        teacher: LocalTeacher,
+        credit: Credit,
+        args: DistillationConfig,
+        tasks: Sequence[TaskRef],
+        env_kwargs: dict[str, Any] | None = None,
+        rollout_batch: int = 64,
+        **kwargs: Any,
+    ) -> None:
+        """Join the parts.
+
+        Args:
+            policy: The student; its model is trained.
+            teacher: Compared with the student on every token it chose.
+            credit: Token weights and advantages.
+            args: TRL's arguments; `beta` 0 is KL(teacher || student), 1 is KL(student || teacher).
+            tasks: One a rollout, in order; at least steps * batch * accumulation.
+            env_kwargs: For the environments.
+            rollout_batch: Conversations side by side.
+            kwargs: Passed to `transformers.Trainer` (callbacks, optimizers, …).
+        """
+        # Defaults of TRL that would break ours: rows are task references, in a fixed order.
+        args.remove_unused_columns = False
+        args.shuffle_dataset = False
+        super().__init__(
+            model=policy.model,
+            teacher_model=teacher.model,
+            args=args,
+            train_dataset=_as_dataset(tasks),
+            processing_class=policy.format.tokenizer,
+            **kwargs,
+        )
+        self._policy = policy
+        self._teacher = teacher
+        self._credit = credit
+        self._env_kwargs = env_kwargs or {}
+        self._rollout_batch = rollout_batch
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """Play the student's episodes and turn them into rows (TRL's seam for rollouts)."""
+        started = time.perf_counter()
+        tasks = [
+            TaskRef(row["env_id"], row["task_id"], self._row_seed(i)) for i, row in enumerate(inputs)
+        ]
+        self.model.eval()
+        episodes = rollout(self._policy, tasks, self._rollout_batch, self._env_kwargs)
+        self.model.train()
+        scores = score_episodes(self._teacher, episodes) if self._credit.needs_scores else None
+        credit = self._credit.assign(episodes, scores)
+        batch = to_batch(episodes, credit, self._tokenizer.pad_token_id)
+        batch = {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
+        count = self.accelerator.gather(batch["num_items_in_batch"]).sum()
+        batch["num_items_in_batch"] = count
+        self._log_rollouts(episodes, time.perf_counter() - started)
+        return batch
+
+    def _row_seed(self, row: int) -> int:
+        """A seed by place in the run, not by history: a resumed run draws the same."""
+        key = (self.args.seed, self.state.global_step, self.accelerator.process_index, row)
+        return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+
+    def _compute_loss(
+        self, unwrapped_student: PreTrainedModel, inputs: dict[str, Tensor], num_items: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Weighted divergence plus policy gradient over chosen tokens (TRL's seam for losses).
+
+        Returns:
+            The loss, the sum of the student's entropy, and the count of chosen tokens.
+        """
+        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+        attention = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+        kept = inputs["completion_ids"].shape[1]
+        chosen = (inputs["tool_mask"] * inputs["completion_mask"]).bool()
+        count = num_items if num_items is not None else chosen.sum().clamp(min=1)
+
+        student = self._get_last_hidden_state(unwrapped_student, ids, attention, kept)[chosen]
+        unwrapped_teacher = self.accelerator.unwrap_model(self.teacher_model)
+        with torch.no_grad():
+            teacher = self._forward_redirection(
+                self.teacher_model,
+                unwrapped_teacher,
+                self._get_last_hidden_state,
+                unwrapped_teacher,
+                ids,
+                attention,
+                kept,
+            )[chosen]
+        advantages = inputs["advantages"][chosen]
+        reinforced = bool(advantages.any())
+        found = compare(
+            student,
+            Head.of(unwrapped_student),
+            teacher,
+            Head.of(unwrapped_teacher),
+            self.beta,
+            self.temperature,
+            inputs["completion_ids"][chosen] if reinforced else None,
+        )
+        loss = weighted_mean(found.divergence, inputs["weights"][chosen], count)
+        if found.logprobs is not None:
+            terms = policy_gradient(found.logprobs, inputs["sampled_logprobs"][chosen], advantages)
+            loss = loss + terms.sum() / count
+        self._log_divergence(found.divergence.detach(), inputs["turns"][chosen])
+        return loss, found.entropy.sum(), chosen.sum()
+
+    def _log_rollouts(self, episodes: Sequence[Episode], seconds: float) -> None:
+        sound = [e for e in episodes if e.stop is not StopReason.INFRA_ERROR]
+        metrics = self._metrics["train"]
+        tokens = sum(sum(e.mask) for e in sound)
+        if sound:
+            metrics["rollout/success"].append(sum(e.success for e in sound) / len(sound))
+            metrics["rollout/calls"].append(sum(len(e.calls) for e in sound) / len(sound))
+            metrics["rollout/tokens"].append(tokens / len(sound))
+        metrics["rollout/infra_errors"].append(float(len(episodes) - len(sound)))
+        metrics["rollout/seconds"].append(seconds)
+        metrics["rollout/tokens_per_s"].append(tokens / seconds)
+
+    def _log_divergence(self, divergence: Tensor, turns: Tensor) -> None:
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        for turn in range(LOGGED_TURNS):
+            here = divergence[turns == turn]
+            if here.numel():
+                metrics[f"divergence/turn_{turn + 1}"].append(float(here.mean()))
+
+
+def _as_dataset(tasks: Sequence[TaskRef]) -> Dataset:
+    return Dataset.from_dict(
+        {"env_id": [t.env_id for t in tasks], "task_id": [t.task_id for t in tasks]}
+    )
+
+
+def build(
+    parts: Parts, args: DistillationConfig, rollout_batch: int = 64, **kwargs: Any
+) -> OnPolicyDistillation:
+    """The trainer of `trainer=distill`."""
+    return OnPolicyDistillation(
+        parts.policy,
+        parts.teacher,
+        parts.credit,
+        args,
+        parts.tasks(tasks_needed(args)),
+        parts.env_kwargs,
+        rollout_batch,
+        **kwargs,
+    )

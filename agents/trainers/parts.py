@@ -1,0 +1,42 @@
+"""What every trainer is built from; each takes the parts it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import TrainingArguments
+
+from journeyman.agents.credit import Credit
+from journeyman.agents.hf import HFPolicy
+from journeyman.agents.rollout import TaskRef
+from journeyman.agents.teacher import LocalTeacher
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The pieces of a run."""
+
+    policy: HFPolicy
+    """The student."""
+    teacher: LocalTeacher
+    """Scores the student's tokens; supervised training has no use for it."""
+    credit: Credit
+    """Token weights and advantages."""
+    tasks: Callable[[int], Sequence[TaskRef]]
+    """The first n training tasks."""
+    env_kwargs: dict[str, Any]
+    """For every environment."""
+
+
+def tasks_needed(args: TrainingArguments) -> int:
+    """Rows a run of `max_steps` consumes over all processes.
+
+    Raises:
+        ValueError: `max_steps` is not set.
+    """
+    if args.max_steps <= 0:
+        raise ValueError("set steps (trainer.args.max_steps) to a number above zero")
+    rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return args.max_steps * rows

@@ -1,0 +1,79 @@
+"""Supervised warm start on gold episodes: a thin subclass of `trl.SFTTrainer`.
+
+Loss falls on student turns only, and not on the wrong calls that demonstrations may contain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from datasets import Dataset
+from trl import SFTConfig, SFTTrainer
+
+from journeyman.agents.chat import ChatFormat
+from journeyman.agents.demonstrations import demonstrate
+from journeyman.agents.hf import HFPolicy
+from journeyman.agents.rollout import TaskRef
+from journeyman.agents.trainers.parts import Parts, tasks_needed
+from journeyman.envs import make
+
+IGNORED = -100
+"""Label of tokens without loss, by transformers' convention."""
+MAX_TURNS = 64
+"""Room for demonstrations with many mistakes."""
+
+
+class DemonstrationTuning(SFTTrainer):
+    """Trains a student on gold episodes."""
+
+    def __init__(
+        self,
+        policy: HFPolicy,
+        args: SFTConfig,
+        tasks: Sequence[TaskRef],
+        error_rate: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        """Write the demonstrations and hand them to TRL.
+
+        Args:
+            policy: The student; its model is trained.
+            args: TRL's arguments.
+            tasks: One demonstration a task.
+            error_rate: Chance of a harmless wrong call before each right one.
+            kwargs: Passed to `transformers.Trainer`.
+        """
+        args.dataset_kwargs = {"skip_prepare_dataset": True}
+        args.remove_unused_columns = False
+        super().__init__(
+            model=policy.model,
+            args=args,
+            train_dataset=demonstration_rows(tasks, policy.format, error_rate),
+            processing_class=policy.format.tokenizer,
+            **kwargs,
+        )
+
+
+def demonstration_rows(
+    tasks: Sequence[TaskRef], format: ChatFormat, error_rate: float = 0.0
+) -> Dataset:
+    """Gold episodes as rows of "input_ids" and "labels"."""
+    envs = {env_id: make(env_id, max_turns=MAX_TURNS) for env_id in {t.env_id for t in tasks}}
+    rows: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
+    for task in tasks:
+        row = demonstrate(envs[task.env_id], task.task_id, format, error_rate)
+        rows["input_ids"].append(list(row.tokens))
+        rows["labels"].append(
+            [t if learn else IGNORED for t, learn in zip(row.tokens, row.mask, strict=True)]
+        )
+    return Dataset.from_dict(rows)
+
+
+def build(
+    parts: Parts, args: SFTConfig, error_rate: float = 0.0, **kwargs: Any
+) -> DemonstrationTuning:
+    """The trainer of `trainer=sft`."""
+    return DemonstrationTuning(
+        parts.policy, args, parts.tasks(tasks_needed(args)), error_rate, **kwargs
+    )
