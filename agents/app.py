@@ -18,6 +18,7 @@ import torch
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
+from transformers.utils.logging import disable_progress_bar
 
 from journeyman.agents.errors import DiskFullError, RunDirError
 from journeyman.agents.evaluation.metrics import Metrics, summarise
@@ -41,6 +42,7 @@ def run_app(config_name: str, job: Callable[[DictConfig], object], argv: Sequenc
         Exception: Whatever the job raises, and Hydra's errors, for the command line to print.
     """
     offer_environments()
+    disable_progress_bar()  # transformers' own, one for each file it reads or writes
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise instead of printing and exiting
     sys.argv = [f"journeyman {config_name}", *argv]
     hydra.main(version_base="1.3", config_path="pkg://journeyman.conf", config_name=config_name)(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from transformers import Trainer
+from transformers import PrinterCallback, Trainer
 
 from journeyman.agents.app import RunFolder, deal, evaluate, machine, run_app
 from journeyman.agents.errors import DiskFullError
@@ -94,6 +94,7 @@ def fit(trainer: Trainer, run: Path) -> None:
     trainer.add_callback(MetricsFile(run / "metrics.jsonl"))
     trainer.add_callback(MarkComplete())
     trainer.add_callback(Progress())
+    trainer.remove_callback(PrinterCallback)  # the bar and the metrics file say it already
     checkpoint = last_complete(Path(str(trainer.args.output_dir)))
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -30,6 +30,8 @@ from journeyman.envs import make
 ENV_IDS = ("journeyman/Bank-v0", "journeyman/Orders-v0", "journeyman/Calendar-v0")
 POOL = 192
 """Demonstrations sorted by length together before they are cut into batches."""
+MAX_TURNS = 64
+"""Room for demonstrations with many mistakes."""
 VALIDATION = 100
 """Validation tasks an environment."""
 
@@ -48,8 +50,8 @@ class Recipe:
 
 
 RECIPES = {
-    "teacher": Recipe(width=160, layers=4, steps=5000, error_rate=0.2),
-    "student": Recipe(width=128, layers=3, steps=450, error_rate=0.1, seed=1),
+    "teacher": Recipe(width=160, layers=4, steps=4000, error_rate=0.2),
+    "student": Recipe(width=128, layers=3, steps=380, error_rate=0.1, seed=1),
 }
 
 
@@ -73,7 +75,7 @@ def corpus() -> Iterator[str]:
 
 def batches(recipe: Recipe, format: ChatFormat, start: int) -> Iterator[list[Demonstration]]:
     """Batches from step `start` on; the batch of a step depends on the recipe alone."""
-    envs = [make(env_id) for env_id in ENV_IDS]
+    envs = [make(env_id, max_turns=MAX_TURNS) for env_id in ENV_IDS]
     per_pool = POOL // recipe.batch_size
     pool_index = start // per_pool
     skip = start % per_pool
