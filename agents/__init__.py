@@ -1,0 +1,1 @@
+"""Students, teachers, rollout, scoring, credit, trainers, evaluation, command line."""

@@ -140,7 +140,5 @@ def evaluate(name: str, policy: Policy, config: DictConfig) -> Metrics:
         episodes = rollout(
             policy, tasks, options.batch_size, {str(k): v for k, v in kwargs.items()}, bar.update
         )
-    kinds = {
-        (t.env_id, t.task_id): env_class(t.env_id).load_task(t.task_id).kind for t in tasks
-    }
+    kinds = {(t.env_id, t.task_id): env_class(t.env_id).load_task(t.task_id).kind for t in tasks}
     return summarise(episodes, kinds)

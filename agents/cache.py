@@ -14,7 +14,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 
 class GrowingLayer(DynamicLayer):
-    """One layer: keys and values of shape [batch, heads, used, head_dim], views of larger buffers."""
+    """One layer: keys and values [batch, heads, used, head_dim], views of larger buffers."""
 
     def __init__(self, capacity: int = 256) -> None:
         """Reserve `capacity` positions at first use."""

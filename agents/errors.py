@@ -1,10 +1,12 @@
-"""Errors of the agents floor that a user can mend; the command line prints their one line.
+"""Errors of the agents floor that a user can mend.
 
     Exception
     └── UserError
         ├── VocabularyMismatchError (ValueError)  student and teacher count tokens differently
         ├── RunDirError             (ValueError)  the run folder holds another run
         └── DiskFullError           (OSError)     no room for checkpoints
+
+The command line prints their message on one line.
 """
 
 from __future__ import annotations

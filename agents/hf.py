@@ -1,8 +1,8 @@
 """The in-process student: a transformers model that writes many conversations side by side.
 
 All rows of a batch advance in lockstep, one token a tick. A row that writes samples its next token;
-a row that has been answered is fed the answer's tokens; a row that waits for its tools is fed a gap,
-which the attention mask hides. So the cache lives from the first token of an episode to its last,
+a row that has been answered is fed the answer's tokens; a row that waits for its tools is fed a
+gap, which the attention mask hides. So the cache lives from an episode's first token to its last,
 nothing is computed twice, and no row waits for another's turn to end.
 """
 
@@ -117,7 +117,7 @@ class HFStream:
         self._rows[row].waiting = False
 
     def finish(self, row: int) -> None:
-        """Drop a row; the batch shrinks when half of it is gone, since shrinking copies the cache."""
+        """Drop a row; the batch shrinks once half of it is gone: shrinking copies the cache."""
         self._rows[row].done = True
         keep = [i for i, r in enumerate(self._live) if not r.done]
         if keep and len(keep) <= len(self._live) // 2:
@@ -135,7 +135,7 @@ class HFStream:
         return self._sample(logits)
 
     def _inputs(self) -> tuple[Tensor, Tensor]:
-        """The next tokens [B, K] and which of them are real [B, K]; K > 1 only if no row samples."""
+        """The next tokens [B, K] and which are real [B, K]; K > 1 only if no row samples."""
         active = [r for r in self._live if not (r.waiting or r.done)]
         width = min(len(r.pending) for r in active)
         ids = np.zeros((len(self._live), width), dtype=np.int64)
@@ -168,9 +168,7 @@ class HFStream:
     def _sample(self, logits: Tensor) -> list[Turn]:
         """Sample where nothing is pending; returns the turns that ended."""
         writing = [
-            (i, r)
-            for i, r in enumerate(self._live)
-            if not (r.waiting or r.done) and not r.pending
+            (i, r) for i, r in enumerate(self._live) if not (r.waiting or r.done) and not r.pending
         ]
         if not writing:
             return []
@@ -180,7 +178,9 @@ class HFStream:
         )
         tokens, logprobs = sample(chosen, self._policy.temperature, uniforms)
         turns = []
-        for (_, row), token, logprob in zip(writing, tokens.tolist(), logprobs.tolist(), strict=True):
+        for (_, row), token, logprob in zip(
+            writing, tokens.tolist(), logprobs.tolist(), strict=True
+        ):
             row.tokens.append(token)
             row.logprobs.append(logprob)
             row.pending.append(token)

@@ -23,7 +23,7 @@ def policy_gradient(logprobs: Tensor, sampled_logprobs: Tensor, advantages: Tens
     """Per-token loss -ratio * advantage [N] whose gradient is that of the expected advantage.
 
     The ratio to the sampling policy is 1 at the first update after a rollout; it corrects later
-    ones. (Williams 1992; importance-weighted as in Thinking Machines' on-policy distillation, 2025.)
+    ones. (Williams 1992; with importance weights as in Thinking Machines' OPD, 2025.)
 
     Args:
         logprobs: [N] of the sampled tokens under the current policy, with gradient.

@@ -183,9 +183,7 @@ class _Batch:
         """Take up the steps that tools have finished; wait for one if nothing else is to do."""
         if not self._running:
             return
-        done, _ = wait(
-            self._running, timeout=None if block else 0, return_when=FIRST_COMPLETED
-        )
+        done, _ = wait(self._running, timeout=None if block else 0, return_when=FIRST_COMPLETED)
         for future in done:
             index, turn = self._running.pop(future)
             error = future.exception()
@@ -219,7 +217,9 @@ class _Batch:
         start = len(record.tokens)
         body = turn.tokens[: len(turn.tokens) - 1]
         calls = locate([r.call for r in outcome.results], token_ends(body, self._format.decode))
-        spans = tuple((start + c.token_span[0], start + c.token_span[1]) for c in calls if c.token_span)
+        spans = tuple(
+            (start + c.token_span[0], start + c.token_span[1]) for c in calls if c.token_span
+        )
         end = start + len(turn.tokens)
         parts = {"call": spans, "stop": ((end - 1, end),)}
         if not spans:

@@ -22,7 +22,7 @@ def to_batch(
         pad_id: Fills the padding.
 
     Returns:
-        "prompt_ids", "prompt_mask" [B, P], left-padded: each episode's tokens before the first turn.
+        "prompt_ids", "prompt_mask" [B, P], left-padded: an episode's tokens before its first turn.
         "completion_ids", "completion_mask" [B, C], right-padded: the rest. On [B, C] also
         "tool_mask" (1 on tokens the student chose, the only ones a loss touches), "weights",
         "advantages", "sampled_logprobs" and "turns" (index of the turn, -1 outside). And

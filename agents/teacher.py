@@ -75,6 +75,6 @@ def check_vocabulary(student: PreTrainedTokenizerBase, teacher: PreTrainedTokeni
     token = min(differing)
     raise VocabularyMismatchError(
         f"student and teacher have different vocabularies ({len(ours)} and {len(theirs)} tokens; "
-        f"{token!r} is {ours.get(token)} and {theirs.get(token)}): distillation compares them token "
-        f"by token, so choose a teacher of the student's family."
+        f"{token!r} is {ours.get(token)} and {theirs.get(token)}): distillation compares them "
+        f"token by token, so choose a teacher of the student's family."
     )

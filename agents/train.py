@@ -1,4 +1,4 @@
-"""`journeyman train`: config -> student, teacher, tasks -> trainer -> figures. Read it top to bottom."""
+"""`journeyman train`: config -> student, teacher, tasks -> trainer -> figures, top to bottom."""
 
 from __future__ import annotations
 
@@ -72,9 +72,7 @@ def train(config: DictConfig) -> None:
         write_atomically(report, b"trained without evaluation (evaluation.tasks=0)\n")
         return
     rows["student after"] = evaluate("student after", _tested(policy, config), config)
-    master = HFPolicy(
-        teacher.model, policy.format, 1.0, policy.max_turn_tokens, policy.max_context
-    )
+    master = HFPolicy(teacher.model, policy.format, 1.0, policy.max_turn_tokens, policy.max_context)
     rows["teacher"] = evaluate("teacher", _tested(master, config), config)
     finish(folder.path, rows, config, time.perf_counter() - started)
 

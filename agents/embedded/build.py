@@ -120,7 +120,9 @@ def schedule(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / 50) * (0.01 + 0.99 * cosine)
 
 
-def train(name: str, recipe: Recipe, tokenizer: PreTrainedTokenizerFast, work: Path) -> PreTrainedModel:
+def train(
+    name: str, recipe: Recipe, tokenizer: PreTrainedTokenizerFast, work: Path
+) -> PreTrainedModel:
     """Train one model, or go on where a killed run stopped."""
     format = ChatFormat(tokenizer, "names")
     model = make_model(
@@ -140,9 +142,7 @@ def train(name: str, recipe: Recipe, tokenizer: PreTrainedTokenizerFast, work: P
         start = state["step"]
     log = (work / f"{name}.jsonl").open("a")
     began, seen = time.perf_counter(), 0
-    for step, rows in zip(
-        range(start, recipe.steps), batches(recipe, format, start), strict=False
-    ):
+    for step, rows in zip(range(start, recipe.steps), batches(recipe, format, start), strict=False):
         ids, mask = pad(rows, tokenizer.pad_token_id)
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * schedule(step, recipe.steps)

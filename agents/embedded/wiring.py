@@ -6,13 +6,15 @@ circuit is wired in before training, and training is free to change it. All weig
 plain SmolLM3 model: nothing here is needed to run it.
 
 Layer 0 (with RoPE) has two heads that look one and two tokens back and write a projection of what
-they see into two reserved parts of the residual stream. Later layers (without RoPE) have a head that
-matches the current token with a position's previous token, and one that matches the last two
+they see into two reserved parts of the residual stream. Later layers (without RoPE) have a head
+that matches the current token with a position's previous token, and one that matches the last two
 tokens; each writes half of the matched position's own embedding back, so the tied output layer
 predicts its token. Source of the circuit: Olsson et al. 2022, arXiv:2209.11895.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,14 +78,16 @@ def _rows(index: int, head: int) -> slice:
     return slice(index * head, (index + 1) * head)
 
 
-def _look_back(attn, index: int, distance: int, look: Tensor, target: slice, head: int) -> None:
+def _look_back(
+    attn: Any, index: int, distance: int, look: Tensor, target: slice, head: int
+) -> None:
     """Make a head attend `distance` back: constant query and key whose RoPE phases cancel there."""
     rows = _rows(index, head)
     half = head // 2
     angles = distance * 10000.0 ** (-torch.arange(half) / half)
     for projection in (attn.q_proj, attn.k_proj):
         projection.weight[rows] = 0
-    # RoPE turns key j by j * angle; a key turned ahead by distance * angle meets query i at j = i - d.
+    # RoPE turns key j by j * angle; a key turned ahead by d * angle meets query i at j = i - d.
     query = torch.cat([torch.ones(half), torch.zeros(half)])
     key = torch.cat([torch.cos(angles), torch.sin(angles)])
     attn.q_proj.bias[rows] = 15 * SHARPNESS * query
@@ -94,7 +98,14 @@ def _look_back(attn, index: int, distance: int, look: Tensor, target: slice, hea
     attn.o_proj.weight[target, rows] = 0.5 * torch.eye(head)
 
 
-def _match(attn, index: int, look: Tensor, pairs, copy: Tensor, head: int) -> None:
+def _match(
+    attn: Any,
+    index: int,
+    look: Tensor,
+    pairs: tuple[tuple[slice, slice], ...],
+    copy: Tensor,
+    head: int,
+) -> None:
     """Make a head attend where the reserved parts match, and copy that position's embedding.
 
     `pairs` holds (dimensions of the head, reserved part of the KEY position); the query side is the

@@ -42,7 +42,8 @@ class Progress(TrainerCallback):
         **_: Any,
     ) -> None:
         """Show the latest figures."""
-        figures = {n: f"{logs[k]:.3f}" for k, n in self.shown.items() if k in (logs or {})}
+        logs = logs or {}
+        figures = {n: f"{logs[k]:.3f}" for k, n in self.shown.items() if k in logs}
         if figures:
             self._bar.set_postfix(figures, refresh=False)
 

@@ -1,7 +1,7 @@
 """On-policy distillation: a thin subclass of `trl.DistillationTrainer`.
 
-TRL brings the optimiser loop, checkpoints, distribution and the tiled divergence kernels. Two of its
-methods are replaced: the rollouts are ours (multi-turn, in environments), and the per-token
+TRL brings the optimiser loop, checkpoints, distribution and the tiled divergence kernels. Two of
+its methods are replaced: the rollouts are ours (multi-turn, in environments), and the per-token
 divergence is multiplied by step weights and joined by a policy-gradient term.
 """
 
@@ -80,11 +80,12 @@ class OnPolicyDistillation(DistillationTrainer):
         """Play the student's episodes and turn them into rows (TRL's seam for rollouts)."""
         started = time.perf_counter()
         tasks = [
-            TaskRef(row["env_id"], row["task_id"], self._row_seed(i)) for i, row in enumerate(inputs)
+            TaskRef(row["env_id"], row["task_id"], self._row_seed(i))
+            for i, row in enumerate(inputs)
         ]
-        self.model.eval()
+        self._policy.model.eval()
         episodes = rollout(self._policy, tasks, self._rollout_batch, self._env_kwargs)
-        self.model.train()
+        self._policy.model.train()
         scores = score_episodes(self._teacher, episodes) if self._credit.needs_scores else None
         credit = self._credit.assign(episodes, scores)
         batch = to_batch(episodes, credit, self._tokenizer.pad_token_id)
@@ -100,7 +101,10 @@ class OnPolicyDistillation(DistillationTrainer):
         return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
 
     def _compute_loss(
-        self, unwrapped_student: PreTrainedModel, inputs: dict[str, Tensor], num_items: Tensor | None
+        self,
+        unwrapped_student: PreTrainedModel,
+        inputs: dict[str, Tensor],
+        num_items: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Weighted divergence plus policy gradient over chosen tokens (TRL's seam for losses).
 
@@ -156,7 +160,7 @@ class OnPolicyDistillation(DistillationTrainer):
         metrics["rollout/tokens_per_s"].append(tokens / seconds)
 
     def _log_divergence(self, divergence: Tensor, turns: Tensor) -> None:
-        metrics = self._metrics["train" if self.model.training else "eval"]
+        metrics = self._metrics["train" if self._policy.model.training else "eval"]
         for turn in range(LOGGED_TURNS):
             here = divergence[turns == turn]
             if here.numel():

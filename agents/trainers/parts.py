@@ -39,4 +39,4 @@ def tasks_needed(args: TrainingArguments) -> int:
     if args.max_steps <= 0:
         raise ValueError("set steps (trainer.args.max_steps) to a number above zero")
     rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-    return args.max_steps * rows
+    return int(args.max_steps * rows)
