@@ -57,7 +57,9 @@ class HFPolicy:
         self.format = format
         self.temperature = temperature
         self.max_turn_tokens = max_turn_tokens
-        self.max_context = max_context or int(config.max_position_embeddings)
+        # A turn that starts within the limit must also end within the model's positions.
+        limit = int(config.max_position_embeddings) - max_turn_tokens
+        self.max_context = min(max_context or limit, limit)
 
     def open(self, requests: Sequence[Request]) -> Stream:
         """Start a batch of conversations."""
