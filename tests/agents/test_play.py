@@ -3,6 +3,7 @@ import json
 from typing import Any
 
 import pytest
+
 from journeyman.agents.play import CallSyntaxError, play, read_action
 from journeyman.envs import make
 from journeyman.envs.errors import UnknownEnvError, UnknownTaskError

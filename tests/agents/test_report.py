@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib.figure
 import matplotlib.image
 import pytest
+
 from journeyman.agents.evaluation import report
 from journeyman.agents.evaluation.metrics import Metrics, summarise
 from journeyman.envs.types import Episode, Step, StopReason

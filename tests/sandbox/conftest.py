@@ -3,6 +3,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+
 from journeyman.sandbox import Sandbox, Session
 
 

@@ -1,8 +1,9 @@
 import dataclasses
 import math
 
-import journeyman.sandbox as package
 import pytest
+
+import journeyman.sandbox as package
 from journeyman.sandbox import (
     Backend,
     ExecResult,

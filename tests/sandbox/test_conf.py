@@ -1,11 +1,12 @@
 import dataclasses
 from pathlib import Path
 
-import journeyman.conf
 import pytest
 from hydra.utils import instantiate
-from journeyman.sandbox import Limits, Sandbox
 from omegaconf import OmegaConf
+
+import journeyman.conf
+from journeyman.sandbox import Limits, Sandbox
 
 NODES = sorted((Path(journeyman.conf.__file__).parent / "sandbox").glob("*.yaml"))
 

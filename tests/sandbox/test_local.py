@@ -2,6 +2,7 @@ import sys
 import time
 
 import pytest
+
 from journeyman.sandbox import KilledReason, Limits, Sandbox, SandboxError, UnsafeSandboxWarning
 
 

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+
 from journeyman.sandbox import KilledReason, Limits, Sandbox, SandboxDied, Session, worker
 from journeyman.sandbox.session import WorkerSession
 

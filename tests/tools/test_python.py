@@ -175,7 +175,9 @@ def test_a_limit_leaves_all_as_it_was(reason: KilledReason) -> None:
     repl.run("a")
     before = repl.cells
     timeout = reason in (KilledReason.WALL, KilledReason.CPU)
-    with pytest.raises(ToolTimeout if timeout else ToolError, match="The code was stopped: it ") as e:
+    with pytest.raises(
+        ToolTimeout if timeout else ToolError, match="The code was stopped: it "
+    ) as e:
         repl.run("bomb")
     assert isinstance(e.value, ToolTimeout) == timeout
     assert "Nothing of this call was kept; variables are as before it." in str(e.value)
