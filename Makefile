@@ -1,0 +1,107 @@
+# `make help` lists the targets. All set-up lands in .venv; nothing else on the machine changes, except
+# that `make system` installs what the sandbox needs when run as root on Debian.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup
+# Newest first is no virtue here: 3.11 is what CI runs. Override with `make PYTHON=python3.12 setup`.
+PYTHON ?= $(shell for p in python3.11 python3; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+# Installed before all else: a range would let pip choose a newer, far larger build.
+TORCH := torch==2.13.0
+PIP := PYTHONUNBUFFERED=1 $(BIN)/python -m pip --disable-pip-version-check
+# What pip is at, a line a package.
+SHOW := | awk '/^(Downloading|Using cached|Building|Installing)/ { print "  " substr($$0, 1, 96); fflush() }'
+FOLDERS := agents envs tools sandbox
+
+# The suite's tensors are tiny: more threads cost more than they give, and two processes with all
+# cores each stall one another.
+TEST_ENV := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} TOKENIZERS_PARALLELISM=false
+# More arguments for pytest: `make test ARGS="-k bank"`.
+ARGS ?=
+
+.PHONY: help setup system demo test test-slow lint typing-tree wheel wheel-test bench embedded-models clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+setup: $(STAMP) ## .venv with the package in editable form and the developer's tools
+
+$(STAMP): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "setup: Python 3.11 or newer is needed, as python3.11 or python3" >&2; exit 1; }
+	@echo "setup: $(VENV) with $$($(PYTHON) --version) (a few minutes, once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "setup: 1/3 pip"; $(PIP) install --upgrade pip $(SHOW)
+	@echo "setup: 2/3 $(TORCH)"; $(PIP) install "$(TORCH)" $(SHOW)
+	@echo "setup: 3/3 journeyman and its developer's tools"; $(PIP) install --editable '.[dev]' $(SHOW)
+	@touch $@; echo "setup: done"
+
+system: ## bubblewrap and libseccomp, which the sandbox needs (installed if missing and root)
+	@if command -v bwrap >/dev/null && test -x /usr/bin/python3 \
+		&& /usr/bin/python3 -c 'import ctypes; ctypes.CDLL("libseccomp.so.2")' 2>/dev/null; then exit 0; fi; \
+	packages="bubblewrap libseccomp2 python3-minimal"; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "system: apt-get install $$packages"; export DEBIAN_FRONTEND=noninteractive; \
+		apt-get update -qq </dev/null; \
+		apt-get install -qq --no-install-recommends $$packages </dev/null >/dev/null; \
+	else \
+		echo "system: the sandbox needs these: sudo apt-get install $$packages" >&2; \
+	fi
+
+demo: setup ## train and evaluate the embedded student: minutes on two cores
+	@$(BIN)/journeyman train experiment=demo
+
+test: setup system ## the test suite; fails below 90% line coverage
+	@$(TEST_ENV) $(BIN)/pytest --cov --cov-fail-under=90 --cov-report=term $(ARGS)
+
+test-slow: setup system ## the tests that take minutes each
+	@$(TEST_ENV) $(BIN)/pytest -m "slow and not docker and not vllm and not browser" $(ARGS) || { status=$$?; \
+		if [ $$status = 5 ]; then echo "test-slow: no test was collected" >&2; fi; exit $$status; }
+
+# Type checkers do not follow an editable install of mapped folders, so mypy reads them through links
+# under the names they are imported by (`mypy_path` in pyproject.toml).
+typing-tree:
+	@mkdir -p build/typing/journeyman
+	@for folder in $(FOLDERS); do ln -sfn ../../../$$folder build/typing/journeyman/$$folder; done
+
+lint: setup typing-tree ## ruff, mypy, import-linter
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+wheel: setup ## dist/*.whl, built by way of the source distribution
+	@mkdir -p build; rm -rf dist; $(BIN)/python -m build --outdir dist . >build/wheel.log 2>&1 \
+		|| { cat build/wheel.log >&2; exit 1; }; ls dist
+
+# .venv-wheel holds the wheel alone and borrows every other package from .venv: a path file adds its
+# site-packages, but not the editable install in it (path files are not followed twice). The tests run on
+# a copy of tests/ in a folder that has none of the package's folders.
+WHEEL_VENV := .venv-wheel
+WHEEL_RUN := build/wheel-test
+
+wheel-test: wheel system ## the same suite, against the installed wheel
+	@rm -rf $(WHEEL_VENV) $(WHEEL_RUN); $(BIN)/python -m venv --without-pip $(WHEEL_VENV)
+	@$(PIP) --python $(WHEEL_VENV)/bin/python install --quiet --no-deps --no-index dist/*.whl
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> "$$($(WHEEL_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/borrowed.pth"
+	@mkdir -p $(WHEEL_RUN); cp -R tests pyproject.toml $(WHEEL_RUN)/
+	@cd $(WHEEL_RUN); python=$(CURDIR)/$(WHEEL_VENV)/bin/python; \
+	for folder in $(FOLDERS) conf; do $$python -P -c "import sys, journeyman.$$folder as it; \
+		assert it.__file__.startswith(sys.prefix), 'not from the wheel: ' + it.__file__"; done; \
+	$(TEST_ENV) $$python -P -m pytest $(ARGS)
+
+bench: setup ## measure rollouts
+	@for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python "$$benchmark"; done
+
+embedded-models: setup ## train the embedded pair anew: hours
+	@$(BIN)/python -m journeyman.agents.embedded.build
+
+clean: ## remove everything that was made here, runs/ excepted
+	rm -rf $(VENV) $(WHEEL_VENV) build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache \
+		.hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
