@@ -13,9 +13,12 @@ PYTHON ?= $(shell for p in python3.11 python3; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 # Installed before all else: a range would let pip choose a newer, far larger build.
 TORCH := torch==2.13.0
-PIP := PYTHONUNBUFFERED=1 $(BIN)/python -m pip --disable-pip-version-check
-# What pip is at, a line a package.
-SHOW := | awk '/^(Downloading|Using cached|Building|Installing)/ { print "  " substr($$0, 1, 96); fflush() }'
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Installs and says what it is at, a line a package; all that pip says is shown only if it fails.
+LOG := $(VENV)/setup.log
+INSTALL = PYTHONUNBUFFERED=1 $(PIP) install $(1) 2>&1 | tee -a $(LOG) | awk \
+	'/^ *(Downloading|Using cached|Installing)/ { sub(/^ */, ""); print "  " substr($$0, 1, 96); fflush() }' \
+	|| { cat $(LOG) >&2; exit 1; }
 FOLDERS := agents envs tools sandbox
 
 # The suite's tensors are tiny: more threads cost more than they give, and two processes with all
@@ -35,9 +38,9 @@ $(STAMP): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "setup: Python 3.11 or newer is needed, as python3.11 or python3" >&2; exit 1; }
 	@echo "setup: $(VENV) with $$($(PYTHON) --version) (a few minutes, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "setup: 1/3 pip"; $(PIP) install --upgrade pip $(SHOW)
-	@echo "setup: 2/3 $(TORCH)"; $(PIP) install "$(TORCH)" $(SHOW)
-	@echo "setup: 3/3 journeyman and its developer's tools"; $(PIP) install --editable '.[dev]' $(SHOW)
+	@rm -f $(LOG); echo "setup: 1/3 pip"; $(call INSTALL,--upgrade pip)
+	@echo "setup: 2/3 $(TORCH)"; $(call INSTALL,"$(TORCH)")
+	@echo "setup: 3/3 journeyman and its developer's tools"; $(call INSTALL,--editable '.[dev]')
 	@touch $@; echo "setup: done"
 
 system: ## bubblewrap and libseccomp, which the sandbox needs (installed if missing and root)
