@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import errno
 import json
 import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from typing import Any
 import hydra
 import torch
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
@@ -42,11 +46,18 @@ def run_app(config_name: str, job: Callable[[DictConfig], object], argv: Sequenc
         Exception: Whatever the job raises, and Hydra's errors, for the command line to print.
     """
     offer_environments()
+    _check_env_choice(argv)
     disable_progress_bar()  # transformers' own, one for each file it reads or writes
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise instead of printing and exiting
     sys.argv = [f"journeyman {config_name}", *argv]
+
+    def run(config: DictConfig) -> object:
+        if HydraConfig.get().mode is RunMode.MULTIRUN:  # every run of a sweep has its own folder
+            config.run_dir = HydraConfig.get().runtime.output_dir
+        return job(config)
+
     hydra.main(version_base="1.3", config_path="pkg://journeyman.conf", config_name=config_name)(
-        job
+        run
     )()
 
 
@@ -59,11 +70,26 @@ def offer_environments() -> None:
         store.store(group=group, name=name, node={"ids": [env_id], "kwargs": {}})
 
 
+def _check_env_choice(argv: Sequence[str]) -> None:
+    """Check `env=<id>` before Hydra does, which would list the options of the wrong group.
+
+    Raises:
+        UnknownEnvError: No environment of that id; the message suggests the nearest.
+    """
+    for override in argv:
+        group, _, choices = override.partition("=")
+        for choice in choices.split(",") if group == "env" else ():
+            if "/" in choice:
+                env_class(choice)
+
+
 class RunFolder:
     """One run's files: its config, versions and whatever the job writes."""
 
     def __init__(self, config: DictConfig) -> None:
         """Open or make the folder; set threads and seed.
+
+        Nothing is written yet: a mistake that shows before `claim` leaves the folder free.
 
         Raises:
             RunDirError: The folder holds a run with another config.
@@ -73,16 +99,21 @@ class RunFolder:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        self._keep_config(OmegaConf.to_yaml(config, resolve=True))
+        self._text = OmegaConf.to_yaml(config, resolve=True)
+        self._check_config()
+
+    def claim(self) -> None:
+        """Write config and versions: from here on the folder belongs to this run."""
+        write_atomically(self.path / "config.yaml", self._text.encode())
         write_atomically(self.path / "machine.json", json.dumps(machine(), indent=2).encode())
 
-    def _keep_config(self, text: str) -> None:
+    def _check_config(self) -> None:
         path = self.path / "config.yaml"
         if not path.exists():
-            write_atomically(path, text.encode())
             return
-        pairs = zip(path.read_text().splitlines(), text.splitlines(), strict=False)
-        if path.read_text() != text:
+        known, text = path.read_text(), self._text
+        if known != text:
+            pairs = zip(known.splitlines(), text.splitlines(), strict=False)
             old, new = next(((o, n) for o, n in pairs if o != n), ("more", "fewer lines"))
             raise RunDirError(
                 f"{self.path} holds a run with another config (there {old.strip()!r}, now "
@@ -90,17 +121,42 @@ class RunFolder:
             )
 
     def need_space(self, size: int) -> None:
-        """Check that `size` bytes fit.
+        """Check that the folder can grow to `size` bytes; what it holds already counts.
 
         Raises:
-            DiskFullError: They do not.
+            DiskFullError: It cannot.
         """
-        free = shutil.disk_usage(self.path).free
-        if free < size:
+        held = sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
+        room = shutil.disk_usage(self.path).free + held
+        if room < size:
             raise DiskFullError(
-                f"{self.path} needs about {size >> 20} MB for checkpoints and has {free >> 20} MB "
-                f"free: choose another run_dir=… or make room"
+                f"the disk is full: {self.path} needs about {_megabytes(size)} for checkpoints and "
+                f"has room for {_megabytes(room)}: choose another run_dir=… or make room"
             )
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / (1 << 20):.1f} MB"
+
+
+@contextlib.contextmanager
+def explaining_full_disk(run: Path) -> Iterator[None]:
+    """Say in one line that a write into a run folder failed for want of space.
+
+    Raises:
+        DiskFullError: The disk filled up; what was whole before is whole still.
+    """
+    try:
+        yield
+    except Exception as error:
+        # Each library raises a type of its own. safetensors names the cause and takes its half file
+        # away; torch leaves the half file and no cause.
+        told = os.strerror(errno.ENOSPC) in str(error)
+        if not told and shutil.disk_usage(run).free >= 1 << 20:
+            raise
+        raise DiskFullError(
+            f"{run}: the disk is full; make room and run the same command to go on"
+        ) from error
 
 
 def machine() -> dict[str, Any]:

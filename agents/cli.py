@@ -83,9 +83,13 @@ def _dispatch(arguments: list[str]) -> int:
 
 def _message(error: Exception) -> str:
     """An error's text on one line."""
+    wrapped = error.__cause__ if type(error).__name__ == "InstantiationException" else None
+    if isinstance(wrapped, Exception) and _speaks_to_user(wrapped):
+        return _message(wrapped)  # what failed says it better than Hydra, which called it
     if isinstance(error, OSError) and error.strerror:  # else str() starts with "[Errno 2]"
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
+    text = str(error).partition("Config search path:")[0]  # Hydra's, of no use to a user
+    return " ".join(text.split()) or type(error).__name__
 
 
 def _speaks_to_user(error: Exception) -> bool:

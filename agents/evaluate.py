@@ -23,6 +23,7 @@ def evaluate_student(config: DictConfig) -> None:
     folder = RunFolder(config)
     deal(list(config.env.ids), config.evaluation.split, 0, 1)
     policy: HFPolicy = instantiate(config.student)
+    folder.claim()
     rows = bounds(policy, config)
     rows["student"] = evaluate("student", policy.at(config.evaluation.temperature), config)
     extra = {"machine": machine(), "config": OmegaConf.to_container(config, resolve=True)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +10,15 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from transformers import PrinterCallback, Trainer
 
-from journeyman.agents.app import RunFolder, deal, evaluate, machine, run_app
-from journeyman.agents.errors import DiskFullError
+from journeyman.agents.app import (
+    RunFolder,
+    deal,
+    evaluate,
+    explaining_full_disk,
+    machine,
+    run_app,
+)
+from journeyman.agents.errors import UserError
 from journeyman.agents.evaluation.metrics import Metrics
 from journeyman.agents.evaluation.report import plot, table, write_atomically, write_summary
 from journeyman.agents.hf import HFPolicy
@@ -44,14 +50,19 @@ def train(config: DictConfig) -> None:
     if report.exists():
         print(f"{folder.path} is finished; delete it to run anew.\n\n{report.read_text()}")
         return
+    steps = config.trainer.args.max_steps
+    if not isinstance(steps, int) or steps < 1:
+        raise UserError(f"steps={steps}: expected a whole number above zero")
     ids = list(config.env.ids)
     deal(ids, "train", 0, 1)  # an unknown id fails here, before models load
     policy: HFPolicy = instantiate(config.student)
     teacher = instantiate(config.teacher)
     check_vocabulary(policy.format.tokenizer, teacher.tokenizer)
+    credit, build_trainer = instantiate(config.credit), instantiate(config.trainer)
     size = sum(p.numel() * p.element_size() for p in policy.model.parameters())
-    kept = OmegaConf.select(config, "trainer.args.save_total_limit", default=2)
+    kept = OmegaConf.select(config, "trainer.args.save_total_limit") or 2
     folder.need_space(size * (OPTIMISER_COPIES * (kept + 1) + 1))
+    folder.claim()
 
     rows: dict[str, Metrics] = {}
     if config.evaluation.tasks:
@@ -60,21 +71,20 @@ def train(config: DictConfig) -> None:
     parts = Parts(
         policy=policy,
         teacher=teacher,
-        credit=instantiate(config.credit),
+        credit=credit,
         tasks=lambda count: deal(ids, "train", config.first_task, count),
         env_kwargs=dict(config.env.kwargs),
     )
-    trainer = instantiate(config.trainer)(parts=parts)
-    fit(trainer, folder.path)
+    fit(build_trainer(parts=parts), folder.path)
     policy.model.eval()
-    trainer.save_model(str(folder.path / "model"))
     if not rows:
         write_atomically(report, b"trained without evaluation (evaluation.tasks=0)\n")
         return
     rows["student after"] = evaluate("student after", _tested(policy, config), config)
     master = HFPolicy(teacher.model, policy.format, 1.0, policy.max_turn_tokens, policy.max_context)
     rows["teacher"] = evaluate("teacher", _tested(master, config), config)
-    finish(folder.path, rows, config, time.perf_counter() - started)
+    with explaining_full_disk(folder.path):
+        finish(folder.path, rows, config, time.perf_counter() - started)
 
 
 def bounds(policy: HFPolicy, config: DictConfig) -> dict[str, Metrics]:
@@ -84,25 +94,20 @@ def bounds(policy: HFPolicy, config: DictConfig) -> dict[str, Metrics]:
 
 
 def fit(trainer: Trainer, run: Path) -> None:
-    """Train to the end, from the last whole checkpoint if there is one.
+    """Train to the end, from the last whole checkpoint if there is one, and save the model.
 
     Raises:
         DiskFullError: The disk filled up on the way; earlier checkpoints are whole.
     """
     trainer.add_callback(MetricsFile(run / "metrics.jsonl"))
-    trainer.add_callback(MarkComplete())
+    trainer.add_callback(MarkComplete(keep=trainer.args.save_total_limit))
+    trainer.args.save_total_limit = None  # MarkComplete rotates
     trainer.add_callback(Progress())
     trainer.remove_callback(PrinterCallback)  # the bar and the metrics file say it already
-    checkpoint = last_complete(Path(str(trainer.args.output_dir)))
-    try:
+    with explaining_full_disk(run):
+        checkpoint = last_complete(Path(str(trainer.args.output_dir)))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except Exception as error:
-        # torch and safetensors each raise their own type when a write fails.
-        if shutil.disk_usage(run).free < 1 << 20:
-            raise DiskFullError(
-                f"{run}: the disk is full; make room and run the same command to go on"
-            ) from error
-        raise
+        trainer.save_model(str(run / "model"))
 
 
 def finish(run: Path, rows: dict[str, Metrics], config: DictConfig, seconds: float) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from journeyman.agents.evaluation.report import write_atomically
+
 COMPLETE = "COMPLETE"
 """Written last into a checkpoint: one without it was cut short and is not resumed from."""
 
@@ -65,8 +67,10 @@ class MetricsFile(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Forget what a killed run logged after the checkpoint we go on from."""
+        if not state.is_world_process_zero:
+            return
         kept = [r for r in read_metrics(self._path) if r["step"] <= state.global_step]
-        self._path.write_text("".join(json.dumps(r) + "\n" for r in kept))
+        write_atomically(self._path, "".join(json.dumps(r) + "\n" for r in kept).encode())
 
     def on_log(
         self,
@@ -77,6 +81,9 @@ class MetricsFile(TrainerCallback):
         **_: Any,
     ) -> None:
         """Write one line."""
+        closing = "train_runtime" in (logs or {})  # the trainer's summary is not a step
+        if closing or not state.is_world_process_zero:
+            return
         with self._path.open("a") as file:
             file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
 
@@ -93,21 +100,38 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class MarkComplete(TrainerCallback):
-    """Marks a checkpoint once all its files are written."""
+    """Marks a checkpoint once all its files are written, and only then lets old ones go.
+
+    The trainer's own rotation (`save_total_limit`) deletes before the new checkpoint is marked: a
+    kill in between could leave none.
+    """
+
+    def __init__(self, keep: int | None = None) -> None:
+        """Keep the newest `keep` checkpoints; None or 0 keeps all."""
+        self._keep = keep
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """The checkpoint of this step is whole."""
-        (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+        if not state.is_world_process_zero:
+            return
+        output_dir = Path(str(args.output_dir))
+        (output_dir / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+        for folder in complete(output_dir)[: -self._keep] if self._keep else ():
+            (folder / COMPLETE).unlink()  # first, so that half a folder never counts as whole
+            shutil.rmtree(folder)
+
+
+def complete(output_dir: Path) -> list[Path]:
+    """The whole checkpoints, oldest first."""
+    marks = output_dir.glob(f"checkpoint-[0-9]*/{COMPLETE}")
+    return sorted((m.parent for m in marks), key=lambda f: int(f.name.rpartition("-")[2]))
 
 
 def last_complete(output_dir: Path) -> Path | None:
     """The newest whole checkpoint; those cut short by a kill are removed."""
-    whole = {}
-    for folder in output_dir.glob("checkpoint-*"):
-        if (folder / COMPLETE).exists():
-            whole[int(folder.name.rpartition("-")[2])] = folder
-        else:
-            shutil.rmtree(folder)
-    return whole[max(whole)] if whole else None
+    whole = complete(output_dir)
+    for folder in set(output_dir.glob("checkpoint-[0-9]*")).difference(whole):
+        shutil.rmtree(folder)
+    return whole[-1] if whole else None
