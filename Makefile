@@ -96,7 +96,7 @@ wheel-test: wheel system ## the same suite, against the installed wheel
 	@cd $(WHEEL_RUN); python=$(CURDIR)/$(WHEEL_VENV)/bin/python; \
 	for folder in $(FOLDERS) conf; do $$python -P -c "import sys, journeyman.$$folder as it; \
 		assert it.__file__.startswith(sys.prefix), 'not from the wheel: ' + it.__file__"; done; \
-	$(TEST_ENV) $$python -P -m pytest $(ARGS)
+	$(TEST_ENV) JOURNEYMAN_FROM_WHEEL=1 $$python -P -m pytest $(ARGS)
 
 bench: setup ## measure rollouts
 	@for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python "$$benchmark"; done
