@@ -1,0 +1,117 @@
+"""The `journeyman` command in processes of its own, without their start-up time."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+# Imports once and computes nothing. A child forked from it starts at once, and is as much a process
+# as any: it can be killed.
+FORK_SERVER = """
+import json, os, sys, traceback
+import journeyman.agents.evaluate
+import journeyman.agents.train
+import journeyman.agents.trainers.distill
+import journeyman.agents.trainers.sft
+from journeyman.agents.cli import main
+
+for line in sys.stdin:
+    job = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        status = 70
+        try:
+            os.chdir(job["folder"])
+            for number, name in (1, "stdout"), (2, "stderr"):
+                os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+            exec(job["before"], {})
+            status = main(job["arguments"])
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a command left behind."""
+
+    status: int
+    """Negative: the signal that ended it."""
+    stdout: str
+    stderr: str
+
+
+class ForkServer:
+    """Runs command lines, one after the other."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", FORK_SERVER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        )
+
+    def __call__(self, *arguments: object, before: str = "") -> Finished:
+        """Run `journeyman <arguments>`; `before` is Python that the child executes first."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        job = {
+            "arguments": [str(a) for a in arguments],
+            "before": before,
+            "folder": str(self._folder),
+        }
+        print(json.dumps(job), file=self._process.stdin, flush=True)
+        answer = self._process.stdout.readline()
+        if not answer:
+            self._log.seek(0)
+            raise RuntimeError(f"the fork server ended: {self._log.read().decode()}")
+        out, err = ((self._folder / name).read_text() for name in ("stdout", "stderr"))
+        return Finished(int(answer), out, err)
+
+    def close(self) -> None:
+        self._process.communicate()
+        self._log.close()
+
+
+@pytest.fixture(scope="session")
+def journeyman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    """Call it with a command line; see `ForkServer`."""
+    server = ForkServer(tmp_path_factory.mktemp("commands"))
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def other_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded student with noise in its weights: a teacher that differs from it."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from journeyman.agents.hf import load_model
+    from journeyman.agents.models import resolve
+
+    folder = tmp_path_factory.mktemp("models") / "other"
+    model = load_model("embedded-student", device="cpu")
+    noise = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.02 * torch.randn(weight.shape, generator=noise)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(resolve("embedded-student")).save_pretrained(folder)
+    return folder

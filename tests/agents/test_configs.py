@@ -1,0 +1,167 @@
+"""Every config composes, and what it names exists and takes the arguments it is given."""
+
+import importlib.resources
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from journeyman.agents.app import offer_environments
+from journeyman.agents.models import available
+from journeyman.envs import env_ids
+
+CONF = importlib.resources.files("journeyman.conf")
+ROOTS = sorted(p.name.removesuffix(".yaml") for p in CONF.iterdir() if p.name.endswith(".yaml"))
+GROUPS = {
+    group.name: sorted(p.name.removesuffix(".yaml") for p in group.iterdir())
+    for group in CONF.iterdir()
+    if group.is_dir() and not group.name.startswith("_")
+}
+EVALUATED = ("env", "student", "sandbox")
+"""Groups that fit `eval`; all fit `train`."""
+LATER = ("sandbox",)
+"""Groups that no root has by default."""
+
+LIGHT = ("journeyman.agents.credit.", "journeyman.sandbox.")
+"""What is built wherever the tests run; models are built if they are on this machine."""
+
+CHOICES = [
+    (root, group, option)
+    for root in ROOTS
+    for group, options in GROUPS.items()
+    for option in options
+    if root == "train" or group in EVALUATED
+]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def hydra() -> Iterator[None]:
+    offer_environments()
+    with initialize_config_module("journeyman.conf", version_base="1.3"):
+        yield
+
+
+def nodes(config: Any) -> Iterator[DictConfig]:
+    """Every node with a `_target_`, inner ones first."""
+    if isinstance(config, DictConfig):
+        for name in config:
+            yield from nodes(config[name])
+        if "_target_" in config:
+            yield config
+
+
+def check(node: DictConfig, folder: Path) -> None:
+    """Build what can be built here; of the rest, check that the call would be accepted."""
+    target = get_object(node._target_)
+    keys = [str(name) for name in node if not str(name).startswith("_")]
+    arguments = list(node.get("_args_", ()))
+    signature = inspect.signature(target)
+    if node.get("_partial_", False):
+        signature.bind_partial(*arguments, **{name: node[name] for name in keys})
+    else:
+        signature.bind(*arguments, **{name: node[name] for name in keys})
+    if node._target_.startswith("trl."):
+        cpu = {} if torch.cuda.is_available() else {"use_cpu": True, "bf16": False}
+        instantiate(node, output_dir=str(folder), **cpu)
+    elif node._target_.startswith(LIGHT) or available().get(node.get("model")) is not None:
+        instantiate(node)
+
+
+def test_the_roots_are_the_ones_we_know() -> None:
+    assert ROOTS == ["eval", "train"]
+    assert "sandbox" in GROUPS
+    assert "experiment" in GROUPS
+
+
+@pytest.mark.parametrize("root", ROOTS)
+def test_a_root_composes_and_instantiates(root: str, tmp_path: Path) -> None:
+    config = compose(root)
+    found = [node._target_ for node in nodes(config)]
+    assert "journeyman.agents.hf.load_policy" in found
+    for node in nodes(config):
+        check(node, tmp_path)
+    OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+
+
+@pytest.mark.parametrize(("root", "group", "option"), CHOICES)
+def test_an_option_composes_and_instantiates(
+    root: str, group: str, option: str, tmp_path: Path
+) -> None:
+    config = compose(root, [f"{'+' if group in LATER else ''}{group}={option}"])
+    OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    # Experiments reach everywhere, an option only into its own group.
+    part = config if group in ("experiment", "debug") else config[group]
+    for node in nodes(part):
+        check(node, tmp_path)
+
+
+@pytest.mark.parametrize("root", ROOTS)
+def test_every_environment_is_an_option(root: str) -> None:
+    assert len(env_ids()) >= 4
+    for env_id in env_ids():
+        assert compose(root, [f"env={env_id}"]).env == {"ids": [env_id], "kwargs": {}}
+
+
+def test_an_environments_arguments_can_be_overridden() -> None:
+    config = compose("train", ["env=journeyman/Bank-v0", "+env.kwargs.max_turns=3"])
+    assert config.env.kwargs == {"max_turns": 3}
+
+
+# --- the applications -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("app", ["train", "eval"])
+def test_help_lists_the_groups(app: str, journeyman: Any) -> None:
+    shown = journeyman(app, "--help")
+    assert shown.status == 0, shown.stderr
+    lines = shown.stdout.splitlines()
+    for group, options in GROUPS.items():
+        assert f"{group}: {', '.join(options)}" in lines
+    names = [env_id.partition("/")[2] for env_id in env_ids()]
+    assert f"env/journeyman: {', '.join(names)}" in lines
+    assert f"journeyman {app}" in lines[0]
+
+
+def test_the_config_can_be_printed(journeyman: Any) -> None:
+    shown = journeyman("train", "--cfg", "job", "steps=7", "experiment=demo")
+    assert shown.status == 0, shown.stderr
+    printed = OmegaConf.create(shown.stdout)
+    assert printed.steps == 7  # the command line beats the experiment
+    assert printed.name == "demo"
+
+
+def test_a_sweep_gives_each_run_its_folder(tmp_path: Path, journeyman: Any) -> None:
+    swept = journeyman(
+        "train",
+        "--multirun",
+        "debug=tiny",
+        "steps=1",
+        "seed=1,2",
+        "credit=outcome",
+        "teacher.model=embedded-student",
+        "evaluation.tasks=0",
+        f"run_dir={tmp_path}",
+    )
+    assert swept.status == 0, swept.stderr
+    models = sorted(path.parent.parent.name for path in tmp_path.rglob("model/model.safetensors"))
+    assert len(models) == 2
+    assert "seed=1" in models[0]
+    assert "seed=2" in models[1]
+
+
+def test_a_sweep_over_environments(tmp_path: Path, journeyman: Any) -> None:
+    swept = journeyman(
+        "eval",
+        "--multirun",
+        "env=journeyman/Bank-v0,journeyman/Orders-v0",
+        "evaluation.tasks=2",
+        f"run_dir={tmp_path}",
+    )
+    assert swept.status == 0, swept.stderr
+    assert len(list(tmp_path.rglob("summary.json"))) == 2

@@ -1,0 +1,236 @@
+"""Mistakes of the user and of the machine: one or two clear lines, exit status 2, no traceback."""
+
+import contextlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from journeyman.agents.app import RunFolder, explaining_full_disk
+from journeyman.agents.errors import DiskFullError
+from journeyman.agents.hf import load_policy
+from journeyman.agents.trainers.callbacks import complete
+
+TINY = ("debug=tiny", "teacher.model=embedded-student")
+LONGEST_LINE = 400
+
+
+def refused(result: Any) -> str:
+    """The last line of stderr, after checking that the rest is no nuisance."""
+    lines = result.stderr.strip().splitlines()
+    assert result.status == 2, result.stderr
+    assert 1 <= len(lines) <= 2, result.stderr
+    assert "Traceback" not in result.stderr
+    assert lines[-1].startswith("journeyman: error: ")
+    assert len(lines[-1]) <= LONGEST_LINE
+    return str(lines[-1])
+
+
+@pytest.mark.parametrize(
+    ("override", "fragments"),
+    [
+        ("stps=3", ["Could not override 'stps'", "+stps=3"]),
+        ("student.modle=x", ["Could not override 'student.modle'"]),
+        ("studnet=embedded", ["'studnet'"]),
+        ("student=foo", ["'student/foo'", "embedded", "qwen3-0.6b", "smollm2"]),
+        ("experiment=foo", ["'experiment/foo'", "demo", "qwen3", "smollm2"]),
+        ("env.ids=[journeyman/Bonk-v0]", ["'journeyman/Bonk-v0'; did you mean 'journeyman/Bank"]),
+        ("env=journeyman/Bonk-v0", ["'journeyman/Bonk-v0'; did you mean 'journeyman/Bank-v0'?"]),
+        ("env=acme/Xyzzy-v9", ["no environment 'acme/Xyzzy-v9'"]),
+        ("steps=[1", ["'[1'"]),
+        ("steps={a:", ["'{a:'"]),
+        ("steps", ["Error parsing override 'steps'"]),
+        ("steps=0", ["steps=0: expected a whole number above zero"]),
+        ("steps=-3", ["steps=-3"]),
+        ("steps=three", ["steps=three"]),
+        ("+trainer.args.lerning_rate=1", ["unexpected keyword argument 'lerning_rate'"]),
+        ("student.model=embedded-studnet", ["did you mean 'embedded-student'?"]),
+        ("student=smollm2", ["run: journeyman models pull smollm2-135m"]),
+        ("student=smollm2_dropout", ["run: journeyman models pull smollm2-135m"]),
+        ("teacher.model=/nowhere/model", ["no model and no folder '/nowhere/model'"]),
+        ("student.model=acme/nowhere", ["huggingface.co"]),  # transformers' own words
+        ("student.render=everything", ["render 'everything'"]),
+    ],
+)
+def test_a_mistake_is_named(
+    override: str, fragments: list[str], tmp_path: Path, journeyman: Any
+) -> None:
+    run = tmp_path / "run"
+    empty_cache = f"import os; os.environ['JOURNEYMAN_CACHE'] = {str(tmp_path / 'cache')!r}"
+    line = refused(journeyman("train", *TINY, f"run_dir={run}", override, before=empty_cache))
+    for fragment in fragments:
+        assert fragment in line
+    assert "Config search path" not in line
+    assert not (run / "config.yaml").exists(), "the folder should stay free for the mended command"
+
+
+@pytest.mark.parametrize("override", ["student=foo", "env=journeyman/Bonk-v0", "seeed=1"])
+def test_eval_names_mistakes_too(override: str, tmp_path: Path, journeyman: Any) -> None:
+    assert override.partition("=")[2] in refused(
+        journeyman("eval", f"run_dir={tmp_path / 'run'}", override)
+    )
+
+
+def test_different_vocabularies(tmp_path: Path, journeyman: Any) -> None:
+    policy = load_policy("embedded-student", "names")
+    teacher = tmp_path / "teacher"
+    tokenizer = policy.format.tokenizer
+    tokenizer.add_tokens(["<another>"])
+    tokenizer.save_pretrained(teacher)
+    policy.model.save_pretrained(teacher)
+    run = f"run_dir={tmp_path / 'run'}"
+    line = refused(journeyman("train", "debug=tiny", run, f"teacher.model={teacher}"))
+    assert "different vocabularies" in line
+    assert "'<another>'" in line
+
+
+def test_the_process_itself_says_it(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "journeyman.agents.cli", "train", "stps=3"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("journeyman: error: Could not override 'stps'")
+    assert done.stdout == ""
+
+
+# --- a full disk ----------------------------------------------------------------------------------
+
+TRAINING = (
+    "threads=1",
+    "steps=4",
+    "evaluation.tasks=0",
+    "env.kwargs.max_turns=2",
+    "student.max_turn_tokens=16",
+    "trainer.args.per_device_train_batch_size=2",
+    "trainer.args.save_steps=2",
+)
+
+FILL = """
+import os
+
+from transformers import Trainer
+
+saves, save = 0, Trainer._save_checkpoint
+
+def filled(*args, **kwargs):
+    global saves
+    saves += 1
+    if saves == {save}:
+        place = os.statvfs({folder!r})
+        with open({folder!r} + "/ballast", "wb") as ballast:
+            ballast.write(bytes(place.f_bavail * place.f_frsize - {left}))
+    return save(*args, **kwargs)
+
+Trainer._save_checkpoint = filled
+"""
+
+FAIL = """
+import errno, os
+from transformers import Trainer
+
+def fail(*args, **kwargs):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+Trainer._save_optimizer_and_scheduler = fail
+"""
+
+NO_ROOM = """
+import shutil
+
+shutil.disk_usage = lambda path: shutil._ntuple_diskusage(1 << 30, (1 << 30) - 1, 1)
+"""
+
+
+def test_too_little_room_is_seen_before_the_run(tmp_path: Path, journeyman: Any) -> None:
+    run = f"run_dir={tmp_path / 'run'}"
+    line = refused(journeyman("train", *TINY, run, before=NO_ROOM))
+    assert "the disk is full" in line
+    assert "MB for checkpoints" in line
+
+
+def test_what_a_run_holds_already_counts_as_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = object.__new__(RunFolder)
+    folder.path = tmp_path
+    (tmp_path / "checkpoint").write_bytes(bytes(3_000_000))
+    usage = shutil.disk_usage(tmp_path)._replace(free=2_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    folder.need_space(5_000_000)
+    with pytest.raises(DiskFullError, match=r"needs about 4\.8 MB .* has room for 4\.8 MB"):
+        folder.need_space(5_010_000)
+
+
+def test_other_errors_are_not_taken_for_a_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="CUDA"), explaining_full_disk(tmp_path):
+        raise RuntimeError("CUDA out of memory")
+
+
+def test_a_failed_write_is_explained_and_the_run_goes_on(
+    tmp_path: Path, journeyman: Any, other_model: Path
+) -> None:
+    run = tmp_path / "run"
+    command = ("train", *TRAINING, f"teacher.model={other_model}", f"run_dir={run}")
+    assert_full(journeyman(*command, before=FAIL), run)
+    assert complete(run / "checkpoints") == []
+    mended = journeyman(*command)
+    assert mended.status == 0, mended.stderr
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 48 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(place)]
+    with contextlib.suppress(FileNotFoundError):
+        if subprocess.run(mount, capture_output=True, check=False).returncode == 0:
+            yield place
+            subprocess.run(["umount", str(place)], check=True)
+            return
+    pytest.skip("mounting a small disk needs root")
+
+
+def test_the_disk_fills_up_on_the_way(
+    small_disk: Path, tmp_path: Path, journeyman: Any, other_model: Path
+) -> None:
+    run, ballast = small_disk / "run", small_disk / "ballast"
+    command = ("train", *TRAINING, f"teacher.model={other_model}")
+    unbroken = journeyman(*command, f"run_dir={tmp_path / 'unbroken'}")
+    assert unbroken.status == 0, unbroken.stderr
+
+    # Room for nothing, half the weights, half the optimiser's state: each fails in its own way.
+    for save, left in ((2, 0), (1, 2_000_000), (1, 5_000_000)):
+        fill = FILL.format(folder=str(small_disk), save=save, left=left)
+        assert_full(journeyman(*command, f"run_dir={run}", before=fill), run)
+        assert [f.name for f in complete(run / "checkpoints")] == ["checkpoint-2"], left
+        ballast.unlink()
+    mended = journeyman(*command, f"run_dir={run}")
+    assert mended.status == 0, mended.stderr
+    weights = Path("model", "model.safetensors")
+    assert (run / weights).read_bytes() == (tmp_path / "unbroken" / weights).read_bytes()
+
+
+def test_the_disk_is_full_from_the_start(small_disk: Path, journeyman: Any) -> None:
+    free = shutil.disk_usage(small_disk).free
+    (small_disk / "ballast").write_bytes(bytes(free))
+    line = refused(journeyman("train", *TINY, f"run_dir={small_disk / 'run'}"))
+    assert "No space left on device" in line or "the disk is full" in line
+
+
+def assert_full(result: Any, run: Path) -> None:
+    assert result.status == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    # Progress bars rewrite their line; what matters is what follows them.
+    told = [line for line in result.stderr.replace("\r", "\n").splitlines() if "error:" in line]
+    assert told == [
+        f"journeyman: error: {run}: the disk is full; make room and run the same command to go on"
+    ]
