@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import is_peft_model
 from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -83,9 +84,10 @@ class OnPolicyDistillation(DistillationTrainer):
             TaskRef(row["env_id"], row["task_id"], self._row_seed(i))
             for i, row in enumerate(inputs)
         ]
+        training = self._policy.model.training
         self._policy.model.eval()
         episodes = rollout(self._policy, tasks, self._rollout_batch, self._env_kwargs)
-        self._policy.model.train()
+        self._policy.model.train(training)
         scores = score_episodes(self._teacher, episodes) if self._credit.needs_scores else None
         credit = self._credit.assign(episodes, scores)
         batch = to_batch(episodes, credit, self._tokenizer.pad_token_id)
@@ -117,13 +119,13 @@ class OnPolicyDistillation(DistillationTrainer):
         chosen = (inputs["tool_mask"] * inputs["completion_mask"]).bool()
         count = num_items if num_items is not None else chosen.sum().clamp(min=1)
 
-        student = self._get_last_hidden_state(unwrapped_student, ids, attention, kept)[chosen]
+        student = _hidden_states(unwrapped_student, ids, attention, kept)[chosen]
         unwrapped_teacher = self.accelerator.unwrap_model(self.teacher_model)
         with torch.no_grad():
             teacher = self._forward_redirection(
                 self.teacher_model,
                 unwrapped_teacher,
-                self._get_last_hidden_state,
+                _hidden_states,
                 unwrapped_teacher,
                 ids,
                 attention,
@@ -165,6 +167,24 @@ class OnPolicyDistillation(DistillationTrainer):
             here = divergence[turns == turn]
             if here.numel():
                 metrics[f"divergence/turn_{turn + 1}"].append(float(here.mean()))
+
+
+def _hidden_states(model: PreTrainedModel, ids: Tensor, attention: Tensor, kept: int) -> Tensor:
+    """Last hidden states [B, kept, H] from which the last `kept` tokens are predicted.
+
+    TRL's own counts positions from the left edge of the padding. Here a token has the position it
+    was sampled at, without which learned position embeddings would see another text.
+    """
+    if is_peft_model(model):
+        model = model.base_model.model
+    output = model.base_model(
+        input_ids=ids,
+        attention_mask=attention,
+        position_ids=(attention.cumsum(1) - 1).clamp(min=0),
+        use_cache=False,
+    )
+    states: Tensor = output.last_hidden_state[:, -kept - 1 : -1]
+    return states
 
 
 def _as_dataset(tasks: Sequence[TaskRef]) -> Dataset:

@@ -59,7 +59,7 @@ class Comparison:
     divergence: Tensor
     """[N], in nats, with gradient to the student."""
     entropy: Tensor
-    """[N] of the student."""
+    """[N] of the student, at the temperature of the divergence."""
     logprobs: Tensor | None
     """[N] of the chosen tokens under the student, with gradient; None unless asked for."""
 
@@ -102,7 +102,7 @@ def _dense(
     logits = student_head.logits(student)
     with torch.no_grad():
         teacher_logits = teacher_head.logits(teacher)
-        logp = logits.log_softmax(-1)
+        logp = (logits / temperature).log_softmax(-1)
         entropy = -(logp.exp() * logp).sum(-1)
     divergence = generalised_jsd(logits / temperature, teacher_logits / temperature, beta)
     logprobs = None

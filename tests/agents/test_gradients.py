@@ -1,0 +1,313 @@
+"""What the trainer descends is what the paper says: float64 against a reference without tricks.
+
+The reference knows no padding, no batches, no microbatches, no cache and no kernel: one episode at
+a time, one token at a time.
+"""
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from trl import DistillationConfig
+
+from journeyman.agents.chat import ChatFormat
+from journeyman.agents.credit import TokenCredit, Uniform
+from journeyman.agents.hf import HFPolicy
+from journeyman.agents.rollout import TaskRef
+from journeyman.agents.samples import to_batch
+from journeyman.agents.teacher import LocalTeacher
+from journeyman.agents.trainers.distill import OnPolicyDistillation
+from journeyman.envs import Episode, StopReason
+
+from .tiny import broken, chat, episode, gpt2, tokenizer
+
+VOCABULARY = 40
+PAD = 0
+Gradients = dict[str, Tensor]
+
+
+class Setting:
+    """A trainer whose episodes are given, not played."""
+
+    def __init__(self, folder: Path, beta: float, batch: int, accumulation: int) -> None:
+        self.student = gpt2(VOCABULARY, width=16, seed=1).double()
+        self.teacher = gpt2(VOCABULARY, width=24, seed=2).double()
+        format: ChatFormat = chat()
+        args = DistillationConfig(
+            output_dir=str(folder),
+            max_steps=1,
+            beta=beta,
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=accumulation,
+            max_grad_norm=0.0,  # no clipping
+            logging_steps=1,
+            save_strategy="no",
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            dataloader_pin_memory=False,
+            report_to="none",
+            disable_tqdm=True,
+        )
+        descent = torch.optim.SGD(self.student.parameters(), lr=1.0)
+        constant = torch.optim.lr_scheduler.LambdaLR(descent, lambda step: 1.0)
+        self.trainer = OnPolicyDistillation(
+            HFPolicy(self.student, format, max_turn_tokens=8),
+            LocalTeacher(self.teacher, tokenizer()),
+            Uniform(),
+            args,
+            [TaskRef("acme/Env-v0", f"train/{i}") for i in range(batch * accumulation)],
+            optimizers=(descent, constant),
+        )
+
+    def train(self, monkeypatch: pytest.MonkeyPatch, batch: dict[str, Tensor]) -> Gradients:
+        """The gradient of one optimiser step, read off the weights: descent at rate 1."""
+        monkeypatch.setattr(self.trainer, "_generate_and_score_completions", lambda inputs: batch)
+        before = {n: p.detach().clone() for n, p in self.student.named_parameters()}
+        self.trainer.train()
+        assert self.trainer.state.global_step == 1
+        return {n: before[n] - p.detach() for n, p in self.student.named_parameters()}
+
+    def gradient(self, batch: dict[str, Tensor]) -> Gradients:
+        """Of the loss alone."""
+        self.student.zero_grad()
+        loss, _, _ = self.trainer._compute_loss(self.student, batch, batch["num_items_in_batch"])
+        loss.backward()
+        return {n: p.grad.clone() for n, p in self.student.named_parameters() if p.grad is not None}
+
+
+def random_credit(episodes: Sequence[Episode], seed: int) -> list[TokenCredit]:
+    noise = torch.Generator().manual_seed(seed)
+    return [
+        TokenCredit(
+            torch.rand(len(e.tokens), generator=noise) * 2,
+            torch.randn(len(e.tokens), generator=noise),
+        )
+        for e in episodes
+    ]
+
+
+def ragged(seed: int, count: int) -> list[Episode]:
+    """Episodes of one to four turns; among them two that broke, one of them before its prompt."""
+    rng = random.Random(seed)
+    played = [episode(rng, VOCABULARY, turns=1 + i % 4) for i in range(count - 2)]
+    halfway = episode(rng, VOCABULARY, stop=StopReason.INFRA_ERROR)
+    return [*played[:1], broken(reset=True), *played[1:], halfway]
+
+
+def divergence(student: Tensor, teacher: Tensor, beta: float) -> Tensor:
+    """Of two distributions [V], by definition."""
+    if beta == 0:
+        return (teacher * (teacher / student).log()).sum()
+    if beta == 1:
+        return (student * (student / teacher).log()).sum()
+    mean = beta * teacher + (1 - beta) * student
+    return (
+        beta * (teacher * (teacher / mean).log()).sum()
+        + (1 - beta) * (student * (student / mean).log()).sum()
+    )
+
+
+def reference(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    episodes: Sequence[Episode],
+    credit: Sequence[TokenCredit],
+    beta: float,
+) -> Gradients:
+    total = torch.zeros((), dtype=torch.float64)
+    count = 0
+    for played, share in zip(episodes, credit, strict=True):
+        if played.stop is StopReason.INFRA_ERROR:
+            continue
+        ids = torch.tensor([played.tokens])
+        ours = student(ids).logits[0].softmax(-1)
+        theirs = teacher(ids).logits[0].softmax(-1).detach()
+        for i, token in enumerate(played.tokens):
+            if played.mask[i]:
+                count += 1
+                total = total + share.weights[i] * divergence(ours[i - 1], theirs[i - 1], beta)
+                behaviour = math.exp(played.logprobs[i])
+                total = total - ours[i - 1, token] / behaviour * share.advantages[i]
+    names, parameters = zip(*student.named_parameters(), strict=True)
+    return dict(zip(names, torch.autograd.grad(total / count, parameters), strict=True))
+
+
+def assert_equal(ours: Gradients, theirs: Gradients, atol: float) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, gradient in theirs.items():
+        torch.testing.assert_close(
+            ours[name], gradient, atol=atol, rtol=0, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+@pytest.mark.parametrize(("batch", "accumulation"), [(8, 1), (2, 4)], ids=["whole", "in parts"])
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+def test_a_step_of_the_trainer_is_the_reference(
+    beta: float,
+    batch: int,
+    accumulation: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    setting = Setting(tmp_path, beta, batch, accumulation)
+    episodes = ragged(seed=3, count=8)
+    credit = random_credit(episodes, seed=4)
+    expected = reference(setting.student, setting.teacher, episodes, credit, beta)
+    assert max(float(g.abs().max()) for g in expected.values()) > 0.1
+    found = setting.train(monkeypatch, to_batch(episodes, credit, PAD))
+    assert_equal(found, expected, atol=1e-8)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+def test_the_loss_on_many_layouts(seed: int, beta: float, tmp_path: Path) -> None:
+    setting = Setting(tmp_path, beta, 6, 1)
+    episodes = ragged(seed, count=6)
+    credit = random_credit(episodes, seed)
+    expected = reference(setting.student, setting.teacher, episodes, credit, beta)
+    assert_equal(setting.gradient(to_batch(episodes, credit, PAD)), expected, atol=1e-8)
+
+
+def test_without_advantages_there_is_distillation_alone(tmp_path: Path) -> None:
+    setting = Setting(tmp_path, 1.0, 6, 1)
+    episodes = ragged(7, count=6)
+    credit = [TokenCredit(c.weights, c.advantages * 0) for c in random_credit(episodes, 7)]
+    expected = reference(setting.student, setting.teacher, episodes, credit, 1.0)
+    assert_equal(setting.gradient(to_batch(episodes, credit, PAD)), expected, atol=1e-8)
+
+
+@pytest.fixture
+def setting(tmp_path: Path) -> Setting:
+    return Setting(tmp_path, 0.5, 6, 1)
+
+
+@pytest.fixture
+def batch() -> dict[str, Tensor]:
+    episodes = ragged(11, count=6)
+    return to_batch(episodes, random_credit(episodes, 12), PAD)
+
+
+def unchosen(batch: dict[str, Tensor]) -> Tensor:
+    return batch["tool_mask"] == 0
+
+
+def changed(name: str, value: Callable[[Tensor], Tensor]) -> Any:
+    return pytest.param(name, value, id=name)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        changed("weights", lambda t: t + 1e6),
+        changed("advantages", lambda t: t - 1e6),
+        changed("sampled_logprobs", lambda t: t - 50),
+        changed("turns", lambda t: t + 1),
+    ],
+)
+def test_credit_of_other_tokens_has_no_effect(
+    setting: Setting, batch: dict[str, Tensor], name: str, value: Callable[[Tensor], Tensor]
+) -> None:
+    elsewhere = unchosen(batch)
+    assert elsewhere.any()
+    before = setting.gradient(batch)
+    other = batch | {name: torch.where(elsewhere, value(batch[name]), batch[name])}
+    assert_equal(setting.gradient(other), before, atol=0)
+    here = batch | {name: torch.where(elsewhere, batch[name], value(batch[name]))}
+    if name != "turns":  # which is for the log alone
+        with pytest.raises(AssertionError):
+            assert_equal(setting.gradient(here), before, atol=0)
+
+
+def test_the_divergence_at_other_tokens_has_no_effect(
+    setting: Setting, batch: dict[str, Tensor]
+) -> None:
+    """Prompts and results are context: what either model would say there is never compared."""
+    before = setting.gradient(batch)
+    width = batch["prompt_ids"].shape[1]
+    predicting = torch.zeros(len(batch["prompt_ids"]), width + unchosen(batch).shape[1]).bool()
+    predicting[:, width - 1 : -1] = ~unchosen(batch)
+    assert predicting.any()
+    assert not predicting.all()
+
+    def shout(where: Tensor, loudness: float) -> Callable[..., Any]:
+        def hook(module: Any, inputs: Any, output: Any) -> Any:
+            states = output.last_hidden_state
+            noise = torch.randn(states.shape, generator=torch.Generator().manual_seed(0))
+            output.last_hidden_state = states + loudness * noise * where[..., None]
+            return output
+
+        return hook
+
+    for model in (setting.teacher, setting.student):
+        with model.base_model.register_forward_hook(shout(~predicting, 1e3)):
+            assert_equal(setting.gradient(batch), before, atol=0)
+        with (
+            model.base_model.register_forward_hook(shout(predicting, 1.0)),
+            pytest.raises(AssertionError),
+        ):
+            assert_equal(setting.gradient(batch), before, atol=0)
+
+
+def test_what_follows_the_last_chosen_token_has_no_effect(
+    setting: Setting, batch: dict[str, Tensor]
+) -> None:
+    """A forced end, a last result and padding are in no one's context: any token will do."""
+    before = setting.gradient(batch)
+    chosen = ~unchosen(batch)
+    after = chosen.flip(1).cumsum(1).flip(1) == 0
+    ids = torch.where(after, (batch["completion_ids"] + 1) % VOCABULARY, batch["completion_ids"])
+    assert ((ids != batch["completion_ids"]) & (batch["completion_mask"] == 1)).any()
+    assert_equal(setting.gradient(batch | {"completion_ids": ids}), before, atol=0)
+
+
+def test_padding_has_no_effect(setting: Setting, batch: dict[str, Tensor]) -> None:
+    before = setting.gradient(batch)
+    other = dict(batch)
+    for part in ("prompt", "completion"):
+        ids, mask = batch[f"{part}_ids"], batch[f"{part}_mask"]
+        assert (mask == 0).any()
+        other[f"{part}_ids"] = torch.where(mask == 0, 17, ids)
+    assert_equal(setting.gradient(other), before, atol=0)
+
+
+def test_other_prompts_do_have_an_effect(setting: Setting, batch: dict[str, Tensor]) -> None:
+    """Or the tests above would hold of a loss that reads nothing."""
+    before = setting.gradient(batch)
+    ids = (batch["prompt_ids"] + batch["prompt_mask"]) % VOCABULARY
+    with pytest.raises(AssertionError):
+        assert_equal(setting.gradient(batch | {"prompt_ids": ids}), before, atol=1e-8)
+
+
+def test_a_batch_of_broken_episodes_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = Setting(tmp_path, 1.0, 2, 2)
+    rng = random.Random(0)
+    halfway = [episode(rng, VOCABULARY, stop=StopReason.INFRA_ERROR) for _ in range(2)]
+    episodes = [broken(reset=True), *halfway, broken(reset=False)]
+    found = setting.train(monkeypatch, to_batch(episodes, random_credit(episodes, 0), PAD))
+    assert all(torch.equal(g, torch.zeros_like(g)) for g in found.values())
+    assert setting.trainer.state.log_history[0]["loss"] == 0
+
+
+def test_a_step_weighs_in_proportion(setting: Setting) -> None:
+    (played,) = [episode(random.Random(2), VOCABULARY, turns=3)]
+    start, end = played.steps[1].span
+
+    def gradient(weight: float) -> Gradients:
+        weights = torch.ones(len(played.tokens))
+        weights[start:end] = weight
+        credit = [TokenCredit(weights, torch.zeros(len(played.tokens)))]
+        return setting.gradient(to_batch([played], credit, PAD))
+
+    without, once, thrice = gradient(0), gradient(1), gradient(3)
+    assert any((once[n] - without[n]).abs().max() > 1e-3 for n in once)
+    expected = {n: without[n] + 3 * (once[n] - without[n]) for n in once}
+    assert_equal(thrice, expected, atol=1e-12)
