@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from journeyman.agents.errors import ChatFormatError
 from journeyman.envs.types import Message
 from journeyman.tools import ToolSpec
 
@@ -31,19 +32,19 @@ class ChatFormat:
         """Check the template.
 
         Raises:
-            ValueError: The tokenizer has no chat template, or none that shows tools while
-                `render` is "full".
+            ChatFormatError: No such `render`; or the tokenizer has no chat template, or none that
+                shows tools while `render` is "full", or no end-of-turn token that it ends turns by.
         """
         template = tokenizer.chat_template
         if not template:
-            raise ValueError(
+            raise ChatFormatError(
                 "the tokenizer has no chat template; set tokenizer.chat_template or use an "
                 "instruction-tuned model"
             )
         if render not in ("full", "signature", "names"):
-            raise ValueError(f"tools render {render!r}: use full, signature or names")
+            raise ChatFormatError(f"tools render {render!r}: use full, signature or names")
         if render == "full" and "tools" not in str(template):
-            raise ValueError(
+            raise ChatFormatError(
                 "the chat template shows no tools; use render=signature to list them in the system "
                 "message"
             )
@@ -67,10 +68,15 @@ class ChatFormat:
 
         Args:
             messages: The environment's new messages; at least one.
+
+        Raises:
+            ChatFormatError: The template writes earlier turns differently once others follow.
         """
         text = self._template([*_PROBE, *(m.as_dict() for m in messages)], True)
         if not text.startswith(self._turn):
-            raise ValueError("the chat template rewrites earlier turns; it cannot be continued")
+            raise ChatFormatError(
+                "the chat template rewrites earlier turns; it cannot be continued"
+            )
         return self._encode(text[len(self._turn) :])
 
     def turn(self, text: str) -> list[int]:
@@ -103,7 +109,9 @@ class ChatFormat:
         eos = str(self.tokenizer.convert_ids_to_tokens(self.eos_id))
         head, found, _ = self._template(list(_PROBE), False).rpartition(f"ok{eos}")
         if not found:
-            raise ValueError(f"the chat template does not end an assistant's turn with {eos!r}")
+            raise ChatFormatError(
+                f"the chat template does not end an assistant's turn with {eos!r}"
+            )
         return head + found
 
     def _template(
@@ -125,5 +133,5 @@ _PROBE = ({"role": "user", "content": "hi"}, {"role": "assistant", "content": "o
 def _token_id(tokenizer: PreTrainedTokenizerBase) -> int:
     token_id = tokenizer.eos_token_id
     if not isinstance(token_id, int):
-        raise ValueError("the tokenizer has no single eos_token that ends a turn")
+        raise ChatFormatError("the tokenizer has no single eos_token that ends a turn")
     return token_id

@@ -2,6 +2,8 @@
 
     Exception
     └── UserError
+        ├── ChatFormatError         (ValueError)  the chat template cannot carry an episode
+        ├── UnsupportedModelError   (ValueError)  the in-process student cannot run the model
         ├── VocabularyMismatchError (ValueError)  student and teacher count tokens differently
         ├── RunDirError             (ValueError)  the run folder holds another run
         └── DiskFullError           (OSError)     no room for checkpoints
@@ -14,6 +16,14 @@ from __future__ import annotations
 
 class UserError(Exception):
     """Base of errors whose message says what to change."""
+
+
+class ChatFormatError(UserError, ValueError):
+    """The tokenizer's chat template, or how it is to be used, does not fit multi-turn tool use."""
+
+
+class UnsupportedModelError(UserError, ValueError):
+    """The model has layers that the in-process student cannot run."""
 
 
 class VocabularyMismatchError(UserError, ValueError):

@@ -14,10 +14,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from journeyman.agents.cache import growing_cache
 from journeyman.agents.chat import ChatFormat, ToolRender
+from journeyman.agents.errors import UnsupportedModelError
 from journeyman.agents.models import resolve
 from journeyman.agents.policy import Request, Stream, Turn
 from journeyman.agents.teacher import LocalTeacher
@@ -44,14 +45,14 @@ class HFPolicy:
             max_context: Longest token stream; by default the model's own limit.
 
         Raises:
-            ValueError: A layer of the model has a sliding window or a recurrent state.
+            UnsupportedModelError: A layer has a sliding window or a recurrent state.
         """
         config = model.config.get_text_config()
-        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+        kinds = _layer_kinds(config)
         if kinds != {"full_attention"}:
-            raise ValueError(
-                f"the in-process student needs full attention in every layer, this model has "
-                f"{sorted(kinds)}; serve it with vLLM instead"
+            raise UnsupportedModelError(
+                f"the in-process student needs full attention in every layer, this model "
+                f"({config.model_type}) has {', '.join(sorted(kinds))}; serve it with vLLM instead"
             )
         self.model = model
         self.format = format
@@ -70,6 +71,14 @@ class HFPolicy:
         return HFPolicy(
             self.model, self.format, temperature, self.max_turn_tokens, self.max_context
         )
+
+
+def _layer_kinds(config: PretrainedConfig) -> set[str]:
+    """What a model's layers do; older configurations name one window for all layers."""
+    if kinds := getattr(config, "layer_types", None):
+        return set(kinds)
+    window = getattr(config, "sliding_window", None)
+    return {"full_attention" if window is None else "sliding_attention"}
 
 
 class _Row:
@@ -212,10 +221,11 @@ def sample(logits: Tensor, temperature: float, uniforms: Tensor) -> tuple[Tensor
         tokens = logits.argmax(-1)
     else:
         cumulative = (logits / temperature).softmax(-1).cumsum(-1)
-        # Scaled by the sum, which rounding keeps from being 1.
-        threshold = (uniforms * cumulative[:, -1])[:, None]
+        # Scaled by the sum, which rounding keeps from being 1; and below it, which rounding of the
+        # dice to 1 would not be: a token past the end of the probability has none itself.
+        total = cumulative[:, -1:]
+        threshold = (uniforms[:, None] * total).minimum(total.nextafter(torch.zeros_like(total)))
         tokens = torch.searchsorted(cumulative, threshold, right=True)[:, 0]
-        tokens = tokens.clamp(max=logits.shape[-1] - 1)
     return tokens, logprobs.gather(1, tokens[:, None])[:, 0]
 
 

@@ -1,0 +1,155 @@
+import copy
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from journeyman.agents.chat import HOW_TO_CALL, ChatFormat, ToolRender
+from journeyman.agents.errors import ChatFormatError, UserError
+from journeyman.envs import Message, make
+from journeyman.tools import render_hermes
+
+from .tiny import BUILTIN, chat, tokenizer
+
+RENDERS: tuple[ToolRender, ...] = ("full", "signature", "names")
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def with_template(template: str | None) -> PreTrainedTokenizerFast:
+    changed = copy.deepcopy(tokenizer())
+    changed.chat_template = template
+    return changed
+
+
+def one_shot(conversation: list[Message], **kwargs: Any) -> list[int]:
+    text = tokenizer().apply_chat_template(
+        [m.as_dict() for m in conversation], tokenize=False, **kwargs
+    )
+    return list(tokenizer().encode(text, add_special_tokens=False))
+
+
+@pytest.mark.parametrize("render", RENDERS)
+@pytest.mark.parametrize("env_id", BUILTIN)
+def test_an_episode_in_pieces_is_the_conversation_in_one(env_id: str, render: ToolRender) -> None:
+    format = ChatFormat(tokenizer(), render)
+    env = make(env_id)
+    messages, _ = env.reset(options={"task_id": "test/1"})
+    tokens = format.opening(messages, env.tools)
+    opening_text = format.decode(tokens)
+    turns: list[Message] = []
+    for text in [*(render_hermes(c) for c in env.oracle()), "Answer: 12"]:
+        tokens += format.turn(text)
+        replies, *_ = env.step(text)
+        turns += [Message("assistant", text), *replies]
+        if replies:
+            tokens += format.reply(replies)
+
+    system = opening_text.partition("system\n")[2].partition("<|im_end|>")[0]
+    if render == "full":  # the template shows the tools, not the message
+        whole = one_shot([*messages, *turns], tools=[t.as_function() for t in env.tools])
+    else:
+        whole = one_shot([Message("system", system), *messages[1:], *turns])
+    newline = format.tokenizer.encode("\n")
+    assert [*tokens, *newline] == whole
+
+
+def test_several_results_come_in_one_reply() -> None:
+    first, second = Message("tool", "1", "add"), Message("tool", "2", "add")
+    text = chat().decode(chat().reply([first, second]))
+    assert text == (
+        "\n<|im_start|>tool\n1<|im_end|>\n<|im_start|>tool\n2<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_a_turn_is_its_text_and_one_end() -> None:
+    text = 'Tschüß <tool_call>\n{"name": "a"}\n</tool_call> 東京'
+    turn = chat().turn(text)
+    assert turn.count(chat().eos_id) == 1
+    assert turn[-1] == chat().eos_id
+    assert chat().decode(turn[:-1]) == text
+
+
+def opening(render: ToolRender, *messages: Message) -> str:
+    format = ChatFormat(tokenizer(), render)
+    return format.decode(format.opening(messages, make("journeyman/Bank-v0").tools))
+
+
+def test_names_only() -> None:
+    text = opening("names", Message("system", "Be brief."), Message("user", "hi"))
+    names = " ".join(t.name for t in make("journeyman/Bank-v0").tools)
+    assert f"system\nBe brief.\nTools: {names}<|im_end|>" in text
+    assert "source" not in text
+
+
+def test_signatures_say_how_to_call() -> None:
+    text = opening("signature", Message("system", "Be brief."), Message("user", "hi"))
+    for tool in make("journeyman/Bank-v0").tools:
+        assert f"\n{tool.signature()}: {tool.description}\n" in text
+    assert text.count(HOW_TO_CALL) == 1
+    assert '"properties"' not in text
+
+
+def test_schemas_come_from_the_template() -> None:
+    text = opening("full", Message("system", "Be brief."), Message("user", "hi"))
+    assert text.count('"type": "function"') == len(make("journeyman/Bank-v0").tools)
+    assert HOW_TO_CALL not in text
+
+
+@pytest.mark.parametrize("render", ["signature", "names"])
+def test_tools_are_listed_without_a_system_message_too(render: ToolRender) -> None:
+    text = opening(render, Message("user", "hi"))
+    assert text.startswith("<|im_start|>system\nTools:")
+    assert text.endswith("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_the_environments_messages_stay_as_they_are() -> None:
+    message = Message("system", "Be brief.")
+    opening("names", message, Message("user", "hi"))
+    assert message == Message("system", "Be brief.")
+
+
+def error(template: str | None, render: str) -> str:
+    with pytest.raises(ChatFormatError) as caught:
+        ChatFormat(with_template(template), render)  # type: ignore[arg-type]
+    assert isinstance(caught.value, UserError)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_no_template() -> None:
+    assert "no chat template" in error(None, "names")
+
+
+def test_a_template_without_tools() -> None:
+    assert "render=signature" in error(CHATML, "full")
+    assert ChatFormat(with_template(CHATML), "signature").render == "signature"
+
+
+def test_an_unknown_render() -> None:
+    assert "'short': use full, signature or names" in error(CHATML, "short")
+
+
+def test_a_template_that_ends_turns_its_own_way() -> None:
+    template = CHATML.replace("<|im_end|>", "</s>")
+    assert "does not end an assistant's turn with '<|im_end|>'" in error(template, "names")
+
+
+def test_a_tokenizer_without_an_end_token() -> None:
+    changed = with_template(CHATML)
+    changed.eos_token = None
+    with pytest.raises(ChatFormatError, match="no single eos_token"):
+        ChatFormat(changed, "names")
+
+
+def test_a_template_that_rewrites_earlier_turns() -> None:
+    # As templates do that drop the reasoning of all but the last turn.
+    hides = CHATML.replace(
+        "{{ m.content }}", "{{ m.content if loop.last or m.role != 'assistant' else '...' }}"
+    )
+    format = ChatFormat(with_template(hides), "names")
+    with pytest.raises(ChatFormatError, match="rewrites earlier turns"):
+        format.reply([Message("tool", "1")])
