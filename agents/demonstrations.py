@@ -51,11 +51,13 @@ def demonstrate(
             tokens.extend(reply)
             mask.extend([False] * len(reply))
 
-    for call in env.oracle():
+    gold = env.oracle()
+    for call in gold:
         while rng.random() < error_rate and (wrong := _harmless_mistake(env, call, rng)):
             write(wrong, learn=False)
         write(render_hermes(call), learn=True)
-    while rng.random() < error_rate and (wrong := _harmless_mistake(env, env.oracle()[-1], rng)):
+    last = gold[-1] if gold else ToolCall(rng.choice(env.tools).name, {})
+    while rng.random() < error_rate and (wrong := _harmless_mistake(env, last, rng)):
         write(wrong, learn=False)
     write(f"Answer: {env.task.answer}", learn=True)
     return Demonstration(tuple(tokens), tuple(mask))
@@ -80,7 +82,7 @@ def _mistake(env: ToolEnv, call: ToolCall, rng: random.Random) -> str:
     if kind == "tool":
         call = replace(call, name=rng.choice(env.tools).name)
     elif kind == "repeat":
-        call = rng.choice(env.oracle())
+        call = rng.choice(env.oracle() or [call])
     elif kind in ("argument", "digits") and call.arguments:
         name = rng.choice(sorted(call.arguments))
         others = [v for c in env.oracle() for v in c.arguments.values()]

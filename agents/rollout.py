@@ -143,7 +143,11 @@ class _Batch:
             record = _Record(task, env, [])
             self._fail(record, error)
             return record
-        return _Record(task, env, self._format.opening(messages, env.tools))
+        record = _Record(task, env, self._format.opening(messages, env.tools))
+        if self._room(record) <= 1:
+            record.close(StopReason.CONTEXT_FULL)
+            self._progress(1)
+        return record
 
     def play(self) -> list[Episode]:
         """Run to the end; returns the episodes in order."""
@@ -205,13 +209,15 @@ class _Batch:
             stream.finish(turn.row)
             return
         reply = self._format.reply(outcome.messages)
-        room = self._policy.max_context - len(record.tokens) - len(reply)
-        if room <= 1:
+        if self._room(record) - len(reply) <= 1:
             self._close(record, StopReason.CONTEXT_FULL, outcome)
             stream.finish(turn.row)
             return
         record.add_reply(reply)
         stream.extend(turn.row, reply)
+
+    def _room(self, record: _Record) -> int:
+        return self._policy.max_context - len(record.tokens)
 
     def _make_step(self, record: _Record, turn: Turn, outcome: _Outcome) -> Step:
         start = len(record.tokens)
