@@ -37,7 +37,7 @@ setup: $(STAMP) ## .venv with the package in editable form and the developer's t
 $(STAMP): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "setup: Python 3.11 or newer is needed, as python3.11 or python3" >&2; exit 1; }
 	@echo "setup: $(VENV) with $$($(PYTHON) --version) (a few minutes, once)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	@rm -f $(LOG); echo "setup: 1/3 pip"; $(call INSTALL,--upgrade pip)
 	@echo "setup: 2/3 $(TORCH)"; $(call INSTALL,"$(TORCH)")
 	@echo "setup: 3/3 journeyman and its developer's tools"; $(call INSTALL,--editable '.[dev]')
@@ -46,11 +46,11 @@ $(STAMP): pyproject.toml
 system: ## bubblewrap and libseccomp, which the sandbox needs (installed if missing and root)
 	@if command -v bwrap >/dev/null && test -x /usr/bin/python3 \
 		&& /usr/bin/python3 -c 'import ctypes; ctypes.CDLL("libseccomp.so.2")' 2>/dev/null; then exit 0; fi; \
-	packages="bubblewrap libseccomp2 python3-minimal"; \
+	packages="bubblewrap libseccomp2 python3"; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "system: apt-get install $$packages"; export DEBIAN_FRONTEND=noninteractive; \
 		apt-get update -qq </dev/null; \
-		apt-get install -qq --no-install-recommends $$packages </dev/null >/dev/null; \
+		apt-get install -qq --yes --no-install-recommends $$packages </dev/null >/dev/null; \
 	else \
 		echo "system: the sandbox needs these: sudo apt-get install $$packages" >&2; \
 	fi
