@@ -151,7 +151,7 @@ class OnPolicyDistillation(DistillationTrainer):
 
     def _log_rollouts(self, episodes: Sequence[Episode], seconds: float) -> None:
         sound = [e for e in episodes if e.stop is not StopReason.INFRA_ERROR]
-        metrics = self._metrics["train"]
+        metrics = self._metrics["train" if self._policy.model.training else "eval"]
         tokens = sum(sum(e.mask) for e in sound)
         if sound:
             metrics["rollout/success"].append(sum(e.success for e in sound) / len(sound))

@@ -1,0 +1,202 @@
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
+from trl import DistillationConfig, SFTConfig
+
+from journeyman.agents.chat import ChatFormat
+from journeyman.agents.credit import Credit, Outcome, StepDecay, Uniform
+from journeyman.agents.demonstrations import demonstrate
+from journeyman.agents.hf import HFPolicy
+from journeyman.agents.rollout import TaskRef
+from journeyman.agents.teacher import LocalTeacher
+from journeyman.agents.trainers import distill, sft
+from journeyman.agents.trainers.parts import Parts, tasks_needed
+from journeyman.envs import make
+
+from .tiny import chat, gpt2, llama, tokenizer
+
+ENV = "journeyman/Bank-v0"
+COMMON: dict[str, Any] = {
+    "learning_rate": 1e-2,
+    "lr_scheduler_type": "constant",
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "dataloader_pin_memory": False,
+    "report_to": "none",
+    "disable_tqdm": True,
+}
+
+
+def bank_tasks(count: int) -> Sequence[TaskRef]:
+    return [TaskRef(ENV, f"train/{i}", seed=i) for i in range(count)]
+
+
+def make_parts(student: PreTrainedModel, credit: Credit | None = None) -> Parts:
+    own = copy.deepcopy(tokenizer())  # a trainer may set its padding
+    format = ChatFormat(own, "names")
+    teacher = LocalTeacher(gpt2(len(own), width=48, seed=9), own)
+    policy = HFPolicy(student, format, max_turn_tokens=6)
+    return Parts(policy, teacher, credit or Uniform(), bank_tasks, {"max_turns": 3})
+
+
+def babbler() -> PreTrainedModel:
+    """A student that mostly opens tool calls, so that its episodes have several turns."""
+    model = gpt2(len(tokenizer()), seed=4)
+    (opener,) = tokenizer().encode("<tool_call>")
+    with torch.no_grad():
+        model.transformer.ln_f.bias.fill_(1.0)
+        model.get_input_embeddings().weight[opener] = 0.3
+    return model
+
+
+def weights(model: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def changed(model: torch.nn.Module, before: dict[str, Tensor]) -> set[str]:
+    return {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+
+
+def distillation(folder: Path, **kwargs: Any) -> DistillationConfig:
+    arguments = COMMON | {"max_steps": 2, "per_device_train_batch_size": 4, "beta": 1.0} | kwargs
+    return DistillationConfig(output_dir=str(folder), **arguments)
+
+
+def steps(trainer: Any) -> list[dict[str, float]]:
+    """What was logged of each optimiser step."""
+    return [record for record in trainer.state.log_history if "loss" in record]
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize(
+    "credit", [Uniform(), StepDecay(), Outcome()], ids=["uniform", "decay", "outcome"]
+)
+def test_two_steps_of_distillation(credit: Credit, accumulation: int, tmp_path: Path) -> None:
+    parts = make_parts(babbler(), credit)
+    before, taught = weights(parts.policy.model), weights(parts.teacher.model)
+    args = distillation(tmp_path, gradient_accumulation_steps=accumulation)
+    trainer = distill.build(parts, args, rollout_batch=3)
+    trainer.train()
+    assert trainer.state.global_step == 2
+    assert changed(parts.policy.model, before) == before.keys()
+    assert all(p.isfinite().all() for p in parts.policy.model.parameters())
+    assert changed(parts.teacher.model, taught) == set()
+    first, second = steps(trainer)
+    assert first.keys() == second.keys()
+    for record in (first, second):
+        assert record["loss"] > 0
+        assert record["entropy"] > 0
+        assert record["grad_norm"] > 0
+        assert record["rollout/success"] == 0
+        assert record["rollout/infra_errors"] == 0
+        assert record["rollout/calls"] >= 1
+        assert record["rollout/tokens"] >= 6
+        assert record["rollout/seconds"] > 0
+        assert record["rollout/tokens_per_s"] > 0
+        assert all(record[f"divergence/turn_{turn}"] > 0 for turn in (1, 2, 3))
+        assert "divergence/turn_4" not in record
+
+
+def test_distillation_draws_the_student_to_the_teacher(tmp_path: Path) -> None:
+    parts = make_parts(llama(len(tokenizer()), seed=4))
+    trainer = distill.build(parts, distillation(tmp_path, max_steps=6, beta=0.0))
+    trainer.train()
+    losses = [record["loss"] for record in steps(trainer)]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_the_same_run_gives_the_same_weights(tmp_path: Path) -> None:
+    runs = []
+    for name in ("first", "second"):
+        parts = make_parts(babbler())
+        distill.build(parts, distillation(tmp_path / name)).train()
+        runs.append(weights(parts.policy.model))
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+
+
+def test_rollouts_depend_on_the_step_not_on_what_was_played(tmp_path: Path) -> None:
+    trainer = distill.build(make_parts(babbler()), distillation(tmp_path))
+    rows = [trainer.train_dataset[i] for i in range(4)]
+    first = trainer._generate_and_score_completions(rows)
+    again = trainer._generate_and_score_completions(rows)
+    trainer.state.global_step = 1
+    later = trainer._generate_and_score_completions(rows)
+    assert torch.equal(first["completion_ids"], again["completion_ids"])
+    assert not torch.equal(first["completion_ids"], later["completion_ids"])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_rollouts_leave_the_models_mode(training: bool, tmp_path: Path) -> None:
+    trainer = distill.build(make_parts(babbler()), distillation(tmp_path))
+    trainer.model.train(training)
+    trainer._generate_and_score_completions([trainer.train_dataset[0]])
+    assert trainer.model.training == training
+    mode, other = ("train", "eval") if training else ("eval", "train")
+    assert trainer._metrics[mode]["rollout/success"] == [0.0]
+    assert "rollout/success" not in trainer._metrics[other]
+
+
+LORA = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+
+
+def test_lora_trains_the_adapter_alone(tmp_path: Path) -> None:
+    parts = make_parts(llama(len(tokenizer()), seed=4))
+    trainer = distill.build(parts, distillation(tmp_path), peft_config=copy.deepcopy(LORA))
+    before = weights(trainer.model)
+    trainer.train()
+    names = changed(trainer.model, before)
+    assert names
+    assert all("lora_" in name for name in names)
+    # What is played is what is trained.
+    assert any("lora_" in name for name, _ in parts.policy.model.named_parameters())
+
+
+def tuning(folder: Path, **kwargs: Any) -> SFTConfig:
+    arguments = COMMON | {"max_steps": 2, "per_device_train_batch_size": 4, "max_length": None}
+    return SFTConfig(output_dir=str(folder), **arguments | kwargs)
+
+
+def test_demonstrations_are_learnt(tmp_path: Path) -> None:
+    parts = make_parts(llama(len(tokenizer()), seed=4))
+    before = weights(parts.policy.model)
+    trainer = sft.build(parts, tuning(tmp_path, max_steps=6), error_rate=0.3)
+    trainer.train()
+    assert trainer.state.global_step == 6
+    assert changed(parts.policy.model, before) == before.keys()
+    records = steps(trainer)
+    assert records[-1]["loss"] < 0.8 * records[0]["loss"]
+    assert {"loss", "grad_norm", "learning_rate", "mean_token_accuracy"} <= records[0].keys()
+
+
+def test_loss_falls_on_right_turns_alone(tmp_path: Path) -> None:
+    """The first logged loss is the mean cross-entropy of the demonstrations' own mask."""
+    parts = make_parts(llama(len(tokenizer()), seed=4))
+    env = make(ENV, max_turns=64)
+    values = []
+    for task in bank_tasks(4):
+        row = demonstrate(env, task.task_id, chat(), 0.5)
+        ids, mask = torch.tensor([row.tokens]), torch.tensor(row.mask)
+        with torch.no_grad():
+            logits = parts.policy.model(ids).logits[0, :-1]
+        values.append(cross_entropy(logits, ids[0, 1:], reduction="none")[mask[1:]])
+    trainer = sft.build(parts, tuning(tmp_path, max_steps=1), error_rate=0.5)
+    trainer.train()
+    assert steps(trainer)[0]["loss"] == pytest.approx(float(torch.cat(values).mean()), rel=1e-3)
+
+
+def test_rows_of_a_run(tmp_path: Path) -> None:
+    args = tuning(tmp_path, max_steps=3, gradient_accumulation_steps=2)
+    assert tasks_needed(args) == 3 * 4 * 2
+    with pytest.raises(ValueError, match="max_steps"):
+        tasks_needed(tuning(tmp_path, max_steps=-1))
