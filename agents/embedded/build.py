@@ -50,8 +50,8 @@ class Recipe:
 
 
 RECIPES = {
-    "teacher": Recipe(width=160, layers=4, steps=4000, error_rate=0.2),
-    "student": Recipe(width=128, layers=3, steps=380, error_rate=0.1, seed=1),
+    "teacher": Recipe(width=160, layers=3, steps=2000, error_rate=0.2),
+    "student": Recipe(width=128, layers=3, steps=310, error_rate=0.1, seed=1),
 }
 
 

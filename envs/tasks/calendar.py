@@ -30,7 +30,8 @@ class _Scene:
             free = [(d, h) for d in DAYS for h in HOURS if self.free(d, h)]
             day, hour = self.rng.choice([(d, h) for d, h in free if day in (None, d)])
         key = self.draw.identifier("E")
-        self.events[key] = Event(title, self.draw.person(), day, hour)
+        status = self.rng.choice(("confirmed", "tentative"))
+        self.events[key] = Event(title, self.draw.person(), day, hour, status)
         return key
 
     def free(self, day: str, hour: int) -> bool:
@@ -110,29 +111,28 @@ def _invite_host(scene: _Scene) -> Task:
     return Task("", "invite_host", prompt, scene.state(), gold, host)
 
 
-def _by_day(scene: _Scene) -> Task:
-    """Cancel the event if it is on a certain day, else invite somebody to it."""
+def _by_status(scene: _Scene) -> Task:
+    """Cancel a tentative event; invite somebody to a confirmed one."""
     title, person = scene.draw.title(), scene.draw.person()
-    match = scene.rng.random() < 0.5
-    day = scene.rng.choice(DAYS)
-    key = scene.add(title, day if match else scene.rng.choice([d for d in DAYS if d != day]))
+    key = scene.add(title)
     prompt = scene.rng.choice(
         (
-            'If "{t}" is on {d}, cancel it; if not, invite "{p}" to it.',
-            'Cancel "{t}" if it is on {d}, or else invite "{p}" to it.',
+            'If "{t}" is tentative, cancel it; if it is confirmed, invite "{p}" to it.',
+            'Invite "{p}" to "{t}" if it is confirmed, or cancel it if it is tentative.',
         )
-    ).format(t=title, d=day, p=person)
+    ).format(t=title, p=person)
+    tentative = scene.events[key].status == "tentative"
     act = (
         ToolCall("cancel_event", {"event": key})
-        if match
+        if tentative
         else ToolCall("invite", {"event": key, "person": person})
     )
     gold = (_find(title), _get(key), act)
-    kind = "by_day_cancel" if match else "by_day_invite"
-    return Task("", kind, prompt, scene.state(), gold, "cancelled" if match else person)
+    kind = "by_status_cancel" if tentative else "by_status_invite"
+    return Task("", kind, prompt, scene.state(), gold, "cancelled" if tentative else person)
 
 
-_KINDS: tuple[Callable[[_Scene], Task], ...] = (_when, _reschedule, _invite_host, _by_day)
+_KINDS: tuple[Callable[[_Scene], Task], ...] = (_when, _reschedule, _invite_host, _by_status)
 
 
 class CalendarEnv(ToolEnv):

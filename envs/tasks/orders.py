@@ -33,114 +33,107 @@ class _Scene:
         self.orders[key] = order
         return key, order
 
-    def several(self, customer: str, status: str | None = None) -> list[tuple[str, Order]]:
-        """One to three orders of a customer, in the order `list_orders` shows them."""
-        return sorted(self.add(customer, status) for _ in range(self.rng.randint(1, 3)))
-
     def state(self) -> OrdersState:
         items = list(self.orders.items())
         self.rng.shuffle(items)
         return OrdersState(Map(items))
 
 
-def _search(customer: str, found: list[tuple[str, Order]], wanted: str) -> tuple[ToolCall, ...]:
-    """List the orders, then read one after the other until the wanted one."""
-    keys = [key for key, _ in found]
-    read = keys[: keys.index(wanted) + 1]
-    return (
-        ToolCall("list_orders", {"customer": customer}),
-        *(ToolCall("get_order", {"order": key}) for key in read),
-    )
+def _find(order: Order) -> ToolCall:
+    return ToolCall("find_order", {"customer": order.customer, "item": order.item})
 
 
-def _price(scene: _Scene) -> Task:
-    customer = scene.draw.person()
-    found = scene.several(customer)
-    key, order = scene.rng.choice(found)
+def _on(name: str, key: str) -> ToolCall:
+    return ToolCall(name, {"order": key})
+
+
+def _read(scene: _Scene) -> Task:
+    key, order = scene.add(scene.draw.person())
+    what, answer = scene.rng.choice((("price", str(order.price)), ("status", order.status)))
     prompt = scene.rng.choice(
         (
-            'What did "{c}" pay for the "{i}"?',
-            'What is the price of the "{i}" that "{c}" ordered?',
-            'Tell me the price of the "{i}" of "{c}".',
+            'What is the {w} of the "{i}" that "{c}" ordered?',
+            'Tell me the {w} of the "{i}" of "{c}".',
         )
-    ).format(c=customer, i=order.item)
-    gold = _search(customer, found, key)
-    return Task("", "price", prompt, scene.state(), gold, str(order.price))
-
-
-def _status(scene: _Scene) -> Task:
-    customer = scene.draw.person()
-    found = scene.several(customer)
-    key, order = scene.rng.choice(found)
-    prompt = scene.rng.choice(
-        (
-            'What is the status of the "{i}" that "{c}" ordered?',
-            'Tell me the status of the "{i}" of "{c}".',
-        )
-    ).format(c=customer, i=order.item)
-    return Task("", "status", prompt, scene.state(), _search(customer, found, key), order.status)
+    ).format(w=what, i=order.item, c=order.customer)
+    return Task("", what, prompt, scene.state(), (_find(order), _on("get_order", key)), answer)
 
 
 def _call_off(scene: _Scene) -> Task:
-    """Cancel if pending, refund if shipped: the item's record tells."""
-    customer = scene.draw.person()
-    found = scene.several(customer)
-    key, order = scene.rng.choice(found)
+    """Cancel if pending, refund if shipped: the record tells."""
+    key, order = scene.add(scene.draw.person())
     prompt = scene.rng.choice(
         (
-            'Cancel the "{i}" of "{c}" if it is pending, or refund it if it is shipped.',
-            '"{c}" gives the "{i}" back: refund it if it is shipped, cancel it if it is pending.',
+            'Look at the "{i}" of "{c}": cancel it if it is pending, refund it if it is shipped.',
+            'If the "{i}" of "{c}" is shipped, refund it; if it is pending, cancel it.',
         )
-    ).format(c=customer, i=order.item)
+    ).format(i=order.item, c=order.customer)
     pending = order.status == "pending"
-    act = ToolCall("cancel_order" if pending else "refund_order", {"order": key})
-    gold = (*_search(customer, found, key), act)
-    answer = "cancelled" if pending else "refunded"
+    act, answer = ("cancel_order", "cancelled") if pending else ("refund_order", "refunded")
+    gold = (_find(order), _on("get_order", key), _on(act, key))
     return Task("", "call_off", prompt, scene.state(), gold, answer)
 
 
-def _cancel_only_order(scene: _Scene) -> Task:
-    """Cancel the only order; if the desk refuses because it is shipped, refund it."""
-    customer = scene.draw.person()
-    key, order = scene.add(customer)
+def _cancel(scene: _Scene) -> Task:
+    """Cancel; if the desk refuses because the order is shipped, refund."""
+    key, order = scene.add(scene.draw.person())
     prompt = scene.rng.choice(
-        ('Cancel the only order of "{}".', 'Please call off the only order of "{}".')
-    ).format(customer)
-    listing = ToolCall("list_orders", {"customer": customer})
-    cancel = ToolCall("cancel_order", {"order": key})
+        ('Cancel the "{i}" of "{c}".', 'Please call off the "{i}" that "{c}" ordered.')
+    ).format(i=order.item, c=order.customer)
+    gold = (_find(order), _on("cancel_order", key))
     if order.status == "pending":
-        return Task("", "cancel", prompt, scene.state(), (listing, cancel), "cancelled")
-    gold = (listing, cancel, ToolCall("refund_order", {"order": key}))
+        return Task("", "cancel", prompt, scene.state(), gold, "cancelled")
+    gold = (*gold, _on("refund_order", key))
     return Task("", "cancel_shipped", prompt, scene.state(), gold, "refunded")
 
 
-def _redirect(scene: _Scene) -> Task:
+def _cancel_two(scene: _Scene) -> Task:
     customer = scene.draw.person()
-    found = scene.several(customer, status="pending")
-    key, order = scene.rng.choice(found)
+    one, first = scene.add(customer, "pending")
+    other, second = scene.add(customer, "pending")
+    prompt = scene.rng.choice(
+        (
+            'Cancel the "{i}" and the "{j}" of "{c}".',
+            'Cancel both the "{i}" and the "{j}" of "{c}".',
+        )
+    ).format(i=first.item, j=second.item, c=customer)
+    gold = (
+        _find(first),
+        _on("cancel_order", one),
+        _find(second),
+        _on("cancel_order", other),
+    )
+    return Task("", "cancel_two", prompt, scene.state(), gold, "cancelled")
+
+
+def _redirect(scene: _Scene) -> Task:
+    """Send elsewhere; if the desk refuses because the order is shipped, refund."""
+    key, order = scene.add(scene.draw.person())
     city = scene.draw.city()
     prompt = scene.rng.choice(
         (
-            'Send the "{i}" of "{c}" to "{t}".',
-            'The "{i}" that "{c}" ordered should go to "{t}".',
+            'Send the "{i}" of "{c}" to "{t}", or refund it if it is shipped.',
+            'The "{i}" of "{c}" should go to "{t}"; refund it if it is shipped.',
         )
-    ).format(c=customer, i=order.item, t=city)
-    move = ToolCall("set_city", {"order": key, "city": city})
-    gold = (*_search(customer, found, key), move)
-    return Task("", "redirect", prompt, scene.state(), gold, city)
+    ).format(i=order.item, c=order.customer, t=city)
+    gold = (_find(order), ToolCall("set_city", {"order": key, "city": city}))
+    if order.status == "pending":
+        return Task("", "redirect", prompt, scene.state(), gold, city)
+    gold = (*gold, _on("refund_order", key))
+    return Task("", "redirect_shipped", prompt, scene.state(), gold, "refunded")
 
 
 _KINDS: tuple[Callable[[_Scene], Task], ...] = (
-    _price,
-    _status,
+    _read,
     _call_off,
-    _cancel_only_order,
+    _cancel,
+    _cancel_two,
     _redirect,
 )
 
 
 class OrdersEnv(ToolEnv):
-    """An order desk: 2 to 5 calls a task."""
+    """An order desk: 2 to 4 calls a task."""
 
     toolset = orders.TOOLS
 

@@ -24,6 +24,8 @@ class Event:
     """One of `DAYS`."""
     hour: int
     """Start, one of `HOURS`; an event takes one hour."""
+    status: str = "confirmed"
+    """"confirmed" or "tentative"."""
     guests: frozenset[str] = frozenset()
 
 
@@ -63,7 +65,12 @@ def get_event(state: CalendarState, event: str) -> tuple[CalendarState, dict[str
         event: Event id.
     """
     record = _event(state, event)
-    return state, {"host": record.host, "day": record.day, "hour": record.hour}
+    return state, {
+        "host": record.host,
+        "day": record.day,
+        "hour": record.hour,
+        "status": record.status,
+    }
 
 
 @tool

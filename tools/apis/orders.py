@@ -1,4 +1,4 @@
-"""An order desk: a customer's orders, their contents, cancelling, refunding, redirecting."""
+"""An order desk: finding a customer's order, reading, cancelling, refunding, redirecting it."""
 
 from __future__ import annotations
 
@@ -43,16 +43,18 @@ def _put(state: OrdersState, order: str, record: Order) -> OrdersState:
 
 
 @tool
-def list_orders(state: OrdersState, customer: str) -> tuple[OrdersState, dict[str, Any]]:
-    """List the ids of a customer's orders.
+def find_order(state: OrdersState, customer: str, item: str) -> tuple[OrdersState, dict[str, Any]]:
+    """Find a customer's order of an item.
 
     Args:
         customer: Full name of the customer.
+        item: What was ordered.
     """
-    orders = sorted(key for key, record in state.orders.items() if record.customer == customer)
-    if not orders:
-        raise ToolError(f"no customer {customer[:40]}")
-    return state, {"orders": orders}
+    # Sorted: which of two equal orders is found must not depend on the hash seed.
+    for order, record in sorted(state.orders.items(), key=lambda entry: entry[0]):
+        if record.customer == customer and record.item == item:
+            return state, {"order": order}
+    raise ToolError(f"no order of {customer[:40]} for {item[:40]}")
 
 
 @tool
@@ -110,4 +112,4 @@ def set_city(state: OrdersState, order: str, city: str) -> tuple[OrdersState, di
     return _put(state, order, replace(record, city=city)), {"city": city}
 
 
-TOOLS = (list_orders, get_order, cancel_order, refund_order, set_city)
+TOOLS = (find_order, get_order, cancel_order, refund_order, set_city)
