@@ -23,7 +23,7 @@ FOLDERS := agents envs tools sandbox
 
 # The suite's tensors are tiny: more threads cost more than they give, and two processes with all
 # cores each stall one another.
-TEST_ENV := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} TOKENIZERS_PARALLELISM=false
+TEST_ENV := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false
 # More arguments for pytest: `make test ARGS="-k bank"`.
 ARGS ?=
 

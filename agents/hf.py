@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -235,9 +236,10 @@ def load_model(name: str, dtype: str = "float32", device: str | None = None) -> 
     Raises:
         ModelNotFoundError: No such model here; the message says how to get it.
     """
-    model = AutoModelForCausalLM.from_pretrained(resolve(name), dtype=getattr(torch, dtype))
-    loaded: PreTrainedModel = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return loaded.eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(resolve(name), dtype=getattr(torch, dtype))
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    loaded: PreTrainedModel = model.to(device).eval()
+    return loaded
 
 
 def load_policy(

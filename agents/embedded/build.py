@@ -12,7 +12,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,10 @@ POOL = 192
 """Demonstrations sorted by length together before they are cut into batches."""
 MAX_TURNS = 64
 """Room for demonstrations with many mistakes."""
+CORPUS_TASKS = 600
+"""Tasks an environment that the tokenizer is trained on."""
+SAVE_EVERY = 100
+"""Steps between checkpoints."""
 VALIDATION = 100
 """Validation tasks an environment."""
 
@@ -62,7 +66,7 @@ def corpus() -> Iterator[str]:
     for env_id in ENV_IDS:
         env = make(env_id)
         yield "Tools: " + " ".join(t.name for t in env.tools)
-        for index in range(600):
+        for index in range(CORPUS_TASKS):
             messages, _ = env.reset(options={"task_id": f"train/{index}"})
             yield from (m.content for m in messages)
             for call in env.oracle():
@@ -140,7 +144,6 @@ def train(
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         start = state["step"]
-    log = (work / f"{name}.jsonl").open("a")
     began, seen = time.perf_counter(), 0
     for step, rows in zip(range(start, recipe.steps), batches(recipe, format, start), strict=False):
         ids, mask = pad(rows, tokenizer.pad_token_id)
@@ -152,14 +155,19 @@ def train(
         optimizer.step()
         optimizer.zero_grad()
         seen += ids.numel()
-        if (step + 1) % 100 == 0 or step + 1 == recipe.steps:
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == recipe.steps:
             rate = seen / (time.perf_counter() - began)
-            record = {"step": step + 1, "loss": loss.item(), "tokens_per_s": round(rate)}
+            record = {
+                "model": name,
+                "step": step + 1,
+                "loss": loss.item(),
+                "tokens_per_s": round(rate),
+            }
             if (step + 1) % 500 == 0 or step + 1 == recipe.steps:
                 record |= validate(model, format)
-            print(name, json.dumps(record), flush=True)
-            log.write(json.dumps(record) + "\n")
-            log.flush()
+            print(json.dumps(record), flush=True)
+            with (work / f"{name}.jsonl").open("a") as log:
+                log.write(json.dumps(record) + "\n")
             partial = checkpoint.with_suffix(".tmp")
             torch.save(
                 {
@@ -185,13 +193,13 @@ def validate(model: PreTrainedModel, format: ChatFormat) -> dict[str, float]:
     return scores
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Make the tokenizer and both models; write them beside this file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("runs/embedded"), help="checkpoints, log")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     parser.add_argument("--only", choices=sorted(RECIPES))
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     args.work.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer(corpus())
     for name, recipe in RECIPES.items():
@@ -199,6 +207,8 @@ def main() -> None:
             model = train(name, recipe, tokenizer, args.work)
             model.save_pretrained(args.out / name)
             tokenizer.save_pretrained(args.out / name)
+    logs = sorted(args.work.glob("*.jsonl"))
+    (args.out / "training.jsonl").write_text("".join(path.read_text() for path in logs))
 
 
 if __name__ == "__main__":

@@ -175,9 +175,8 @@ def _hidden_states(model: PreTrainedModel, ids: Tensor, attention: Tensor, kept:
     TRL's own counts positions from the left edge of the padding. Here a token has the position it
     was sampled at, without which learned position embeddings would see another text.
     """
-    if is_peft_model(model):
-        model = model.base_model.model
-    output = model.base_model(
+    bare: Any = model.base_model.model if is_peft_model(model) else model
+    output = bare.base_model(
         input_ids=ids,
         attention_mask=attention,
         position_ids=(attention.cumsum(1) - 1).clamp(min=0),

@@ -25,7 +25,7 @@ VOCABULARY_TILE = 32_768
 class Head:
     """A model's way from hidden states to logits."""
 
-    projection: nn.Module
+    projection: nn.Linear
     """Linear, without or with bias."""
     scale: float = 1.0
     """Factor of the logits (Cohere, Granite, Falcon-H1)."""

@@ -55,8 +55,9 @@ def arguments(
     command += ["--uid", _INSIDE_ID, "--gid", _INSIDE_ID, "--hostname", "sandbox"]
     # The supervisor is process 1 itself: no signal from within can end or stop it.
     command += ["--as-pid-1", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
-    command += _files(interpreter, package_paths)
+    # The writable directory first: a virtual environment may lie under the host's /tmp.
     command += _writable(limits)
+    command += _files(interpreter, package_paths)
     command += ["--perms", "0444", "--ro-bind-data", str(source_fd), WORKER]
     command += ["--remount-ro", "/", "--chdir", WORKDIR, "--clearenv"]
     for name, value in _ENVIRONMENT.items():

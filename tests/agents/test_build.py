@@ -1,0 +1,59 @@
+"""The recipe of the embedded pair, at the size of a test."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from journeyman.agents.embedded import build
+from journeyman.agents.embedded.build import Recipe, schedule
+from journeyman.agents.embedded.tokenizer import train_tokenizer
+
+TINY = Recipe(width=96, layers=2, steps=3, error_rate=0.2, batch_size=4)
+
+
+@pytest.fixture(autouse=True)
+def few_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "POOL", 8)
+    monkeypatch.setattr(build, "VALIDATION", 2)
+    monkeypatch.setattr(build, "CORPUS_TASKS", 5)
+    monkeypatch.setattr(build, "SAVE_EVERY", 2)
+
+
+def test_a_killed_recipe_ends_with_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = train_tokenizer(build.corpus())
+    whole = build.train("whole", TINY, tokenizer, tmp_path)
+
+    class Killed(Exception):
+        pass
+
+    def die(step: int, steps: int) -> float:
+        if step == 2:
+            raise Killed
+        return schedule(step, steps)
+
+    monkeypatch.setattr(build, "schedule", die)
+    with pytest.raises(Killed):
+        build.train("cut", TINY, tokenizer, tmp_path)
+    monkeypatch.setattr(build, "schedule", schedule)
+    resumed = build.train("cut", TINY, tokenizer, tmp_path)
+    for ours, theirs in zip(resumed.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_main_writes_models_that_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "RECIPES", {"student": TINY})
+    build.main(["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")])
+    from journeyman.agents.hf import load_policy
+
+    policy = load_policy(str(tmp_path / "out" / "student"), "names")
+    assert policy.model.num_parameters() > 0
+    assert (tmp_path / "out" / "training.jsonl").read_text().count('"model": "student"') == 2
+
+
+def test_the_rate_rises_and_falls() -> None:
+    rates = [schedule(step, 1000) for step in range(1000)]
+    assert rates[0] < rates[49] > rates[500] > rates[999] > 0
+    assert max(rates) <= 1
