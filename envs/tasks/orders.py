@@ -80,7 +80,7 @@ def _cancel(scene: _Scene) -> Task:
     prompt = scene.rng.choice(
         ('Cancel the "{i}" of "{c}".', 'Please call off the "{i}" that "{c}" ordered.')
     ).format(i=order.item, c=order.customer)
-    gold = (_find(order), _on("cancel_order", key))
+    gold: tuple[ToolCall, ...] = (_find(order), _on("cancel_order", key))
     if order.status == "pending":
         return Task("", "cancel", prompt, scene.state(), gold, "cancelled")
     gold = (*gold, _on("refund_order", key))
@@ -116,7 +116,10 @@ def _redirect(scene: _Scene) -> Task:
             'The "{i}" of "{c}" should go to "{t}"; refund it if it is shipped.',
         )
     ).format(i=order.item, c=order.customer, t=city)
-    gold = (_find(order), ToolCall("set_city", {"order": key, "city": city}))
+    gold: tuple[ToolCall, ...] = (
+        _find(order),
+        ToolCall("set_city", {"order": key, "city": city}),
+    )
     if order.status == "pending":
         return Task("", "redirect", prompt, scene.state(), gold, city)
     gold = (*gold, _on("refund_order", key))
