@@ -247,17 +247,18 @@ def load_policy(
     render: ToolRender = "full",
     max_turn_tokens: int = 128,
     max_context: int | None = None,
+    temperature: float = 1.0,
     dtype: str = "float32",
     device: str | None = None,
 ) -> HFPolicy:
-    """A student by model name, at temperature 1: the policy that distillation trains.
+    """A student by model name; `temperature` is that of the episodes it is trained on.
 
     Raises:
         ModelNotFoundError: No such model here.
     """
     loaded = load_model(model, dtype, device)
     format = ChatFormat(AutoTokenizer.from_pretrained(resolve(model)), render)
-    return HFPolicy(loaded, format, 1.0, max_turn_tokens, max_context)
+    return HFPolicy(loaded, format, temperature, max_turn_tokens, max_context)
 
 
 def load_teacher(
