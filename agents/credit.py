@@ -6,6 +6,7 @@ multiplies each token's divergence by its weight and adds a policy-gradient term
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,6 +80,40 @@ class StepDecay:
     def _weights(self, scores: EpisodeScores) -> Tensor:
         distance = torch.tensor(scores.steps) + self.epsilon
         return (distance[:1] / distance).clamp(max=1 + self.delta)
+
+
+class Trace:
+    """Tokens weigh as much as the teacher would have come to write what stands before them.
+
+    Within a turn, w_t is the product over the turn's tokens s < t of decay * min(1, p_teacher(x_s) /
+    p_student(x_s)): the traces of Retrace (Munos et al. 2016, arXiv:1606.02647). A teacher knows
+    what to do after a wrong call, when the tools have answered; but once a call has taken a turn
+    that the teacher would never have taken, what the teacher says to the rest of that call is
+    noise. So the first wrong token of a turn counts in full, and what follows it next to nothing.
+    """
+
+    needs_scores = True
+
+    def __init__(self, decay: float = 1.0) -> None:
+        """`decay` in (0, 1] is Retrace's lambda."""
+        self.decay = decay
+
+    def assign(
+        self, episodes: Sequence[Episode], scores: Sequence[EpisodeScores] | None
+    ) -> list[TokenCredit]:
+        """Weights by trace; advantages 0."""
+        if scores is None:
+            raise ValueError("Trace weighs tokens by teacher scores and was given none")
+        credit = []
+        for episode, score in zip(episodes, scores, strict=True):
+            weights = torch.zeros(len(episode.tokens))
+            for step in episode.steps:
+                start, end = step.span
+                factors = score.log_ratio[start : end - 1].clamp(max=0) + math.log(self.decay)
+                weights[start] = 1
+                weights[start + 1 : end] = factors.cumsum(0).exp()
+            credit.append(TokenCredit(weights, torch.zeros(len(episode.tokens))))
+        return credit
 
 
 class Outcome:

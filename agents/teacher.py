@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from journeyman.agents.batching import similar_lengths
 from journeyman.agents.errors import VocabularyMismatchError
 
 
@@ -41,10 +42,11 @@ class LocalTeacher:
 
     def score(self, rows: Sequence[Sequence[int]]) -> list[Tensor]:
         """See `Teacher.score`."""
-        scores: list[Tensor] = []
-        for start in range(0, len(rows), self.batch_size):
-            scores.extend(token_logprobs(self.model, rows[start : start + self.batch_size]))
-        return scores
+        scores: dict[int, Tensor] = {}
+        for group in similar_lengths([len(row) for row in rows], self.batch_size):
+            found = token_logprobs(self.model, [rows[i] for i in group])
+            scores.update(zip(group, found, strict=True))
+        return [scores[i] for i in range(len(rows))]
 
 
 @torch.inference_mode()

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from trl import DistillationConfig, DistillationTrainer
 
+from journeyman.agents.batching import similar_lengths
 from journeyman.agents.credit import Credit
 from journeyman.agents.hf import HFPolicy
 from journeyman.agents.losses import policy_gradient, weighted_mean
@@ -113,13 +114,10 @@ class OnPolicyDistillation(DistillationTrainer):
         Returns:
             The loss, the sum of the student's entropy, and the count of chosen tokens.
         """
-        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
-        attention = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
-        kept = inputs["completion_ids"].shape[1]
         chosen = (inputs["tool_mask"] * inputs["completion_mask"]).bool()
         count = num_items if num_items is not None else chosen.sum().clamp(min=1)
 
-        student = _hidden_states(unwrapped_student, ids, attention, kept)[chosen]
+        student = _hidden_states(unwrapped_student, inputs, chosen)
         unwrapped_teacher = self.accelerator.unwrap_model(self.teacher_model)
         with torch.no_grad():
             teacher = self._forward_redirection(
@@ -127,10 +125,9 @@ class OnPolicyDistillation(DistillationTrainer):
                 unwrapped_teacher,
                 _hidden_states,
                 unwrapped_teacher,
-                ids,
-                attention,
-                kept,
-            )[chosen]
+                inputs,
+                chosen,
+            )
         advantages = inputs["advantages"][chosen]
         reinforced = bool(advantages.any())
         found = compare(
@@ -169,21 +166,40 @@ class OnPolicyDistillation(DistillationTrainer):
                 metrics[f"divergence/turn_{turn + 1}"].append(float(here.mean()))
 
 
-def _hidden_states(model: PreTrainedModel, ids: Tensor, attention: Tensor, kept: int) -> Tensor:
-    """Last hidden states [B, kept, H] from which the last `kept` tokens are predicted.
+def _hidden_states(model: PreTrainedModel, inputs: dict[str, Tensor], chosen: Tensor) -> Tensor:
+    """Last hidden states [N, H] from which the chosen tokens are predicted, in their order.
 
     TRL's own counts positions from the left edge of the padding. Here a token has the position it
     was sampled at, without which learned position embeddings would see another text.
+
+    Args:
+        model: Student or teacher.
+        inputs: Rows of `to_batch`.
+        chosen: [B, C], true on the N tokens of completions that are to be predicted.
     """
     bare: Any = model.base_model.model if is_peft_model(model) else model
-    output = bare.base_model(
-        input_ids=ids,
-        attention_mask=attention,
-        position_ids=(attention.cumsum(1) - 1).clamp(min=0),
-        use_cache=False,
-    )
-    states: Tensor = output.last_hidden_state[:, -kept - 1 : -1]
-    return states
+    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+    attention = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+    before = inputs["prompt_ids"].shape[1] - 1
+    predicting = torch.nn.functional.pad(chosen, (before, 1))  # the state before each chosen token
+    order = torch.arange(ids.numel(), device=ids.device).view_as(ids)
+    states, places = [], []
+    for group in similar_lengths(attention.sum(1).tolist()):
+        rows = torch.tensor(group, device=ids.device)
+        mask = attention[rows]
+        used = mask.any(0).nonzero()[:, 0].tolist() or [0]
+        columns = slice(used[0], used[-1] + 1)
+        mask = mask[:, columns]
+        output = bare.base_model(
+            input_ids=ids[rows, columns],
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            use_cache=False,
+        )
+        wanted = predicting[rows, columns]
+        states.append(output.last_hidden_state[wanted])
+        places.append(order[rows, columns][wanted])
+    return torch.cat(states)[torch.cat(places).argsort()]
 
 
 def _as_dataset(tasks: Sequence[TaskRef]) -> Dataset:
