@@ -95,7 +95,9 @@ class Trace:
     needs_scores = True
 
     def __init__(self, decay: float = 1.0) -> None:
-        """`decay` in (0, 1] is Retrace's lambda."""
+        """`decay`, above 0 and at most 1, is Retrace's lambda."""
+        if not 0 < decay <= 1:
+            raise ValueError(f"decay={decay}: expected above 0 and at most 1")
         self.decay = decay
 
     def assign(

@@ -1,8 +1,9 @@
 """On-policy distillation: a thin subclass of `trl.DistillationTrainer`.
 
-TRL brings the optimiser loop, checkpoints, distribution and the tiled divergence kernels. Two of
-its methods are replaced: the rollouts are ours (multi-turn, in environments), and the per-token
-divergence is multiplied by step weights and joined by a policy-gradient term.
+TRL brings the optimiser loop, checkpoints, distribution and the tiled divergence kernels. Its
+seams are filled anew: the rollouts are ours (multi-turn, in environments) and may serve several
+optimiser steps, and the per-token divergence is multiplied by weights and joined by a
+policy-gradient term.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ import torch
 from accelerate.utils import is_peft_model
 from datasets import Dataset
 from torch import Tensor
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 from trl import DistillationConfig, DistillationTrainer
+from trl.trainer.utils import RepeatSampler, shuffle_sequence_dict, split_tensor_dict
 
 from journeyman.agents.batching import similar_lengths
 from journeyman.agents.credit import Credit
+from journeyman.agents.errors import UserError
 from journeyman.agents.hf import HFPolicy
 from journeyman.agents.losses import policy_gradient, weighted_mean
 from journeyman.agents.rollout import TaskRef, rollout
@@ -47,6 +51,7 @@ class OnPolicyDistillation(DistillationTrainer):
         tasks: Sequence[TaskRef],
         env_kwargs: dict[str, Any] | None = None,
         rollout_batch: int = 64,
+        steps_per_generation: int = 1,
         **kwargs: Any,
     ) -> None:
         """Join the parts.
@@ -56,11 +61,24 @@ class OnPolicyDistillation(DistillationTrainer):
             teacher: Compared with the student on every token it chose.
             credit: Token weights and advantages.
             args: TRL's arguments; `beta` 0 is KL(teacher || student), 1 is KL(student || teacher).
-            tasks: One a rollout, in order; at least steps * batch * accumulation.
+            tasks: One an episode, in order; as many as `tasks_needed` says.
             env_kwargs: For the environments.
             rollout_batch: Conversations side by side.
+            steps_per_generation: Optimiser steps that share one rollout, whose episodes are dealt
+                among them. 1 is strictly on policy; decoding is faster the more rows it has.
             kwargs: Passed to `transformers.Trainer` (callbacks, optimizers, …).
+
+        Raises:
+            UserError: Checkpoints would fall between a rollout and its last step. A run could not
+                go on from there as if it had not stopped: the rollout is not in a checkpoint.
         """
+        if args.save_strategy == "steps" and args.save_steps % steps_per_generation:
+            raise UserError(
+                f"trainer.args.save_steps={args.save_steps:g}: expected a multiple of "
+                f"trainer.steps_per_generation={steps_per_generation}"
+            )
+        # TRL asks for these while it is being built.
+        self._steps_per_generation = steps_per_generation
         # Defaults of TRL that would break ours: rows are task references, in a fixed order.
         args.remove_unused_columns = False
         args.shuffle_dataset = False
@@ -78,6 +96,53 @@ class OnPolicyDistillation(DistillationTrainer):
         self._env_kwargs = env_kwargs or {}
         self._rollout_batch = rollout_batch
 
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """All tasks of a rollout at once, once for each microbatch that it is split into."""
+        loader: DataLoader[Any] = self._get_dataloader(
+            dataset=self.train_dataset,
+            description="Training",
+            batch_size=self._train_batch_size * self._microbatches,
+            sampler_fn=self._get_train_sampler,
+            is_training=True,
+        )
+        return loader
+
+    def _get_train_sampler(self, dataset: Dataset | None = None) -> RepeatSampler:
+        return RepeatSampler(
+            self.train_dataset if dataset is None else dataset,
+            mini_repeat_count=1,
+            batch_size=self._train_batch_size * self._microbatches * self.accelerator.num_processes,
+            repeat_count=self._microbatches,
+            shuffle=False,
+        )
+
+    @property
+    def _microbatches(self) -> int:
+        """Of one rollout, in this process."""
+        return int(self.args.gradient_accumulation_steps) * self._steps_per_generation
+
+    def _prepare_inputs(self, generation_batch: list[dict[str, Any]]) -> dict[str, Any]:
+        """The next microbatch; a rollout if the last one is used up."""
+        if not self.model.training:
+            return self._generate_and_score_completions(generation_batch)
+        place = self._step % self._microbatches
+        if place == 0:
+            rows = self._generate_and_score_completions(generation_batch)
+            self._buffered_inputs = self._deal(shuffle_sequence_dict(rows))
+        return self._buffered_inputs[place]
+
+    def _deal(self, rows: dict[str, Any]) -> list[dict[str, Any]]:
+        """Cut a rollout into microbatches, each with the count of its own optimiser step."""
+        parts: list[dict[str, Any]] = split_tensor_dict(rows, self._microbatches)
+        accumulated = int(self.args.gradient_accumulation_steps)
+        for start in range(0, len(parts), accumulated):
+            step = parts[start : start + accumulated]
+            count = torch.stack([part["tool_mask"].sum() for part in step]).sum()
+            count = self.accelerator.gather(count).sum()
+            for part in step:
+                part["num_items_in_batch"] = count
+        return parts
+
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """Play the student's episodes and turn them into rows (TRL's seam for rollouts)."""
         started = time.perf_counter()
@@ -93,8 +158,6 @@ class OnPolicyDistillation(DistillationTrainer):
         credit = self._credit.assign(episodes, scores)
         batch = to_batch(episodes, credit, self._tokenizer.pad_token_id)
         batch = {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
-        count = self.accelerator.gather(batch["num_items_in_batch"]).sum()
-        batch["num_items_in_batch"] = count
         self._log_rollouts(episodes, time.perf_counter() - started)
         return batch
 
@@ -209,7 +272,11 @@ def _as_dataset(tasks: Sequence[TaskRef]) -> Dataset:
 
 
 def build(
-    parts: Parts, args: DistillationConfig, rollout_batch: int = 64, **kwargs: Any
+    parts: Parts,
+    args: DistillationConfig,
+    rollout_batch: int = 64,
+    steps_per_generation: int = 1,
+    **kwargs: Any,
 ) -> OnPolicyDistillation:
     """The trainer of `trainer=distill`."""
     return OnPolicyDistillation(
@@ -217,8 +284,9 @@ def build(
         parts.teacher,
         parts.credit,
         args,
-        parts.tasks(tasks_needed(args)),
+        parts.tasks(tasks_needed(args, steps_per_generation)),
         parts.env_kwargs,
         rollout_batch,
+        steps_per_generation,
         **kwargs,
     )

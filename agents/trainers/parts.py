@@ -30,8 +30,8 @@ class Parts:
     """For every environment."""
 
 
-def tasks_needed(args: TrainingArguments) -> int:
-    """Rows a run of `max_steps` consumes over all processes.
+def tasks_needed(args: TrainingArguments, steps_per_generation: int = 1) -> int:
+    """Rows a run of `max_steps` draws over all processes, in whole rollouts.
 
     Raises:
         ValueError: `max_steps` is not set.
@@ -39,4 +39,5 @@ def tasks_needed(args: TrainingArguments) -> int:
     if args.max_steps <= 0:
         raise ValueError("set steps (trainer.args.max_steps) to a number above zero")
     rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-    return int(args.max_steps * rows)
+    generations = -(-args.max_steps // steps_per_generation)
+    return int(generations * steps_per_generation * rows)

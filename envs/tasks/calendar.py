@@ -80,8 +80,8 @@ def _reschedule(scene: _Scene) -> Task:
         scene.add(scene.draw.title(), day, hour)
     prompt = scene.rng.choice(
         (
-            'Move "{t}" to {d} {h}, or to the free hour if it is taken.',
-            'Put "{t}" on {d} at {h}, or at the free hour if it is taken.',
+            'Move "{t}" to "{d}" {h}, or to the free hour if it is taken.',
+            'Put "{t}" on "{d}" at {h}, or at the free hour if it is taken.',
         )
     ).format(t=title, d=day, h=hour)
     if scene.free(day, hour):

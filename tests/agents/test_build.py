@@ -1,5 +1,6 @@
 """The recipe of the embedded pair, at the size of a test."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,10 +30,10 @@ def test_a_killed_recipe_ends_with_the_same_weights(
     class Killed(Exception):
         pass
 
-    def die(step: int, steps: int) -> float:
+    def die(step: int, recipe: Recipe) -> float:
         if step == 2:
             raise Killed
-        return schedule(step, steps)
+        return schedule(step, recipe)
 
     monkeypatch.setattr(build, "schedule", die)
     with pytest.raises(Killed):
@@ -54,6 +55,14 @@ def test_main_writes_models_that_load(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_the_rate_rises_and_falls() -> None:
-    rates = [schedule(step, 1000) for step in range(1000)]
+    recipe = replace(TINY, steps=1000, learning_rate=2.0)
+    rates = [schedule(step, recipe) for step in range(1000)]
     assert rates[0] < rates[49] > rates[500] > rates[999] > 0
-    assert max(rates) <= 1
+    assert max(rates) <= 2
+
+
+def test_the_rate_can_stay_high() -> None:
+    recipe = replace(TINY, steps=1000, learning_rate=2.0, decay=False)
+    rates = [schedule(step, recipe) for step in range(1000)]
+    assert rates[0] < rates[48] < rates[49] == 2.0
+    assert set(rates[49:]) == {2.0}

@@ -1,10 +1,11 @@
+import math
 import random
 
 import pytest
 import torch
 from torch import Tensor
 
-from journeyman.agents.credit import Credit, Outcome, StepDecay, Uniform
+from journeyman.agents.credit import Credit, Outcome, StepDecay, Trace, Uniform
 from journeyman.agents.scoring import EpisodeScores
 from journeyman.envs import Episode, StopReason
 
@@ -52,12 +53,49 @@ def test_step_decay_takes_episodes_without_steps() -> None:
     assert credit.weights.tolist() == [0, 0, 0]
 
 
-def test_step_decay_needs_scores() -> None:
-    assert StepDecay.needs_scores
+@pytest.mark.parametrize("algorithm", [StepDecay(), Trace()])
+def test_what_reads_scores_needs_them(algorithm: Credit) -> None:
+    assert algorithm.needs_scores
     with pytest.raises(ValueError, match="was given none"):
-        StepDecay().assign([episode(random.Random(1))], None)
+        algorithm.assign([episode(random.Random(1))], None)
     with pytest.raises(ValueError, match="zip"):
-        StepDecay().assign([episode(random.Random(1))], [])
+        algorithm.assign([episode(random.Random(1))], [])
+
+
+def traced(played: Episode, ratios: dict[int, float], decay: float = 1.0) -> Tensor:
+    """Weights where the teacher finds tokens `ratios` times as likely as the student did."""
+    log_ratio = torch.zeros(len(played.tokens))
+    for place, ratio in ratios.items():
+        log_ratio[place] = math.log(ratio)
+    steps = (0.0,) * len(played.steps)
+    given = EpisodeScores(log_ratio, steps, tuple({} for _ in steps))
+    (credit,) = Trace(decay).assign([played], [given])
+    assert not credit.advantages.any()
+    return credit.weights
+
+
+def test_trace_weighs_by_how_the_teacher_would_have_come_there() -> None:
+    played = episode(random.Random(5), turns=2)
+    (start, end), (later, last) = (step.span for step in played.steps)
+    assert end - start > 3
+    weights = traced(played, {start: 0.5, start + 1: 4.0, start + 2: 0.1})
+    # What the teacher likes better than the student makes up for nothing; a new turn starts anew.
+    assert weights[start:end].tolist() == pytest.approx([1, 0.5, 0.5] + [0.05] * (end - start - 3))
+    assert weights[later:last].tolist() == [1] * (last - later)
+    assert not weights[:start].any() and not weights[end:later].any()
+
+
+def test_trace_decays() -> None:
+    played = episode(random.Random(5), turns=1)
+    start, end = played.steps[0].span
+    weights = traced(played, {}, decay=0.9)
+    assert weights[start:end].tolist() == pytest.approx([0.9**i for i in range(end - start)])
+
+
+@pytest.mark.parametrize("decay", [0.0, -1.0, 1.5])
+def test_trace_refuses_other_decays(decay: float) -> None:
+    with pytest.raises(ValueError, match=rf"decay={decay}: expected"):
+        Trace(decay)
 
 
 def test_outcome_compares_with_the_environments_mean() -> None:
@@ -84,7 +122,7 @@ def test_outcome_of_broken_episodes_alone() -> None:
     assert not any(c.advantages.any() for c in credit)
 
 
-@pytest.mark.parametrize("algorithm", [Uniform(), StepDecay(), Outcome()])
+@pytest.mark.parametrize("algorithm", [Uniform(), StepDecay(), Trace(), Outcome()])
 def test_credit_is_as_long_as_its_episode(algorithm: Credit) -> None:
     rng = random.Random(3)
     played = [episode(rng, turns=n) for n in (1, 2, 5)] + [broken()]

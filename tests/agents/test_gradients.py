@@ -4,8 +4,10 @@ The reference knows no padding, no batches, no microbatches, no cache and no ker
 a time, one token at a time.
 """
 
+import copy
 import math
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from journeyman.agents.hf import HFPolicy
 from journeyman.agents.rollout import TaskRef
 from journeyman.agents.samples import to_batch
 from journeyman.agents.teacher import LocalTeacher
+from journeyman.agents.trainers import distill
 from journeyman.agents.trainers.distill import OnPolicyDistillation
 from journeyman.envs import Episode, StopReason
 
@@ -35,13 +38,15 @@ Gradients = dict[str, Tensor]
 class Setting:
     """A trainer whose episodes are given, not played."""
 
-    def __init__(self, folder: Path, beta: float, batch: int, accumulation: int) -> None:
+    def __init__(
+        self, folder: Path, beta: float, batch: int, accumulation: int, steps: int = 1
+    ) -> None:
         self.student = gpt2(VOCABULARY, width=16, seed=1).double()
         self.teacher = gpt2(VOCABULARY, width=24, seed=2).double()
         format: ChatFormat = chat()
         args = DistillationConfig(
             output_dir=str(folder),
-            max_steps=1,
+            max_steps=steps,
             beta=beta,
             per_device_train_batch_size=batch,
             gradient_accumulation_steps=accumulation,
@@ -62,16 +67,24 @@ class Setting:
             LocalTeacher(self.teacher, tokenizer()),
             Uniform(),
             args,
-            [TaskRef("acme/Env-v0", f"train/{i}") for i in range(batch * accumulation)],
+            [TaskRef("acme/Env-v0", f"train/{i}") for i in range(batch * accumulation * steps)],
+            steps_per_generation=steps,
             optimizers=(descent, constant),
         )
 
     def train(self, monkeypatch: pytest.MonkeyPatch, batch: dict[str, Tensor]) -> Gradients:
-        """The gradient of one optimiser step, read off the weights: descent at rate 1."""
-        monkeypatch.setattr(self.trainer, "_generate_and_score_completions", lambda inputs: batch)
+        """The sum of the steps' gradients, read off the weights: descent at rate 1."""
+        rollouts: list[int] = []
+
+        def play(inputs: Sequence[Any]) -> dict[str, Tensor]:
+            rollouts.append(len(inputs))
+            return dict(batch)
+
+        monkeypatch.setattr(self.trainer, "_generate_and_score_completions", play)
         before = {n: p.detach().clone() for n, p in self.student.named_parameters()}
         self.trainer.train()
-        assert self.trainer.state.global_step == 1
+        assert self.trainer.state.global_step == self.trainer.args.max_steps
+        assert rollouts == [len(batch["prompt_ids"])]
         return {n: before[n] - p.detach() for n, p in self.student.named_parameters()}
 
     def gradient(self, batch: dict[str, Tensor]) -> Gradients:
@@ -165,6 +178,24 @@ def test_a_step_of_the_trainer_is_the_reference(
     assert_equal(found, expected, atol=1e-8)
 
 
+def test_steps_that_share_a_rollout_each_descend_on_their_own_episodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = Setting(tmp_path, 0.5, batch=2, accumulation=2, steps=2)
+    episodes = ragged(seed=5, count=8)
+    credit = random_credit(episodes, seed=6)
+    monkeypatch.setattr(distill, "shuffle_sequence_dict", lambda rows: rows)
+    student, expected = copy.deepcopy(setting.student), Counter[str]()
+    for share in (slice(0, 4), slice(4, 8)):
+        step = reference(student, setting.teacher, episodes[share], credit[share], 0.5)
+        with torch.no_grad():
+            for name, parameter in student.named_parameters():
+                parameter -= step[name]
+        expected.update(step)
+    found = setting.train(monkeypatch, to_batch(episodes, credit, PAD))
+    assert_equal(found, dict(expected), atol=1e-8)
+
+
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
 def test_the_loss_on_many_layouts(seed: int, beta: float, tmp_path: Path) -> None:
@@ -226,9 +257,11 @@ def test_credit_of_other_tokens_has_no_effect(
 
 
 def test_the_divergence_at_other_tokens_has_no_effect(
-    setting: Setting, batch: dict[str, Tensor]
+    setting: Setting, batch: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Prompts and results are context: what either model would say there is never compared."""
+    # All rows together, so that the hooks below know which is which.
+    monkeypatch.setattr(distill, "similar_lengths", lambda lengths: [list(range(len(lengths)))])
     before = setting.gradient(batch)
     width = batch["prompt_ids"].shape[1]
     predicting = torch.zeros(len(batch["prompt_ids"]), width + unchosen(batch).shape[1]).bool()

@@ -77,6 +77,12 @@ MOMENTS: dict[str, list[Moment]] = {
         (CALLBACKS, "Progress.on_train_end", 1, 6),  # after the last checkpoint
         (f"{AGENTS}.train", "write_atomically", 1, 6),  # the model is saved, the report is not
     ],
+    "shared rollouts": [
+        ("transformers", "Trainer.training_step", 2, None),  # between the two steps of a rollout
+        (f"{AGENTS}.trainers.distill", "rollout", 2, 2),  # in the second rollout
+        ("transformers", "Trainer.training_step", 2, 2),
+        (CALLBACKS, "Progress.on_train_end", 1, 6),
+    ],
     "sft": [
         ("transformers", "Trainer.training_step", 2, None),
         ("transformers", "Trainer._save_optimizer_and_scheduler", 2, 2),
@@ -88,8 +94,15 @@ MOMENTS: dict[str, list[Moment]] = {
 }
 
 
+TRAINERS = {
+    "distill": ("trainer=distill",),
+    "shared rollouts": ("trainer=distill", "trainer.steps_per_generation=2"),
+    "sft": ("trainer=sft",),
+}
+
+
 def overrides(trainer: str, teacher: Path, run: Path) -> tuple[str, ...]:
-    return (*SMALL, f"trainer={trainer}", f"teacher.model={teacher}", f"run_dir={run}")
+    return (*SMALL, *TRAINERS[trainer], f"teacher.model={teacher}", f"run_dir={run}")
 
 
 def weights(run: Path) -> bytes:

@@ -12,10 +12,11 @@ from transformers import PreTrainedModel
 from trl import DistillationConfig, SFTConfig
 
 from journeyman.agents.chat import ChatFormat
-from journeyman.agents.credit import Credit, Outcome, StepDecay, Uniform
+from journeyman.agents.credit import Credit, Outcome, StepDecay, Trace, Uniform
 from journeyman.agents.demonstrations import demonstrate
+from journeyman.agents.errors import UserError
 from journeyman.agents.hf import HFPolicy
-from journeyman.agents.rollout import TaskRef
+from journeyman.agents.rollout import TaskRef, rollout
 from journeyman.agents.teacher import LocalTeacher
 from journeyman.agents.trainers import distill, sft
 from journeyman.agents.trainers.parts import Parts, tasks_needed
@@ -80,7 +81,9 @@ def steps(trainer: Any) -> list[dict[str, float]]:
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize(
-    "credit", [Uniform(), StepDecay(), Outcome()], ids=["uniform", "decay", "outcome"]
+    "credit",
+    [Uniform(), StepDecay(), Trace(), Outcome()],
+    ids=["uniform", "decay", "trace", "outcome"],
 )
 def test_two_steps_of_distillation(credit: Credit, accumulation: int, tmp_path: Path) -> None:
     parts = make_parts(babbler(), credit)
@@ -106,6 +109,39 @@ def test_two_steps_of_distillation(credit: Credit, accumulation: int, tmp_path: 
         assert record["rollout/tokens_per_s"] > 0
         assert all(record[f"divergence/turn_{turn}"] > 0 for turn in (1, 2, 3))
         assert "divergence/turn_4" not in record
+
+
+def test_a_rollout_is_dealt_among_the_steps_that_share_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = make_parts(babbler())
+    args = distillation(tmp_path, max_steps=5, per_device_train_batch_size=2)
+    trainer = distill.build(parts, args, steps_per_generation=2)
+    played, learned = [], []
+    monkeypatch.setattr(
+        distill, "rollout", lambda policy, tasks, *_: played.append(tasks) or rollout(policy, tasks)
+    )
+    compute = trainer._compute_loss
+
+    def counting(student: Any, inputs: dict[str, Tensor], count: Tensor) -> Any:
+        learned.append(len(inputs["prompt_ids"]))
+        assert int(count) == int(inputs["tool_mask"].sum())
+        return compute(student, inputs, count)
+
+    monkeypatch.setattr(trainer, "_compute_loss", counting)
+    trainer.train()
+    ids = [[task.task_id for task in tasks] for tasks in played]
+    assert ids == [[f"train/{4 * i + j}" for j in range(4)] for i in range(3)]
+    assert learned == [2] * 5
+    rollouts = ["rollout/success" in record for record in steps(trainer)]
+    assert rollouts == [True, False, True, False, True]
+
+
+def test_checkpoints_fall_between_rollouts(tmp_path: Path) -> None:
+    args = distillation(tmp_path, max_steps=6, save_strategy="steps", save_steps=3)
+    with pytest.raises(UserError, match="save_steps=3: expected a multiple of .*generation=2"):
+        distill.build(make_parts(babbler()), args, steps_per_generation=2)
+    distill.build(make_parts(babbler()), args, steps_per_generation=3)
 
 
 def test_distillation_draws_the_student_to_the_teacher(tmp_path: Path) -> None:
@@ -200,3 +236,4 @@ def test_rows_of_a_run(tmp_path: Path) -> None:
     assert tasks_needed(args) == 3 * 4 * 2
     with pytest.raises(ValueError, match="max_steps"):
         tasks_needed(tuning(tmp_path, max_steps=-1))
+    assert tasks_needed(tuning(tmp_path, max_steps=5), steps_per_generation=4) == 8 * 4
