@@ -83,13 +83,13 @@ class StepDecay:
 
 
 class Trace:
-    """Tokens weigh as much as the teacher would have come to write what stands before them.
+    """Tokens weigh by how likely the teacher itself would have written what stands before them.
 
-    Within a turn, w_t is the product over the turn's tokens s < t of decay * min(1, p_teacher(x_s) /
-    p_student(x_s)): the traces of Retrace (Munos et al. 2016, arXiv:1606.02647). A teacher knows
-    what to do after a wrong call, when the tools have answered; but once a call has taken a turn
-    that the teacher would never have taken, what the teacher says to the rest of that call is
-    noise. So the first wrong token of a turn counts in full, and what follows it next to nothing.
+    w_t is the product of decay * min(1, p_teacher(x_s) / p_student(x_s)) over the tokens s < t of
+    the same turn: the traces of Retrace (Munos et al. 2016, arXiv:1606.02647). A teacher can tell
+    how to go on once the tools have answered a wrong call; but in the middle of a call that it
+    would never have begun, what it says is noise. So the first wrong token of a turn counts in
+    full, the rest of that turn next to nothing, and the next turn in full again.
     """
 
     needs_scores = True

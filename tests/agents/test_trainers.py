@@ -139,7 +139,7 @@ def test_a_rollout_is_dealt_among_the_steps_that_share_it(
 
 def test_checkpoints_fall_between_rollouts(tmp_path: Path) -> None:
     args = distillation(tmp_path, max_steps=6, save_strategy="steps", save_steps=3)
-    with pytest.raises(UserError, match="save_steps=3: expected a multiple of .*generation=2"):
+    with pytest.raises(UserError, match=r"save_steps=3: expected a multiple of .*generation=2"):
         distill.build(make_parts(babbler()), args, steps_per_generation=2)
     distill.build(make_parts(babbler()), args, steps_per_generation=3)
 
