@@ -52,6 +52,7 @@ class OnPolicyDistillation(DistillationTrainer):
         env_kwargs: dict[str, Any] | None = None,
         rollout_batch: int = 64,
         steps_per_generation: int = 1,
+        num_iterations: int = 1,
         **kwargs: Any,
     ) -> None:
         """Join the parts.
@@ -64,21 +65,25 @@ class OnPolicyDistillation(DistillationTrainer):
             tasks: One an episode, in order; as many as `tasks_needed` says.
             env_kwargs: For the environments.
             rollout_batch: Conversations side by side.
-            steps_per_generation: Optimiser steps that share one rollout, whose episodes are dealt
-                among them. 1 is strictly on policy; decoding is faster the more rows it has.
+            steps_per_generation: Optimiser steps that the episodes of a rollout are dealt among;
+                decoding is the faster the more rows it has.
+            num_iterations: Times that each rollout is learned from. Both as in TRL's GRPO; both 1
+                is strictly on policy.
             kwargs: Passed to `transformers.Trainer` (callbacks, optimizers, …).
 
         Raises:
             UserError: Checkpoints would fall between a rollout and its last step. A run could not
                 go on from there as if it had not stopped: the rollout is not in a checkpoint.
         """
-        if args.save_strategy == "steps" and args.save_steps % steps_per_generation:
+        if args.save_strategy == "steps" and args.save_steps % (
+            steps_per_generation * num_iterations
+        ):
             raise UserError(
-                f"trainer.args.save_steps={args.save_steps:g}: expected a multiple of "
-                f"trainer.steps_per_generation={steps_per_generation}"
+                f"trainer.args.save_steps={args.save_steps:g}: expected a multiple of trainer."
+                f"steps_per_generation={steps_per_generation} * num_iterations={num_iterations}"
             )
-        # TRL asks for these while it is being built.
         self._steps_per_generation = steps_per_generation
+        self._num_iterations = num_iterations
         # Defaults of TRL that would break ours: rows are task references, in a fixed order.
         args.remove_unused_columns = False
         args.shuffle_dataset = False
@@ -97,7 +102,7 @@ class OnPolicyDistillation(DistillationTrainer):
         self._rollout_batch = rollout_batch
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """All tasks of a rollout at once, once for each microbatch that it is split into."""
+        """All tasks of a rollout at once, and again for each microbatch that is made of it."""
         loader: DataLoader[Any] = self._get_dataloader(
             dataset=self.train_dataset,
             description="Training",
@@ -112,23 +117,25 @@ class OnPolicyDistillation(DistillationTrainer):
             self.train_dataset if dataset is None else dataset,
             mini_repeat_count=1,
             batch_size=self._train_batch_size * self._microbatches * self.accelerator.num_processes,
-            repeat_count=self._microbatches,
+            repeat_count=self._microbatches * self._num_iterations,
             shuffle=False,
         )
 
     @property
     def _microbatches(self) -> int:
-        """Of one rollout, in this process."""
+        """That one iteration over a rollout has in this process."""
         return int(self.args.gradient_accumulation_steps) * self._steps_per_generation
 
     def _prepare_inputs(self, generation_batch: list[dict[str, Any]]) -> dict[str, Any]:
         """The next microbatch; a rollout if the last one is used up."""
         if not self.model.training:
             return self._generate_and_score_completions(generation_batch)
-        place = self._step % self._microbatches
+        place = self._step % (self._microbatches * self._num_iterations)
         if place == 0:
             rows = self._generate_and_score_completions(generation_batch)
-            self._buffered_inputs = self._deal(shuffle_sequence_dict(rows))
+            self._buffered_inputs = []
+            for _ in range(self._num_iterations):
+                self._buffered_inputs += self._deal(shuffle_sequence_dict(rows))
         return self._buffered_inputs[place]
 
     def _deal(self, rows: dict[str, Any]) -> list[dict[str, Any]]:
@@ -276,6 +283,7 @@ def build(
     args: DistillationConfig,
     rollout_batch: int = 64,
     steps_per_generation: int = 1,
+    num_iterations: int = 1,
     **kwargs: Any,
 ) -> OnPolicyDistillation:
     """The trainer of `trainer=distill`."""
@@ -284,9 +292,10 @@ def build(
         parts.teacher,
         parts.credit,
         args,
-        parts.tasks(tasks_needed(args, steps_per_generation)),
+        parts.tasks(tasks_needed(args, steps_per_generation, num_iterations)),
         parts.env_kwargs,
         rollout_batch,
         steps_per_generation,
+        num_iterations,
         **kwargs,
     )

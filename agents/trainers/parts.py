@@ -30,7 +30,9 @@ class Parts:
     """For every environment."""
 
 
-def tasks_needed(args: TrainingArguments, steps_per_generation: int = 1) -> int:
+def tasks_needed(
+    args: TrainingArguments, steps_per_generation: int = 1, num_iterations: int = 1
+) -> int:
     """Rows a run of `max_steps` draws over all processes, in whole rollouts.
 
     Raises:
@@ -39,5 +41,5 @@ def tasks_needed(args: TrainingArguments, steps_per_generation: int = 1) -> int:
     if args.max_steps <= 0:
         raise ValueError("set steps (trainer.args.max_steps) to a number above zero")
     rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-    generations = -(-args.max_steps // steps_per_generation)
+    generations = -(-args.max_steps // (steps_per_generation * num_iterations))
     return int(generations * steps_per_generation * rows)

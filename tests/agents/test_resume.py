@@ -78,7 +78,7 @@ MOMENTS: dict[str, list[Moment]] = {
         (f"{AGENTS}.train", "write_atomically", 1, 6),  # the model is saved, the report is not
     ],
     "shared rollouts": [
-        ("transformers", "Trainer.training_step", 2, None),  # between the two steps of a rollout
+        ("transformers", "Trainer.training_step", 2, None),  # between two steps on one rollout
         (f"{AGENTS}.trainers.distill", "rollout", 2, 2),  # in the second rollout
         ("transformers", "Trainer.training_step", 2, 2),
         (CALLBACKS, "Progress.on_train_end", 1, 6),

@@ -137,10 +137,42 @@ def test_a_rollout_is_dealt_among_the_steps_that_share_it(
     assert rollouts == [True, False, True, False, True]
 
 
+def test_a_rollout_can_be_learned_from_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = distillation(tmp_path, max_steps=8, per_device_train_batch_size=2)
+    trainer = distill.build(make_parts(babbler()), args, steps_per_generation=2, num_iterations=2)
+    generated: list[Tensor] = []
+    learned: list[Tensor] = []
+    generate, compute = trainer._generate_and_score_completions, trainer._compute_loss
+
+    def generating(inputs: Any) -> Any:
+        rows = generate(inputs)
+        generated.append(rows["completion_ids"])
+        return rows
+
+    def computing(student: Any, inputs: dict[str, Tensor], count: Tensor) -> Any:
+        learned.append(inputs["completion_ids"])
+        return compute(student, inputs, count)
+
+    monkeypatch.setattr(trainer, "_generate_and_score_completions", generating)
+    monkeypatch.setattr(trainer, "_compute_loss", computing)
+    trainer.train()
+    assert len(trainer.train_dataset) == 8
+    assert [len(ids) for ids in generated] == [4, 4]
+    assert [len(ids) for ids in learned] == [2] * 8
+    for iteration in range(4):  # two of each rollout, each of every episode once
+        first, second = learned[2 * iteration : 2 * iteration + 2]
+        rows = sorted(torch.cat([first, second]).tolist())
+        assert rows == sorted(generated[iteration // 2].tolist())
+
+
 def test_checkpoints_fall_between_rollouts(tmp_path: Path) -> None:
     args = distillation(tmp_path, max_steps=6, save_strategy="steps", save_steps=3)
-    with pytest.raises(UserError, match=r"save_steps=3: expected a multiple of .*generation=2"):
+    with pytest.raises(UserError, match=r"save_steps=3: expected a multiple of .*generation=2 \* "):
         distill.build(make_parts(babbler()), args, steps_per_generation=2)
+    with pytest.raises(UserError, match=r"\* num_iterations=2"):
+        distill.build(make_parts(babbler()), args, num_iterations=2)
     distill.build(make_parts(babbler()), args, steps_per_generation=3)
 
 
@@ -237,3 +269,4 @@ def test_rows_of_a_run(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="max_steps"):
         tasks_needed(tuning(tmp_path, max_steps=-1))
     assert tasks_needed(tuning(tmp_path, max_steps=5), steps_per_generation=4) == 8 * 4
+    assert tasks_needed(tuning(tmp_path, max_steps=5), 2, num_iterations=2) == 2 * 2 * 4
