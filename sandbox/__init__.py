@@ -7,6 +7,7 @@ from journeyman.sandbox.base import (
     Limits,
     Sandbox,
     Session,
+    Snapshot,
     resolve_backend,
 )
 from journeyman.sandbox.errors import (
@@ -26,6 +27,7 @@ __all__ = [
     "SandboxDied",
     "SandboxError",
     "Session",
+    "Snapshot",
     "UnsafeSandboxWarning",
     "resolve_backend",
 ]

@@ -29,6 +29,8 @@ from journeyman.sandbox.base import (
 )
 from journeyman.sandbox.errors import SandboxDied
 
+_OLD, _NEW = "([1], 'old')", "([1, 2], 'new')"
+
 
 @dataclass(frozen=True)
 class CheckResult:
@@ -207,6 +209,28 @@ def _ends(backend: Backend) -> None:
                 continue
 
 
+@_check("a fork has the state, files included, and goes its own way", "behaviour")
+def _fork(backend: Backend) -> None:
+    with _session(backend) as session:
+        session.exec("seen = [1]\nopen('note', 'w').write('old')")
+        with session.fork() as branch:
+            branch.exec("seen.append(2)\nopen('note', 'w').write('new')")
+            _expect((got := branch.exec("seen, open('note').read()")).value_repr == _NEW, got)
+            _expect((got := session.exec("seen, open('note').read()")).value_repr == _OLD, got)
+
+
+@_check("a snapshot can be restored again and again, even by a killed session", "behaviour")
+def _snapshot(backend: Backend) -> None:
+    with _session(backend) as session:
+        session.exec("import time\nx = 1")
+        snapshot = session.snapshot()
+        for code in ("x = 2", "time.sleep(60)"):
+            session.exec(code, timeout=0.3)
+            session.restore(snapshot)
+            _expect((got := session.exec("x")).value_repr == "1", got)
+        snapshot.close()
+
+
 # --- limits -----------------------------------------------------------------------------------
 
 
@@ -361,6 +385,14 @@ def _apart(backend: Backend) -> None:
         one.exec("open('note', 'w').write('secret')")
         got = two.exec("import os; os.path.exists('note')")
         _expect(got.value_repr == "False", got)
+
+
+@_check("branches are out of each other's reach", "isolation")
+def _branches(backend: Backend) -> None:
+    with _session(backend) as session, session.fork() as branch:
+        pid = branch.exec("import os\nos.getpid()").value_repr
+        found = _probe(session, probes.REACH_BRANCH.format(pid=pid))
+        _expect(not found, found)
 
 
 # --- protocol ---------------------------------------------------------------------------------

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from journeyman.sandbox import spawn
 from journeyman.sandbox.base import Limits
+from journeyman.sandbox.container import Worker, worker_config
 from journeyman.sandbox.errors import UnsafeSandboxWarning
-from journeyman.sandbox.session import Worker, WorkerSession, worker_config
+from journeyman.sandbox.session import WorkerSession
 
 
 class UnsafeLocalBackend:
@@ -32,25 +33,21 @@ class UnsafeLocalBackend:
             UnsafeSandboxWarning,
             stacklevel=3,
         )
-        session = WorkerSession(_start(), limits)
-        try:
-            session.handshake(
-                worker_config(
-                    limits,
-                    contained=False,
-                    packages=list(packages),
-                    extra_path=[path for path in sys.path if path] if packages else [],
-                    python=list(sys.version_info[:2]),
-                )
-            )
-        except BaseException:
-            session.close()
-            raise
+        directory = tempfile.mkdtemp(prefix="sandbox-")
+        config = worker_config(
+            limits,
+            contained=False,
+            area=directory,
+            filter="",
+            packages=list(packages),
+            extra_path=[path for path in sys.path if path] if packages else [],
+            python=list(sys.version_info[:2]),
+        )
+        session, _ = WorkerSession.start(_start(directory), limits, config)
         return session
 
 
-def _start() -> Worker:
-    directory = tempfile.mkdtemp(prefix="sandbox-")
+def _start(directory: str) -> Worker:
     ours, theirs = socket.socketpair()
     source = str(Path(__file__).resolve().with_name("worker.py"))
     try:

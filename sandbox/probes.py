@@ -193,6 +193,26 @@ for pid in [name for name in os.listdir("/proc") if name.isdigit() and int(name)
 print(json.dumps(reached[:20]))
 """
 
+# Signal 0 does nothing but is allowed or refused like any other.
+REACH_BRANCH = """
+import json, os, signal
+reached = []
+for name, look in (
+    ("kill", lambda: os.kill({pid}, 0)),
+    ("killpg", lambda: os.killpg({pid}, 0)),
+    ("pidfd", lambda: os.close(os.pidfd_open({pid}))),
+    ("mem", lambda: os.close(os.open("/proc/{pid}/mem", os.O_RDONLY))),
+    ("fd", lambda: os.listdir("/proc/{pid}/fd")),
+    ("environ", lambda: open("/proc/{pid}/environ", "rb").read(1)),
+):
+    try:
+        look()
+        reached.append(name)
+    except OSError:
+        pass
+print(json.dumps(reached))
+"""
+
 FORGE = """
 import json, os, struct
 reply = {"exit_status": 0, "value_repr": "'forged'", "truncated": False, "killed": "infra",

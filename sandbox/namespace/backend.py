@@ -17,10 +17,11 @@ from typing import Any
 
 from journeyman.sandbox import spawn
 from journeyman.sandbox.base import Limits
+from journeyman.sandbox.container import Worker, worker_config
 from journeyman.sandbox.errors import IsolationUnavailable, SandboxDied
 from journeyman.sandbox.namespace import bwrap, seccomp
 from journeyman.sandbox.namespace.interpreter import find_interpreter, package_directories
-from journeyman.sandbox.session import Worker, WorkerSession, worker_config
+from journeyman.sandbox.session import WorkerSession
 
 # Belongs to nobody: between the ranges that systemd, containers and distributions give away.
 UNUSED_UID = 61000
@@ -65,22 +66,22 @@ class NamespaceBackend:
             raise IsolationUnavailable("bubblewrap (bwrap) is not installed", _MEND_BWRAP)
         uid = self._uid if os.geteuid() == 0 else None
         paths = package_directories(uid) if packages else ()
+        config = worker_config(
+            limits,
+            contained=True,
+            area=bwrap.WORKDIR,
+            filter=seccomp.branch_program().hex(),
+            packages=list(packages),
+            extra_path=list(paths),
+            python=list(sys.version_info[:2]),
+        )
         worker, pid = _start(program, limits, uid, paths)
-        session = WorkerSession(worker, limits)
         try:
-            hello = session.handshake(
-                worker_config(
-                    limits,
-                    contained=True,
-                    packages=list(packages),
-                    extra_path=list(paths),
-                    python=list(sys.version_info[:2]),
-                )
-            )
-            verify(pid, hello)
+            session, hello = WorkerSession.start(worker, limits, config)
         except SandboxDied as error:
-            session.close()
             raise IsolationUnavailable(str(error), _MEND_BWRAP) from error
+        try:
+            verify(pid, hello)
         except BaseException:
             session.close()
             raise

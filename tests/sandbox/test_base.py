@@ -86,6 +86,10 @@ def test_a_backend_of_ones_own() -> None:
 
     class FakeSession:
         alive = True
+        fork = spare = snapshot = lambda self: FakeSession()
+
+        def restore(self, snapshot: object) -> None:
+            pass
 
         def exec(self, code: str, timeout: float | None = None) -> ExecResult:
             return result(stdout=f"{code} {timeout}")
