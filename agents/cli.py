@@ -317,7 +317,10 @@ def _add_sandbox(commands: Commands) -> None:
 def _sandbox_check(options: argparse.Namespace) -> int:
     from journeyman.sandbox import conformance
 
-    results = conformance.check(_backend(options.backend))
+    backend = _backend(options.backend)
+    for layer, what in backend.describe().items():
+        print(f"{layer}: {what}")
+    results = conformance.check(backend)
     for result in results:
         _print_check(f"{result.family}: {result.name}", result.passed, result.detail)
     failures = sum(not result.passed for result in results)

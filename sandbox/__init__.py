@@ -1,5 +1,6 @@
 """Runs untrusted code and reports what came of it. Knows nothing of the rest of journeyman."""
 
+from journeyman.sandbox.aio import AsyncSession
 from journeyman.sandbox.base import (
     Backend,
     ExecResult,
@@ -16,13 +17,16 @@ from journeyman.sandbox.errors import (
     SandboxError,
     UnsafeSandboxWarning,
 )
+from journeyman.sandbox.pool import Pool
 
 __all__ = [
+    "AsyncSession",
     "Backend",
     "ExecResult",
     "IsolationUnavailable",
     "KilledReason",
     "Limits",
+    "Pool",
     "Sandbox",
     "SandboxDied",
     "SandboxError",

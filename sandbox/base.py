@@ -159,6 +159,21 @@ class Session(Protocol):
             SandboxError: The snapshot is closed, or cannot be copied.
         """
 
+    def put(self, path: str, data: bytes) -> None:
+        """Writes a file below the working directory, and the directories it is to be in.
+
+        Args:
+            path: Relative, without "..", and through no symbolic link.
+            data: Its content.
+
+        Raises:
+            OSError: As `open` would; ELOOP or ENOTDIR where a part of it is a symbolic link.
+            SandboxDied: The session had ended before this call.
+        """
+
+    def get(self, path: str) -> bytes:
+        """Reads a regular file below the working directory; see `put`."""
+
     def close(self) -> None:
         """Ends every process of the session; returns when none is left. May be repeated."""
 
@@ -180,6 +195,9 @@ class Backend(Protocol):
     @property
     def name(self) -> str:
         """The word that selects this backend in a config."""
+
+    def describe(self) -> dict[str, str]:
+        """What isolates sessions on this machine, by layer; for people to read."""
 
     def session(self, limits: Limits, packages: tuple[str, ...]) -> Session:
         """Starts a session, or raises `IsolationUnavailable`; never isolates less than told."""

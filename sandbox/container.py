@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import select
+import signal
 import socket
 import subprocess
 import threading
@@ -40,11 +41,13 @@ class Worker:
         control: The host's end of the control socket.
         kill: Ends every process of the session and returns when none is left. Must be
             callable more than once.
+        oom_kills: How often the kernel has killed in it for want of memory.
     """
 
     process: subprocess.Popen[bytes]
     control: socket.socket
     kill: Callable[[], None]
+    oom_kills: Callable[[], int] = lambda: 0
 
 
 class Capture:
@@ -98,6 +101,7 @@ class Container:
         self._owner = os.getpid()
         self._live = {0}
         self._numbers = itertools.count(1)
+        self._oom_kills = 0
         self._owed = 0  # replies that nobody waits for
         worker.control.setblocking(False)
         assert worker.process.stdout is not None
@@ -156,6 +160,10 @@ class Container:
             reply, reason = None, reason or KilledReason.INFRA
         if reply is None:
             self.end(f"killed ({reason})")
+        elif reply["signal"] == signal.SIGKILL and reason is None and reply["killed"] is None:
+            kills, self._oom_kills = self._oom_kills, self.worker.oom_kills()
+            if self._oom_kills > kills:
+                reason = KilledReason.MEMORY
         return reply, reason
 
     def post(self, request: dict[str, Any]) -> None:

@@ -26,6 +26,10 @@ class UnsafeLocalBackend:
 
     name = "unsafe_local"
 
+    def describe(self) -> dict[str, str]:
+        """What isolates this machine's sessions."""
+        return {"isolation": "none at all"}
+
     def session(self, limits: Limits, packages: tuple[str, ...] = ()) -> WorkerSession:
         """Starts a session and warns: time, output and rlimits are all that is limited."""
         warnings.warn(

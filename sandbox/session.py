@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import os
 import time
 import weakref
 from types import TracebackType
@@ -12,6 +14,8 @@ from journeyman.sandbox.container import Container, Worker
 from journeyman.sandbox.errors import SandboxDied, SandboxError
 
 _FORK_S = 10.0
+# Bytes of a file that go in one message.
+_CHUNK = 4 << 20
 
 
 class WorkerSession:
@@ -144,6 +148,40 @@ class WorkerSession:
                 if self._ended is not None:
                     self._release()
         return number
+
+    def put(self, path: str, data: bytes) -> None:
+        """Writes a file; see `Session.put`."""
+        for at in range(0, len(data) or 1, _CHUNK):
+            text = base64.b64encode(data[at : at + _CHUNK]).decode("ascii")
+            self._file(path, {"op": "put", "path": path, "at": at, "data": text})
+
+    def get(self, path: str) -> bytes:
+        """Reads a file; see `Session.get`."""
+        data = bytearray()
+        while True:
+            request = {"op": "get", "path": path, "at": len(data), "count": _CHUNK}
+            part = base64.b64decode(self._file(path, request)["data"])
+            data += part
+            if len(part) < _CHUNK:
+                return bytes(data)
+
+    def _file(self, path: str, request: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(path, str) or not path or "\0" in path:
+            raise ValueError(f"path={path!r}: expected a relative path below the working directory")
+        parts = path.split("/")
+        if path.startswith("/") or not {"", ".", ".."}.isdisjoint(parts):
+            raise ValueError(
+                f"path={path!r}: expected a relative path, without empty parts or dots"
+            )
+        with self.container.lock:
+            reply, reason = self._call({**request, "branch": self._branch}, _FORK_S)
+            if self._ended is not None:
+                self._release()
+        if "errno" in reply:
+            raise OSError(reply["errno"], os.strerror(reply["errno"]), path)
+        if reason is not None:
+            raise SandboxDied(f"this session is over: killed ({reason})")
+        return reply
 
     def close(self) -> None:
         """Ends every process of the session, after a call under way; see `Session.close`."""

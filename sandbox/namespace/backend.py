@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import select
@@ -19,7 +20,7 @@ from journeyman.sandbox import spawn
 from journeyman.sandbox.base import Limits
 from journeyman.sandbox.container import Worker, worker_config
 from journeyman.sandbox.errors import IsolationUnavailable, SandboxDied
-from journeyman.sandbox.namespace import bwrap, seccomp
+from journeyman.sandbox.namespace import bwrap, cgroup, seccomp
 from journeyman.sandbox.namespace.interpreter import find_interpreter, package_directories
 from journeyman.sandbox.session import WorkerSession
 
@@ -53,6 +54,22 @@ class NamespaceBackend:
         self._bwrap = bwrap
         self._uid = uid
 
+    def describe(self) -> dict[str, str]:
+        """What isolates this machine's sessions."""
+        uid = self._uid if os.geteuid() == 0 else None
+        group = cgroup.make(Limits())
+        group.remove()
+        return {
+            "user": f"uid {uid} (unprivileged)" if uid else f"uid {os.geteuid()} (the caller)",
+            "interpreter": find_interpreter(uid).executable,
+            "namespaces": "user pid net mnt ipc uts",
+            "seccomp": f"{len(seccomp.program()) // 8} and {len(seccomp.branch_program()) // 8} "
+            "instructions",
+            "cgroup": "none: rlimits and sampling alone"
+            if group.version == "none"
+            else f"{group.version} (memory, pids)",
+        }
+
     def session(self, limits: Limits, packages: tuple[str, ...] = ()) -> WorkerSession:
         """Starts a session and verifies its walls.
 
@@ -76,6 +93,7 @@ class NamespaceBackend:
             python=list(sys.version_info[:2]),
         )
         worker, pid = _start(program, limits, uid, paths)
+        worker = _grouped(worker, pid, limits)
         try:
             session, hello = WorkerSession.start(worker, limits, config)
         except SandboxDied as error:
@@ -86,6 +104,22 @@ class NamespaceBackend:
             session.close()
             raise
         return session
+
+
+def _grouped(worker: Worker, pid: int, limits: Limits) -> Worker:
+    """Puts the supervisor, which has not yet forked, into a control group if there can be one."""
+    group = cgroup.make(limits)
+    try:
+        group.add(pid)
+    except OSError:  # a group that takes no processes is as good as none
+        group.remove()
+        return worker
+
+    def kill() -> None:
+        worker.kill()
+        group.remove()
+
+    return dataclasses.replace(worker, kill=kill, oom_kills=group.oom_kills)
 
 
 def _start(

@@ -80,6 +80,9 @@ def test_a_backend_of_ones_own() -> None:
     class Fake:
         name = "fake"
 
+        def describe(self) -> dict[str, str]:
+            return {}
+
         def session(self, limits: Limits, packages: tuple[str, ...]) -> Session:
             assert limits.pids == 5 and packages == ("numpy",)
             return FakeSession()
@@ -88,8 +91,7 @@ def test_a_backend_of_ones_own() -> None:
         alive = True
         fork = spare = snapshot = lambda self: FakeSession()
 
-        def restore(self, snapshot: object) -> None:
-            pass
+        restore = put = get = lambda self, *_: None
 
         def exec(self, code: str, timeout: float | None = None) -> ExecResult:
             return result(stdout=f"{code} {timeout}")

@@ -230,7 +230,7 @@ def pair(session: Session) -> Iterator[tuple[Session, str]]:
         "open('/proc/{pid}/environ', 'rb').read()",
         "open('/proc/{pid}/maps').read(1)[0]",
         "os.readlink('/proc/{pid}/cwd')",
-        "os.listdir('/proc/{pid}/root/')",
+        "os.readlink('/proc/{pid}/root')",
         "open('/proc/{pid}/oom_score_adj', 'w')",
         "os.open('/proc/{pid}/fd/3', os.O_RDWR)",
     ],
