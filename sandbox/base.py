@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import importlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from types import TracebackType
 from typing import Literal, Protocol, Self, runtime_checkable
@@ -196,6 +196,10 @@ class Backend(Protocol):
     def name(self) -> str:
         """The word that selects this backend in a config."""
 
+    @property
+    def lacks(self) -> Mapping[str, str]:
+        """Checks of `journeyman.sandbox.conformance` that do not apply to it, and why not."""
+
     def describe(self) -> dict[str, str]:
         """What isolates sessions on this machine, by layer; for people to read."""
 
@@ -205,6 +209,7 @@ class Backend(Protocol):
 
 # Resolved by name so that picking one backend does not import what only another one needs.
 _BACKENDS = {
+    "docker": ("journeyman.sandbox.docker", "DockerBackend"),
     "namespace": ("journeyman.sandbox.namespace", "NamespaceBackend"),
     "unsafe_local": ("journeyman.sandbox.local", "UnsafeLocalBackend"),
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import itertools
 import json
@@ -16,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any, Self
 
 from journeyman.sandbox.base import KilledReason, Limits
 from journeyman.sandbox.errors import SandboxDied, SandboxError
@@ -37,17 +36,30 @@ class Worker:
     """A started worker, as a backend hands it over.
 
     Attributes:
-        process: The direct child of the host; its stdout and stderr are pipes.
         control: The host's end of the control socket.
+        stdout: What the code prints: the reading end of a pipe.
+        stderr: Likewise.
         kill: Ends every process of the session and returns when none is left. Must be
             callable more than once.
+        process: The direct child of the host, if there is one.
         oom_kills: How often the kernel has killed in it for want of memory.
     """
 
-    process: subprocess.Popen[bytes]
     control: socket.socket
+    stdout: IO[bytes]
+    stderr: IO[bytes]
     kill: Callable[[], None]
+    process: subprocess.Popen[bytes] | None = None
     oom_kills: Callable[[], int] = lambda: 0
+
+    @classmethod
+    def of(
+        cls, process: subprocess.Popen[bytes], control: socket.socket, kill: Callable[[], None]
+    ) -> Self:
+        """A worker that is a child of the host, with pipes for its output."""
+        assert process.stdout is not None
+        assert process.stderr is not None
+        return cls(control, process.stdout, process.stderr, kill, process)
 
 
 class Capture:
@@ -104,16 +116,11 @@ class Container:
         self._oom_kills = 0
         self._owed = 0  # replies that nobody waits for
         worker.control.setblocking(False)
-        assert worker.process.stdout is not None
-        assert worker.process.stderr is not None
         cap = limits.output_kb << 10
-        self.stdout = Capture(worker.process.stdout.fileno(), cap)
-        self.stderr = Capture(worker.process.stderr.fileno(), cap)
+        self.stdout = Capture(worker.stdout.fileno(), cap)
+        self.stderr = Capture(worker.stderr.fileno(), cap)
         self._poll = select.poll()
-        self._listen()
-
-    def _listen(self) -> None:
-        for fd in (self.worker.control.fileno(), self.stdout.fd, self.stderr.fd):
+        for fd in (worker.control.fileno(), self.stdout.fd, self.stderr.fd):
             self._poll.register(fd, select.POLLIN)
 
     def handshake(self, config: dict[str, Any]) -> dict[str, Any]:
@@ -198,7 +205,7 @@ class Container:
                 return KilledReason.INFRA
         return None
 
-    def _pump(self, deadline: float) -> Reply:
+    def _pump(self, deadline: float, heed_floods: bool = True) -> Reply:
         """Reads all three channels until there is a message, or a reason to stop."""
         control = self.worker.control.fileno()
         while True:
@@ -214,7 +221,7 @@ class Container:
                 capture = self.stdout if fd == self.stdout.fd else self.stderr
                 if not capture.read_some():
                     self._poll.unregister(fd)  # its end: the writers are gone
-                if capture.flooded:
+                if capture.flooded and heed_floods:
                     return None, KilledReason.OUTPUT
             if time.monotonic() >= deadline:
                 return None, KilledReason.WALL
@@ -246,11 +253,7 @@ class Container:
         deadline = time.monotonic() + _STOP_GRACE_S
         if self._send(encode({"op": "stop"}), deadline) is not None:
             return None
-        for capture in (self.stdout, self.stderr):  # a flood must not end the wait
-            with contextlib.suppress(KeyError):
-                self._poll.unregister(capture.fd)
-        reply, _ = self._pump(deadline)
-        self._listen()
+        reply, _ = self._pump(deadline, heed_floods=False)
         return reply
 
     def new_branch(self) -> int:
@@ -291,9 +294,8 @@ class Container:
     def close_channels(self) -> None:
         """Gives the descriptors back; nothing can be called afterwards."""
         self.worker.control.close()
-        for stream in (self.worker.process.stdout, self.worker.process.stderr):
-            if stream is not None:
-                stream.close()
+        self.worker.stdout.close()
+        self.worker.stderr.close()
 
 
 def worker_config(limits: Limits, *, contained: bool, **more: Any) -> dict[str, Any]:
@@ -302,7 +304,8 @@ def worker_config(limits: Limits, *, contained: bool, **more: Any) -> dict[str, 
     Args:
         limits: The limits that it watches or sets.
         contained: Whether it is process 1 of a namespace of its own.
-        **more: `area`, the writable directory; `filter`, what separates the branches, as hex;
+        **more: `area`, the writable directory; `filters`, seccomp programs for interpreters, as
+            hex, the last one with a listener;
             `packages`, `extra_path` and `python`, the version that the latter is for.
     """
     numbers = {

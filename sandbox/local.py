@@ -11,8 +11,9 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from journeyman.sandbox import spawn
 from journeyman.sandbox.base import Limits
@@ -25,6 +26,7 @@ class UnsafeLocalBackend:
     """Runs code as the caller, with the caller's files, network and processes in reach."""
 
     name = "unsafe_local"
+    lacks: Mapping[str, str] = MappingProxyType({})
 
     def describe(self) -> dict[str, str]:
         """What isolates this machine's sessions."""
@@ -42,7 +44,7 @@ class UnsafeLocalBackend:
             limits,
             contained=False,
             area=directory,
-            filter="",
+            filters=[],
             packages=list(packages),
             extra_path=[path for path in sys.path if path] if packages else [],
             python=list(sys.version_info[:2]),
@@ -67,7 +69,7 @@ def _start(directory: str) -> Worker:
         )
     finally:
         theirs.close()
-    return Worker(process, ours, _killer(process, directory))
+    return Worker.of(process, ours, _killer(process, directory))
 
 
 def _killer(process: subprocess.Popen[bytes], directory: str) -> Callable[[], None]:

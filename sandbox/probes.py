@@ -85,11 +85,11 @@ print(json.dumps(made))
 
 WRITABLE = """
 import json, os
-print(json.dumps([
-    path for path in ("/", "/usr", "/usr/bin", "/dev", "/proc/sys", "/run")
-    if os.access(path, os.W_OK) or not os.statvfs(path).f_flag & os.ST_RDONLY
-    and path != "/proc/sys"
-]))
+found = [
+    path for path in ("/", "/usr", "/usr/bin", "/etc", "/dev", "/proc/sys", "/run", "/var")
+    if os.access(path, os.W_OK)
+]
+print(json.dumps(found + ["root"] * (not os.statvfs("/").f_flag & os.ST_RDONLY)))
 """
 
 SYSCTLS = """
@@ -116,12 +116,12 @@ print(json.dumps(opened[:20]))
 
 ENVIRONMENTS = """
 import glob, json, os
-seen = set(os.environ)
+seen = {f"{name}={value}" for name, value in os.environ.items()}
 for path in glob.glob("/proc/[0-9]*/environ"):
     try:
         with open(path, "rb") as file:
             content = file.read().decode("utf-8", "replace")
-        seen.update(item.partition("=")[0] for item in content.split(chr(0)))
+        seen.update(content.split(chr(0)))
     except OSError:
         pass
 print(json.dumps(sorted(seen)))

@@ -47,6 +47,7 @@ import socket
 import stat
 import struct
 import sys
+import threading
 import time
 import traceback
 import types
@@ -343,16 +344,16 @@ class Gate:  # pragma: no cover - runs inside the sandbox
         self.processes = processes
 
     @staticmethod
-    def install(program: bytes) -> int:
-        """Puts a filter on this process and all it will fork; returns its listener."""
+    def install(program: bytes, flags: int) -> int:
+        """Puts a filter on this process and all it will fork; returns its listener, if any."""
         code = ctypes.create_string_buffer(program, len(program))
         descriptor = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(code))
         number = {"x86_64": 317, "aarch64": 277}[os.uname().machine]
         set_mode_filter = 1
         call = ctypes.CDLL(None, use_errno=True).syscall
-        listener: int = call(number, set_mode_filter, Gate.NEW_LISTENER, descriptor)
+        listener: int = call(number, set_mode_filter, flags, descriptor)
         if listener < 0:
-            raise OSError(ctypes.get_errno(), "the kernel takes no seccomp filter with a listener")
+            raise OSError(ctypes.get_errno(), "the kernel takes no such seccomp filter")
         return listener
 
     def answer(self, branch: Branch) -> None:
@@ -679,9 +680,10 @@ class Processes:  # pragma: no cover - runs inside the sandbox
 class Supervisor:  # pragma: no cover - runs inside the sandbox
     """Starts REPLs, passes them snippets, and decides what really happened."""
 
-    def __init__(self, control: int, config: dict[str, Any]) -> None:
+    def __init__(self, control: int, config: dict[str, Any], own_tasks: int) -> None:
         self.control = control
         self.config = config
+        self.own_tasks = own_tasks  # threads of this process: the kernel counts them too
         self.limits: dict[str, Any] = config["limits"]
         self.processes = Processes(config["contained"])
         self.files = Files(config["area"], self.limits["workdir"])
@@ -700,7 +702,7 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
             self._become_repl(theirs)
         theirs.close()
         _, fds, _, _ = socket.recv_fds(channel, 1, 1)
-        if self.config["filter"]:
+        if self.config["filters"]:
             if not fds:
                 raise OSError(errno.ENOSYS, "no seccomp listener came from the interpreter")
             self.gate = Gate(fds[0], self.processes)
@@ -755,13 +757,16 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
             resource.setrlimit(kind, (value, value))
         if self.config["contained"]:  # elsewhere it would count all processes of the host's user
             # The soft limit holds (the filter lets nobody raise it) and grows with the branches.
-            most = limits["pids"] + limits["branches"] + 1
-            resource.setrlimit(resource.RLIMIT_NPROC, (limits["pids"] + 1, most))
+            soft = limits["pids"] + self.own_tasks
+            resource.setrlimit(resource.RLIMIT_NPROC, (soft, soft + limits["branches"]))
             _prctl(_PR_SET_DUMPABLE, 0)
         fds = []
-        if self.config["filter"]:
+        if self.config["filters"]:
             _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-            fds.append(Gate.install(bytes.fromhex(self.config["filter"])))
+            *plain, gated = map(bytes.fromhex, self.config["filters"])
+            for program in plain:
+                Gate.install(program, 0)
+            fds.append(Gate.install(gated, Gate.NEW_LISTENER))
         socket.send_fds(channel, [b"."], fds)
         for fd in fds:
             os.close(fd)
@@ -934,7 +939,7 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
             self._prlimit(branch, resource.RLIMIT_CPU, branch.cpu_limit)
         # The kernel counts all branches and the supervisor; a fork is made in two steps.
         others = sum(each.tasks for each in self.branches.values() if each is not branch)
-        most = self.limits["pids"] + 1 + others + (2 if forks else 0)
+        most = self.limits["pids"] + self.own_tasks + others + (2 if forks else 0)
         if self.processes.contained and most != branch.process_limit:
             branch.process_limit = most
             self._prlimit(branch, resource.RLIMIT_NPROC, most)
@@ -1034,20 +1039,96 @@ def _reply(**changes: Any) -> dict[str, Any]:  # pragma: no cover - runs inside 
     return {**reply, "killed": None, "cpu_s": 0.0, "ended": False, **changes}
 
 
+class Relay:  # pragma: no cover - runs inside the sandbox
+    """Carries the control channel and the code's output over the one stream that there is.
+
+    For a worker whose host is at the other end of its standard input and output. What the code
+    wrote goes before the answer that came after it.
+    """
+
+    HEADER = struct.Struct(">BI")
+    CONTROL = 0
+
+    def __init__(self) -> None:
+        self.inward, self.outward = os.dup(0), os.dup(1)
+        self.ours, self.theirs = socket.socketpair()
+        self.streams: dict[int, int] = {}
+        for number in (1, 2):
+            reader, writer = os.pipe()
+            os.set_blocking(reader, False)
+            os.dup2(writer, number)
+            os.close(writer)
+            self.streams[reader] = number
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
+
+    def start(self) -> threading.Thread:
+        """Starts the thread that carries."""
+        thread = threading.Thread(target=self._run, daemon=True)
+        thread.start()
+        return thread
+
+    def _run(self) -> None:
+        poller = select.poll()
+        for fd in (self.inward, self.ours.fileno(), *self.streams):
+            poller.register(fd, select.POLLIN)
+        while True:
+            events = dict(poller.poll())
+            for fd in [fd for fd in self.streams if fd in events or self.ours.fileno() in events]:
+                if not self._drain(fd):
+                    poller.unregister(fd)
+                    del self.streams[fd]
+            if self.ours.fileno() in events:
+                data = self.ours.recv(_PIECE)
+                if not data:
+                    return
+                self._send(self.CONTROL, data)
+            if self.inward in events:
+                data = os.read(self.inward, _PIECE)
+                if not data:
+                    os._exit(0)  # the host is gone, and with process 1 all the rest goes
+                self.ours.sendall(data)
+
+    def _drain(self, fd: int) -> bool:
+        """Passes on what is in a pipe now; False at its end."""
+        while True:
+            try:
+                data = os.read(fd, _PIECE)
+            except BlockingIOError:
+                return True
+            if not data:
+                return False
+            self._send(self.streams[fd], data)
+            if len(data) < _PIECE:
+                return True
+
+    def _send(self, kind: int, data: bytes) -> None:
+        _write_all(self.outward, self.HEADER.pack(kind, len(data)) + data)
+
+
 def describe_self() -> dict[str, Any]:  # pragma: no cover - runs inside the sandbox
     """What the host compares with itself before it trusts the walls."""
     kinds = ("user", "pid", "net", "mnt", "ipc", "uts")
     root = os.statvfs("/")
+    with open("/proc/self/status") as file:
+        parts = [line.partition(":") for line in file]
     return {
         "namespaces": {kind: os.readlink(f"/proc/self/ns/{kind}") for kind in kinds},
         "pid": os.getpid(),
         "root_read_only": bool(root.f_flag & os.ST_RDONLY),
         "python": sys.version.split()[0],
+        "status": {name: value.strip() for name, _, value in parts},
     }
 
 
-def main(control: int) -> None:  # pragma: no cover - runs inside the sandbox
-    """Runs the supervisor on an inherited socket."""
+def main(link: str) -> None:  # pragma: no cover - runs inside the sandbox
+    """Runs the supervisor.
+
+    Args:
+        link: The number of an inherited socket, or "relay" for standard input and output.
+    """
+    control = 0 if link == "relay" else int(link)
     os.set_inheritable(control, False)
     _prctl(_PR_SET_DUMPABLE, 0)
     # Python's own handler would let the session's processes interrupt the supervisor.
@@ -1055,27 +1136,41 @@ def main(control: int) -> None:  # pragma: no cover - runs inside the sandbox
     config = receive(control)
     if config is None:
         return
+    relay = Relay() if link == "relay" else None
+    if relay is not None:
+        control = relay.theirs.fileno()
     if not config["contained"]:
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # two for each branch
     sys.path[:0] = config["extra_path"] if config["python"] == list(sys.version_info[:2]) else []
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    supervisor = None
+    hello = _import_packages(config["packages"])
+    if not hello:
+        warm_up()
+        gc.collect()
+        gc.freeze()  # so that the collector does not touch, and copy, every shared page
+        hello = describe_self()
+        supervisor = Supervisor(control, config, 1 if relay is None else 2)
+        supervisor.start()
+    carrying = relay.start() if relay is not None else None  # after the fork: threads do not mix
+    _write_all(control, encode(hello))
+    if supervisor is not None:
+        supervisor.serve()
+    if relay is not None and carrying is not None:
+        relay.theirs.close()
+        carrying.join()
+
+
+def _import_packages(names: list[str]) -> dict[str, Any]:  # pragma: no cover - inside the sandbox
     try:
-        for name in config["packages"]:
+        for name in names:
             importlib.import_module(name)
     except Exception as error:
-        _write_all(control, encode({"error": f"importing {name}: {type(error).__name__}: {error}"}))
-        return
-    warm_up()
-    gc.collect()
-    gc.freeze()  # so that the collector does not touch, and copy, every shared page
-    hello = describe_self()
-    supervisor = Supervisor(control, config)
-    supervisor.start()
-    _write_all(control, encode(hello))
-    supervisor.serve()
+        return {"error": f"importing {name}: {type(error).__name__}: {error}"}
+    return {}
 
 
 if __name__ == "__main__":  # pragma: no cover - runs inside the sandbox
-    main(int(sys.argv[1]))
+    main(sys.argv[1])

@@ -12,15 +12,16 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.resources import files
+from types import MappingProxyType
 from typing import Any
 
-from journeyman.sandbox import spawn
+from journeyman.sandbox import seccomp, spawn
 from journeyman.sandbox.base import Limits
 from journeyman.sandbox.container import Worker, worker_config
 from journeyman.sandbox.errors import IsolationUnavailable, SandboxDied
-from journeyman.sandbox.namespace import bwrap, cgroup, seccomp
+from journeyman.sandbox.namespace import bwrap, cgroup
 from journeyman.sandbox.namespace.interpreter import find_interpreter, package_directories
 from journeyman.sandbox.session import WorkerSession
 
@@ -40,6 +41,7 @@ class NamespaceBackend:
     """Contains each session in Linux namespaces of its own; fails closed where it cannot."""
 
     name = "namespace"
+    lacks: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, bwrap: str | None = None, uid: int = UNUSED_UID) -> None:
         """Picks the program and the user.
@@ -87,7 +89,7 @@ class NamespaceBackend:
             limits,
             contained=True,
             area=bwrap.WORKDIR,
-            filter=seccomp.branch_program().hex(),
+            filters=[seccomp.branch_program().hex()],
             packages=list(packages),
             extra_path=list(paths),
             python=list(sys.version_info[:2]),
@@ -197,7 +199,7 @@ def _worker(
             os.close(handle)
         said = complaint.decode("utf-8", "replace").strip()
         raise IsolationUnavailable(f"bubblewrap failed ({said})", _MEND_BWRAP)
-    return Worker(process, control, _killer(process, handle)), pid
+    return Worker.of(process, control, _killer(process, handle)), pid
 
 
 def _first_process(info_fd: int) -> int | None:

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from collections.abc import Mapping
 
 import pytest
 
@@ -72,13 +73,14 @@ def test_errors_refine_the_standard_ones() -> None:
 
 
 def test_an_unknown_backend_is_named_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="'chroot'; there are namespace, unsafe_local"):
+    with pytest.raises(ValueError, match="'chroot'; there are docker, namespace, unsafe_local"):
         Sandbox("chroot")
 
 
 def test_a_backend_of_ones_own() -> None:
     class Fake:
         name = "fake"
+        lacks: Mapping[str, str] = {}
 
         def describe(self) -> dict[str, str]:
             return {}

@@ -17,8 +17,9 @@ from journeyman.sandbox import (
     Sandbox,
     SandboxError,
     Session,
+    seccomp,
 )
-from journeyman.sandbox.namespace import NamespaceBackend, backend, interpreter, seccomp
+from journeyman.sandbox.namespace import NamespaceBackend, backend, interpreter
 
 
 @pytest.fixture
@@ -254,6 +255,12 @@ inside["channel"].send(json.dumps(claim).encode())
     assert got.killed_reason is None and got.signal is None and 0 <= got.cpu_s < 5
     # The real answer, which came second, is not taken for the next call's.
     assert session.exec("'next'").value_repr == "'next'"
+
+
+def test_no_configuration_of_the_host_is_visible(session: Session) -> None:
+    paths = ["/etc", "/sys", "/home", "/var", "/boot", "/dev/shm/.", "/dev/pts"]
+    code = f"import os\n[path for path in {paths} if os.path.exists(path)]"
+    assert session.exec(code).value_repr == "['/dev/shm/.']"
 
 
 def test_nothing_of_the_project_is_importable(session: Session) -> None:
