@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import itertools
 import json
 import os
@@ -15,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import IO, Any, Self
 
 from journeyman.sandbox.base import KilledReason, Limits
@@ -29,6 +31,12 @@ _STOP_GRACE_S = 0.5
 
 Reply = tuple[dict[str, Any] | None, KilledReason | None]
 """What the supervisor answered, if it did, and why the host would have no more of it."""
+
+
+@functools.cache
+def worker_source() -> bytes:
+    """What a backend hands through the wall."""
+    return files("journeyman.sandbox").joinpath("worker.py").read_bytes()
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,12 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from journeyman.sandbox import image, seccomp
 from journeyman.sandbox.base import Limits
-from journeyman.sandbox.container import Worker, worker_config
+from journeyman.sandbox.container import Worker, worker_config, worker_source
 from journeyman.sandbox.errors import IsolationUnavailable, SandboxDied
 from journeyman.sandbox.namespace.interpreter import package_directories
 from journeyman.sandbox.session import WorkerSession
@@ -138,7 +137,7 @@ class DockerBackend:
     def _start(self, client: docker.DockerClient, limits: Limits, packages: bool) -> Worker:
         import docker
 
-        source = files("journeyman.sandbox").joinpath("worker.py").read_bytes()
+        source = worker_source()
         try:
             container = client.containers.create(
                 self._image or image.ensure(client),

@@ -13,13 +13,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from importlib.resources import files
 from types import MappingProxyType
 from typing import Any
 
 from journeyman.sandbox import seccomp, spawn
 from journeyman.sandbox.base import Limits
-from journeyman.sandbox.container import Worker, worker_config
+from journeyman.sandbox.container import Worker, worker_config, worker_source
 from journeyman.sandbox.errors import IsolationUnavailable, SandboxDied
 from journeyman.sandbox.namespace import bwrap, cgroup
 from journeyman.sandbox.namespace.interpreter import find_interpreter, package_directories
@@ -129,7 +128,7 @@ def _start(
 ) -> tuple[Worker, int]:
     """Starts bubblewrap; returns the worker and the host's id of its process 1."""
     interpreter = find_interpreter(uid)
-    source = files("journeyman.sandbox").joinpath("worker.py").read_bytes()
+    source = worker_source()
     with contextlib.ExitStack() as stack:
         source_fd = stack.enter_context(_memory_file("worker", source))
         seccomp_fd = stack.enter_context(_memory_file("seccomp", seccomp.program()))
