@@ -101,7 +101,7 @@ wheel-test: wheel system ## the same suite, against the installed wheel
 		assert it.__file__.startswith(sys.prefix), 'not from the wheel: ' + it.__file__"; done; \
 	$(TEST_ENV) JOURNEYMAN_FROM_WHEEL=1 $$python -P -m pytest $(ARGS)
 
-bench: setup ## measure rollouts
+bench: setup ## measure rollouts and the sandbox
 	@for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python "$$benchmark"; done
 
 embedded-models: setup ## train the embedded pair anew: hours

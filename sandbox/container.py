@@ -25,6 +25,8 @@ from journeyman.sandbox.worker import HEADER, MAX_FRAME, encode
 
 # Printing too much is a mistake, and only cut; printing this many times more is a flood.
 FLOOD = 64
+# A pipe holds 1 MiB at most (/proc/sys/fs/pipe-max-size), and 64 KiB are read at once.
+_MOST_READS = 32
 _START_S = 30.0
 # How long the supervisor has to account for the time used before all is killed regardless.
 _STOP_GRACE_S = 0.5
@@ -96,9 +98,14 @@ class Capture:
         return bool(data)
 
     def take(self) -> tuple[str, bool]:
-        """Returns the text and whether it was cut, and starts afresh."""
-        while not self.flooded and self.read_some():
-            pass
+        """Returns the text and whether it was cut, and starts afresh.
+
+        The pipe is read empty, or the next branch would be given what is in it. It is finite, for
+        whoever wrote is stopped; where nothing is contained (`unsafe_local`) that is not so sure.
+        """
+        for _ in range(_MOST_READS):
+            if not self.read_some():
+                break
         text, cut = self.kept.decode("utf-8", "replace"), self.total > self.cap
         self.kept.clear()
         self.total = 0

@@ -208,6 +208,7 @@ def _worker(container: Any, attached: Any, link: socket.socket) -> Worker:
     def kill() -> None:
         if stream.ended:
             return
+        stream.ended = True
         _remove(container)
         with contextlib.suppress(OSError):
             link.shutdown(socket.SHUT_RDWR)  # which ends the thread
@@ -215,7 +216,6 @@ def _worker(container: Any, attached: Any, link: socket.socket) -> Worker:
         stream.thread.join()
         attached.close()
         link.close()
-        stream.ended = True
 
     return Worker(control, os.fdopen(pipes[0][0], "rb"), os.fdopen(pipes[1][0], "rb"), kill)
 
@@ -268,12 +268,20 @@ class _Stream:
             if kind == 1:
                 self._from_worker += part
             else:
-                _write_all(self.pipes[2], part)
+                self._write(self.pipes[2], part)
         for kind, part in _frames(self._from_worker, Relay.HEADER):
             if kind == Relay.CONTROL:
                 self.control.sendall(part)
             elif kind in self.pipes:
-                _write_all(self.pipes[kind], part)
+                self._write(self.pipes[kind], part)
+
+    def _write(self, fd: int, data: bytes) -> None:
+        """Writes to a pipe that may be full, and stay so if the session ends meanwhile."""
+        view, poll = memoryview(data), select.poll()
+        poll.register(fd, select.POLLOUT)
+        while view and not self.ended:
+            if poll.poll(100):
+                view = view[os.write(fd, view[: select.PIPE_BUF]) :]
 
 
 def _frames(buffer: bytearray, header: struct.Struct) -> Iterator[tuple[int, bytes]]:
@@ -286,12 +294,6 @@ def _frames(buffer: bytearray, header: struct.Struct) -> Iterator[tuple[int, byt
         part = bytes(buffer[header.size : end])
         del buffer[:end]
         yield kind, part
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
 
 
 def _verify(hello: dict[str, Any]) -> None:

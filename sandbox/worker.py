@@ -63,6 +63,8 @@ MAX_REPR = 32 << 10
 MAX_RESULT = MAX_REPR * 6 + 1024
 # Requests may be longer than a datagram: they go in pieces.
 _PIECE = 64 << 10
+# A pipe holds 1 MiB at most (/proc/sys/fs/pipe-max-size).
+_MOST_READS = 32
 TICK_S = 0.02
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -618,10 +620,10 @@ class Processes:  # pragma: no cover - runs inside the sandbox
                 seconds += time.clock_gettime(_cpu_clock(branch.pid))
         return seconds
 
-    def usage(self, branch: Branch) -> tuple[float, int]:
+    def usage(self, branch: Branch, strays: list[int]) -> tuple[float, int]:
         """Processor seconds so far, the dead's included, and bytes resident now."""
         self.stray_s, resident, remains = 0.0, 0, 0
-        for pid in [*self.strays(), *([branch.pid] if branch.status is None else [])]:
+        for pid in [*strays, *([branch.pid] if branch.status is None else [])]:
             fields = self.stat(pid)
             if not fields:
                 continue
@@ -641,20 +643,21 @@ class Processes:  # pragma: no cover - runs inside the sandbox
         branch.tasks += remains
         return self.stray_s + self.seconds(branch), resident
 
-    def rest(self) -> None:
-        """Leaves only the REPLs, stopped, and such dead as they have not waited for."""
+    def rest(self) -> list[int]:
+        """Leaves only the REPLs, stopped, and such dead as they have not waited for: the result."""
         if not self.contained:
-            return
+            return []
         deadline = time.monotonic() + _GONE_S
         # One call stops all at once, forks under way included, so that none can outrun the kill.
         with contextlib.suppress(ProcessLookupError):
             os.kill(-1, signal.SIGSTOP)
         while True:
             self.reap()
-            strays = [pid for pid in self.strays() if self.stat(pid)[:1] != [b"Z"]]
-            if not strays or time.monotonic() > deadline:
-                return
-            for pid in strays:
+            strays = self.strays()
+            running = [pid for pid in strays if self.stat(pid)[:1] != [b"Z"]]
+            if not running or time.monotonic() > deadline:
+                return strays
+            for pid in running:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.0005)
@@ -690,6 +693,7 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
         self.branches: dict[int, Branch] = {}
         self.in_place: Branch | None = None  # whose files are where they belong
         self.gate: Gate | None = None
+        self.used_s = 0.0  # processor seconds of the call under way, when last looked at
         self.waiting: list[dict[str, Any]] = []  # requests that came before their turn
 
     # --- the first REPL ---
@@ -903,11 +907,11 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
             reply.update(answer)
             if meet is not None:
                 meet(answer["value_repr"])
-            processes.rest()
-            reason = self._over_limits(branch, before)
+            reason = self._over_limits(branch, before, processes.rest())
         if answer is None or reason is not None:
             processes.kill(branch)
-        reply["cpu_s"] = processes.usage(branch)[0] - before
+            self.used_s = processes.usage(branch, processes.strays())[0] - before
+        reply["cpu_s"] = self.used_s
         if branch.status is not None:
             reply.update(killed=self._describe_end(branch, reply, reason), ended=True)
             self._forget(branch)
@@ -1003,14 +1007,15 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
                 return None, None
             if time.monotonic() >= check_at:
                 self.processes.reap()
-                reason = self._over_limits(branch, before)
+                reason = self._over_limits(branch, before, self.processes.strays())
                 if reason is not None:
                     return None, reason
                 check_at = time.monotonic() + TICK_S
 
-    def _over_limits(self, branch: Branch, before: float) -> str | None:
-        seconds, resident = self.processes.usage(branch)
-        if seconds - before > self.limits["cpu"]:
+    def _over_limits(self, branch: Branch, before: float, strays: list[int]) -> str | None:
+        seconds, resident = self.processes.usage(branch, strays)
+        self.used_s = seconds - before
+        if self.used_s > self.limits["cpu"]:
             return "cpu"
         if resident > self.limits["memory"]:
             return "memory"
@@ -1075,11 +1080,12 @@ class Relay:  # pragma: no cover - runs inside the sandbox
             poller.register(fd, select.POLLIN)
         while True:
             events = dict(poller.poll())
-            for fd in [fd for fd in self.streams if fd in events or self.ours.fileno() in events]:
-                if not self._drain(fd):
+            answered = self.ours.fileno() in events
+            for fd in [fd for fd in self.streams if fd in events or answered]:
+                if not self._pass_on(fd, all_of_it=answered):
                     poller.unregister(fd)
                     del self.streams[fd]
-            if self.ours.fileno() in events:
+            if answered:
                 data = self.ours.recv(_PIECE)
                 if not data:
                     return
@@ -1090,9 +1096,13 @@ class Relay:  # pragma: no cover - runs inside the sandbox
                     os._exit(0)  # the host is gone, and with process 1 all the rest goes
                 self.ours.sendall(data)
 
-    def _drain(self, fd: int) -> bool:
-        """Passes on what is in a pipe now; False at its end."""
-        while True:
+    def _pass_on(self, fd: int, all_of_it: bool) -> bool:
+        """Passes on what is in a pipe; False at its end.
+
+        Once the supervisor answers, whoever wrote is stopped and all of it is at most what a pipe
+        holds; before that it may never end, and the host's word to stop must be heard.
+        """
+        for _ in range(_MOST_READS if all_of_it else 1):
             try:
                 data = os.read(fd, _PIECE)
             except BlockingIOError:
@@ -1100,8 +1110,7 @@ class Relay:  # pragma: no cover - runs inside the sandbox
             if not data:
                 return False
             self._send(self.streams[fd], data)
-            if len(data) < _PIECE:
-                return True
+        return True
 
     def _send(self, kind: int, data: bytes) -> None:
         _write_all(self.outward, self.HEADER.pack(kind, len(data)) + data)

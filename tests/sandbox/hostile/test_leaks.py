@@ -95,6 +95,19 @@ def test_output_after_the_end_is_nobodys(pair: tuple[Session, Session]) -> None:
         assert branch.exec("time.sleep(0.05)").stdout == ""
 
 
+@pytest.mark.parametrize("stream", [1, 2])
+def test_the_rest_of_a_flood_is_nobodys(pair: tuple[Session, Session], stream: int) -> None:
+    one, _ = pair
+    widen = f"import fcntl\nfcntl.fcntl({stream}, 1031, 1 << 20)"  # F_SETPIPE_SZ
+    for code in (widen, "pass"):
+        with one.fork() as flood:
+            flood.exec(code)
+            got = flood.exec(f"while True: os.write({stream}, b'x' * 65536)")
+            assert got.killed_reason == "output"
+        got = one.exec("1")
+        assert (got.stdout, got.stderr) == ("", "")
+
+
 HOST = """
 import sys
 from journeyman.sandbox import Sandbox
