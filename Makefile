@@ -27,7 +27,7 @@ TEST_ENV := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false
 # More arguments for pytest: `make test ARGS="-k bank"`.
 ARGS ?=
 
-.PHONY: help setup system demo test test-slow lint typing-tree wheel wheel-test bench embedded-models clean
+.PHONY: help setup system demo test test-slow test-docker lint typing-tree wheel wheel-test bench embedded-models clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -65,6 +65,9 @@ test-slow: setup system ## the tests that take minutes each
 	@$(TEST_ENV) $(BIN)/pytest -m "slow and not docker and not vllm and not browser" $(ARGS) || { status=$$?; \
 		if [ $$status = 5 ]; then echo "test-slow: no test was collected" >&2; fi; exit $$status; }
 
+test-docker: setup system ## the tests that need a Docker engine which runs
+	@$(TEST_ENV) $(BIN)/pytest -m docker $(ARGS)
+
 # Type checkers do not follow an editable install of mapped folders, so mypy reads them through links
 # under the names they are imported by (`mypy_path` in pyproject.toml).
 typing-tree:
@@ -98,7 +101,7 @@ wheel-test: wheel system ## the same suite, against the installed wheel
 		assert it.__file__.startswith(sys.prefix), 'not from the wheel: ' + it.__file__"; done; \
 	$(TEST_ENV) JOURNEYMAN_FROM_WHEEL=1 $$python -P -m pytest $(ARGS)
 
-bench: setup ## measure rollouts
+bench: setup ## measure rollouts and the sandbox
 	@for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python "$$benchmark"; done
 
 embedded-models: setup ## train the embedded pair anew: hours

@@ -317,11 +317,18 @@ def _add_sandbox(commands: Commands) -> None:
 def _sandbox_check(options: argparse.Namespace) -> int:
     from journeyman.sandbox import conformance
 
-    results = conformance.check(_backend(options.backend))
+    backend = _backend(options.backend)
+    for layer, what in backend.describe().items():
+        print(f"{layer}: {what}")
+    results = conformance.check(backend)
     for result in results:
-        _print_check(f"{result.family}: {result.name}", result.passed, result.detail)
+        if result.skipped:
+            print(f"  skip  {result.family}: {result.name}: {result.skipped}")
+        else:
+            _print_check(f"{result.family}: {result.name}", result.passed, result.detail)
     failures = sum(not result.passed for result in results)
-    print(f"{len(results) - failures} of {len(results)} checks passed")
+    run = sum(not result.skipped for result in results)
+    print(f"{run - failures} of {run} checks passed")
     return FAILED if failures else OK
 
 

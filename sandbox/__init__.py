@@ -1,5 +1,6 @@
 """Runs untrusted code and reports what came of it. Knows nothing of the rest of journeyman."""
 
+from journeyman.sandbox.aio import AsyncSession
 from journeyman.sandbox.base import (
     Backend,
     ExecResult,
@@ -7,6 +8,7 @@ from journeyman.sandbox.base import (
     Limits,
     Sandbox,
     Session,
+    Snapshot,
     resolve_backend,
 )
 from journeyman.sandbox.errors import (
@@ -15,17 +17,21 @@ from journeyman.sandbox.errors import (
     SandboxError,
     UnsafeSandboxWarning,
 )
+from journeyman.sandbox.pool import Pool
 
 __all__ = [
+    "AsyncSession",
     "Backend",
     "ExecResult",
     "IsolationUnavailable",
     "KilledReason",
     "Limits",
+    "Pool",
     "Sandbox",
     "SandboxDied",
     "SandboxError",
     "Session",
+    "Snapshot",
     "UnsafeSandboxWarning",
     "resolve_backend",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import importlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from types import TracebackType
 from typing import Literal, Protocol, Self, runtime_checkable
@@ -36,6 +36,7 @@ class Limits:
         workdir_mb: Size of the writable directory, which /tmp and /dev/shm share.
         workdir_inodes: Files and directories in it.
         open_files: Descriptors one process may hold.
+        branches: Forks and snapshots of one session alive at once, itself included.
         network: Only "none" exists: a loopback device that nobody else is on.
     """
 
@@ -47,6 +48,7 @@ class Limits:
     workdir_mb: int = 16
     workdir_inodes: int = 4096
     open_files: int = 128
+    branches: int = 1024
     network: Literal["none"] = "none"
 
     def __post_init__(self) -> None:
@@ -99,6 +101,14 @@ class ExecResult:
 
 
 @runtime_checkable
+class Snapshot(Protocol):
+    """The state of a session at one moment, to be restored any number of times."""
+
+    def close(self) -> None:
+        """Gives its memory back; sessions that were restored from it go on."""
+
+
+@runtime_checkable
 class Session(Protocol):
     """A live interpreter: what one `exec` defines, the next one sees."""
 
@@ -119,6 +129,50 @@ class Session(Protocol):
         Raises:
             SandboxDied: The session had ended before this call.
         """
+
+    def fork(self) -> Session:
+        """Makes a branch: a session in the same state, files included, which goes its own way.
+
+        The generators of `random` and `numpy.random` are reseeded. Threads do not come along,
+        and descriptors open at the fork stay shared. Branches of one session take turns: one of
+        them runs at a time.
+
+        Raises:
+            SandboxDied: The session had ended before this call.
+            SandboxError: It has too many branches, or its code keeps it from being copied.
+        """
+
+    def spare(self) -> Session:
+        """Makes a branch ahead of its use, and returns before it is finished.
+
+        For a session that has run no foreign code: what goes wrong shows in the first `exec`.
+        """
+
+    def snapshot(self) -> Snapshot:
+        """Keeps the state of this moment; raises as `fork` does."""
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Goes back to a snapshot of this session or of a fork; a killed session lives again.
+
+        Raises:
+            ValueError: The snapshot is another session's.
+            SandboxError: The snapshot is closed, or cannot be copied.
+        """
+
+    def put(self, path: str, data: bytes) -> None:
+        """Writes a file below the working directory, and the directories it is to be in.
+
+        Args:
+            path: Relative, without "..", and through no symbolic link.
+            data: Its content.
+
+        Raises:
+            OSError: As `open` would; ELOOP or ENOTDIR where a part of it is a symbolic link.
+            SandboxDied: The session had ended before this call.
+        """
+
+    def get(self, path: str) -> bytes:
+        """Reads a regular file below the working directory; see `put`."""
 
     def close(self) -> None:
         """Ends every process of the session; returns when none is left. May be repeated."""
@@ -142,12 +196,20 @@ class Backend(Protocol):
     def name(self) -> str:
         """The word that selects this backend in a config."""
 
+    @property
+    def lacks(self) -> Mapping[str, str]:
+        """Checks of `journeyman.sandbox.conformance` that do not apply to it, and why not."""
+
+    def describe(self) -> dict[str, str]:
+        """What isolates sessions on this machine, by layer; for people to read."""
+
     def session(self, limits: Limits, packages: tuple[str, ...]) -> Session:
         """Starts a session, or raises `IsolationUnavailable`; never isolates less than told."""
 
 
 # Resolved by name so that picking one backend does not import what only another one needs.
 _BACKENDS = {
+    "docker": ("journeyman.sandbox.docker", "DockerBackend"),
     "namespace": ("journeyman.sandbox.namespace", "NamespaceBackend"),
     "unsafe_local": ("journeyman.sandbox.local", "UnsafeLocalBackend"),
 }
@@ -179,15 +241,53 @@ class Sandbox:
         self.backend = resolve_backend(backend) if isinstance(backend, str) else backend
         self.limits = limits if limits is not None else Limits()
         self.packages = tuple(packages)
+        self._idle: list[tuple[Session, Session]] = []  # a fresh session and a copy of it
 
     def session(self) -> Session:
         """Starts a session, whose state lasts until it is closed or killed."""
         return self.backend.session(self.limits, self.packages)
 
     def exec(self, code: str, timeout: float | None = None) -> ExecResult:
-        """Runs `code` in a session of its own."""
-        with self.session() as session:
-            return session.exec(code, timeout)
+        """Runs `code` in a session of its own.
+
+        That session is a copy of a fresh one, made ahead; the fresh one is kept for later calls
+        (one for each thread that calls at once) until the sandbox is closed or dropped.
+        """
+        try:
+            fresh, spare = self._idle.pop()
+        except IndexError:
+            fresh = self.session()
+            spare = fresh.spare()
+        try:
+            result = spare.exec(code, timeout)
+            spare.close()
+            if result.killed_reason is not KilledReason.INFRA:
+                self._idle.append((fresh, fresh.spare()))
+                return result
+        except BaseException:
+            fresh.close()
+            spare.close()
+            raise
+        fresh.close()
+        return result
+
+    def close(self) -> None:
+        """Ends what was kept for `exec`; sessions go on. The sandbox can be used again."""
+        while self._idle:
+            for session in self._idle.pop():
+                session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None:
+        self.close()
 
 
 def resolve_backend(name: str) -> Backend:

@@ -11,19 +11,26 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from journeyman.sandbox import spawn
 from journeyman.sandbox.base import Limits
+from journeyman.sandbox.container import Worker, worker_config
 from journeyman.sandbox.errors import UnsafeSandboxWarning
-from journeyman.sandbox.session import Worker, WorkerSession, worker_config
+from journeyman.sandbox.session import WorkerSession
 
 
 class UnsafeLocalBackend:
     """Runs code as the caller, with the caller's files, network and processes in reach."""
 
     name = "unsafe_local"
+    lacks: Mapping[str, str] = MappingProxyType({})
+
+    def describe(self) -> dict[str, str]:
+        """What isolates this machine's sessions."""
+        return {"isolation": "none at all"}
 
     def session(self, limits: Limits, packages: tuple[str, ...] = ()) -> WorkerSession:
         """Starts a session and warns: time, output and rlimits are all that is limited."""
@@ -32,25 +39,21 @@ class UnsafeLocalBackend:
             UnsafeSandboxWarning,
             stacklevel=3,
         )
-        session = WorkerSession(_start(), limits)
-        try:
-            session.handshake(
-                worker_config(
-                    limits,
-                    contained=False,
-                    packages=list(packages),
-                    extra_path=[path for path in sys.path if path] if packages else [],
-                    python=list(sys.version_info[:2]),
-                )
-            )
-        except BaseException:
-            session.close()
-            raise
+        directory = tempfile.mkdtemp(prefix="sandbox-")
+        config = worker_config(
+            limits,
+            contained=False,
+            area=directory,
+            filters=[],
+            packages=list(packages),
+            extra_path=[path for path in sys.path if path] if packages else [],
+            python=list(sys.version_info[:2]),
+        )
+        session, _ = WorkerSession.start(_start(directory), limits, config)
         return session
 
 
-def _start() -> Worker:
-    directory = tempfile.mkdtemp(prefix="sandbox-")
+def _start(directory: str) -> Worker:
     ours, theirs = socket.socketpair()
     source = str(Path(__file__).resolve().with_name("worker.py"))
     try:
@@ -66,7 +69,7 @@ def _start() -> Worker:
         )
     finally:
         theirs.close()
-    return Worker(process, ours, _killer(process, directory))
+    return Worker.of(process, ours, _killer(process, directory))
 
 
 def _killer(process: subprocess.Popen[bytes], directory: str) -> Callable[[], None]:

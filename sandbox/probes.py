@@ -85,11 +85,11 @@ print(json.dumps(made))
 
 WRITABLE = """
 import json, os
-print(json.dumps([
-    path for path in ("/", "/usr", "/usr/bin", "/dev", "/proc/sys", "/run")
-    if os.access(path, os.W_OK) or not os.statvfs(path).f_flag & os.ST_RDONLY
-    and path != "/proc/sys"
-]))
+found = [
+    path for path in ("/", "/usr", "/usr/bin", "/etc", "/dev", "/proc/sys", "/run", "/var")
+    if os.access(path, os.W_OK)
+]
+print(json.dumps(found + ["root"] * (not os.statvfs("/").f_flag & os.ST_RDONLY)))
 """
 
 SYSCTLS = """
@@ -116,12 +116,12 @@ print(json.dumps(opened[:20]))
 
 ENVIRONMENTS = """
 import glob, json, os
-seen = set(os.environ)
+seen = {f"{name}={value}" for name, value in os.environ.items()}
 for path in glob.glob("/proc/[0-9]*/environ"):
     try:
         with open(path, "rb") as file:
             content = file.read().decode("utf-8", "replace")
-        seen.update(item.partition("=")[0] for item in content.split(chr(0)))
+        seen.update(content.split(chr(0)))
     except OSError:
         pass
 print(json.dumps(sorted(seen)))
@@ -191,6 +191,26 @@ for pid in [name for name in os.listdir("/proc") if name.isdigit() and int(name)
         except OSError:
             pass
 print(json.dumps(reached[:20]))
+"""
+
+# Signal 0 does nothing but is allowed or refused like any other.
+REACH_BRANCH = """
+import json, os, signal
+reached = []
+for name, look in (
+    ("kill", lambda: os.kill({pid}, 0)),
+    ("killpg", lambda: os.killpg({pid}, 0)),
+    ("pidfd", lambda: os.close(os.pidfd_open({pid}))),
+    ("mem", lambda: os.close(os.open("/proc/{pid}/mem", os.O_RDONLY))),
+    ("fd", lambda: os.listdir("/proc/{pid}/fd")),
+    ("environ", lambda: open("/proc/{pid}/environ", "rb").read(1)),
+):
+    try:
+        look()
+        reached.append(name)
+    except OSError:
+        pass
+print(json.dumps(reached))
 """
 
 FORGE = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import select
@@ -11,16 +12,17 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from importlib.resources import files
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
-from journeyman.sandbox import spawn
+from journeyman.sandbox import seccomp, spawn
 from journeyman.sandbox.base import Limits
+from journeyman.sandbox.container import Worker, worker_config, worker_source
 from journeyman.sandbox.errors import IsolationUnavailable, SandboxDied
-from journeyman.sandbox.namespace import bwrap, seccomp
+from journeyman.sandbox.namespace import bwrap, cgroup
 from journeyman.sandbox.namespace.interpreter import find_interpreter, package_directories
-from journeyman.sandbox.session import Worker, WorkerSession, worker_config
+from journeyman.sandbox.session import WorkerSession
 
 # Belongs to nobody: between the ranges that systemd, containers and distributions give away.
 UNUSED_UID = 61000
@@ -38,6 +40,7 @@ class NamespaceBackend:
     """Contains each session in Linux namespaces of its own; fails closed where it cannot."""
 
     name = "namespace"
+    lacks: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, bwrap: str | None = None, uid: int = UNUSED_UID) -> None:
         """Picks the program and the user.
@@ -52,6 +55,22 @@ class NamespaceBackend:
         self._bwrap = bwrap
         self._uid = uid
 
+    def describe(self) -> dict[str, str]:
+        """What isolates this machine's sessions."""
+        uid = self._uid if os.geteuid() == 0 else None
+        group = cgroup.make(Limits())
+        group.remove()
+        return {
+            "user": f"uid {uid} (unprivileged)" if uid else f"uid {os.geteuid()} (the caller)",
+            "interpreter": find_interpreter(uid).executable,
+            "namespaces": "user pid net mnt ipc uts",
+            "seccomp": f"{len(seccomp.program()) // 8} and {len(seccomp.branch_program()) // 8} "
+            "instructions",
+            "cgroup": "none: rlimits and sampling alone"
+            if group.version == "none"
+            else f"{group.version} (memory, pids)",
+        }
+
     def session(self, limits: Limits, packages: tuple[str, ...] = ()) -> WorkerSession:
         """Starts a session and verifies its walls.
 
@@ -65,26 +84,43 @@ class NamespaceBackend:
             raise IsolationUnavailable("bubblewrap (bwrap) is not installed", _MEND_BWRAP)
         uid = self._uid if os.geteuid() == 0 else None
         paths = package_directories(uid) if packages else ()
+        config = worker_config(
+            limits,
+            contained=True,
+            area=bwrap.WORKDIR,
+            filters=[seccomp.branch_program().hex()],
+            packages=list(packages),
+            extra_path=list(paths),
+            python=list(sys.version_info[:2]),
+        )
         worker, pid = _start(program, limits, uid, paths)
-        session = WorkerSession(worker, limits)
+        worker = _grouped(worker, pid, limits)
         try:
-            hello = session.handshake(
-                worker_config(
-                    limits,
-                    contained=True,
-                    packages=list(packages),
-                    extra_path=list(paths),
-                    python=list(sys.version_info[:2]),
-                )
-            )
-            verify(pid, hello)
+            session, hello = WorkerSession.start(worker, limits, config)
         except SandboxDied as error:
-            session.close()
             raise IsolationUnavailable(str(error), _MEND_BWRAP) from error
+        try:
+            verify(pid, hello)
         except BaseException:
             session.close()
             raise
         return session
+
+
+def _grouped(worker: Worker, pid: int, limits: Limits) -> Worker:
+    """Puts the supervisor, which has not yet forked, into a control group if there can be one."""
+    group = cgroup.make(limits)
+    try:
+        group.add(pid)
+    except OSError:  # a group that takes no processes is as good as none
+        group.remove()
+        return worker
+
+    def kill() -> None:
+        worker.kill()
+        group.remove()
+
+    return dataclasses.replace(worker, kill=kill, oom_kills=group.oom_kills)
 
 
 def _start(
@@ -92,7 +128,7 @@ def _start(
 ) -> tuple[Worker, int]:
     """Starts bubblewrap; returns the worker and the host's id of its process 1."""
     interpreter = find_interpreter(uid)
-    source = files("journeyman.sandbox").joinpath("worker.py").read_bytes()
+    source = worker_source()
     with contextlib.ExitStack() as stack:
         source_fd = stack.enter_context(_memory_file("worker", source))
         seccomp_fd = stack.enter_context(_memory_file("seccomp", seccomp.program()))
@@ -162,7 +198,7 @@ def _worker(
             os.close(handle)
         said = complaint.decode("utf-8", "replace").strip()
         raise IsolationUnavailable(f"bubblewrap failed ({said})", _MEND_BWRAP)
-    return Worker(process, control, _killer(process, handle)), pid
+    return Worker.of(process, control, _killer(process, handle)), pid
 
 
 def _first_process(info_fd: int) -> int | None:

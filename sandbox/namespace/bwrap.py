@@ -9,7 +9,8 @@ from journeyman.sandbox.base import Limits
 from journeyman.sandbox.namespace.interpreter import Interpreter
 
 WORKER = "/run/worker.py"
-WORKDIR = "/tmp/work"
+# A mount point: nobody can remove or rename it.
+WORKDIR = "/tmp"
 _INSIDE_ID = "1000"
 _SYSTEM = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _DEVICES = ("null", "zero", "full", "random", "urandom")
@@ -17,7 +18,7 @@ _ENVIRONMENT = {
     "HOME": WORKDIR,
     "PATH": "/usr/local/bin:/usr/bin:/bin",
     "LANG": "C.UTF-8",
-    "TMPDIR": "/tmp",
+    "TMPDIR": WORKDIR,
     # Thread pools would eat the pids and, by their stacks, the address space.
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -94,8 +95,8 @@ def _writable(limits: Limits) -> list[str]:
         "stdin": "/proc/self/fd/0",
         "stdout": "/proc/self/fd/1",
         "stderr": "/proc/self/fd/2",
-        "shm": "/tmp",
+        "shm": WORKDIR,
     }.items():
         command += ["--symlink", target, f"/dev/{name}"]
     size = str(limits.workdir_mb << 20)
-    return [*command, "--perms", "0700", "--size", size, "--tmpfs", "/tmp", "--dir", WORKDIR]
+    return [*command, "--perms", "0700", "--size", size, "--tmpfs", WORKDIR]

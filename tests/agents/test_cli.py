@@ -86,7 +86,7 @@ def test_version(run: Run) -> None:
         (["models", "path", "smollm2"], "did you mean 'smollm2-135m'"),
         (["models", "path", "smollm2-135m"], "journeyman models pull smollm2-135m"),
         (["models", "pull", "x"], "there are: smollm2-135m"),
-        (["sandbox", "check", "--backend", "x"], "no sandbox backend 'x'; there are namespace"),
+        (["sandbox", "check", "--backend", "x"], "no sandbox backend 'x'; there are docker, "),
         (["sandbox", "run", "not_there.py"], "not_there.py: No such file or directory"),
         (["sandbox", "run", "-", "--timeout", "0"], "--timeout: wall_s=0.0: expected a positive"),
         (["sandbox", "run", "-", "--timeout", "x"], "invalid float value: 'x'"),
@@ -252,18 +252,21 @@ def test_sandbox_check(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 
     results = [
         conformance.CheckResult("input is empty", "behaviour", True, "", 0.1),
+        conformance.CheckResult("no user", "isolation", True, "", 0.0, "has none"),
         conformance.CheckResult("no network", "isolation", False, "saw it", 0.1),
     ]
     monkeypatch.setattr(conformance, "check", lambda backend: results)
     status, out, _ = run("sandbox", "check", "--backend", "unsafe_local")
     assert status == 1
     assert out.splitlines() == [
+        "isolation: none at all",
         "  pass  behaviour: input is empty",
+        "  skip  isolation: no user: has none",
         "  FAIL  isolation: no network: saw it",
         "1 of 2 checks passed",
     ]
     results.pop()
-    assert run("sandbox", "check")[0] == 0
+    assert run("sandbox", "check", "--backend", "unsafe_local")[0] == 0
 
 
 def test_sandbox_that_cannot_isolate_gets_one_line(

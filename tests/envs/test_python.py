@@ -197,6 +197,8 @@ def test_a_killed_sandbox_is_an_infrastructure_failure(env: PythonEnv) -> None:
     shows(env, "x = 1")
     (pid,) = sessions()
     os.kill(int(pid), signal.SIGKILL)
+    # Its end, which takes the interpreter along, is not to race with the next call.
+    os.waitid(os.P_PID, int(pid), os.WEXITED | os.WNOWAIT)
     with pytest.raises(SandboxDied):
         run(env, "x")
     env.reset(options={"task_id": "train/0"})

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from collections.abc import Mapping
 
 import pytest
 
@@ -72,13 +73,17 @@ def test_errors_refine_the_standard_ones() -> None:
 
 
 def test_an_unknown_backend_is_named_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="'chroot'; there are namespace, unsafe_local"):
+    with pytest.raises(ValueError, match="'chroot'; there are docker, namespace, unsafe_local"):
         Sandbox("chroot")
 
 
 def test_a_backend_of_ones_own() -> None:
     class Fake:
         name = "fake"
+        lacks: Mapping[str, str] = {}
+
+        def describe(self) -> dict[str, str]:
+            return {}
 
         def session(self, limits: Limits, packages: tuple[str, ...]) -> Session:
             assert limits.pids == 5 and packages == ("numpy",)
@@ -86,6 +91,9 @@ def test_a_backend_of_ones_own() -> None:
 
     class FakeSession:
         alive = True
+        fork = spare = snapshot = lambda self: FakeSession()
+
+        restore = put = get = lambda self, *_: None
 
         def exec(self, code: str, timeout: float | None = None) -> ExecResult:
             return result(stdout=f"{code} {timeout}")

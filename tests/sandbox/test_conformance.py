@@ -1,4 +1,5 @@
 import warnings
+from collections.abc import Mapping
 
 import pytest
 
@@ -12,6 +13,7 @@ from journeyman.sandbox import (
     resolve_backend,
 )
 from journeyman.sandbox.local import UnsafeLocalBackend
+from journeyman.sandbox.namespace import NamespaceBackend
 
 
 def failure(backend: str | Backend, name: str) -> str:
@@ -62,6 +64,7 @@ def test_a_backend_that_cannot_run_says_so_at_once() -> None:
 def test_a_check_that_breaks_is_a_finding() -> None:
     class Flaky:
         name = "flaky"
+        lacks: Mapping[str, str] = {}
         calls = 0
 
         def session(self, limits: Limits, packages: tuple[str, ...]) -> Session:
@@ -73,6 +76,14 @@ def test_a_check_that_breaks_is_a_finding() -> None:
                 return UnsafeLocalBackend().session(limits, packages)
 
     assert failure(Flaky(), "input is empty") == "OSError: out of order"
+
+
+def test_what_a_backend_lacks_is_skipped_and_said(bwrap: str) -> None:
+    class Lacking(NamespaceBackend):
+        lacks: Mapping[str, str] = {"input is empty": "no reason"}
+
+    (result,) = conformance.check(Lacking(), only="input is empty")
+    assert result.passed and result.skipped == "no reason"
 
 
 def test_names_are_unique_and_backends_resolve() -> None:

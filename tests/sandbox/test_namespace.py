@@ -17,8 +17,9 @@ from journeyman.sandbox import (
     Sandbox,
     SandboxError,
     Session,
+    seccomp,
 )
-from journeyman.sandbox.namespace import NamespaceBackend, backend, interpreter, seccomp
+from journeyman.sandbox.namespace import NamespaceBackend, backend, interpreter
 
 
 @pytest.fixture
@@ -139,7 +140,7 @@ def test_root_is_never_the_sandboxes_user() -> None:
 
 
 def test_the_hosts_user_is_unprivileged(session: Session) -> None:
-    pid = session._worker.process.pid  # type: ignore[attr-defined]
+    pid = session.container.worker.process.pid  # type: ignore[attr-defined]
     expected = backend.UNUSED_UID if os.geteuid() == 0 else os.geteuid()
     assert Path(f"/proc/{pid}").stat().st_uid == expected != 0
     assert Path(f"/proc/{pid}/environ").read_bytes() == b"" or os.geteuid() != 0
@@ -230,9 +231,9 @@ def test_an_idle_session_uses_no_time(session: Session) -> None:
 
 
 def test_descriptors_are_few_and_ones_own(session: Session) -> None:
-    # /dev/null, stdout, stderr, the requests, the channel for answers; one more does the listing.
+    # /dev/null, stdout, stderr, the channel to the supervisor; one more does the listing.
     session.exec("import os")
-    assert session.exec("len(os.listdir('/proc/self/fd'))").value_repr == "6"
+    assert session.exec("len(os.listdir('/proc/self/fd'))").value_repr == "5"
     listing = "[os.readlink(f'/proc/self/fd/{fd}').partition(':')[0] for fd in range(3)]"
     assert session.exec(listing).value_repr == "['/dev/null', 'pipe', 'pipe']"
 
@@ -242,18 +243,24 @@ def test_an_insider_can_forge_no_more_than_its_own_word(session: Session) -> Non
     code = """
 import json, sys
 frame = sys._getframe()
-while "results" not in frame.f_locals:
+while "channel" not in frame.f_locals:
     frame = frame.f_back
 inside = frame.f_locals
 claim = {"nonce": inside["request"]["nonce"], "status": 0, "value": "'mine'", "cut": False,
          "killed": "infra", "signal": 11, "cpu_s": -5.0, "ended": True, "killed_reason": "infra"}
-inside["results"].send(json.dumps(claim).encode())
+inside["channel"].send(json.dumps(claim).encode())
 """
     got = session.exec(code)
     assert got.value_repr == "'mine'" and got.exit_status == 0
     assert got.killed_reason is None and got.signal is None and 0 <= got.cpu_s < 5
     # The real answer, which came second, is not taken for the next call's.
     assert session.exec("'next'").value_repr == "'next'"
+
+
+def test_no_configuration_of_the_host_is_visible(session: Session) -> None:
+    paths = ["/etc", "/sys", "/home", "/var", "/boot", "/dev/shm/.", "/dev/pts"]
+    code = f"import os\n[path for path in {paths} if os.path.exists(path)]"
+    assert session.exec(code).value_repr == "['/dev/shm/.']"
 
 
 def test_nothing_of_the_project_is_importable(session: Session) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -159,13 +160,27 @@ def test_a_huge_message_is_refused() -> None:
 
 def test_the_loop_answers_until_its_requests_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
-    reader, writer = os.pipe()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         for nonce, code in (("a", "x = 5"), ("b", "x + 1"), ("c", "__name__")):
-            os.write(writer, worker.encode({"nonce": nonce, "code": code}))
-        os.close(writer)
-        worker.repl(reader, theirs)
+            request = {"op": "exec", "nonce": nonce, "code": code, "moved": nonce == "b"}
+            ours.send(worker.encode(request))
+        ours.shutdown(socket.SHUT_WR)
+        worker.repl(theirs)
         answers = [worker.parse_result(ours.recv(4096), nonce) for nonce in "abc"]
-    os.close(reader)
     assert [answer and answer["value_repr"] for answer in answers] == [None, "6", "'__main__'"]
+
+
+def test_a_long_request_comes_in_pieces() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    request = {"code": "x" * 150_000}
+    data = worker.encode(request)
+    with ours, theirs:
+        sender = threading.Thread(
+            target=lambda: [ours.send(data[at : at + 65536]) for at in range(0, len(data), 65536)]
+        )
+        sender.start()
+        assert worker.receive_pieces(theirs) == (request, [])
+        sender.join()
+        ours.close()
+        assert worker.receive_pieces(theirs) == (None, [])

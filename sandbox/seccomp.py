@@ -1,8 +1,9 @@
-"""The system calls that sandboxed code may not make, as a BPF program for bubblewrap.
+"""The system calls that sandboxed code may not make, as BPF programs.
 
-A deny-list: CPython and what it imports need some 200 calls, and which ones changes with every
-libc. What is denied is what has no use to such code and reaches far into the kernel, other
-processes, or memory that no other limit counts. Calls newer than this list are denied whole.
+`program` is for all in the sandbox, `branch_program` for what keeps the branches of one session
+apart. Both are deny-lists: CPython and what it imports need some 200 calls, and which ones changes
+with every libc. What is denied is what has no use to such code and reaches far into the kernel,
+other processes, or memory that no other limit counts. Calls newer than the list are denied whole.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
+from typing import Any
 
 from journeyman.sandbox.errors import IsolationUnavailable
 
@@ -49,12 +51,28 @@ _NEWER = range(463, 512)
 _NEWER_DENIED = (428, 429, 430, 431, 432, 433, 442, 443, 447, 448, 450, 457, 458)
 
 
-@functools.cache
-def program() -> bytes:
-    """Compiles the filter.
+# The supervisor is asked about these: their first argument is a process.
+_GATED = ("kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "pidfd_open")
+# Signals whose sender or time the kernel picks: they would reach, or wake, a stopped branch.
+_SIGNAL_CONTROLS = (8, 10, 15, 1024, 1026)  # F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_NOTIFY
+_SIGNAL_OWNERS = (0x8901, 0x8902)  # FIOSETOWN, SIOCSPGRP
+_DUMPABLE, _SUBREAPER = 4, 36  # prctl's
+_RLIMIT_NPROC = 6
+# Would change another process of the same user, unless their first argument is 0: the caller.
+_OF_OTHERS = (
+    "prlimit64",
+    "sched_setaffinity",
+    "sched_setattr",
+    "sched_setparam",
+    "sched_setscheduler",
+)
+
+
+def _library() -> Any:
+    """The binding of libseccomp.
 
     Raises:
-        IsolationUnavailable: libseccomp or its binding is missing.
+        IsolationUnavailable: It, or the library, is missing.
     """
     try:
         import pyseccomp
@@ -63,6 +81,54 @@ def program() -> bytes:
             f"no seccomp filter can be compiled ({error})",
             "apt-get install libseccomp2, pip install pyseccomp",
         ) from error
+    return pyseccomp
+
+
+@functools.cache
+def branch_program() -> bytes:
+    """Compiles the filter of interpreters and all they start: it needs a listener.
+
+    Raises:
+        IsolationUnavailable: libseccomp or its binding is missing.
+    """
+    pyseccomp = _library()
+    argument, equal = pyseccomp.Arg, pyseccomp.EQ
+    deny = pyseccomp.ERRNO(errno.EPERM)
+    rules = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
+    # Other ABIs number calls otherwise, which would walk round the list.
+    rules.set_attr(pyseccomp.Attr.ACT_BADARCH, pyseccomp.KILL_PROCESS)
+    for call in _GATED:
+        rules.add_rule(pyseccomp.NOTIFY, call)
+    for call in ("pidfd_send_signal", "timer_create"):  # names no process; wakes a stopped one
+        rules.add_rule(pyseccomp.ERRNO(errno.ENOSYS), call)
+    low_half = 0xFFFFFFFF
+    for call, numbers in (("fcntl", _SIGNAL_CONTROLS), ("ioctl", _SIGNAL_OWNERS)):
+        for number in numbers:
+            rules.add_rule(deny, call, argument(1, pyseccomp.MASKED_EQ, low_half, number))
+    for option in (_DUMPABLE, _SUBREAPER):
+        masked = argument(0, pyseccomp.MASKED_EQ, low_half, option)
+        rules.add_rule(deny, "prctl", masked, argument(1, pyseccomp.NE, 0))
+    # The limit on processes is a soft one, for it grows with the branches.
+    masked = argument(1, pyseccomp.MASKED_EQ, low_half, _RLIMIT_NPROC)
+    rules.add_rule(deny, "prlimit64", masked, argument(2, pyseccomp.NE, 0))
+    masked = argument(0, pyseccomp.MASKED_EQ, low_half, _RLIMIT_NPROC)
+    rules.add_rule(deny, "setrlimit", masked)
+    for call in _OF_OTHERS:
+        rules.add_rule(deny, call, argument(0, pyseccomp.GT, 0))
+    for call, process in (("setpriority", 0), ("ioprio_set", 1)):
+        rules.add_rule(deny, call, argument(0, pyseccomp.NE, process))
+        rules.add_rule(deny, call, argument(0, equal, process), argument(1, pyseccomp.GT, 0))
+    return _exported(rules)
+
+
+@functools.cache
+def program() -> bytes:
+    """Compiles the filter that bubblewrap puts on all in the sandbox.
+
+    Raises:
+        IsolationUnavailable: libseccomp or its binding is missing.
+    """
+    pyseccomp = _library()
     deny, absent = pyseccomp.ERRNO(errno.EPERM), pyseccomp.ERRNO(errno.ENOSYS)
     # Other ABIs (i386's int 80, x32) number calls otherwise, which would walk round the list.
     rules = pyseccomp.SyscallFilter(pyseccomp.ALLOW)

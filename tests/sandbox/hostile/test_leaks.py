@@ -1,0 +1,152 @@
+"""What one program may not leave to, or learn of, another: snippets, branches, sessions, hosts."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from journeyman.sandbox import Sandbox, Session
+
+BACKENDS = ["namespace", pytest.param("docker", marks=pytest.mark.docker)]
+
+
+@pytest.fixture(params=BACKENDS)
+def pair(bwrap: str, request: pytest.FixtureRequest) -> Iterator[tuple[Session, Session]]:
+    """Two sessions of one sandbox."""
+    sandbox = Sandbox(request.param)
+    with sandbox.session() as one, sandbox.session() as two:
+        for each in (one, two):
+            assert each.exec("import os, socket, time, threading").ok
+        yield one, two
+
+
+def value(session: Session, code: str) -> str | None:
+    got = session.exec(code)
+    assert got.ok, got
+    return got.value_repr
+
+
+def test_nothing_leaks_between_sessions(pair: tuple[Session, Session]) -> None:
+    one, two = pair
+    one.exec("secret = 1\nopen('f', 'w').write('x')\nos.environ['LEAK'] = '1'")
+    one.exec("s = socket.socket(socket.AF_UNIX)\ns.bind(chr(0) + 'leak')\ns.listen()")
+    one.exec("t = socket.create_server(('127.0.0.1', 9999))")
+    assert value(two, "'secret' in globals(), os.listdir('.'), 'LEAK' in os.environ") == (
+        "(False, [], False)"
+    )
+    assert (
+        "Connection refused"
+        in two.exec("socket.socket(socket.AF_UNIX).connect(chr(0) + 'leak')").stderr
+    )
+    assert "refused" in two.exec("socket.create_connection(('127.0.0.1', 9999), 1)").stderr
+    assert value(one, "os.readlink('/proc/self/ns/pid')") != value(
+        two, "os.readlink('/proc/self/ns/pid')"
+    )
+
+
+def test_nothing_leaks_between_branches(pair: tuple[Session, Session]) -> None:
+    one, _ = pair
+    with one.fork() as left, one.fork() as right:
+        left.exec("secret = 1\nopen('f', 'w').write('x')\nos.mkdir('d')\nprint('unread')")
+        left.exec("os.umask(0)\nos.environ['LEAK'] = '1'\nimport random\nrandom.seed(7)")
+        seen = "'secret' in globals(), os.listdir('.'), 'LEAK' in os.environ"
+        got = right.exec(seen)
+        assert (got.value_repr, got.stdout) == ("(False, [], False)", "")
+        assert value(one, seen) == "(False, [], False)"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nothing_leaks_between_one_shot_programs(bwrap: str, backend: str) -> None:
+    with Sandbox(backend) as sandbox:
+        for _ in range(3):
+            got = sandbox.exec(
+                "import os, sys\nold = os.listdir('.'), hasattr(sys, 'leak'), 'x' in globals()\n"
+                "x = sys.leak = 1\nopen('f', 'w').close()\n"
+                "if os.fork() == 0:\n    os.setsid()\n    while True: pass\nold"
+            )
+            assert got.value_repr == "([], False, False)"
+
+
+def test_a_snippets_children_do_not_see_the_next_one(pair: tuple[Session, Session]) -> None:
+    one, _ = pair
+    one.exec(
+        "r, w = os.pipe()\n"
+        "for _ in range(3):\n"
+        "    if os.fork() == 0:\n        os.setsid()\n"
+        "        if os.fork() == 0:\n"
+        "            while True: os.write(w, b'x'); time.sleep(0.01)\n        os._exit(0)"
+    )
+    one.exec("os.set_blocking(r, False)\nos.read(r, 1 << 16)")  # what they wrote while it ran
+    assert "Resource temporarily unavailable" in one.exec("time.sleep(0.1)\nos.read(r, 9)").stderr
+
+
+def test_output_after_the_end_is_nobodys(pair: tuple[Session, Session]) -> None:
+    one, _ = pair
+    one.exec(
+        "go = threading.Event()\n"
+        "def late():\n    go.wait()\n    os.write(1, b'late')\n"
+        "threading.Thread(target=late, daemon=True).start()"
+    )
+    with one.fork() as branch:
+        assert branch.exec("time.sleep(0.05)").stdout == ""
+
+
+@pytest.mark.parametrize("stream", [1, 2])
+def test_the_rest_of_a_flood_is_nobodys(pair: tuple[Session, Session], stream: int) -> None:
+    one, _ = pair
+    widen = f"import fcntl\nfcntl.fcntl({stream}, 1031, 1 << 20)"  # F_SETPIPE_SZ
+    for code in (widen, "pass"):
+        with one.fork() as flood:
+            flood.exec(code)
+            got = flood.exec(f"while True: os.write({stream}, b'x' * 65536)")
+            assert got.killed_reason == "output"
+        got = one.exec("1")
+        assert (got.stdout, got.stderr) == ("", "")
+
+
+HOST = """
+import sys
+from journeyman.sandbox import Sandbox
+sessions = [Sandbox("{backend}").session() for _ in range(2)]
+branches = [each.fork() for each in sessions]
+print("up", flush=True)
+branches[0].exec("import os, time\\nfor _ in range(4): os.fork()\\ntime.sleep(60)")
+"""
+
+
+def sandboxed() -> set[str]:
+    """Processes whose first argument shows that they are a worker of ours."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            text = path.read_bytes()
+            state = path.with_name("stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        if (b"/run/worker.py" in text or b"\0relay\0" in text) and state not in "ZX":
+            found.add(path.parent.name)
+    return found
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_killed_host_leaves_no_orphan(bwrap: str, backend: str) -> None:
+    before = sandboxed()
+    host = subprocess.Popen(
+        [sys.executable, "-c", HOST.format(backend=backend)], stdout=subprocess.PIPE
+    )
+    with host:
+        assert host.stdout is not None and host.stdout.readline() == b"up\n"
+        wait_for(lambda: len(sandboxed() - before) >= 6)
+        host.send_signal(signal.SIGKILL)
+    wait_for(lambda: sandboxed() <= before)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.02)

@@ -1,0 +1,80 @@
+"""Ten thousand executions, some of them hostile: nothing is lost, left over or leaked."""
+
+import gc
+import os
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from journeyman.sandbox import ExecResult, KilledReason, Limits, Sandbox
+from journeyman.sandbox.namespace import cgroup
+
+COUNT = 10_000
+HOSTILE = [
+    "import os; os.abort()",
+    "import os; os.kill(os.getpid(), 9)",
+    "import ctypes; ctypes.string_at(0)",
+    "import os; os._exit(3)",
+    "import time; time.sleep(60)",
+    "while True: pass",
+    "while True: print('x' * 9999)",
+    "import os\ntry:\n    while True: os.fork()\nexcept OSError: pass\nimport time; time.sleep(60)",
+    "a = []\nwhile True: a.append(bytearray(1 << 20))",
+    "import os\nif os.fork() == 0:\n    os.setsid()\n    while True: pass\n1 / 0",
+    "import os; os.closerange(0, 99)\nraise SystemExit(1)",
+    "import sys; sys.setrecursionlimit(10 ** 9)\ndef f(): f()\nf()",
+    "for n in range(9999): open(str(n), 'w')",
+]
+EVERY = 20  # one in so many is hostile
+
+
+def resident_mb() -> float:
+    gc.collect()
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
+
+
+def leftovers() -> dict[str, list[str]]:
+    """What an execution could leave on the host."""
+    mounts = Path("/proc/self/mounts").read_text().splitlines()
+    tasks = Path(f"/proc/{os.getpid()}/task").glob("*/children")
+    return {
+        "processes": [pid for task in tasks for pid in task.read_text().split()],
+        # But for those of an engine, whose containers are not this test's.
+        "mounts": [line for line in mounts if "docker" not in line],
+        "groups": [str(path) for path in cgroup.ROOT.rglob(f"journeyman-{os.getpid()}-*")],
+        "files": sorted(name for name in os.listdir(tempfile.gettempdir()) if "sandbox" in name),
+        "descriptors": os.listdir("/proc/self/fd"),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_ten_thousand_executions(bwrap: str) -> None:
+    def execute(number: int) -> ExecResult:
+        if number % EVERY:
+            return sandbox.exec(f"x = {number}\nprint(x)\nx * 2")
+        return sandbox.exec(HOSTILE[number // EVERY % len(HOSTILE)], timeout=0.2)
+
+    def check(number: int, got: ExecResult) -> None:
+        if number % EVERY:
+            assert (got.stdout, got.value_repr) == (f"{number}\n", str(number * 2)), got
+        else:
+            assert not got.ok and got.killed_reason is not KilledReason.INFRA, got
+
+    before = leftovers()
+    with (
+        Sandbox(limits=Limits(memory_mb=128, pids=16)) as sandbox,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        results = 0
+        for number, got in enumerate(threads.map(execute, range(COUNT))):
+            check(number, got)
+            results += 1
+            if number == COUNT // 10:
+                settled = resident_mb()
+        assert results == COUNT
+        assert resident_mb() - settled < 20
+    assert leftovers() == before
