@@ -100,11 +100,14 @@ class OnPolicyDistillation(DistillationTrainer):
         self._credit = credit
         self._env_kwargs = env_kwargs or {}
         self._rollout_batch = rollout_batch
+        self._played: list[dict[str, Any]] = []
+        """Microbatches of the current rollout."""
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """All tasks of a rollout at once, and again for each microbatch that is made of it."""
+        tasks: Any = self.train_dataset
         loader: DataLoader[Any] = self._get_dataloader(
-            dataset=self.train_dataset,
+            dataset=tasks,
             description="Training",
             batch_size=self._train_batch_size * self._microbatches,
             sampler_fn=self._get_train_sampler,
@@ -112,9 +115,10 @@ class OnPolicyDistillation(DistillationTrainer):
         )
         return loader
 
-    def _get_train_sampler(self, dataset: Dataset | None = None) -> RepeatSampler:
+    def _get_train_sampler(self, dataset: Any = None) -> RepeatSampler:
+        tasks: Any = self.train_dataset if dataset is None else dataset
         return RepeatSampler(
-            self.train_dataset if dataset is None else dataset,
+            tasks,
             mini_repeat_count=1,
             batch_size=self._train_batch_size * self._microbatches * self.accelerator.num_processes,
             repeat_count=self._microbatches * self._num_iterations,
@@ -126,17 +130,18 @@ class OnPolicyDistillation(DistillationTrainer):
         """That one iteration over a rollout has in this process."""
         return int(self.args.gradient_accumulation_steps) * self._steps_per_generation
 
-    def _prepare_inputs(self, generation_batch: list[dict[str, Any]]) -> dict[str, Any]:
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
         """The next microbatch; a rollout if the last one is used up."""
-        if not self.model.training:
+        model: Any = self.model
+        if not model.training:
             return self._generate_and_score_completions(generation_batch)
         place = self._step % (self._microbatches * self._num_iterations)
         if place == 0:
             rows = self._generate_and_score_completions(generation_batch)
-            self._buffered_inputs = []
+            self._played = []
             for _ in range(self._num_iterations):
-                self._buffered_inputs += self._deal(shuffle_sequence_dict(rows))
-        return self._buffered_inputs[place]
+                self._played += self._deal(shuffle_sequence_dict(rows))
+        return self._played[place]
 
     def _deal(self, rows: dict[str, Any]) -> list[dict[str, Any]]:
         """Cut a rollout into microbatches, each with the count of its own optimiser step."""
