@@ -131,7 +131,9 @@ def same_end(run: Path, unbroken: Path) -> None:
 # --- killed at a known moment ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("trainer", MOMENTS)
+@pytest.mark.parametrize(
+    "trainer", [pytest.param("distill", marks=pytest.mark.slow), "shared rollouts", "sft"]
+)
 def test_killed_at_any_moment_it_ends_the_same(
     trainer: str, tmp_path: Path, journeyman: Any, other_model: Path
 ) -> None:

@@ -47,7 +47,10 @@ BACKENDS = [
     "namespace",
     pytest.param(
         "ordinary",
-        marks=pytest.mark.skipif(os.geteuid() != 0, reason="'namespace' ran as this ordinary user"),
+        marks=[
+            pytest.mark.slow,
+            pytest.mark.skipif(os.geteuid() != 0, reason="'namespace' ran as this ordinary user"),
+        ],
     ),
     pytest.param("docker", marks=pytest.mark.docker),
 ]
