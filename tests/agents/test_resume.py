@@ -131,6 +131,7 @@ def same_end(run: Path, unbroken: Path) -> None:
 # --- killed at a known moment ---------------------------------------------------------------------
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "trainer", [pytest.param("distill", marks=pytest.mark.slow), "shared rollouts", "sft"]
 )
