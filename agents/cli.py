@@ -245,17 +245,19 @@ def _envs_list(options: argparse.Namespace) -> int:
 
 
 def _envs_show(options: argparse.Namespace) -> int:
-    from journeyman.envs import make
+    from journeyman.envs import answer_text, make
 
     env = make(options.id)
     _, info = env.reset(options={"task_id": next(env.tasks("train"))})
     print(f"{options.id}: {_first_line(type(env).__doc__)}\n\nTools")
     for spec in env.tools:
         print(f"  {spec.signature()}: {spec.description}")
-    print(f"\nTask {info['task_id']} ({env.task.kind})\n  {env.task.prompt}\n\nSolution")
-    for call in env.oracle():
-        print(f"  {call.canonical()}")
-    print(f"  Answer: {env.task.answer}")
+    print(f"\nTask {info['task_id']} ({env.task.kind})")
+    for turn in env.task.turns:
+        print(f"  {turn.prompt}\n\nSolution")
+        for call in turn.gold:
+            print(f"  {call.canonical()}")
+        print(f"  {answer_text(turn)}")
     env.close()
     return OK
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from gymnasium.utils.env_checker import check_env
 
-from journeyman.envs.core import ANSWER, ToolEnv, digest
+from journeyman.envs.core import ANSWER, Action, Task, ToolEnv, answer_text, digest
 from journeyman.envs.registry import env_class, make
 from journeyman.envs.types import SPLITS
 from journeyman.tools import ToolCall, render_hermes
@@ -170,23 +170,27 @@ def _each_task(subject: _Subject, play: Callable[[ToolEnv], None]) -> int:
 
 
 def _play_gold(env: ToolEnv) -> None:
-    said = []
-    for call in env.oracle():
-        _, _, terminated, truncated, info = env.step([call])
-        said.append(f"{call.canonical()} -> {info['calls'][0].content[:200]}")
-        if terminated or truncated:
-            raise _Failed(f"task {env.task.id}: {len(said)} gold calls reach the turn limit")
-    answer = env.task.answer
-    _, reward, _, _, info = env.step(f"{ANSWER} {answer}")
+    said: list[str] = []
+    program: list[Action] = []
+    for turn in env.task.turns:
+        program += [*([call] for call in turn.gold), answer_text(turn)]
+    for action in program:
+        _, reward, _, truncated, info = env.step(action)
+        said += [f"{r.call.canonical()} -> {r.content[:200]}" for r in info["calls"]] or [
+            str(action)
+        ]
+        if truncated:
+            raise _Failed(f"task {env.task.id}: {len(said)} gold turns reach the turn limit")
     if not info["success"] or reward != 1.0:
         raise _Failed(
-            f"task {env.task.id} ({env.task.kind}): gold calls and answer {answer!r} got reward "
-            f"{reward}; {'; '.join(said)}"
+            f"task {env.task.id} ({env.task.kind}): the gold program got reward {reward}; "
+            f"{'; '.join(said)}"
         )
 
 
 def _play_no_op(env: ToolEnv) -> None:
-    _, reward, _, _, info = env.step(NO_OP)
+    for _ in env.task.turns:
+        _, reward, _, _, info = env.step(NO_OP)
     if info["success"] or reward > 0.0:
         raise _Failed(f"task {env.task.id} ({env.task.kind}): {NO_OP!r} at once got {reward}")
 
@@ -198,14 +202,18 @@ def _splits(subject: _Subject) -> str:
     for split in SPLITS:
         for task_id in itertools.islice(env_type.tasks(split), 10 * subject.episodes):
             task = env_type.load_task(task_id)
-            content = digest((task.prompt, task.state, task.answer))
+            content = _content(task)
             again = env_type.load_task(task_id)
-            if digest((again.prompt, again.state, again.answer)) != content:
+            if _content(again) != content:
                 raise _Failed(f"task {task_id} is another task when it is loaded again")
             other = seen.setdefault(content, task_id)
             if other.partition("/")[0] != split:
                 raise _Failed(f"task {task_id} is also task {other}: {task.prompt!r}")
     return f"{len(seen)} different tasks, none in two splits"
+
+
+def _content(task: Task) -> str:
+    return digest((task.state, [(t.prompt, t.answer) for t in task.turns]))
 
 
 CHECKS: dict[str, Callable[[_Subject], str]] = {

@@ -11,9 +11,9 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from journeyman.envs.core import Task, ToolEnv, normalise
+from journeyman.envs.core import Task, ToolEnv
 from journeyman.envs.tasks.entities import Entities
-from journeyman.envs.types import Split
+from journeyman.envs.types import Level, Split
 from journeyman.sandbox import Sandbox
 from journeyman.tools import ToolCall, ToolResult, execute
 from journeyman.tools import python as interpreter
@@ -124,7 +124,7 @@ class PythonEnv(ToolEnv):
 
     def __init__(
         self,
-        split: Split = "train",
+        split: str = "train",
         max_turns: int = 12,
         parser: str = "hermes",
         render_mode: str | None = None,
@@ -143,7 +143,7 @@ class PythonEnv(ToolEnv):
         self._repl = Repl(sandbox)
 
     @classmethod
-    def generate(cls, rng: random.Random, split: Split) -> Task:
+    def generate(cls, rng: random.Random, split: Split, level: Level) -> Task:
         """Draw data and a question about it."""
         kind = rng.choice(_KINDS)
         return kind(_Scene(rng, split))
@@ -153,9 +153,9 @@ class PythonEnv(ToolEnv):
         self._repl.close()
         return task.state
 
-    def solved(self, task: Task, answer: str) -> bool:
+    def solved(self) -> bool:
         """The answer is right: what was run to find it does not matter."""
-        return normalise(answer) == normalise(task.answer)
+        return self.answered()
 
     def close(self) -> None:
         """End the sandbox session; the env can be reset and used again."""

@@ -34,7 +34,7 @@ class SumEnv(ToolEnv):
     toolset = (add,)
 
     @classmethod
-    def generate(cls, rng: random.Random, split: Split) -> Task:
+    def generate(cls, rng: random.Random, split: Split, level: str) -> Task:
         """Draw two numbers."""
         start = {"train": 100, "validation": 200, "test": 300}[split]
         a, b = rng.randrange(start, start + 100), rng.randrange(10**9)

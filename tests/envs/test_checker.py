@@ -96,8 +96,8 @@ def test_tasks_from_elsewhere_than_the_seed() -> None:
 
     class Moving(SumEnv):
         @classmethod
-        def generate(cls, rng: random.Random, split: Split) -> Task:
-            return super().generate(random.Random(next(numbers)), split)
+        def generate(cls, rng: random.Random, split: Split, level: str) -> Task:
+            return super().generate(random.Random(next(numbers)), split, level)
 
     results = run(Moving)
     assert {"seeds", "splits"} <= {r.name for r in results.values() if not r.passed}
@@ -108,12 +108,12 @@ def test_tasks_from_elsewhere_than_the_seed() -> None:
 @pytest.mark.usefixtures("scratch_registry")
 def test_gold_that_does_not_solve() -> None:
     class Unsolved(SumEnv):
-        def solved(self, task: Task, answer: str) -> bool:
+        def solved(self) -> bool:
             return False
 
     results = run(Unsolved)
     assert {r.name for r in results.values() if not r.passed} == {"gold"}
-    assert "task train/0 (sum): gold calls and answer" in results["gold"].detail
+    assert "task train/0 (sum): the gold program got reward 0.0" in results["gold"].detail
     assert '{"arguments": {"number": ' in results["gold"].detail
 
 
@@ -121,13 +121,13 @@ def test_gold_that_does_not_solve() -> None:
 def test_gold_that_is_too_long() -> None:
     results = run(SumEnv, max_turns=2)
     assert not results["gold"].passed
-    assert results["gold"].detail == "task train/0: 2 gold calls reach the turn limit"
+    assert results["gold"].detail == "task train/0: 2 gold turns reach the turn limit"
 
 
 @pytest.mark.usefixtures("scratch_registry")
 def test_tasks_that_nothing_solves() -> None:
     class Easy(SumEnv):
-        def solved(self, task: Task, answer: str) -> bool:
+        def solved(self) -> bool:
             return True
 
     results = run(Easy)
@@ -139,8 +139,8 @@ def test_tasks_that_nothing_solves() -> None:
 def test_splits_that_overlap() -> None:
     class Small(SumEnv):
         @classmethod
-        def generate(cls, rng: random.Random, split: Split) -> Task:
-            return super().generate(random.Random(rng.randrange(5)), "train")
+        def generate(cls, rng: random.Random, split: Split, level: str) -> Task:
+            return super().generate(random.Random(rng.randrange(5)), "train", level)
 
     results = run(Small)
     assert {r.name for r in results.values() if not r.passed} == {"splits"}
@@ -181,7 +181,7 @@ def test_tools_without_arguments() -> None:
         toolset = (tick,)
 
         @classmethod
-        def generate(cls, rng: random.Random, split: Split) -> Task:
+        def generate(cls, rng: random.Random, split: Split, level: str) -> Task:
             start = rng.randrange(3, 10**9) * 3 + SPLITS.index(split)
             return Task("", "tick", f"At {start}.", start, (ToolCall("tick"),), str(start + 1))
 
