@@ -1,4 +1,4 @@
-"""The only loop that plays episodes.
+"""The only loop that plays episodes, from their start or from a branch point inside them.
 
 Tokens go in, tokens come out: an episode is the opening prompt, the student's tokens as it sampled
 them, and the environments' answers, in one stream. Tools that wait (a sandbox, a server) run in
@@ -12,10 +12,10 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from journeyman.agents.policy import Policy, Request, Stream, Turn
-from journeyman.envs import Episode, Step, StopReason, ToolEnv, make
+from journeyman.envs import Episode, Message, Snapshot, Step, StopReason, ToolEnv, make
 from journeyman.tools.parsing import locate, token_ends
 from journeyman.tools.types import ToolResult
 
@@ -35,10 +35,46 @@ class TaskRef:
 
 
 @dataclass(frozen=True, slots=True)
-class _Outcome:
+class Fork:
+    """An episode to be played on from inside one that was played with `keep=True`.
+
+    What stands before the step is context: read again, not sampled again, and masked, since the
+    parent is trained on it.
+    """
+
+    parent: Episode
+    step: int
+    """Index of the step to play anew; there must be a branch point before it."""
+    seed: int
+    """Seed of the student's dice from here on."""
+    turn: tuple[int, ...] | None = None
+    """Tokens of a turn to play first, end-of-turn token included, in the student's place: masked,
+    since the student did not choose it. The student goes on from what comes of it."""
+
+    def __post_init__(self) -> None:
+        """Check that there is a branch point."""
+        if not 0 <= self.step < len(self.parent.branch_points):
+            raise ValueError(
+                f"no branch point before step {self.step} of {self.parent.env_id} "
+                f"{self.parent.task_id}: it has {len(self.parent.branch_points)} (play the parent "
+                f"with keep=True)"
+            )
+
+    @property
+    def env_id(self) -> str:
+        """The parent's environment."""
+        return self.parent.env_id
+
+    @property
+    def task_id(self) -> str:
+        """The parent's task."""
+        return self.parent.task_id
+
+
+class _Outcome(NamedTuple):
     """What `env.step` said."""
 
-    messages: tuple[Any, ...]
+    messages: tuple[Message, ...]
     reward: float
     terminated: bool
     truncated: bool
@@ -48,10 +84,11 @@ class _Outcome:
 
 def rollout(
     policy: Policy,
-    tasks: Sequence[TaskRef],
+    tasks: Sequence[TaskRef | Fork],
     batch_size: int = 64,
     env_kwargs: dict[str, Any] | None = None,
     progress: Callable[[int], object] = lambda done: None,
+    keep: bool = False,
 ) -> list[Episode]:
     """Play one episode a task.
 
@@ -61,6 +98,7 @@ def rollout(
         batch_size: Conversations side by side.
         env_kwargs: Passed to every environment's constructor.
         progress: Called with the number of episodes that just ended.
+        keep: Keep a branch point before each step, for forks.
 
     Returns:
         One `Episode` a task; one whose environment broke has `StopReason.INFRA_ERROR`.
@@ -68,26 +106,31 @@ def rollout(
     episodes: list[Episode] = []
     for start in range(0, len(tasks), batch_size):
         batch = tasks[start : start + batch_size]
-        episodes.extend(_Batch(policy, batch, env_kwargs or {}, progress).play())
+        episodes.extend(_Batch(policy, batch, env_kwargs or {}, progress, keep).play())
     return episodes
 
 
 class _Record:
     """An episode under construction."""
 
-    def __init__(self, task: TaskRef, env: ToolEnv, prompt: list[int]) -> None:
+    def __init__(
+        self, task: TaskRef | Fork, env: ToolEnv, prompt: Sequence[int], steps: Sequence[Step] = ()
+    ) -> None:
         self.task = task
         self.env = env
         self.tokens = list(prompt)
         self.logprobs = [0.0] * len(prompt)
         self.mask = [False] * len(prompt)
-        self.steps: list[Step] = []
+        self.steps = list(steps)
+        self.first_step = len(self.steps)
+        self.branch_points: list[Snapshot] = []
         self.episode: Episode | None = None
 
-    def add_turn(self, turn: Turn, step: Step) -> None:
+    def add_turn(self, turn: Turn, step: Step, chosen_by_student: bool = True) -> None:
         self.tokens.extend(turn.tokens)
         self.logprobs.extend(turn.logprobs)
         chosen = len(turn.tokens) - int(turn.truncated)  # a forced end token was not chosen
+        chosen *= chosen_by_student
         self.mask.extend([True] * chosen + [False] * (len(turn.tokens) - chosen))
         self.steps.append(step)
 
@@ -112,6 +155,8 @@ class _Record:
             success=success,
             state_hash=state_hash,
             error=error,
+            first_step=self.first_step,
+            branch_points=tuple(self.branch_points[: len(self.steps)]),
         )
         self.env.close()
 
@@ -122,20 +167,24 @@ class _Batch:
     def __init__(
         self,
         policy: Policy,
-        tasks: Sequence[TaskRef],
+        tasks: Sequence[TaskRef | Fork],
         env_kwargs: dict[str, Any],
         progress: Callable[[int], object],
+        keep: bool,
     ) -> None:
         self._policy = policy
         self._format = policy.format
         self._progress = progress
-        self._records = [self._begin(task, env_kwargs) for task in tasks]
+        self._keep = keep
         self._running: dict[Future[_Outcome], tuple[int, Turn]] = {}
         self._pool: ThreadPoolExecutor | None = None
+        self._records = [self._begin(task, env_kwargs) for task in tasks]
 
-    def _begin(self, task: TaskRef, env_kwargs: dict[str, Any]) -> _Record:
+    def _begin(self, task: TaskRef | Fork, env_kwargs: dict[str, Any]) -> _Record:
         env = make(task.env_id, **env_kwargs)
         try:
+            if isinstance(task, Fork):
+                return self._begin_inside(task, env)
             messages, _ = env.reset(options={"task_id": task.task_id})
         except (KeyError, TypeError):
             raise  # a wrong id or a broken generator is the programmer's error
@@ -147,6 +196,19 @@ class _Batch:
         if self._room(record) <= 1:
             record.close(StopReason.CONTEXT_FULL)
             self._progress(1)
+        return record
+
+    def _begin_inside(self, fork: Fork, env: ToolEnv) -> _Record:
+        """A record that stands before a step of its parent, or after the turn given instead."""
+        start = fork.parent.steps[fork.step].span[0]
+        record = _Record(fork, env, fork.parent.tokens[:start], fork.parent.steps[: fork.step])
+        env.restore(fork.parent.branch_points[fork.step])
+        record.branch_points += fork.parent.branch_points[: fork.step]
+        if fork.turn is not None:
+            record.branch_points.append(env.snapshot())
+            turn = Turn(-1, fork.turn, (0.0,) * len(fork.turn))
+            reply = self._play_turn(record, turn, _step(env, self._text(turn)), chosen=False)
+            record.add_reply(reply)
         return record
 
     def play(self) -> list[Episode]:
@@ -170,6 +232,8 @@ class _Batch:
 
     def _submit(self, stream: Stream, row: int, index: int, turn: Turn) -> None:
         env = self._records[index].env
+        if self._keep:
+            self._records[index].branch_points.append(env.snapshot())
         text = self._text(turn)
         if env.waits:
             self._pool = self._pool or ThreadPoolExecutor(MAX_WORKERS)
@@ -202,19 +266,27 @@ class _Batch:
     def _settle(self, stream: Stream, index: int, turn: Turn, outcome: _Outcome) -> None:
         """Write a played turn down; feed the answer back or close the episode."""
         record = self._records[index]
-        record.add_turn(turn, self._make_step(record, turn, outcome))
+        reply = self._play_turn(record, turn, outcome)
+        record.add_reply(reply)
+        if record.episode is None:
+            stream.extend(turn.row, reply)
+        else:
+            stream.finish(turn.row)
+
+    def _play_turn(
+        self, record: _Record, turn: Turn, outcome: _Outcome, chosen: bool = True
+    ) -> Sequence[int]:
+        """Write a played turn down; returns the reply's tokens, none if the episode is over."""
+        record.add_turn(turn, self._make_step(record, turn, outcome), chosen)
         if outcome.terminated or outcome.truncated:
             stop = StopReason.ANSWERED if outcome.terminated else StopReason.MAX_TURNS
             self._close(record, stop, outcome)
-            stream.finish(turn.row)
-            return
+            return ()
         reply = self._format.reply(outcome.messages)
         if self._room(record) - len(reply) <= 1:
             self._close(record, StopReason.CONTEXT_FULL, outcome)
-            stream.finish(turn.row)
-            return
-        record.add_reply(reply)
-        stream.extend(turn.row, reply)
+            return ()
+        return reply
 
     def _room(self, record: _Record) -> int:
         return self._policy.max_context - len(record.tokens)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 from journeyman.tools import ToolResult
 
@@ -78,6 +78,11 @@ class Episode:
     state_hash: str = ""
     error: str | None = None
     """What broke, when `stop` is `INFRA_ERROR`."""
+    first_step: int = 0
+    """Index of the first step that was played here; those before belong to the episode it was
+    forked from, and their tokens are masked."""
+    branch_points: tuple[Any, ...] = field(default=(), repr=False, compare=False)
+    """`ToolEnv.snapshot()` before each step, if the rollout kept them."""
 
     def __post_init__(self) -> None:
         """Check that per-token fields have one entry a token."""

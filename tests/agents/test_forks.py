@@ -1,0 +1,117 @@
+"""Episodes played on from inside another one."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from journeyman.agents.hf import load_policy
+from journeyman.agents.rollout import Fork, TaskRef, rollout
+from journeyman.agents.scripted import ScriptedPolicy, no_op, oracle
+from journeyman.envs import Episode, StopReason, env_class, make
+from journeyman.tools import ToolCall, render_hermes
+
+from .tiny import BUILTIN, chat
+
+TASKS = 12
+
+
+@pytest.fixture(scope="module")
+def policy():  # type: ignore[no-untyped-def]
+    return load_policy("embedded-student", render="names", max_turn_tokens=48, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def parents(policy) -> Sequence[Episode]:  # type: ignore[no-untyped-def]
+    tasks = [TaskRef(BUILTIN[i % 3], f"test/{i}", seed=i) for i in range(TASKS)]
+    return rollout(policy.at(0.0), tasks, env_kwargs={"max_turns": 8}, keep=True)
+
+
+def test_branch_points_are_kept_on_demand(parents: Sequence[Episode]) -> None:
+    assert all(len(e.branch_points) == len(e.steps) > 0 for e in parents)
+    (episode,) = rollout(ScriptedPolicy(chat(), no_op), [TaskRef(BUILTIN[0], "test/0")])
+    assert episode.branch_points == ()
+    with pytest.raises(ValueError, match=r"no branch point before step 0 of .* with keep=True"):
+        Fork(episode, 0, seed=0)
+
+
+def test_a_greedy_student_goes_on_as_before(policy, parents: Sequence[Episode]) -> None:  # type: ignore[no-untyped-def]
+    """From every step of every episode: the same tokens and the same end."""
+    forks = [Fork(e, k, seed=99) for e in parents for k in range(len(e.steps))]
+    for fork, episode in zip(
+        forks, rollout(policy.at(0.0), forks, env_kwargs={"max_turns": 8}, keep=True), strict=True
+    ):
+        parent, start = fork.parent, fork.parent.steps[fork.step].span[0]
+        assert episode.tokens == parent.tokens
+        assert episode.steps == parent.steps
+        assert episode.first_step == fork.step
+        assert (episode.stop, episode.reward, episode.state_hash) == (
+            parent.stop,
+            parent.reward,
+            parent.state_hash,
+        )
+        assert not any(episode.mask[:start])  # the prefix is trained once, with the parent
+        assert episode.mask[start:] == parent.mask[start:]
+        assert len(episode.branch_points) == len(episode.steps)
+
+
+def test_a_given_turn_is_played_and_masked(policy, parents: Sequence[Episode]) -> None:  # type: ignore[no-untyped-def]
+    """The gold call in place of the student's first: masked, played, and gone on from."""
+    forks = []
+    for parent in parents:
+        gold = make(parent.env_id).load_task(parent.task_id).gold[0]
+        forks.append(Fork(parent, 0, seed=1, turn=tuple(chat().turn(render_hermes(gold)))))
+    for fork, episode in zip(
+        forks, rollout(policy.at(0.0), forks, env_kwargs={"max_turns": 8}, keep=True), strict=True
+    ):
+        start, end = episode.steps[0].span
+        assert episode.tokens[start:end] == fork.turn
+        assert not any(episode.mask[:end])
+        assert any(episode.mask[end:])
+        assert episode.steps[0].results[0].ok
+        assert len(episode.branch_points) == len(episode.steps)
+        again = Fork(episode, 1, seed=5)
+        (deeper,) = rollout(policy.at(0.0), [again], env_kwargs={"max_turns": 8})
+        assert deeper.tokens == episode.tokens
+
+
+def test_a_given_answer_ends_the_episode() -> None:
+    bank = env_class(BUILTIN[0])
+    moving = next(i for i in bank.tasks("test") if "transfer" in bank.load_task(i).kind)
+    tasks = [TaskRef(BUILTIN[0], moving)]
+    (parent,) = rollout(ScriptedPolicy(chat(), oracle), tasks, keep=True)
+    last = len(parent.steps) - 1
+    right, wrong = (tuple(chat().turn(t)) for t in (parent.steps[last].text, "Answer: nothing"))
+    good, bad, early = rollout(
+        ScriptedPolicy(chat(), no_op),
+        [Fork(parent, last, 0, right), Fork(parent, last, 0, wrong), Fork(parent, 0, 0, right)],
+    )
+    assert (good.reward, bad.reward, early.reward) == (1.0, 0.0, 0.0)
+    assert good.tokens == parent.tokens
+    assert {good.stop, bad.stop, early.stop} == {StopReason.ANSWERED}
+    assert not any(good.mask)
+
+
+def test_turn_limits_hold_across_forks() -> None:
+    call = render_hermes(ToolCall("no_such_tool", {}))
+    tasks = [TaskRef(BUILTIN[0], "test/0")]
+    (parent,) = rollout(
+        ScriptedPolicy(chat(), lambda env: iter([call] * 9)), tasks, env_kwargs={"max_turns": 3},
+        keep=True,
+    )  # fmt: skip
+    (fork,) = rollout(
+        ScriptedPolicy(chat(), lambda env: iter([call] * 9)),
+        [Fork(parent, 1, 0, tuple(chat().turn(call)))],
+        env_kwargs={"max_turns": 3},
+    )
+    assert fork.stop is StopReason.MAX_TURNS
+    assert len(fork.steps) == 3
+
+
+def test_an_environment_that_breaks_costs_its_own_fork_only() -> None:
+    tasks = [TaskRef(BUILTIN[0], "test/0")]
+    (parent,) = rollout(ScriptedPolicy(chat(), oracle), tasks, keep=True)
+    broken = replace(parent, branch_points=(None,) * len(parent.steps))
+    lost, whole = rollout(ScriptedPolicy(chat(), oracle), [Fork(broken, 0, 0), Fork(parent, 0, 0)])
+    assert lost.stop is StopReason.INFRA_ERROR
+    assert whole.success
