@@ -1,0 +1,39 @@
+"""Search over forked episodes: what a call was worth (credit), and which is best (improvement).
+
+`tree.py` holds what was played, `backup.py` turns it into values, `select.py` says where to play
+next, `search.py` drives many searches side by side. Nothing here knows language models or tensors.
+"""
+
+from journeyman.agents.search.backup import ActionValue, NodeValue, expected_backup, shrink
+from journeyman.agents.search.search import (
+    Budget,
+    CreditSearch,
+    ImprovementSearch,
+    Request,
+    Search,
+    World,
+    run_searches,
+)
+from journeyman.agents.search.tree import Continuation, Edge, Kind, Node, NodeKey, Path, Step, Tree
+
+__all__ = [
+    "ActionValue",
+    "Budget",
+    "Continuation",
+    "CreditSearch",
+    "Edge",
+    "ImprovementSearch",
+    "Kind",
+    "Node",
+    "NodeKey",
+    "NodeValue",
+    "Path",
+    "Request",
+    "Search",
+    "Step",
+    "Tree",
+    "World",
+    "expected_backup",
+    "run_searches",
+    "shrink",
+]
