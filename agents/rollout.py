@@ -61,6 +61,13 @@ class Fork:
             )
 
     @property
+    def prefix(self) -> tuple[int, ...]:
+        """The tokens before the step."""
+        steps = self.parent.steps
+        # After the last step there is one more place to go on from if the environment broke there.
+        return self.parent.tokens[: steps[self.step].span[0] if self.step < len(steps) else None]
+
+    @property
     def env_id(self) -> str:
         """The parent's environment."""
         return self.parent.env_id
@@ -156,7 +163,7 @@ class _Record:
             state_hash=state_hash,
             error=error,
             first_step=self.first_step,
-            branch_points=tuple(self.branch_points[: len(self.steps)]),
+            branch_points=tuple(self.branch_points),
         )
         self.env.close()
 
@@ -200,8 +207,7 @@ class _Batch:
 
     def _begin_inside(self, fork: Fork, env: ToolEnv) -> _Record:
         """A record that stands before a step of its parent, or after the turn given instead."""
-        start = fork.parent.steps[fork.step].span[0]
-        record = _Record(fork, env, fork.parent.tokens[:start], fork.parent.steps[: fork.step])
+        record = _Record(fork, env, fork.prefix, fork.parent.steps[: fork.step])
         env.restore(fork.parent.branch_points[fork.step])
         record.branch_points += fork.parent.branch_points[: fork.step]
         if fork.turn is not None:

@@ -74,6 +74,7 @@ def train(config: DictConfig) -> None:
         credit=credit,
         tasks=lambda count: deal(ids, "train", config.first_task, count),
         env_kwargs=dict(config.env.kwargs),
+        search=instantiate(config.get("search")),
     )
     fit(build_trainer(parts=parts), folder.path)
     policy.model.eval()

@@ -91,6 +91,10 @@ class Snapshot:
     env: type[ToolEnv]
     """Whose branch point it is; no other class can restore it."""
 
+    def state_hash(self) -> str:
+        """128-bit hex digest of task, state, turn and answers; equal in every process."""
+        return digest((self.task.id, self.state, self.turns, self.answers, self.over))
+
 
 class ToolEnv(gymnasium.Env[Observation, Action]):
     """A multi-turn tool environment over seeded tasks.
@@ -369,8 +373,8 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         self._transcript = snapshot.transcript
 
     def state_hash(self) -> str:
-        """128-bit hex digest of task, state, turn and answers; equal in every process."""
-        return digest((self.task.id, self._state, self._turns, self._answers, self._over))
+        """`Snapshot.state_hash` of where the episode stands."""
+        return self.snapshot().state_hash()
 
     def solved(self) -> bool:
         """Final state and answers are those of the gold program; asked once, at the end."""

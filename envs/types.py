@@ -82,7 +82,7 @@ class Episode:
     """Index of the first step that was played here; those before belong to the episode it was
     forked from, and their tokens are masked."""
     branch_points: tuple[Any, ...] = field(default=(), repr=False, compare=False)
-    """`ToolEnv.snapshot()` before each step, if the rollout kept them."""
+    """`ToolEnv.snapshot()` before each step (one that broke too), if the rollout kept them."""
 
     def __post_init__(self) -> None:
         """Check that per-token fields have one entry a token."""

@@ -94,16 +94,18 @@ PATIENCE = 16
 class Budget:
     """What a search may spend beyond the trajectories it credits; None means no limit."""
 
-    env_steps: int | None
+    env_steps: int | None = None
     tokens: int | None = None
+    continuations: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("env_steps", "tokens"):
-            limit = getattr(self, name)
+        limits = {name: getattr(self, name) for name in ("env_steps", "tokens", "continuations")}
+        for name, limit in limits.items():
             if limit is not None and limit < 0:
                 raise ValueError(f"budget {name}={limit}: expected at least 0")
-        if self.env_steps is None and self.tokens is None:
-            raise ValueError("a budget without any limit never ends: set env_steps or tokens")
+        if all(limit is None for limit in limits.values()):
+            names = ", ".join(limits)
+            raise ValueError(f"a budget without any limit never ends: set one of {names}")
 
 
 class CreditSearch:
@@ -153,7 +155,7 @@ class CreditSearch:
         self._seed = seed
         self._requests = 0
         self._broken = 0
-        self._start = (tree.env_steps, tree.tokens)
+        self._start = (tree.env_steps, tree.tokens, len(tree.paths))
         self._wanted: Counter[tuple[NodeKey, Action]] = Counter(
             (key, step.action)
             for path in trajectories
@@ -170,8 +172,9 @@ class CreditSearch:
     @property
     def spent(self) -> Budget:
         """What was spent so far."""
-        steps, tokens = self._start
-        return Budget(self.tree.env_steps - steps, self.tree.tokens - tokens)
+        steps, tokens, paths = self._start
+        tree = self.tree
+        return Budget(tree.env_steps - steps, tree.tokens - tokens, len(tree.paths) - paths)
 
     def values(self) -> dict[NodeKey, NodeValue]:
         """Values as known now."""
@@ -232,11 +235,13 @@ class _Purse:
         self._nodes = tree.nodes
         self._steps = _left(budget.env_steps, spent.env_steps)
         self._tokens = _left(budget.tokens, spent.tokens)
+        self._continuations = _left(budget.continuations, spent.continuations)
         self._tokens_a_step = tree.tokens / tree.env_steps if tree.env_steps else 0.0
 
     def fits(self, key: NodeKey) -> bool:
         steps = self._nodes[key].steps_left
-        return steps <= self._steps and steps * self._tokens_a_step <= self._tokens
+        fits = steps <= self._steps and steps * self._tokens_a_step <= self._tokens
+        return fits and self._continuations >= 1
 
     def take(self, key: NodeKey) -> bool:
         """Set aside a continuation from a node, if it fits."""
@@ -245,6 +250,7 @@ class _Purse:
         steps = self._nodes[key].steps_left
         self._steps -= steps
         self._tokens -= steps * self._tokens_a_step
+        self._continuations -= 1
         return True
 
 

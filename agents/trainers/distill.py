@@ -8,8 +8,11 @@ policy-gradient term.
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from collections import defaultdict
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -30,11 +33,15 @@ from journeyman.agents.losses import policy_gradient, weighted_mean
 from journeyman.agents.rollout import TaskRef, rollout
 from journeyman.agents.samples import to_batch
 from journeyman.agents.scoring import score_episodes
+from journeyman.agents.search.credit import Additive
+from journeyman.agents.search.evidence import Spent, TreeEpisode, TreeRollouts
 from journeyman.agents.teacher import LocalTeacher
 from journeyman.agents.trainers.divergence import Head, compare
 from journeyman.agents.trainers.parts import Parts, tasks_needed
 from journeyman.envs import Episode, StopReason
+from journeyman.tools import CallStatus
 
+RUN = (CallStatus.OK, CallStatus.TOOL_ERROR, CallStatus.TIMEOUT)
 LOGGED_TURNS = 6
 """Divergence is logged for this many turns: its drift over turns is the first thing to watch."""
 
@@ -53,6 +60,7 @@ class OnPolicyDistillation(DistillationTrainer):
         rollout_batch: int = 64,
         steps_per_generation: int = 1,
         num_iterations: int = 1,
+        search: TreeRollouts | None = None,
         **kwargs: Any,
     ) -> None:
         """Join the parts.
@@ -69,6 +77,7 @@ class OnPolicyDistillation(DistillationTrainer):
                 decoding is the faster the more rows it has.
             num_iterations: Times that each rollout is learned from. Both as in TRL's GRPO; both 1
                 is strictly on policy.
+            search: Grows each task's rows into a tree; None plays one episode a task.
             kwargs: Passed to `transformers.Trainer` (callbacks, optimizers, …).
 
         Raises:
@@ -82,6 +91,17 @@ class OnPolicyDistillation(DistillationTrainer):
                 f"trainer.args.save_steps={args.save_steps:g}: expected a multiple of trainer."
                 f"steps_per_generation={steps_per_generation} * num_iterations={num_iterations}"
             )
+        rows = args.per_device_train_batch_size * args.gradient_accumulation_steps
+        if search is not None and rows * steps_per_generation % search.rows:
+            raise UserError(
+                f"search.rows={search.rows}: expected a divisor of {rows * steps_per_generation}, "
+                f"the rows of a rollout (batch size * accumulation * steps_per_generation)"
+            )
+        if isinstance(credit, Additive) and search is None:
+            raise UserError(
+                f"credit={type(credit).__name__} reads what a search finds: add search=credit"
+            )
+        self._search = search
         self._steps_per_generation = steps_per_generation
         self._num_iterations = num_iterations
         # Defaults of TRL that would break ours: rows are task references, in a fixed order.
@@ -119,11 +139,18 @@ class OnPolicyDistillation(DistillationTrainer):
         tasks: Any = self.train_dataset if dataset is None else dataset
         return RepeatSampler(
             tasks,
-            mini_repeat_count=1,
-            batch_size=self._train_batch_size * self._microbatches * self.accelerator.num_processes,
+            mini_repeat_count=self._rows_a_task,
+            batch_size=self._train_batch_size
+            * self._microbatches
+            * self.accelerator.num_processes
+            // self._rows_a_task,
             repeat_count=self._microbatches * self._num_iterations,
             shuffle=False,
         )
+
+    @property
+    def _rows_a_task(self) -> int:
+        return self._search.rows if self._search is not None else 1
 
     @property
     def _microbatches(self) -> int:
@@ -164,14 +191,52 @@ class OnPolicyDistillation(DistillationTrainer):
         ]
         training = self._policy.model.training
         self._policy.model.eval()
-        episodes = rollout(self._policy, tasks, self._rollout_batch, self._env_kwargs)
+        rows = self._play(tasks)
         self._policy.model.train(training)
+        episodes = [row.episode for row in rows]
         scores = score_episodes(self._teacher, episodes) if self._credit.needs_scores else None
-        credit = self._credit.assign(episodes, scores)
+        if isinstance(self._credit, Additive):
+            credit = self._credit.assign(episodes, scores, [row.steps for row in rows])
+        else:
+            credit = self._credit.assign(episodes, scores)
         batch = to_batch(episodes, credit, self._tokenizer.pad_token_id)
         batch = {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
         self._log_rollouts(episodes, time.perf_counter() - started)
+        if self._search is not None:
+            self._log_search(rows, self._search.spent)
         return batch
+
+    def _play(self, tasks: Sequence[TaskRef]) -> list[TreeEpisode]:
+        """An episode a task, or trees of as many rows; rows that a budget saves are left blank."""
+        if self._search is None:
+            episodes = rollout(self._policy, tasks, self._rollout_batch, self._env_kwargs)
+            return [TreeEpisode(e, (None,) * len(e.steps)) for e in episodes]
+        rows = self._search.play(
+            self._policy, self._teacher, tasks, self._rollout_batch, self._env_kwargs
+        )
+        blank = _blank(tasks[0], self._policy.format.eos_id)
+        return rows + [blank] * (len(tasks) - len(rows))
+
+    def _log_search(self, rows: Sequence[TreeEpisode], spent: Spent) -> None:
+        metrics = self._metrics["train" if self._policy.model.training else "eval"]
+        figures = {f"search/{name}": float(n) for name, n in dataclasses.asdict(spent).items()}
+        if isinstance(self._credit, Additive):
+            figures |= self._credit.log
+        for name, figure in figures.items():
+            metrics[name].append(figure)
+        values, tools = defaultdict(list), defaultdict(list)
+        for row in rows:
+            for turn, (step, known) in enumerate(zip(row.episode.steps, row.steps, strict=True)):
+                if known is not None:
+                    values[turn].append(known.value)
+                    for result in step.results:
+                        if result.call.status in RUN:  # other names are the student's inventions
+                            tools[result.call.name].append(known.advantage[0])
+        for turn in range(LOGGED_TURNS):
+            if values[turn]:
+                metrics[f"value/turn_{turn + 1}"].append(fmean(values[turn]))
+        for name, advantages in tools.items():
+            metrics[f"advantage/{name}"].append(fmean(advantages))
 
     def _row_seed(self, row: int) -> int:
         """A seed by place in the run, not by history: a resumed run draws the same."""
@@ -277,6 +342,14 @@ def _hidden_states(model: PreTrainedModel, inputs: dict[str, Tensor], chosen: Te
     return torch.cat(states)[torch.cat(places).argsort()]
 
 
+def _blank(task: TaskRef, token: int) -> TreeEpisode:
+    """A row that is trained on nothing."""
+    nothing = Episode(
+        task.env_id, task.task_id, (token,), (0.0,), (False,), (), StopReason.MAX_TURNS
+    )
+    return TreeEpisode(nothing, ())
+
+
 def _as_dataset(tasks: Sequence[TaskRef]) -> Dataset:
     return Dataset.from_dict(
         {"env_id": [t.env_id for t in tasks], "task_id": [t.task_id for t in tasks]}
@@ -292,15 +365,17 @@ def build(
     **kwargs: Any,
 ) -> OnPolicyDistillation:
     """The trainer of `trainer=distill`."""
+    rows_a_task = parts.search.rows if parts.search is not None else 1
     return OnPolicyDistillation(
         parts.policy,
         parts.teacher,
         parts.credit,
         args,
-        parts.tasks(tasks_needed(args, steps_per_generation, num_iterations)),
+        parts.tasks(tasks_needed(args, steps_per_generation, num_iterations) // rows_a_task),
         parts.env_kwargs,
         rollout_batch,
         steps_per_generation,
         num_iterations,
+        parts.search,
         **kwargs,
     )

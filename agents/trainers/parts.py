@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 from journeyman.agents.credit import Credit
 from journeyman.agents.hf import HFPolicy
 from journeyman.agents.rollout import TaskRef
+from journeyman.agents.search.evidence import TreeRollouts
 from journeyman.agents.teacher import LocalTeacher
 
 
@@ -28,6 +29,8 @@ class Parts:
     """The first n training tasks."""
     env_kwargs: dict[str, Any]
     """For every environment."""
+    search: TreeRollouts | None = None
+    """Grows rollouts into trees; for distillation only."""
 
 
 def tasks_needed(
