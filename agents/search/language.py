@@ -84,6 +84,10 @@ class LanguageWorld:
                 self.proposed_tokens += len(turn)
         return actions
 
+    def written(self, key: NodeKey, action: Action) -> tuple[int, ...]:
+        """The tokens of an action that was proposed or played in a node."""
+        return self._written[key, action]
+
     def expand(self, requests: Sequence[Request]) -> list[Continuation]:
         """See `World.expand`."""
         forks = []

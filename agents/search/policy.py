@@ -1,0 +1,143 @@
+"""Search at test time: each turn is chosen among several by playing each to the end.
+
+It asks forks of the environment how an episode ends, the verdict included. So its figures are not
+those of a student that has one attempt: they say what the student could reach, and make episodes to
+learn from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from journeyman.agents.chat import ChatFormat
+from journeyman.agents.policy import Policy, Request, Stream, Turn
+from journeyman.agents.rollout import Fork
+from journeyman.agents.search.language import LanguageWorld
+from journeyman.agents.search.search import ImprovementSearch, request_seed, run_searches
+from journeyman.agents.search.tree import Tree
+from journeyman.envs import Episode, StopReason
+
+
+class SearchPolicy:
+    """Plays what an `ImprovementSearch` finds best among the turns a policy proposes."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        rule: Literal["gumbel", "puct"] = "gumbel",
+        candidates: int = 8,
+        simulations: int = 16,
+        env_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        """Search with a policy.
+
+        Args:
+            policy: Proposes turns and plays the simulations to their ends; it must have dice, or
+                all proposals are one.
+            rule: See `ImprovementSearch`.
+            candidates: Turns sampled at each choice; their frequencies are the prior.
+            simulations: Continuations played at each choice, unless all candidates are one.
+            env_kwargs: For the forked environments.
+
+        Raises:
+            ValueError: A count below 1, or another rule.
+        """
+        for name, count in (("candidates", candidates), ("simulations", simulations)):
+            if count < 1:
+                raise ValueError(f"{name}={count}: expected at least 1")
+        if rule not in ("gumbel", "puct"):
+            raise ValueError(f"rule={rule!r}: expected 'gumbel' or 'puct'")
+        self.policy = policy
+        self.rule = rule
+        self.candidates = candidates
+        self.simulations = simulations
+        self.env_kwargs = env_kwargs
+
+    @property
+    def format(self) -> ChatFormat:
+        """The policy's."""
+        return self.policy.format
+
+    @property
+    def max_context(self) -> int:
+        """The policy's."""
+        return self.policy.max_context
+
+    def open(self, requests: Sequence[Request]) -> Stream:
+        """Start a batch of conversations, whose choices are searched side by side."""
+        return _SearchStream(self, requests)
+
+
+class _SearchStream:
+    def __init__(self, policy: SearchPolicy, requests: Sequence[Request]) -> None:
+        self._policy = policy
+        self._requests = list(requests)
+        self._tokens = [list(r.tokens) for r in requests]
+        self._choices = [0] * len(requests)
+        self._ready = list(range(len(requests)))
+
+    @property
+    def idle(self) -> bool:
+        return not self._ready
+
+    def extend(self, row: int, tokens: Sequence[int]) -> None:
+        self._tokens[row] += tokens
+        self._ready.append(row)
+
+    def finish(self, row: int) -> None:
+        self._ready = [r for r in self._ready if r != row]
+
+    def advance(self) -> list[Turn]:
+        ready, self._ready = self._ready, []
+        if not ready:
+            return []
+        policy = self._policy
+        world = LanguageWorld(policy.policy, env_kwargs=policy.env_kwargs)
+        trees = [self._tree(row) for row in ready]
+        proposed = world.propose(
+            policy.policy,
+            [
+                (tree.root, Fork(tree.nodes[tree.root].handle.parent, 0, self._seed(row, i)))
+                for tree, row in zip(trees, ready, strict=True)
+                for i in range(policy.candidates)
+            ],
+        )
+        searches = []
+        for i, (tree, row) in enumerate(zip(trees, ready, strict=True)):
+            counts = Counter(proposed[i * policy.candidates : (i + 1) * policy.candidates])
+            prior = {action: math.log(n) for action, n in counts.items()}
+            seed = self._seed(row, policy.candidates)
+            searches.append(
+                ImprovementSearch(
+                    tree, tree.root, prior, policy.simulations, policy.rule, seed=seed
+                )
+            )
+        run_searches(world, searches)
+        turns = []
+        for row, search in zip(ready, searches, strict=True):
+            tokens = world.written(search.key, search.best())
+            self._tokens[row] += tokens
+            self._choices[row] += 1
+            turns.append(Turn(row, tokens, (0.0,) * len(tokens)))
+        return turns
+
+    def _tree(self, row: int) -> Tree:
+        """A tree whose root is where the row stands."""
+        env, tokens = self._requests[row].env, tuple(self._tokens[row])
+        here = Episode(
+            env.spec.id if env.spec is not None else "",
+            env.task.id,
+            tokens,
+            (0.0,) * len(tokens),
+            (False,) * len(tokens),
+            (),
+            StopReason.MAX_TURNS,
+            branch_points=(env.snapshot(),),
+        )
+        return Tree(env.state_hash(), f"{row}/{self._choices[row]}", Fork(here, 0, 0))
+
+    def _seed(self, row: int, index: int) -> int:
+        return request_seed(self._requests[row].seed, (self._choices[row] << 16) + index)

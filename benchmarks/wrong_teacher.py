@@ -1,0 +1,170 @@
+"""Does credit let a student pass a teacher that is wrong on one family of tasks?
+
+    python benchmarks/wrong_teacher.py [--json FILE] [--seeds 0,1,2] [--steps N] [--folder RUNS]
+
+The embedded teacher is taught a lazy habit: asked to cancel two orders, it cancels the first and
+says that it is done. Everywhere else it is right. The embedded student then learns from it, on the
+order desk, by plain on-policy distillation and with credit measured in trees, from as many rows and
+no more generated tokens (the teacher's own proposals count). Runs resume if they are interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_module
+
+from journeyman.agents.app import machine
+from journeyman.agents.hf import load_policy
+from journeyman.agents.rollout import TaskRef, rollout
+from journeyman.agents.train import train
+from journeyman.agents.trainers.callbacks import read_metrics
+from journeyman.envs import Task, register
+from journeyman.envs.tasks.orders import OrdersEnv
+
+FAMILY = "cancel_two"
+WRONG = "benchmark/LazyOrders-v0"
+ORDERS = "journeyman/Orders-v0"
+ROWS = 64
+"""Of a rollout."""
+COMMON = (
+    f"env.ids=[{ORDERS}]",
+    "env.kwargs.max_turns=8",
+    "trainer.steps_per_generation=4",
+    "trainer.num_iterations=3",
+    "trainer.args.per_device_train_batch_size=16",
+    "trainer.args.beta=0.0",
+    "trainer.args.learning_rate=2e-3",
+    "+trainer.args.adam_beta2=0.95",
+    "trainer.args.save_steps=12",
+    "evaluation.tasks=0",
+    "threads=1",
+)
+ARMS = {
+    "plain": ("credit=trace",),
+    "gated": ("credit=gated", "search=credit"),
+}
+
+
+class LazyOrders(OrdersEnv):
+    """Orders whose gold program for two cancellations stops after the first."""
+
+    @classmethod
+    def load_task(cls, task_id: str) -> Task:
+        """The task of the order desk, with the lazy program for the family."""
+        task = OrdersEnv.load_task(task_id)
+        return replace(task, gold=task.gold[:2]) if task.kind == FAMILY else task
+
+
+def run(overrides: Sequence[str]) -> None:
+    """`journeyman train` in this process."""
+    with initialize_config_module("journeyman.conf", version_base="1.3"):
+        train(compose("train", list(overrides)))
+
+
+def lazy_teacher(folder: Path, steps: int) -> Path:
+    """Teach the embedded teacher its habit; returns the model's folder."""
+    register(WRONG, LazyOrders)
+    run(
+        (
+            "trainer=sft",
+            "student.model=embedded-teacher",
+            f"env.ids=[{WRONG}]",
+            f"steps={steps}",
+            "trainer.args.learning_rate=5e-4",
+            "trainer.args.save_steps=20",
+            f"run_dir={folder}/teacher",
+            "evaluation.tasks=0",
+            "threads=1",
+        )
+    )
+    return folder / "teacher" / "model"
+
+
+def generated(run_dir: Path) -> float:
+    """Tokens that student and teacher wrote in training."""
+    total = 0.0
+    for record in read_metrics(run_dir / "metrics.jsonl"):
+        if "rollout/tokens" in record:
+            total += record["rollout/tokens"] * ROWS + record.get("search/proposed_tokens", 0.0)
+    return total
+
+
+def held_out(family: bool, count: int) -> list[TaskRef]:
+    """Test tasks of the family, or of all others."""
+    ids = (i for i in OrdersEnv.tasks("test") if (OrdersEnv.load_task(i).kind == FAMILY) == family)
+    return [TaskRef(ORDERS, task_id) for task_id in itertools.islice(ids, count)]
+
+
+def examine(model: str | Path, count: int) -> dict[str, Any]:
+    """Greedy success on the family and elsewhere."""
+    policy = load_policy(str(model), "names", max_turn_tokens=48, max_context=640, temperature=0.0)
+    found = {}
+    for name, family in (("family", True), ("elsewhere", False)):
+        episodes = rollout(policy, held_out(family, count), 128, {"max_turns": 8})
+        found[name] = statistics.fmean(e.success for e in episodes)
+    return found
+
+
+def t_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean and 95% interval over seeds (Student's t)."""
+    quantile = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 8: 2.365, 10: 2.262}
+    mean = statistics.fmean(values)
+    half = quantile[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
+    return mean, mean - half, mean + half
+
+
+def main() -> None:
+    """Teach the habit, run every arm with every seed, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--steps", type=int, default=144, help="default: %(default)s")
+    parser.add_argument("--habit-steps", type=int, default=60, help="default: %(default)s")
+    parser.add_argument("--tasks", type=int, default=200, help="of each kind, for each test")
+    parser.add_argument("--folder", type=Path, default=Path("runs/wrong_teacher"))
+    parser.add_argument("--arms", default=",".join(ARMS))
+    parser.add_argument("overrides", nargs="*", help="for every arm with a search")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    teacher = options.folder / "teacher" / "model"
+    if not teacher.exists():
+        teacher = lazy_teacher(options.folder, options.habit_steps)
+    results = {
+        "teacher": examine(teacher, options.tasks),
+        "student before": examine("embedded-student", options.tasks),
+    }
+    for name, row in results.items():
+        print(f"{name:20} family {row['family']:.3f}  elsewhere {row['elsewhere']:.3f}", flush=True)
+    for seed, arm in itertools.product(options.seeds.split(","), options.arms.split(",")):
+        folder = options.folder / f"{arm}-{seed}"
+        extra = options.overrides if arm != "plain" else ()
+        run(
+            (
+                *COMMON, *ARMS[arm], *extra, f"steps={options.steps}", f"seed={seed}",
+                f"teacher.model={teacher}", f"run_dir={folder}", f"first_task={int(seed) * 10_000}",
+            )
+        )  # fmt: skip
+        row = examine(folder / "model", options.tasks) | {"tokens": generated(folder)}
+        results[f"{arm} {seed}"] = row
+        print(
+            f"{arm} {seed:12} family {row['family']:.3f}  elsewhere {row['elsewhere']:.3f}  "
+            f"tokens {row['tokens']:.0f}",
+            flush=True,
+        )
+    if options.json:
+        figures = {"machine": machine(), "results": results}
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""Trees of language-model episodes: nodes restore, equal turns merge, nothing is made twice."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from journeyman.agents.hf import HFPolicy, load_policy, load_teacher
+from journeyman.agents.rollout import Fork, TaskRef
+from journeyman.agents.scripted import ScriptedPolicy, no_op, oracle
+from journeyman.agents.search import Budget, CreditSearch, Kind, Request, expected_backup
+from journeyman.agents.search.evidence import TreeEpisode, TreeRollouts
+from journeyman.agents.search.language import LanguageWorld, canonical_action
+from journeyman.agents.search.search import run_searches
+from journeyman.agents.teacher import LocalTeacher
+from journeyman.envs import Episode, env_class, make
+from journeyman.tools import ToolCall, get_parser, render_hermes
+
+from ..tiny import BUILTIN, chat
+
+KWARGS = {"max_turns": 6}
+parse = get_parser("hermes")
+
+
+@pytest.fixture(scope="module")
+def student() -> HFPolicy:
+    return load_policy("embedded-student", render="names", max_turn_tokens=48, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def teacher() -> LocalTeacher:
+    return load_teacher("embedded-teacher", device="cpu")
+
+
+def tasks(count: int, rows: int = 1) -> list[TaskRef]:
+    return [
+        TaskRef(BUILTIN[i % 3], f"test/{i}", seed=1000 * i + row)
+        for i in range(count)
+        for row in range(rows)
+    ]
+
+
+def test_restore_and_continue_equals_continuing(student: HFPolicy) -> None:
+    """From every node, the recorded action and a greedy student lead through the same states."""
+    world = LanguageWorld(student.at(0.0), 64, KWARGS)
+    trees = world.begin(tasks(6))
+    requests, expected = [], []
+    for tree in trees:
+        (path,) = tree.paths
+        for k, key in enumerate(path.keys[:-1]):
+            requests.append(
+                Request(key, tree.nodes[key].handle, path.steps[k].action, Kind.FORCED, seed=7)
+            )
+            expected.append([(s.action, s.reward, s.state, s.context) for s in path.steps[k:]])
+    played = world.expand(requests)
+    assert [
+        [(s.action, s.reward, s.state, s.context) for s in it.steps] for it in played
+    ] == expected
+    assert len(requests) > 12
+
+
+def test_equal_episodes_are_one_path(student: HFPolicy) -> None:
+    world = LanguageWorld(student.at(0.0), 64, KWARGS)
+    one, other = world.begin(tasks(2, rows=3))
+    for tree in (one, other):
+        assert len(tree.paths) == 3
+        assert all(len(level) == 1 for level in tree.levels)
+        assert all(node.samples in (0, 3) for node in tree.nodes.values())
+    assert one.root != other.root
+
+
+def test_equal_calls_are_equal_actions() -> None:
+    one = '<tool_call>\n{"name": "f", "arguments": {"a": 1, "b": 2}}\n</tool_call>'
+    other = '<tool_call>{"arguments": {"b": 2, "a": 1}, "name": "f"}</tool_call>'
+    broken = '<tool_call>{"arguments": {"b": 2, "a": 1}, "name": "f"'
+    actions = [canonical_action(t, parse(t)) for t in (one, other, broken)]
+    assert actions[0] == actions[1] != actions[2]
+    assert canonical_action("Answer: Yes.", []) == canonical_action("So.\nAnswer: yes", [])
+    assert canonical_action("Answer: yes", []) != canonical_action("Answer: no", [])
+
+
+def test_the_teachers_call_is_played_as_written(student: HFPolicy) -> None:
+    """With the oracle as teacher: it proposes the gold call, and trying it counts as its own."""
+    world = LanguageWorld(student.at(0.0), 64, KWARGS)
+    trees = world.begin(tasks(3))
+    nodes = [(tree.root, tree.nodes[tree.root].handle) for tree in trees]
+    actions = world.propose(ScriptedPolicy(chat(), oracle), nodes)
+    for tree, action, task in zip(trees, actions, tasks(3), strict=True):
+        gold = make(task.env_id).load_task(task.task_id).gold[0]
+        assert action == gold.canonical()
+        request = Request(tree.root, tree.nodes[tree.root].handle, action, Kind.TEACHER, seed=3)
+        (continuation,) = world.expand([request])
+        tree.add(tree.root, continuation, Kind.TEACHER)
+        edge = tree.nodes[tree.root].edges[action]
+        assert edge.teacher == 1
+        assert expected_backup(tree)[tree.root].actions[action].visits >= 1
+    assert world.proposed_tokens > 0
+
+
+def test_an_environment_that_breaks_has_no_value(
+    student: HFPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank = env_class(BUILTIN[0])
+    monkeypatch.setattr(bank, "_execute", _broken)
+    world = LanguageWorld(student.at(0.0), 64, KWARGS)
+    trees = world.begin([TaskRef(BUILTIN[0], "test/1", 0), TaskRef(BUILTIN[1], "test/1", 0)])
+    broken, whole = (expected_backup(tree)[tree.root] for tree in trees)
+    assert broken.value is None
+    assert whole.value is not None
+    search = CreditSearch(trees[0], list(trees[0].paths), Budget(continuations=40))
+    run_searches(world, [search])
+    assert len(trees[0].paths) < 40  # it gave up
+
+
+def _broken(self: Any, call: ToolCall) -> Any:
+    raise ConnectionError("the bank is gone")
+
+
+def grow(student: HFPolicy, teacher: LocalTeacher, **settings: Any) -> list[TreeEpisode]:
+    rollouts = TreeRollouts(**{"rows": 4, "trajectories": 2, **settings})
+    grown = rollouts.play(student, teacher, tasks(2, rollouts.rows), 64, KWARGS)
+    grow.spent = rollouts.spent  # type: ignore[attr-defined]
+    return grown
+
+
+def test_rows_fill_the_batch_and_are_trained_once(student: HFPolicy, teacher: LocalTeacher) -> None:
+    rows = grow(student, teacher)
+    assert len(rows) == 8
+    assert sum(row.episode.first_step > 0 for row in rows) >= 2
+    for row in rows:
+        episode = row.episode
+        assert len(row.steps) == len(episode.steps)
+        start = episode.steps[episode.first_step].span[0]
+        assert not any(episode.mask[:start])
+        for k, known in enumerate(row.steps):
+            assert (known is None) == (k < episode.first_step)
+    chosen = sum(sum(row.episode.mask) for row in rows)
+    assert grow.spent.sampled_tokens == chosen  # type: ignore[attr-defined]
+
+
+def test_equal_seeds_grow_equal_trees(student: HFPolicy, teacher: LocalTeacher) -> None:
+    one, other = grow(student, teacher), grow(student, teacher)
+    assert [r.episode for r in one] == [r.episode for r in other]
+    assert [r.steps for r in one] == [r.steps for r in other]
+
+
+def test_budgets_end_a_search_early(student: HFPolicy, teacher: LocalTeacher) -> None:
+    assert len(grow(student, teacher, env_steps=0)) == 4
+    assert len(grow(student, teacher, tokens=0)) == 4
+    few = grow(student, teacher, rows=12, env_steps=8)
+    assert 4 < len(few) < 24
+
+
+def test_many_searches_share_each_batch(student: HFPolicy) -> None:
+    """64 searches in one process: every round is one batch of conversations."""
+
+    class Counting(HFPolicy):
+        opened: list[int]
+
+        def open(self, requests: Sequence[Any]) -> Any:
+            self.opened.append(len(requests))
+            return super().open(requests)
+
+    policy = Counting(student.model, student.format, 1.0, 4)
+    policy.opened = []
+    world = LanguageWorld(policy, 64, {"max_turns": 2})
+    trees = world.begin(tasks(64))
+    searches = [
+        CreditSearch(t, list(t.paths), Budget(continuations=2), width=1, seed=i)
+        for i, t in enumerate(trees)
+    ]
+    run_searches(world, searches)
+    assert policy.opened == [64, 64, 64]
+
+
+def test_a_greedy_student_has_no_advantages(student: HFPolicy, teacher: LocalTeacher) -> None:
+    """A policy without dice: every sample is the same, and only the teacher's calls differ."""
+    rows = grow(student.at(0.0), teacher)
+    known = [e for row in rows for e in row.steps if e is not None]
+    assert {e.influence for e in known} == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rows": 0}, "trajectories=2: expected 1 to rows=0"),
+        ({"trajectories": 9}, "trajectories=9: expected 1 to rows=4"),
+        ({"agreement": 0.0}, "agreement=0.0: expected above 0"),
+        ({"env_steps": -1}, "budget env_steps=-1: expected at least 0"),
+    ],
+)
+def test_bad_settings(
+    student: HFPolicy, teacher: LocalTeacher, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        grow(student, teacher, **settings)
+
+
+def test_one_row_a_task_is_a_plain_rollout(student: HFPolicy, teacher: LocalTeacher) -> None:
+    rows = grow(student, teacher, rows=1, trajectories=1)
+    assert len(rows) == 2
+    assert all(isinstance(row.episode, Episode) and row.episode.first_step == 0 for row in rows)
+
+
+def test_a_place_says_where_it_is(student: HFPolicy) -> None:
+    (tree,) = LanguageWorld(ScriptedPolicy(chat(), no_op), 8, KWARGS).begin(tasks(1))
+    place: Fork = tree.nodes[tree.root].handle
+    assert place.prefix == place.parent.tokens[: place.parent.steps[0].span[0]]
+    assert render_hermes(ToolCall("f")) not in chat().decode(place.prefix)
