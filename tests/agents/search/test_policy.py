@@ -1,0 +1,71 @@
+"""Search at test time: picks what turns out well, from forks that leave the episode alone."""
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+
+from journeyman.agents.rollout import TaskRef, rollout
+from journeyman.agents.scripted import ScriptedPolicy, no_op, oracle
+from journeyman.agents.search.policy import SearchPolicy
+from journeyman.envs import StopReason, ToolEnv
+from journeyman.tools import render_hermes
+
+from ..tiny import BUILTIN, chat
+
+TASKS = [TaskRef(BUILTIN[i % 3], f"test/{i}", seed=i) for i in range(6)]
+
+
+class Sometimes:
+    """Gives up at once in every second conversation; otherwise plays on by the gold program."""
+
+    def __init__(self) -> None:
+        self._count = itertools.count()
+
+    def __call__(self, env: ToolEnv) -> Iterator[str]:
+        done = env.snapshot().turns
+        if done == 0 and next(self._count) % 2:
+            return iter(["Answer: done"])
+        program = [render_hermes(call) for call in env.task.gold][done:]
+        return iter([*program, f"Answer: {env.task.answer}"])
+
+
+@pytest.mark.parametrize("rule", ["gumbel", "puct"])
+def test_it_finds_the_turn_that_solves(rule: str) -> None:
+    student = ScriptedPolicy(chat(), Sometimes())
+    assert {e.success for e in rollout(student, TASKS)} == {True, False}
+    policy = SearchPolicy(student, rule, candidates=4, simulations=8)  # type: ignore[arg-type]
+    episodes = rollout(policy, TASKS)
+    assert all(e.success and e.stop is StopReason.ANSWERED for e in episodes)
+
+
+def test_one_candidate_needs_no_simulation() -> None:
+    policy = SearchPolicy(ScriptedPolicy(chat(), no_op), candidates=3, simulations=4)
+    episodes = rollout(policy, TASKS[:3])
+    plain = rollout(ScriptedPolicy(chat(), no_op), TASKS[:3])
+    assert [(e.tokens, e.reward) for e in episodes] == [(e.tokens, e.reward) for e in plain]
+
+
+def test_the_searched_environment_is_left_alone() -> None:
+    """What the forks do never shows in the episode: the oracle's episode is the oracle's."""
+
+    def from_here(env: ToolEnv) -> Iterator[str]:
+        return itertools.islice(oracle(env), env.snapshot().turns, None)
+
+    policy = SearchPolicy(ScriptedPolicy(chat(), from_here), candidates=2, simulations=2)
+    episodes = rollout(policy, TASKS[:3])
+    plain = rollout(ScriptedPolicy(chat(), oracle), TASKS[:3])
+    assert [(e.tokens, e.state_hash) for e in episodes] == [(e.tokens, e.state_hash) for e in plain]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"candidates": 0}, "candidates=0: expected at least 1"),
+        ({"simulations": 0}, "simulations=0: expected at least 1"),
+        ({"rule": "best"}, "rule='best': expected 'gumbel' or 'puct'"),
+    ],
+)
+def test_bad_settings(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SearchPolicy(ScriptedPolicy(chat(), no_op), **settings)  # type: ignore[arg-type]
