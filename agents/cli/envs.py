@@ -1,0 +1,86 @@
+"""`journeyman envs …`."""
+
+from __future__ import annotations
+
+import argparse
+
+from journeyman.agents.cli.base import (
+    FAILED,
+    OK,
+    Commands,
+    columns,
+    command,
+    first_line,
+    print_check,
+    print_json,
+)
+
+
+def add(commands: Commands) -> None:
+    """Add the commands of the group."""
+    listing = command(commands, "list", _envs_list, "list the registered environments")
+    listing.add_argument("--json", action="store_true", help="for programs")
+    show = command(commands, "show", _envs_show, "show tools and a task of an environment")
+    show.add_argument("id", help="environment, such as journeyman/Bank-v0")
+    check = command(commands, "check", _envs_check, "check that an environment keeps the rules")
+    which = check.add_mutually_exclusive_group(required=True)
+    which.add_argument("id", nargs="?", help="environment, such as journeyman/Bank-v0")
+    which.add_argument("--all", action="store_true", help="every registered environment")
+
+
+def _envs_list(options: argparse.Namespace) -> int:
+    from journeyman.envs import env_class, env_ids
+
+    classes = {env_id: env_class(env_id) for env_id in env_ids()}
+    if options.json:
+        print_json(
+            [
+                {
+                    "id": env_id,
+                    "class": f"{cls.__module__}:{cls.__qualname__}",
+                    "tools": [tool.name for tool in cls.toolset],
+                    "description": first_line(cls.__doc__),
+                }
+                for env_id, cls in classes.items()
+            ]
+        )
+        return OK
+    print(
+        columns(
+            (env_id, f"{len(cls.toolset)} tools", first_line(cls.__doc__))
+            for env_id, cls in classes.items()
+        )
+    )
+    return OK
+
+
+def _envs_show(options: argparse.Namespace) -> int:
+    from journeyman.envs import answer_text, make
+
+    env = make(options.id)
+    _, info = env.reset(options={"task_id": next(env.tasks("train"))})
+    print(f"{options.id}: {first_line(type(env).__doc__)}\n\nTools")
+    for spec in env.tools:
+        print(f"  {spec.signature()}: {spec.description}")
+    print(f"\nTask {info['task_id']} ({env.task.kind})")
+    for turn in env.task.turns:
+        print(f"  {turn.prompt}\n\nSolution")
+        for call in turn.gold:
+            print(f"  {call.canonical()}")
+        print(f"  {answer_text(turn)}")
+    env.close()
+    return OK
+
+
+def _envs_check(options: argparse.Namespace) -> int:
+    from journeyman.envs import env_ids
+    from journeyman.envs.checker import check
+
+    passed = True
+    for env_id in env_ids() if options.all else [options.id]:
+        results = check(env_id)
+        print(env_id, flush=True)  # --all takes a while
+        for result in results:
+            passed = passed and result.passed
+            print_check(result.name, result.passed, result.detail)
+    return OK if passed else FAILED
