@@ -4,6 +4,8 @@ EnvError
 ├── UnknownEnvError   (KeyError)      no environment of that id
 ├── UnknownTaskError  (KeyError)      no such split or task id
 ├── EpisodeOverError  (RuntimeError)  step() before reset() or after the end
+├── EnvBusyError      (RuntimeError)  two threads play on one environment
+├── VectorError       (RuntimeError)  an environment of a vector failed
 └── BadActionError    (TypeError)     neither text nor a list of calls
 """
 
@@ -32,3 +34,11 @@ class EpisodeOverError(EnvError, RuntimeError):
 
 class BadActionError(EnvError, TypeError):
     """An action that is neither text nor a list of `ToolCall`."""
+
+
+class EnvBusyError(EnvError, RuntimeError):
+    """A second thread plays on an environment whose step or reset is not over."""
+
+
+class VectorError(EnvError, RuntimeError):
+    """An environment of a vector failed; the message says which, its own error is the cause."""
