@@ -369,6 +369,11 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         return self._task
 
     @property
+    def over(self) -> bool:
+        """True before the first `reset()` and after the end of an episode."""
+        return self._over
+
+    @property
     def user_turn(self) -> UserTurn:
         """What the user said last; after the last answer, the last of all."""
         turns = self.task.turns

@@ -6,6 +6,7 @@ EnvError
 ├── EpisodeOverError  (RuntimeError)  step() before reset() or after the end
 ├── EnvBusyError      (RuntimeError)  two threads play on one environment
 ├── VectorError       (RuntimeError)  an environment of a vector failed
+├── BrokenEpisodeError (RuntimeError) an environment failed where an episode cannot be left out
 └── BadActionError    (TypeError)     neither text nor a list of calls
 """
 
@@ -42,3 +43,7 @@ class EnvBusyError(EnvError, RuntimeError):
 
 class VectorError(EnvError, RuntimeError):
     """An environment of a vector failed; the message says which, its own error is the cause."""
+
+
+class BrokenEpisodeError(EnvError, RuntimeError):
+    """An environment failed, and whoever asks for its reward cannot leave the episode out."""
