@@ -7,6 +7,7 @@ import argparse
 from journeyman.agents.cli.base import (
     FAILED,
     OK,
+    CommandError,
     Commands,
     columns,
     command,
@@ -26,6 +27,12 @@ def add(commands: Commands) -> None:
     which = check.add_mutually_exclusive_group(required=True)
     which.add_argument("id", nargs="?", help="environment, such as journeyman/Bank-v0")
     which.add_argument("--all", action="store_true", help="every registered environment")
+    serve = command(commands, "serve", _envs_serve, "let other programs play an environment")
+    serve.add_argument("id", help="environment, such as journeyman/Bank-v0")
+    serve.add_argument("--mcp", action="store_true", required=True, help="by MCP, over stdio")
+    serve.add_argument("--http", type=int, metavar="PORT", help="over streamable HTTP instead")
+    serve.add_argument("--host", default="127.0.0.1", help="for --http (default: %(default)s)")
+    serve.add_argument("--split", default="train", help="where a random task is drawn from")
 
 
 def _envs_list(options: argparse.Namespace) -> int:
@@ -84,3 +91,22 @@ def _envs_check(options: argparse.Namespace) -> int:
             passed = passed and result.passed
             print_check(result.name, result.passed, result.detail)
     return OK if passed else FAILED
+
+
+def _envs_serve(options: argparse.Namespace) -> int:
+    from journeyman.envs import make
+
+    env = make(options.id, split=options.split)
+    try:
+        from journeyman.envs.mcp import make_server, serve_http, serve_stdio
+    except ModuleNotFoundError as error:
+        raise CommandError(
+            f"{error}: serving needs the optional packages: pip install 'journeyman[mcp]'"
+        ) from error
+    with env:
+        server = make_server(env, options.id)
+        if options.http is None:
+            serve_stdio(server)
+        else:
+            serve_http(server, options.host, options.http)
+    return OK
