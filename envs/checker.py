@@ -11,10 +11,14 @@ import random
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from queue import SimpleQueue
 from typing import Any
 
 from gymnasium.utils.env_checker import check_env
+from tqdm import tqdm
 
 from journeyman.envs.core import ANSWER, Task, ToolEnv, digest
 from journeyman.envs.nearmiss import near_misses, program
@@ -26,6 +30,9 @@ NO_OP = f"{ANSWER} done"
 """The answer of someone who did nothing."""
 
 _TURNS = 6
+
+_THREADS = 4
+"""Episodes played side by side where tools wait for something outside this process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +55,9 @@ class _Subject:
 
     env_id: str
     episodes: int
+    prefixes: int
     seed: int
+    progress: bool
     kwargs: dict[str, Any]
 
     def make(self) -> ToolEnv:
@@ -64,13 +73,22 @@ class _Subject:
         return env.reset(seed=self.seed + episode, options=options)
 
 
-def check(env_id: str, episodes: int = 20, seed: int = 0, **kwargs: Any) -> list[CheckResult]:
+def check(
+    env_id: str,
+    episodes: int = 20,
+    prefixes: int = 20,
+    seed: int = 0,
+    progress: bool = False,
+    **kwargs: Any,
+) -> list[CheckResult]:
     """Check an environment.
 
     Args:
         env_id: A registered id.
-        episodes: Episodes a check plays (and tasks a split that it looks at).
+        episodes: Episodes a check plays (and tasks of a split and level that it looks at).
+        prefixes: Random prefixes after which an episode is branched and replayed.
         seed: Another seed plays other tasks and other turns.
+        progress: Show a bar while the prefixes are played, if stderr is a terminal.
         kwargs: Passed to the environment's constructor.
 
     Returns:
@@ -80,7 +98,7 @@ def check(env_id: str, episodes: int = 20, seed: int = 0, **kwargs: Any) -> list
         UnknownEnvError: No such id.
     """
     env_class(env_id)
-    subject = _Subject(env_id, episodes, seed, kwargs)
+    subject = _Subject(env_id, episodes, prefixes, seed, progress, kwargs)
     return [_run(name, run, subject) for name, run in CHECKS.items()]
 
 
@@ -118,42 +136,55 @@ def _seeds(subject: _Subject) -> str:
     return f"{subject.episodes} episodes played in two envs were equal"
 
 
-def _snapshot(subject: _Subject) -> str:
-    """After a random prefix: step, restore, step again; also with a detour, and in a fresh env."""
-    with subject.make() as env:
-        for i in range(subject.episodes):
-            rng = subject.rng(i)
-            subject.reset(env, i)
-            actions, detour = _actions(env, rng), _actions(env, rng)
-            cut = rng.randrange(len(actions))
-            _play(env, actions[:cut])
-            where = f"task {env.task.id}, snapshot after {cut} turns"
-            snapshot, before = env.snapshot(), env.state_hash()
-            first = _play(env, actions[cut:])
-            _restore(where, env, snapshot, before)
-            _compare(f"{where}, after restore", first, _play(env, actions[cut:]))
-            _restore(where, env, snapshot, before)
-            _play(env, detour)
-            _restore(f"{where} and a detour", env, snapshot, before)
-            _compare(f"{where}, after a detour and restore", first, _play(env, actions[cut:]))
-            with subject.make() as fresh:
-                _restore(f"{where}, in another env", fresh, snapshot, before)
-                _compare(f"{where}, in another env", first, _play(fresh, actions[cut:]))
-    return f"{subject.episodes} branch points led to the same hashes every time"
+def _prefixes(subject: _Subject) -> str:
+    """After a random prefix: play on, restore and play on again; and replay all from the start."""
+    workers = _THREADS if env_class(subject.env_id).waits else 1
+    pairs: SimpleQueue[tuple[ToolEnv, ToolEnv]] = SimpleQueue()
+
+    def branch(number: int) -> None:
+        pair = pairs.get()
+        try:
+            _branch(subject, number, *pair)
+        finally:
+            pairs.put(pair)
+
+    # Envs are made and used anew: what an episode leaves behind in one shows in the next.
+    with ExitStack() as stack:
+        for _ in range(workers):
+            pairs.put((stack.enter_context(subject.make()), stack.enter_context(subject.make())))
+        pool = stack.enter_context(ThreadPoolExecutor(workers))
+        stack.callback(pool.shutdown, cancel_futures=True)  # the first failure is enough
+        played = pool.map(branch, range(subject.prefixes))
+        bar = tqdm(
+            played,
+            subject.env_id,
+            subject.prefixes,
+            unit="prefix",
+            leave=False,
+            disable=None if subject.progress else True,
+        )
+        for _ in bar:
+            pass
+    return f"{subject.prefixes} prefixes led to the same hashes after restore and after replay"
 
 
-def _replay(subject: _Subject) -> str:
-    """The task id and the actions are enough to get an episode back."""
-    for i in range(subject.episodes):
-        with subject.make() as env:
-            subject.reset(env, i)
-            task_id = env.task.id
-            actions = _actions(env, subject.rng(i))
-            first = _play(env, actions)
-        with subject.make() as env:
-            env.reset(options={"task_id": task_id})
-            _compare(f"task {task_id}, replayed by its id", first, _play(env, actions))
-    return f"{subject.episodes} episodes came back from task id and actions"
+def _branch(subject: _Subject, number: int, one: ToolEnv, other: ToolEnv) -> None:
+    rng = subject.rng(number)
+    subject.reset(one, number)
+    task_id = one.task.id
+    actions = _actions(one, rng)
+    cut = rng.randrange(len(actions))
+    head = _play(one, actions[:cut])
+    snapshot, before = one.snapshot(), one.state_hash()
+    tail = _play(one, actions[cut:])
+    restored, where = (other, ", in another env") if number % 2 else (one, "")
+    where = f"task {task_id}, snapshot after {cut} turns{where}"
+    restored.restore(snapshot)
+    if restored.state_hash() != before:
+        raise _Failed(f"{where}: restore gave hash {restored.state_hash()}, not {before}")
+    _compare(f"{where}, after restore", tail, _play(restored, actions[cut:]))
+    other.reset(options={"task_id": task_id})
+    _compare(f"task {task_id}, replayed by its id", [*head, *tail], _play(other, actions))
 
 
 def _gold(subject: _Subject) -> str:
@@ -255,8 +286,7 @@ def _content(task: Task) -> str:
 CHECKS: dict[str, Callable[[_Subject], str]] = {
     "gymnasium": _gymnasium,
     "seeds": _seeds,
-    "snapshot": _snapshot,
-    "replay": _replay,
+    "prefixes": _prefixes,
     "gold": _gold,
     "no_op": _no_op,
     "near_misses": _near_misses,
@@ -331,9 +361,3 @@ def _compare(where: str, first: list[dict[str, Any]], second: list[dict[str, Any
                 )
     if len(first) != len(second):
         raise _Failed(f"{where}: the episode ended after {len(first)} turns, then {len(second)}")
-
-
-def _restore(where: str, env: ToolEnv, snapshot: Any, expected: str) -> None:
-    env.restore(snapshot)
-    if env.state_hash() != expected:
-        raise _Failed(f"{where}: restore gave hash {env.state_hash()}, not {expected}")

@@ -63,8 +63,8 @@ def test_state_that_a_snapshot_misses() -> None:
             return ToolResult(result.call, f"{result.content} (call {self.count})")
 
     results = run(Forgetful)
-    assert {r.name for r in results.values() if not r.passed} == {"snapshot"}
-    detail = results["snapshot"].detail
+    assert {r.name for r in results.values() if not r.passed} == {"prefixes"}
+    detail = results["prefixes"].detail
     assert "after restore: turn 0" in detail
     assert "gave observation" in detail
     assert "(call " in detail
@@ -77,8 +77,8 @@ def test_a_restore_that_does_not_reach_the_branch_point() -> None:
             self._over = False
 
     results = run(Stuck)
-    assert not results["snapshot"].passed
-    assert "restore gave hash" in results["snapshot"].detail
+    assert not results["prefixes"].passed
+    assert "restore gave hash" in results["prefixes"].detail
 
 
 @pytest.mark.usefixtures("scratch_registry")
@@ -90,7 +90,7 @@ def test_chance_from_elsewhere_than_the_seed() -> None:
             result = super()._execute(call)
             return ToolResult(result.call, f"{result.content} ({next(numbers)})")
 
-    assert failures(Lucky) == {"seeds", "snapshot", "replay"}
+    assert failures(Lucky) == {"seeds", "prefixes"}
 
 
 @pytest.mark.usefixtures("scratch_registry")
@@ -159,7 +159,7 @@ def test_an_exception_fails_the_check_and_the_others_go_on() -> None:
 
     results = run(Broken)
     assert list(results) == list(CHECKS)
-    assert results["snapshot"].detail == "raised OSError: disk on fire"
+    assert results["prefixes"].detail == "raised OSError: disk on fire"
     assert results["gold"].passed
 
 
@@ -201,5 +201,5 @@ def test_an_episode_that_ends_at_another_turn() -> None:
             return super().begin(task)
 
     results = run(Hasty)
-    assert not results["replay"].passed
-    assert "ends" in results["replay"].detail
+    assert not results["prefixes"].passed
+    assert "ends" in results["prefixes"].detail
