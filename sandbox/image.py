@@ -68,9 +68,10 @@ def _copy(client: Any, name: str, interpreter: str, stdlib: str) -> None:
     with tempfile.TemporaryFile() as file:
         with tarfile.open(fileobj=file, mode="w") as archive:
             _pack(archive, _contents(interpreter, stdlib))
-            link = tarfile.TarInfo("/usr/local/bin/python3")
-            link.type, link.linkname = tarfile.SYMTYPE, interpreter
-            archive.addfile(link)
+            for command in ("python", "python3"):  # as in the image that the Dockerfile names
+                link = tarfile.TarInfo(f"/usr/local/bin/{command}")
+                link.type, link.linkname = tarfile.SYMTYPE, interpreter
+                archive.addfile(link)
         file.seek(0)
         try:
             client.api.import_image_from_data(file, repository=repository, tag=tag)
