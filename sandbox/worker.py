@@ -200,7 +200,7 @@ def repl(channel: socket.socket) -> None:
         if request is None:
             return
         if request["op"] == "fork":
-            pid = branch_off(channel, fds[0], request["lead"])
+            pid = branch_off(channel, fds[0], request["lead"], request["exact"])
             if pid == 0:
                 me = getpid()
                 if not request["warm"]:
@@ -230,19 +230,47 @@ def pack_answer(nonce: str, status: int, value: str | None, cut: bool = False) -
     return f"{nonce} {status} {kind} {value or ''}".encode()
 
 
-def branch_off(channel: socket.socket, fd: int, lead: bool) -> int:
-    """Forks the REPL; returns 0 in the copy, whose channel is `fd`, and else the copy's number."""
+def branch_off(channel: socket.socket, fd: int, lead: bool, exact: bool) -> int:
+    """Forks the REPL.
+
+    Returns:
+        0 in the copy, whose channel is `fd`; else the copy's number, or -1 if an exact copy was
+        asked for and there is something that a fork does not copy.
+    """
+    state = None
+    if exact:
+        try:
+            chance = sys.modules.get("random")
+            state = chance.getstate() if chance is not None else None
+            copied = all_copied({0, 1, 2, channel.fileno(), fd})
+        except Exception:  # the user's code put something else there
+            copied = False
+        if not copied:
+            os.close(fd)
+            return -1
     pid = fork_sibling()
     if pid == 0:
         if lead:
             os.setsid()
         os.dup2(fd, channel.fileno(), inheritable=False)
         # Python reseeds `random` itself; generators made by the user's code stay as they are.
+        if state is not None:
+            sys.modules["random"].setstate(state)
         numpy_random = sys.modules.get("numpy.random")
-        if numpy_random is not None:
+        if numpy_random is not None and not exact:
             numpy_random.seed()
     os.close(fd)
     return pid
+
+
+def all_copied(own: set[int]) -> bool:
+    """Whether a fork copies all there is: threads end with it, open files become shared.
+
+    Args:
+        own: The descriptors that are not the user's.
+    """
+    opened = set(map(int, os.listdir("/proc/self/fd"))) - own
+    return len(opened) == 1 and len(os.listdir("/proc/self/task")) == 1  # one reads the list
 
 
 def fork_sibling() -> int:
@@ -827,7 +855,8 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
         if source is None:
             return _reply(error="its interpreter is gone")
         number = request["to"]
-        message = {"op": "fork", "warm": request["warm"], "lead": self.config["contained"]}
+        message = {"op": "fork", "lead": self.config["contained"]}
+        message.update(warm=request["warm"], exact=request["exact"])
         try:
             channel, theirs = self._channel()
         except OSError as error:
@@ -838,7 +867,10 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
         copy = self.branches.get(number)
         if copy is None:
             channel.close()
-            return {**reply, "error": "its interpreter did not fork"}
+            why = (
+                "did not fork, or has threads or open files" if request["exact"] else "did not fork"
+            )
+            return {**reply, "error": f"its interpreter {why}"}
         try:
             copy.files = self.files.save()
         except OSError as error:
@@ -883,7 +915,7 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
     def _meet(self, number: int, channel: socket.socket, warm: bool, claim: str | None) -> None:
         """Registers a copy, if it is what its original claims."""
         pid = int(claim) if claim and claim.isdigit() else 0
-        if self.processes.contained and not self.processes.adopted(pid):
+        if pid == 0 or (self.processes.contained and not self.processes.adopted(pid)):
             return
         if warm:
             poller = select.poll()
