@@ -20,7 +20,10 @@ from journeyman.sandbox.errors import IsolationUnavailable
 from journeyman.sandbox.namespace.interpreter import find_interpreter
 
 NAME = "journeyman-sandbox"
-_PROGRAMS = ("cat", "echo", "ls", "sleep", "true")
+_PROGRAMS = """
+    awk basename cat chmod cp cut date diff dirname echo env expr find grep head ln ls mkdir mv
+    printf pwd rm rmdir sed seq sleep sort tail tee touch tr true uniq wc xargs
+""".split()  # noqa: SIM905 - a table in words, for the eye
 _DIRECTORIES = ("dev", "etc", "proc", "sys", "tmp")
 _LEFT_OUT = re.compile(
     r"/(?:test|tests|idlelib|tkinter|turtledemo|ensurepip|lib2to3|config-[^/]*|site-packages"

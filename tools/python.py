@@ -56,6 +56,10 @@ class Repl:
 
     prelude: ClassVar[str] = "import random; random.seed(0); del random"
     """Runs first: programs that draw at random must draw the same when they are replayed."""
+    silence: ClassVar[str] = (
+        "Nothing was printed. End with an expression, or print(), to see a value."
+    )
+    """Shown in place of no output."""
 
     def __init__(self, sandbox: Sandbox | str = "namespace") -> None:
         """Start nothing yet: the first `run` opens the session.
@@ -87,7 +91,7 @@ class Repl:
         if not session.alive:
             raise _killed(result)
         failed = result.exit_status != 0
-        output = _show(result)
+        output = _show(result) or self.silence
         self.cells = self._done = (*self.cells, Cell(code, output))
         if failed:
             raise ToolError(output)
@@ -160,7 +164,7 @@ class Repl:
             which = f"cell {number} of {len(cells)}"
             if not session.alive:
                 raise ReplayError(f"{which} was killed when it was replayed")
-            output = _show(result)
+            output = _show(result) or self.silence
             if cell.output not in (None, output):
                 self.close()
                 raise ReplayError(
@@ -202,7 +206,7 @@ def _show(result: ExecResult) -> str:
         half = MAX_OUTPUT_CHARS // 2
         cut = len(text) - 2 * half
         text = f"{text[:half]}\n… {cut} characters cut …\n{text[-half:]}"
-    return text or "Nothing was printed. End with an expression, or print(), to see a value."
+    return text
 
 
 _LIMITS = {
