@@ -8,18 +8,25 @@ An environment whose state lives elsewhere keeps a value that says how to get th
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import random
 import re
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
 import gymnasium
 
-from journeyman.envs.errors import BadActionError, EpisodeOverError, UnknownTaskError
+from journeyman.envs.errors import (
+    BadActionError,
+    EnvBusyError,
+    EpisodeOverError,
+    UnknownTaskError,
+)
 from journeyman.envs.spaces import ActionSpace, MessagesSpace
 from journeyman.envs.types import LEVELS, SPLITS, Level, Message, Split
 from journeyman.tools import (
@@ -96,6 +103,32 @@ class Snapshot:
         return digest((self.task.id, self.state, self.turns, self.answers, self.over))
 
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _alone(
+    method: Callable[Concatenate[ToolEnv, _P], _R],
+) -> Callable[Concatenate[ToolEnv, _P], _R]:
+    """Refuse a second thread while one plays; costs a fraction of a microsecond."""
+
+    @functools.wraps(method)
+    def guarded(self: ToolEnv, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            self._turnstile.pop()
+        except IndexError:
+            raise EnvBusyError(
+                f"{method.__name__}() while another thread plays on this {type(self).__name__}: "
+                f"one env plays one episode at a time; make one for each thread"
+            ) from None
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            self._turnstile.append(None)
+
+    return guarded
+
+
 class ToolEnv(gymnasium.Env[Observation, Action]):
     """A multi-turn tool environment over seeded tasks.
 
@@ -118,6 +151,9 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
     """System message; the agent side adds the tools in the form the model knows."""
     levels: ClassVar[tuple[Level, ...]] = LEVELS[:1]
     """The difficulties that `generate` knows."""
+    harmless: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """Why a near-miss of a gold program may succeed (see `envs/nearmiss.py`): a reason by task kind
+    or tool name, or by what was done: "dropped", "changed", "added", "answer" or "no_op"."""
 
     def __init__(
         self,
@@ -154,6 +190,8 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         if len(self._tools) != len(self.toolset):
             names = ", ".join(t.name for t in self.toolset)
             raise ValueError(f"{type(self).__name__} has two tools of one name: {names}")
+        # Holds an entry while nobody plays. A lock would do, but could not be copied with the env.
+        self._turnstile: list[None] = [None]
         self._task: Task | None = None
         self._state: Any = None
         self._turns = 0
@@ -253,6 +291,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         Raises:
             UnknownTaskError: No such split or task.
             ValueError: No such option.
+            EnvBusyError: Another thread plays on this env.
         """
         super().reset(seed=seed)
         options = options or {}
@@ -268,6 +307,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
             task_id = f"{_pool(*where)}/{number}"
         return self.begin(self.load_task(task_id))
 
+    @_alone
     def begin(self, task: Task) -> tuple[Observation, dict[str, Any]]:
         """Start an episode on a given task: what `reset` does once it has chosen one."""
         self._over = True  # stays so if the state cannot be opened
@@ -278,6 +318,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         self._transcript = messages
         return messages, {"task_id": task.id, "kind": task.kind}
 
+    @_alone
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Play one assistant turn.
 
@@ -290,6 +331,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
 
         Raises:
             EpisodeOverError: No episode is running.
+            EnvBusyError: Another thread plays on this env.
             BadActionError: The action is of another type.
             Exception: What a tool raised that is not a `ToolError`: the infrastructure failed. The
                 episode is over then, since half a turn may have been played.
@@ -335,6 +377,11 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         return self._task
 
     @property
+    def over(self) -> bool:
+        """True before the first `reset()` and after the end of an episode."""
+        return self._over
+
+    @property
     def user_turn(self) -> UserTurn:
         """What the user said last; after the last answer, the last of all."""
         turns = self.task.turns
@@ -356,6 +403,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
             type(self),
         )
 
+    @_alone
     def restore(self, snapshot: Snapshot) -> None:
         """Go back (or across) to a branch point of any env of this class.
 

@@ -2,11 +2,12 @@
 
 from journeyman.tools.errors import ToolDefinitionError, ToolError, ToolTimeout
 from journeyman.tools.execute import execute, validate
-from journeyman.tools.parsing import get_parser, parse_hermes, render_hermes
+from journeyman.tools.parsing import CallFormat, get_parser, parse_hermes, render_hermes
 from journeyman.tools.tool import Tool, tool
 from journeyman.tools.types import CallStatus, ToolCall, ToolResult, ToolSpec
 
 __all__ = [
+    "CallFormat",
     "CallStatus",
     "Tool",
     "ToolCall",

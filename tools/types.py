@@ -1,6 +1,6 @@
 """The vocabulary of a tool call: what a tool looks like, what a model asked for, what came back.
 
-One `ToolCall` lives from the parser (`parsing.py`) through validation and execution (`execute.py`)
+One `ToolCall` lives from the parser (`parsing/`) through validation and execution (`execute.py`)
 into the episode; each stage returns a copy with a later status. A dict exists only on disk.
 """
 
@@ -21,11 +21,11 @@ class CallStatus(StrEnum):
     OK = "ok"
     """Executed; the content is the tool's result."""
     INVALID_JSON = "invalid_json"
-    """A call was opened and closed, but its body is not a JSON object."""
+    """A call was opened and closed, but its body is not what the form asks for: mostly JSON."""
     UNCLOSED = "unclosed"
     """A call was opened and the text ended before it was closed."""
     MISSING_NAME = "missing_name"
-    """A JSON object without a string under "name"."""
+    """A call that names no tool: in JSON, an object without a string under "name"."""
     UNKNOWN_TOOL = "unknown_tool"
     """No tool of that name in this environment."""
     INVALID_ARGUMENTS = "invalid_arguments"

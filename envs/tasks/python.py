@@ -2,7 +2,7 @@
 
 The data is loaded, not shown: a task takes at least two calls, one to see and one to reckon. The
 state is the tuple of cells the interpreter has run (see `journeyman.tools.python`), so that a
-snapshot is a reference and a branch is rebuilt by replay when it is played on.
+snapshot is a reference and a branch is rebuilt, by a fork or by replay, when it is played on.
 """
 
 from __future__ import annotations
@@ -114,6 +114,7 @@ def _distance(scene: _Scene) -> Task:
 
 
 _KINDS: tuple[Callable[[_Scene], Task], ...] = (_spent, _most, _dirty_sum, _distance)
+_QUESTIONS = ("spent", "most_pairs", "most_dict", "dirty_sum", "distance")
 
 
 class PythonEnv(ToolEnv):
@@ -121,6 +122,7 @@ class PythonEnv(ToolEnv):
 
     toolset = interpreter.TOOLS
     waits = True
+    harmless = dict.fromkeys(_QUESTIONS, "the answer alone decides")
 
     def __init__(
         self,
@@ -147,11 +149,6 @@ class PythonEnv(ToolEnv):
         """Draw data and a question about it."""
         kind = rng.choice(_KINDS)
         return kind(_Scene(rng, split))
-
-    def open_state(self, task: Task) -> Any:
-        """The cell that loads the data; the session of the episode before is closed."""
-        self._repl.close()
-        return task.state
 
     def solved(self) -> bool:
         """The answer is right: what was run to find it does not matter."""

@@ -9,7 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from journeyman.tools import CallStatus, ToolCall, get_parser, parse_hermes, render_hermes
-from journeyman.tools.parsing import CLOSE, MAX_DEPTH, OPEN, locate, token_ends
+from journeyman.tools.parsing import MAX_DEPTH, locate, token_ends
+from journeyman.tools.parsing.hermes import CLOSE, OPEN
 
 PARSED, INVALID_JSON, UNCLOSED, MISSING_NAME, INVALID_ARGUMENTS = (
     CallStatus.PARSED,

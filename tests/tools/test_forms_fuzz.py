@@ -1,0 +1,232 @@
+"""Properties of every call form: nothing raises, nothing is lost, chunks do not matter."""
+
+import json
+import re
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from journeyman.tools import CallStatus, ToolCall, get_parser
+from journeyman.tools.parsing import PARSERS
+
+from .forms import WRITERS, specs
+
+FORMS = sorted(PARSERS)
+quick = settings(
+    deadline=None,
+    derandomize=True,
+    database=None,
+    max_examples=50,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+
+# The markers that open an attempt wherever they stand in prose.
+OPENERS = {
+    "hermes": "<tool_call>",
+    "llama3_json": "<|python_tag|>",
+    "pythonic": "<|python_start|>",
+    "qwen3_coder": "<tool_call>",
+    "mistral": "[TOOL_CALLS]",
+    "harmony": "<|channel|>commentary to=functions.a",
+    "glm45": "<tool_call>",
+}
+MARKERS = (
+    *OPENERS.values(),
+    *("</tool_call>", "<function=", "</function>", "<parameter=", "</parameter>", "<arg_key>"),
+    *(
+        "</arg_key>",
+        "<arg_value>",
+        "</arg_value>",
+        "[ARGS]",
+        "[CALL_ID]",
+        "<|message|>",
+        "<|call|>",
+    ),
+    *(
+        "<|start|>assistant",
+        "<|end|>",
+        "to=",
+        "<|python_end|>",
+        "<|eot_id|>",
+        "</s>",
+        "[a(",
+        ".call(",
+    ),
+    *(
+        '{"name": "a"',
+        '"arguments": {',
+        '"parameters"',
+        '"x": "y"',
+        "x=1",
+        "x='",
+        '"""',
+        "{}",
+        "; ",
+    ),
+)
+fragments = st.lists(
+    st.sampled_from(MARKERS)
+    | st.sampled_from(["\\ud800", "\ud800", "🦜", "\x00", "\n", "NaN", *" '\"\\{}[]()<>:,;=-1"])
+    | st.text(max_size=3),
+    max_size=16,
+).map("".join)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@quick
+@given(text=fragments, cuts=st.lists(st.integers(0, 200), max_size=6))
+def test_any_text(form: str, text: str, cuts: list[int]) -> None:
+    """Never raises; openers are accounted for; a stream gives what the whole text gives."""
+    parse = get_parser(form)
+    calls = parse(text)
+    position = 0
+    between = []
+    for call in calls:
+        assert call.span is not None
+        start, end = call.span
+        assert position <= start < end <= len(text)
+        assert (call.error is None) == (call.status is CallStatus.PARSED)
+        json.dumps(dict(call.arguments), ensure_ascii=False)
+        between.append(text[position:start])
+        position = end
+    assert all(OPENERS[form] not in prose for prose in (*between, text[position:]))
+    ends = sorted({*(cut % (len(text) + 1) for cut in cuts), len(text)})
+    stream = parse.stream()
+    streamed = []
+    for begin, end in zip([0, *ends], ends, strict=False):
+        streamed += stream.feed(text[begin:end])
+    assert streamed + stream.finish() == calls
+
+
+plain = st.text(st.characters(codec="utf-8", exclude_characters="<>[]{}()\"'\\\r\n;"), max_size=8)
+leaves = st.none() | st.booleans() | st.integers(-(10**18), 10**18) | plain
+values = leaves | st.lists(leaves, max_size=3) | st.dictionaries(plain, leaves, max_size=2)
+names = st.from_regex(r"[a-z][a-z_0-9]{0,8}", fullmatch=True)
+arguments_ = st.dictionaries(names, values, max_size=3)
+turns = st.lists(st.tuples(names, arguments_), min_size=1, max_size=4, unique_by=lambda c: c[0])
+
+
+@pytest.mark.parametrize("dialect", WRITERS)
+@quick
+@given(turn=turns, size=st.integers(1, 9))
+def test_well_formed_turns_round_trip(
+    dialect: str, turn: list[tuple[str, dict[str, object]]], size: int
+) -> None:
+    parser, write = WRITERS[dialect]
+    parse, tools = get_parser(parser), specs(turn)
+    text = write(*turn)
+    assert [(c.name, dict(c.arguments)) for c in parse(text, tools)] == turn
+    rendered = parse.render(*(ToolCall(name, arguments) for name, arguments in turn))
+    calls = parse(rendered, tools)
+    assert [(c.name, dict(c.arguments)) for c in calls] == turn
+    stream = parse.stream(tools)
+    chunks = (rendered[i : i + size] for i in range(0, len(rendered), size))
+    assert [c for chunk in chunks for c in stream.feed(chunk)] + stream.finish() == calls
+
+
+quoted = st.text(st.characters(codec="utf-8"), max_size=12) | st.sampled_from(MARKERS)
+
+
+@pytest.mark.parametrize("form", ["hermes", "llama3_json", "pythonic", "mistral", "harmony"])
+@quick
+@given(turn=st.lists(st.tuples(names, st.dictionaries(names, quoted, max_size=3)), max_size=3))
+def test_quoted_text_may_be_anything(form: str, turn: list[tuple[str, dict[str, str]]]) -> None:
+    parse = get_parser(form)
+    text = parse.render(*(ToolCall(name, arguments) for name, arguments in turn))
+    assert [(c.name, dict(c.arguments)) for c in parse(text)] == (turn if turn else [])
+
+
+# How an attempt may go wrong within its ends, so that it still is one attempt: what stands for the
+# arguments of `a(x="y")` in the family's form.
+SPOILT = {
+    "hermes": ["<tool_call>{}</tool_call>".replace("{}", s) for s in ("", "?", '{"name"}', "[]")],
+    "llama3_json": ["<|python_tag|>" + s for s in ('{"name" 1}', "{'a'}", '{"name": "a",}', "{}")],
+    "pythonic": [f"<|python_start|>{s}<|python_end|>" for s in ("[a(1)]", "[?]", "[a(x=y)]", "[]")],
+    "qwen3_coder": [
+        f"<tool_call>{s}</tool_call>"
+        for s in ("", "?", "<function=a>", "<function=a><parameter=x>1</function>")
+    ],
+    "mistral": ["[TOOL_CALLS]" + s for s in ("[?]", "a[ARGS]{?}", "[ARGS]{}", "a[ARGS]", "a")],
+    "harmony": [
+        f"<|channel|>commentary to=functions.a{s}<|call|>"
+        for s in ("", "<|message|>", "<|message|>{", "<|constrain|>json<|message|>[1]")
+    ],
+    "glm45": [
+        f"<tool_call>{s}</tool_call>"
+        for s in ("", "{}", "a<arg_key>x", "a<arg_key>x</arg_key><arg_value>1")
+    ],
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@quick
+@given(data=st.data())
+def test_every_attempt_is_counted(form: str, data: st.DataObject) -> None:
+    """Good and spoilt attempts in any order, the last one cut anywhere: as many calls come out."""
+    parse = get_parser(form)
+    good = parse.render(ToolCall("a", {"x": "y"}))
+    if form == "llama3_json":  # an object right after prose needs its tag to be an attempt at once
+        good = "<|python_tag|>" + good
+    if form == "pythonic":
+        good = f"<|python_start|>{good}<|python_end|>"
+    attempts = data.draw(st.lists(st.just(good) | st.sampled_from(SPOILT[form]), max_size=5))
+    prose = data.draw(st.lists(plain, min_size=len(attempts) + 1, max_size=len(attempts) + 1))
+    if form == "mistral":  # what follows an unfinished name would be part of it
+        prose = [""] * len(prose)
+    text = prose[0] + "".join(a + p for a, p in zip(attempts, prose[1:], strict=True))
+    calls = parse(text)
+    assert len(calls) == len(attempts)
+    for attempt, call in zip(attempts, calls, strict=True):
+        assert (call.status is CallStatus.PARSED) == (attempt == good)
+    opener = len(OPENERS[form])
+    cut = data.draw(st.integers(opener, len(good) - 1))
+    last = parse(text + good[:cut])
+    assert len(last) == len(attempts) + 1
+    assert last[:-1] == calls
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_cut_keeps_its_attempts(form: str) -> None:
+    parse = get_parser(form)
+    text = "So: " + parse.render(ToolCall("a", {"x": 'Zoë "{}" \\'}), ToolCall("b", {"y": "z"}))
+    whole = parse(text)
+    spans = [c.span or (0, 0) for c in whole]
+    # Where it is certain that an attempt was begun and that it has ended.
+    for cut in range(len(text) + 1):
+        calls = parse(text[:cut])
+        finished = [c for c, (_, end) in zip(whole, spans, strict=True) if end <= cut]
+        assert calls[: len(finished)] == finished
+        assert len(calls) <= len(whole)
+        assert all(
+            c.status is not CallStatus.PARSED or c in whole or form == "harmony" for c in calls
+        )
+        if calls and cut >= spans[-1][0] + len(OPENERS[form]):
+            assert len(calls) == len(whole)
+
+
+def test_a_stream_gives_calls_as_they_finish() -> None:
+    for form in FORMS:
+        stream = get_parser(form).stream()
+        text = get_parser(form).render(ToolCall("a", {"x": "y"}))
+        follows = {"pythonic": "", "harmony": ""}.get(form, " then")
+        assert [c.name for c in stream.feed(f"So {text}{follows}")] == ["a"], form
+        assert stream.finish() == []
+
+
+def test_a_long_stream_is_not_read_again_and_again() -> None:
+    stream = get_parser("hermes").stream()
+    text = get_parser("hermes").render(ToolCall("a", {"x": "y" * 200_000}))
+    calls = [call for character in text for call in stream.feed(character)]
+    assert [c.status for c in calls] == [CallStatus.PARSED]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_long_turns_of_markers(form: str) -> None:
+    # A scan to the end of the text for each marker would run into the suite's time limit.
+    pieces = [OPENERS[form], *(m for m in MARKERS if m[0] in OPENERS[form][0] + "{[")]
+    for piece in {*pieces, *(OPENERS[form] + m for m in ("{", '{"', "[", "[a(", "<function=a>"))}:
+        text = piece * (20_000 // len(piece))
+        opened = len(re.findall(re.escape(OPENERS[form]), text))
+        calls = get_parser(form)(text)
+        assert bool(calls) or not opened

@@ -1,0 +1,59 @@
+"""Model text to calls and back, by family: every attempted call comes out, malformed ones too.
+
+A parser never raises and never drops an attempt: a body that cannot be read, a call that was never
+closed, one without a name each become a `ToolCall` with a status, an error message and a span.
+
+That is why these are not transformers' response templates (`tokenizer.parse_response`): there a
+body that is not JSON fails the whole turn, an unclosed call or one without a marker becomes prose,
+a closing marker inside a string ends the call, and nothing says where a call stood. Where both can
+read a turn they agree, which the tests check with TRL's chat and response templates.
+
+One file a family, each a `CallFormat`; `source.py` is what their scanners stand on.
+"""
+
+from __future__ import annotations
+
+from journeyman.tools.parsing.body import MAX_DEPTH
+from journeyman.tools.parsing.form import CallFormat, CallStream, Scanner
+from journeyman.tools.parsing.glm45 import GLM45
+from journeyman.tools.parsing.harmony import HARMONY
+from journeyman.tools.parsing.hermes import HERMES
+from journeyman.tools.parsing.llama3 import LLAMA3_JSON
+from journeyman.tools.parsing.mistral import MISTRAL
+from journeyman.tools.parsing.pythonic import PYTHONIC
+from journeyman.tools.parsing.qwen3_coder import QWEN3_CODER
+from journeyman.tools.parsing.tokens import locate, token_ends
+
+__all__ = [
+    "MAX_DEPTH",
+    "PARSERS",
+    "CallFormat",
+    "CallStream",
+    "Scanner",
+    "get_parser",
+    "locate",
+    "parse_hermes",
+    "render_hermes",
+    "token_ends",
+]
+
+PARSERS: dict[str, CallFormat] = {
+    form.name: form
+    for form in (HERMES, LLAMA3_JSON, PYTHONIC, QWEN3_CODER, MISTRAL, HARMONY, GLM45)
+}
+"""Call forms by the name that configs use (`student.parser=hermes`)."""
+
+parse_hermes = HERMES
+render_hermes = HERMES.render
+
+
+def get_parser(name: str) -> CallFormat:
+    """The call form of that name: parses a turn, and renders calls.
+
+    Raises:
+        KeyError: No such parser; the message lists the names there are.
+    """
+    try:
+        return PARSERS[name]
+    except KeyError:
+        raise KeyError(f"no parser {name!r}; there are: {', '.join(sorted(PARSERS))}") from None

@@ -1,0 +1,90 @@
+r"""GLM-4.5 and later: a name, then keys and values as plain text.
+
+    <tool_call>weather
+    <arg_key>city</arg_key>
+    <arg_value>Oslo</arg_value>
+    </tool_call>
+
+Nothing is quoted, so `<tool_call>` opens a call wherever it stands; any other marker may be part of
+a value. A value ends at the first `</arg_value>` that another key or the end of the call follows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from journeyman.tools.parsing.body import failed, unclosed, well_formed
+from journeyman.tools.parsing.form import CallFormat
+from journeyman.tools.parsing.source import Source
+from journeyman.tools.parsing.values import to_text
+from journeyman.tools.types import CallStatus, ToolCall
+
+OPEN, CLOSE = "<tool_call>", "</tool_call>"
+_KEY, _END_KEY = "<arg_key>", "</arg_key>"
+_VALUE, _END_VALUE = "<arg_value>", "</arg_value>"
+_NAME = re.compile(r"[^\s<>{}\[\]\"']*")
+
+
+def _scan(source: Source, start: int) -> list[ToolCall]:
+    start = source.text.find(OPEN, start)
+    if start < 0:
+        return []
+    body = start + len(OPEN)
+    limit = source.text.find(OPEN, body)
+    if limit >= 0:
+        source = source.until(limit)
+    read = _read(source, body)
+    if isinstance(read, tuple):
+        name, arguments, end = read
+        return [well_formed(name, arguments, (start, end))]
+    found = source.find(body, CLOSE)
+    if found is None:
+        return [unclosed(CLOSE, (start, source.end))]
+    return [failed(CallStatus.INVALID_JSON, read, (start, found[0] + len(CLOSE)))]
+
+
+def _read(source: Source, body: int) -> tuple[str, dict[str, str], int] | str:
+    """Name, arguments and the end of the call; or what is wrong with it."""
+    named = source.find(body, _KEY, CLOSE)
+    position = named[0] if named else source.end
+    name = source.text[body:position].strip()
+    if not _NAME.fullmatch(name):
+        return f"After {OPEN} comes the tool's name alone, then {_KEY} or {CLOSE}."
+    arguments: dict[str, str] = {}
+    while (end := source.at(position, CLOSE)) is None:
+        begin = source.at(position, _KEY)
+        key_end = source.find(begin, _END_KEY) if begin is not None else None
+        if begin is None or key_end is None:
+            return f"In a call stands {_KEY}name{_END_KEY} or {CLOSE}."
+        key = source.text[begin : key_end[0]].strip()
+        value = source.at(key_end[0] + len(_END_KEY), _VALUE)
+        closed = _value_end(source, value) if value is not None else None
+        if value is None or closed is None:
+            return f"After the key {key[:80]!r} comes {_VALUE}its value{_END_VALUE}."
+        arguments[key] = source.text[value:closed]
+        position = closed + len(_END_VALUE)
+    return name, arguments, end
+
+
+def _value_end(source: Source, start: int) -> int | None:
+    while found := source.find(start, _END_VALUE):
+        start = found[0] + len(_END_VALUE)
+        if source.at(start, _KEY, CLOSE) is not None:
+            return found[0]
+    return None
+
+
+def _write(calls: Sequence[ToolCall]) -> str:
+    return "\n".join(map(_write_call, calls))
+
+
+def _write_call(call: ToolCall) -> str:
+    arguments = "".join(
+        f"{_KEY}{name}{_END_KEY}\n{_VALUE}{to_text(value)}{_END_VALUE}\n"
+        for name, value in call.arguments.items()
+    )
+    return f"{OPEN}{call.name}\n{arguments}{CLOSE}"
+
+
+GLM45 = CallFormat("glm45", _scan, _write, last=">", untyped=True)

@@ -1,0 +1,76 @@
+"""gpt-oss harmony: a message to a function, `<|channel|>commentary to=functions.f … <|call|>`.
+
+    <|channel|>commentary to=functions.weather <|constrain|>json<|message|>{"city": "Oslo"}<|call|>
+    <|start|>assistant to=functions.weather<|channel|>commentary json<|message|>{}<|call|>
+
+A header that names a recipient is an attempt, in whatever channel. `<|call|>` is a stop token that
+servers cut off, so a whole object at the end of the turn is closed as well.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from journeyman.tools.parsing.body import failed, read_arguments, to_json, unclosed
+from journeyman.tools.parsing.form import CallFormat
+from journeyman.tools.parsing.source import MoreText, Source
+from journeyman.tools.types import CallStatus, ToolCall
+
+MESSAGE, CALL = "<|message|>", "<|call|>"
+_ENDS = (CALL, "<|end|>", "<|return|>", "<|start|>")
+_HEADER = re.compile(
+    r"(?:\A\s*(?:assistant\s*)?|<\|start\|>assistant\s*|<\|channel\|>[^<]*?\b)to=([^\s<]*)"
+)
+_PEOPLE = ("assistant", "user", "all")
+
+
+def _scan(source: Source, start: int) -> list[ToolCall]:
+    header = _find_header(source, start, source.end)
+    if header is None:
+        return []
+    start, name = header.start(), header[1].removeprefix("functions.")
+    place, mark = _next_mark(source, header.end())
+    if mark == CALL:
+        error = f"After the tool's name comes {MESSAGE}."
+        return [failed(CallStatus.INVALID_JSON, error, (start, place + len(CALL)), name)]
+    if mark != MESSAGE:
+        return [unclosed(CALL, (start, place), name)]
+    body = place + len(MESSAGE)
+    end = source.object_end(body)
+    if end is not None:
+        closed = source.at(end, CALL)
+        if closed is not None or source.skip_space(end) == source.end:
+            return [read_arguments(name, source.text[body:end], (start, closed or end))]
+    place, mark = _next_mark(source, body)
+    if mark != CALL:
+        return [unclosed(CALL, (start, place), name)]
+    return [read_arguments(name, source.text[body:place], (start, place + len(CALL)))]
+
+
+def _find_header(source: Source, start: int, end: int) -> re.Match[str] | None:
+    """The next header that names a tool as its recipient."""
+    for match in _HEADER.finditer(source.text, start, end):
+        if match.end() == source.end and not source.final:
+            raise MoreText  # the name may go on
+        if match[1] not in _PEOPLE:
+            return match
+    return None
+
+
+def _next_mark(source: Source, start: int) -> tuple[int, str]:
+    """The first marker of a message's parts and ends; "" stands for another header, or the end."""
+    place, mark = source.find(start, MESSAGE, *_ENDS) or (source.end, "")
+    another = _find_header(source, start, place)
+    return (another.start(), "") if another else (place, mark)
+
+
+def _write(calls: Sequence[ToolCall]) -> str:
+    return "<|start|>assistant".join(
+        f"<|channel|>commentary to=functions.{c.name} <|constrain|>json{MESSAGE}"
+        f"{to_json(dict(c.arguments))}{CALL}"
+        for c in calls
+    )
+
+
+HARMONY = CallFormat("harmony", _scan, _write, last=">")

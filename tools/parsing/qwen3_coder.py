@@ -1,0 +1,116 @@
+r"""Qwen3-Coder, Qwen3.5 and Nemotron 3: XML-like calls whose values are plain text.
+
+    <tool_call>
+    <function=weather>
+    <parameter=city>
+    Oslo
+    </parameter>
+    </function>
+    </tool_call>
+
+The models sometimes leave out the opening `<tool_call>`. Nothing is quoted, so `<tool_call>` opens
+a call wherever it stands; any other marker may be part of a value. A value ends at the first
+`</parameter>` that another parameter or the end of the function follows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from journeyman.tools.parsing.body import failed, unclosed, well_formed
+from journeyman.tools.parsing.form import CallFormat
+from journeyman.tools.parsing.source import Source
+from journeyman.tools.parsing.values import to_text
+from journeyman.tools.types import CallStatus, ToolCall
+
+OPEN, CLOSE = "<tool_call>", "</tool_call>"
+_FUNCTION, _END_FUNCTION = "<function=", "</function>"
+_PARAMETER, _END_PARAMETER = "<parameter=", "</parameter>"
+_OPENER = re.compile(f"{OPEN}|{_FUNCTION}")
+
+
+def _scan(source: Source, start: int) -> list[ToolCall]:
+    match = _OPENER.search(source.text, start)
+    if match is None:
+        return []
+    opener, bare = match.start(), match[0] == _FUNCTION
+    limit = source.text.find(OPEN, match.end())
+    if limit >= 0:
+        source = source.until(limit)
+    named = match.end() if bare else source.at(match.end(), _FUNCTION)
+    error = f"After {OPEN} comes {_FUNCTION}name>."
+    if named is not None:
+        read = _read(source, named)
+        if isinstance(read, tuple):
+            name, arguments, end = read
+            closed = source.at(end, CLOSE)
+            if closed is not None or bare:
+                return [well_formed(name, arguments, (opener, closed or end))]
+            error = f"After {_END_FUNCTION} comes {CLOSE}."
+        else:
+            error = read
+    closers = (CLOSE, _END_FUNCTION, _FUNCTION) if bare else (CLOSE,)
+    found = source.find(match.end(), *closers)
+    if found is None or found[1] == _FUNCTION:
+        return [unclosed(closers[0], (opener, found[0] if found else source.end))]
+    return [failed(CallStatus.INVALID_JSON, error, (opener, found[0] + len(found[1])))]
+
+
+def _read(source: Source, start: int) -> tuple[str, dict[str, str], int] | str:
+    """Name, arguments and the end of the function; or what is wrong with it."""
+    named = _tag(source, start)
+    if named is None:
+        return f"The name in {_FUNCTION}name> is not closed with >."
+    name, position = named
+    arguments: dict[str, str] = {}
+    while (end := source.at(position, _END_FUNCTION)) is None:
+        begin = source.at(position, _PARAMETER)
+        if begin is None:
+            return f"In a function stands {_PARAMETER}name> or {_END_FUNCTION}."
+        tag = _tag(source, begin)
+        if tag is None:
+            return f"The name in {_PARAMETER}name> is not closed with >."
+        key, begin = tag
+        closed = _value_end(source, begin)
+        if closed is None:
+            return f"The value of {key[:80]!r} is not closed with {_END_PARAMETER}."
+        arguments[key] = _trim(source.text[begin:closed])
+        position = closed + len(_END_PARAMETER)
+    return name, arguments, end
+
+
+def _tag(source: Source, start: int) -> tuple[str, int] | None:
+    """The name up to `>`, and where it ends; None if the line or a tag ends it first."""
+    found = source.find(start, ">", "<", "\n")
+    if found is None or found[1] != ">":
+        return None
+    return source.text[start : found[0]].strip(), found[0] + 1
+
+
+def _value_end(source: Source, start: int) -> int | None:
+    while found := source.find(start, _END_PARAMETER):
+        start = found[0] + len(_END_PARAMETER)
+        if source.at(start, _PARAMETER, _END_FUNCTION) is not None:
+            return found[0]
+    return None
+
+
+def _trim(value: str) -> str:
+    """A value without the line breaks that set it off from its tags."""
+    return value.removeprefix("\n").removesuffix("\n")
+
+
+def _write(calls: Sequence[ToolCall]) -> str:
+    return "\n".join(map(_write_call, calls))
+
+
+def _write_call(call: ToolCall) -> str:
+    parameters = "".join(
+        f"{_PARAMETER}{name}>\n{to_text(value)}\n{_END_PARAMETER}\n"
+        for name, value in call.arguments.items()
+    )
+    return f"{OPEN}\n{_FUNCTION}{call.name}>\n{parameters}{_END_FUNCTION}\n{CLOSE}"
+
+
+QWEN3_CODER = CallFormat("qwen3_coder", _scan, _write, last=">", untyped=True)
