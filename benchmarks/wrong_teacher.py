@@ -40,10 +40,10 @@ COMMON = (
     f"env.ids=[{ORDERS}]",
     "env.kwargs.max_turns=8",
     "trainer.steps_per_generation=4",
-    "trainer.num_iterations=3",
+    "trainer.num_iterations=1",
     "trainer.args.per_device_train_batch_size=16",
     "trainer.args.beta=0.0",
-    "trainer.args.learning_rate=2e-3",
+    "trainer.args.learning_rate=1e-3",
     "+trainer.args.adam_beta2=0.95",
     "trainer.args.save_steps=12",
     "evaluation.tasks=0",
@@ -51,7 +51,7 @@ COMMON = (
 )
 ARMS = {
     "plain": ("credit=trace",),
-    "gated": ("credit=gated", "search=credit"),
+    "gated": ("credit=gated", "search=credit", "search.rows=4", "search.trajectories=1"),
 }
 
 

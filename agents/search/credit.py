@@ -53,6 +53,9 @@ class Additive:
     def _factors(self, evidence: Sequence[Sequence[Evidence | None]]) -> list[list[float]]:
         return [[1.0] * len(steps) for steps in evidence]
 
+    def _advantage(self, known: Evidence) -> float:
+        return self._reinforce * shrink(known.advantage[0], known.samples, self._kappa)
+
     def _spread(
         self,
         episode: Episode,
@@ -65,8 +68,7 @@ class Additive:
             start, end = step.span
             weights[start:end] *= factor
             if known is not None:
-                advantage = shrink(known.advantage[0], known.samples, self._kappa)
-                advantages[start:end] += self._reinforce * advantage
+                advantages[start:end] += self._advantage(known)
         return TokenCredit(weights, advantages)
 
 
@@ -78,6 +80,10 @@ class Gated(Additive):
     own call is no worse than the student's choices: min(1, 2 Phi(A_T / SE)), the one-sided p-value
     doubled, so that it stays open until evidence speaks against the teacher. (Phi alone would be
     half closed where both do equally well.)
+
+    Where the gate closes, nothing would hold the student to what it does right there, while what it
+    learns from the teacher elsewhere spills over. So its own call takes the place of the teacher's:
+    correct (1 - g) (Q - Q_T) is added to the step's advantage.
     """
 
     def __init__(
@@ -87,6 +93,7 @@ class Gated(Additive):
         kappa: float = 1.0,
         epsilon: float = 1.0,
         doubt: float = 0.1,
+        correct: float = 1.0,
     ) -> None:
         """Multiply the weights of `base`.
 
@@ -97,12 +104,14 @@ class Gated(Additive):
             epsilon: Weight, before normalising, of a step that decides nothing; the larger, the
                 more alike all steps.
             doubt: Standard error added to each measured one: few samples look surer than they are.
+            correct: Strength of the student's own call where the teacher's is found worse.
         """
         super().__init__(base, reinforce, kappa)
         if epsilon <= 0 or doubt <= 0:
             raise ValueError(f"epsilon={epsilon}, doubt={doubt}: expected above 0")
         self._epsilon = epsilon
         self._doubt = doubt
+        self._correct = correct
 
     def _factors(self, evidence: Sequence[Sequence[Evidence | None]]) -> list[list[float]]:
         known = [e for steps in evidence for e in steps if e is not None]
@@ -122,6 +131,13 @@ class Gated(Additive):
             ]
             for steps in evidence
         ]
+
+    def _advantage(self, known: Evidence) -> float:
+        advantage = super()._advantage(known)
+        if known.teacher is not None:
+            better = known.advantage[0] - known.teacher[0]
+            advantage += self._correct * (1 - self.gate(known.teacher)) * better
+        return advantage
 
     def gate(self, teacher: Advantage | None) -> float:
         """1 where nothing speaks against the teacher, towards 0 where its call is worse."""

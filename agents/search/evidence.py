@@ -39,7 +39,8 @@ class Evidence:
     influence: float
     """Standard deviation of Q over the student's own choices: what the choice decides."""
     teacher: Advantage | None
-    """Of what the teacher would do here; None if that was not tried."""
+    """Of what the teacher would do here. Where that was not tried, the worst that was found of it
+    in this tree: who was wrong once may be so again. None if it was tried nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,18 @@ class TreeRollouts:
             batch_size: Conversations side by side.
             env_kwargs: For the environments.
         """
+        trees = self.grow(policy, teacher, tasks, batch_size, env_kwargs)
+        return [row for tree, theirs in trees for row in _rows(tree, theirs)]
+
+    def grow(
+        self,
+        policy: HFPolicy,
+        teacher: LocalTeacher,
+        tasks: Sequence[TaskRef],
+        batch_size: int,
+        env_kwargs: dict[str, Any],
+    ) -> list[tuple[Tree, dict[NodeKey, Action]]]:
+        """The trees that `play` is made of, each with what the teacher would do in its nodes."""
         world = LanguageWorld(policy, batch_size, env_kwargs)
         trees = world.begin(
             [task for i, task in enumerate(tasks) if i % self.rows < self.trajectories]
@@ -125,9 +138,7 @@ class TreeRollouts:
             proposed_tokens=world.proposed_tokens,
             env_steps=sum(tree.env_steps for tree in trees),
         )
-        return [
-            row for tree, actions in zip(trees, theirs, strict=True) for row in _rows(tree, actions)
-        ]
+        return list(zip(trees, theirs, strict=True))
 
     def _ask_teacher(
         self, world: LanguageWorld, policy: HFPolicy, teacher: LocalTeacher, trees: Sequence[Tree]
@@ -162,11 +173,13 @@ def _untried(tree: Tree, actions: dict[NodeKey, Action]) -> dict[NodeKey, list[A
 
 def _rows(tree: Tree, theirs: dict[NodeKey, Action]) -> list[TreeEpisode]:
     values = expected_backup(tree)
+    tried = [values[k].advantage(a) for k, a in theirs.items() if a in values[k].actions]
+    worst = min(tried, key=lambda it: it[0], default=None)
     rows = []
     for path in tree.paths:
         if path.steps:
             found = [
-                _evidence(values[key], step.action, theirs.get(key))
+                _evidence(values[key], step.action, theirs.get(key), worst)
                 for key, step in zip(path.keys, path.steps, strict=False)
             ]
             before: list[Evidence | None] = [None] * path.keys[0].depth
@@ -174,7 +187,9 @@ def _rows(tree: Tree, theirs: dict[NodeKey, Action]) -> list[TreeEpisode]:
     return rows
 
 
-def _evidence(node: NodeValue, action: Action, theirs: Action | None) -> Evidence | None:
+def _evidence(
+    node: NodeValue, action: Action, theirs: Action | None, worst: Advantage | None
+) -> Evidence | None:
     if node.value is None or action not in node.actions:
         return None
     own = node.actions.values()
@@ -184,5 +199,5 @@ def _evidence(node: NodeValue, action: Action, theirs: Action | None) -> Evidenc
         node.advantage(action),
         node.samples,
         math.sqrt(square),
-        node.advantage(theirs) if theirs in node.actions else None,
+        node.advantage(theirs) if theirs in node.actions else worst,
     )

@@ -92,7 +92,7 @@ def node() -> NodeValue:
 
 
 def test_evidence_of_a_node() -> None:
-    found = _evidence(node(), "b", "c")
+    found = _evidence(node(), "b", "c", None)
     assert found is not None
     assert found.value == pytest.approx(2 / 3)
     assert found.advantage[0] == pytest.approx(-2 / 3)
@@ -100,10 +100,10 @@ def test_evidence_of_a_node() -> None:
     assert found.influence == pytest.approx((2 / 9) ** 0.5)  # Bernoulli(2/3)
     assert found.teacher is not None
     assert found.teacher[0] == pytest.approx(-2 / 3)
-    agreed = _evidence(node(), "a", "a")
+    agreed = _evidence(node(), "a", "a", None)
     assert agreed is not None
     assert agreed.teacher == agreed.advantage
-    assert _evidence(node(), "never played", "c") is None
-    untried = _evidence(node(), "a", None)
+    assert _evidence(node(), "never played", "c", None) is None
+    untried = _evidence(node(), "a", None, None)
     assert untried is not None
     assert untried.teacher is None

@@ -1,0 +1,49 @@
+"""`journeyman search`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from journeyman.agents.cli.base import OK, Commands, command
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = command(commands, "search", _search, "grow the tree of one task and draw it")
+    parser.add_argument("id", help="environment, such as journeyman/Orders-v0")
+    parser.add_argument("--task", default="test/0", help="task id (default: %(default)s)")
+    parser.add_argument(
+        "--student", default="embedded-student", help="model (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--teacher", default="embedded-teacher", help="model (default: %(default)s)"
+    )
+    parser.add_argument("--trajectories", type=int, default=4, help="default: %(default)s")
+    parser.add_argument(
+        "--rows", type=int, default=16, help="episodes in all (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="write a picture too")
+
+
+def _search(options: argparse.Namespace) -> int:
+    from journeyman.agents.hf import load_policy, load_teacher
+    from journeyman.agents.rollout import TaskRef
+    from journeyman.agents.search.draw import as_svg, as_text
+    from journeyman.agents.search.evidence import TreeRollouts
+    from journeyman.envs import env_class
+
+    task = env_class(options.id).load_task(options.task)
+    rollouts = TreeRollouts(options.rows, options.trajectories)
+    refs = [
+        TaskRef(options.id, task.id, seed=(options.seed << 16) + i) for i in range(options.rows)
+    ]
+    student = load_policy(options.student, render="names", max_turn_tokens=48, max_context=640)
+    teacher = load_teacher(options.teacher)
+    ((tree, _),) = rollouts.grow(student, teacher, refs, 64, {})
+    print(f"{options.id} {task.id}: {task.prompt}\n{as_text(tree)}")
+    if options.svg:
+        options.svg.write_text(as_svg(tree))
+        print(f"picture: {options.svg}")
+    return OK
