@@ -25,10 +25,10 @@ GROUPS = {
 }
 EVALUATED = ("env", "student", "sandbox")
 """Groups that fit `eval`; all fit `train`."""
-LATER = ("sandbox",)
+LATER = ("sandbox", "values")
 """Groups that no root has by default."""
 
-LIGHT = ("journeyman.agents.credit.", "journeyman.sandbox.")
+LIGHT = ("journeyman.agents.credit.", "journeyman.agents.search.", "journeyman.sandbox.")
 """What is built wherever the tests run; models are built if they are on this machine."""
 
 CHOICES = [
