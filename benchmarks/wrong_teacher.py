@@ -5,7 +5,7 @@
 The embedded teacher is taught a lazy habit: asked to cancel two orders, it cancels the first and
 says that it is done. Everywhere else it is right. The embedded student then learns from it, on the
 order desk, by plain on-policy distillation and with credit measured in trees, from as many rows and
-no more generated tokens (the teacher's own proposals count). Runs resume if they are interrupted.
+no more generated tokens (the teacher's own episodes count). Runs resume if they are interrupted.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def generated(run_dir: Path) -> float:
     total = 0.0
     for record in read_metrics(run_dir / "metrics.jsonl"):
         if "rollout/tokens" in record:
-            total += record["rollout/tokens"] * ROWS + record.get("search/proposed_tokens", 0.0)
+            total += record["rollout/tokens"] * ROWS + record.get("search/teacher_tokens", 0.0)
     return total
 
 

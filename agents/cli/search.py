@@ -35,15 +35,15 @@ def _search(options: argparse.Namespace) -> int:
     from journeyman.envs import env_class
 
     task = env_class(options.id).load_task(options.task)
-    rollouts = TreeRollouts(options.rows, options.trajectories)
+    rollouts = TreeRollouts(rows=options.rows, trajectories=options.trajectories)
     refs = [
         TaskRef(options.id, task.id, seed=(options.seed << 16) + i) for i in range(options.rows)
     ]
     student = load_policy(options.student, render="names", max_turn_tokens=48, max_context=640)
     teacher = load_teacher(options.teacher)
-    ((tree, _),) = rollouts.grow(student, teacher, refs, 64, {})
-    print(f"{options.id} {task.id}: {task.prompt}\n{as_text(tree)}")
+    (grown,) = rollouts.grow(student, teacher, refs, 64, {})
+    print(f"{options.id} {task.id}: {task.prompt}\n{as_text(grown.tree)}")
     if options.svg:
-        options.svg.write_text(as_svg(tree))
+        options.svg.write_text(as_svg(grown.tree))
         print(f"picture: {options.svg}")
     return OK

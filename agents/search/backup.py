@@ -14,6 +14,11 @@ Variances. The error of V has two sources, the student's dice in `s` and the err
 Var V = spread / n + sum_a p(a)^2 Var Q(s, a); likewise Var Q, over the environment's dice. A spread
 is what samples show beyond the errors they have anyway. Few samples show next to nothing, so each
 spread is shrunk towards the one that comparable nodes have in common (`PRIOR` pseudo-samples).
+
+Effective samples. The same recursion with every spread set to 1 (0 for the environment's dice while
+it has shown none) says how many independent samples a value is worth, whatever was drawn: its
+inverse. Shrinkage goes by this number, since a variance estimated from the very samples that made
+an advantage large is not independent of it.
 """
 
 from __future__ import annotations
@@ -42,6 +47,8 @@ class ActionValue:
     """Its frequency among the student's own samples that have a value; 0 if never sampled."""
     spread: float
     """Variance of r + V(s') over the environment's dice: more visits average it out."""
+    unit: float
+    """`variance` if each spread were 1: one over the effective samples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +63,13 @@ class NodeValue:
     """The student's own samples here that have a value."""
     spread: float = 0.0
     """Variance of Q over the student's dice: more samples average it out."""
+    unit: float = 0.0
+    """`variance` if each spread were 1: one over the effective samples."""
     actions: dict[Action, ActionValue] = field(default_factory=dict)
     """Actions that have a value."""
 
-    def advantage(self, action: Action) -> tuple[float, float]:
-        """Q - V of an action, and its squared standard error.
+    def advantage(self, action: Action) -> Advantage:
+        """Q - V of an action.
 
         V holds p(a) Q(s, a) itself, so the error of Q(s, a) counts by 1 - p(a) only.
 
@@ -69,10 +78,26 @@ class NodeValue:
         """
         if self.value is None or action not in self.actions:
             raise KeyError(f"no advantage of {action!r}: values are known of {list(self.actions)}")
-        variance = self.spread / self.samples
+        variance, unit = self.spread / self.samples, 1 / self.samples
         for other, it in self.actions.items():
-            variance += ((other == action) - it.policy) ** 2 * it.variance
-        return self.actions[action].q - self.value, variance
+            square = ((other == action) - it.policy) ** 2
+            variance += square * it.variance
+            unit += square * it.unit
+        return Advantage(self.actions[action].q - self.value, variance, 1 / unit)
+
+
+class Advantage(NamedTuple):
+    """Q - V of an action."""
+
+    mean: float
+    variance: float
+    """Squared standard error."""
+    samples: float
+    """Effective samples behind it."""
+
+    def shrunk(self, kappa: float) -> float:
+        """The mean, shrunk towards 0 by n / (n + kappa) with n the effective samples."""
+        return shrink(self.mean, self.samples, kappa)
 
 
 def expected_backup(tree: Tree) -> dict[NodeKey, NodeValue]:
@@ -83,6 +108,7 @@ def expected_backup(tree: Tree) -> dict[NodeKey, NodeValue]:
     """
     values: dict[NodeKey, NodeValue] = {}
     guess = _guess(tree)
+    die = 1.0 if tree.dice else 0.0
     dynamics = _Pool(0.0)  # of all depths, since few edges are played twice; first guess: no dice
     for level in reversed(tree.levels):
         values.update((node.key, NodeValue(0.0)) for node in level if node.terminal)
@@ -94,12 +120,23 @@ def expected_backup(tree: Tree) -> dict[NodeKey, NodeValue]:
         choices = _Pool(guess)  # of one depth: nodes of one depth are alike
         drafts = []
         for node, mixtures in zip(live, edges, strict=True):
-            own = _own_samples(node, mixtures, dynamics)
+            known = {a: m.average(dynamics.spread(m), die) for a, m in mixtures.items() if m.n}
+            own = _mix([(node.edges[a].sampled, v) for a, v in known.items()])
             choices.add(own)
-            drafts.append(own)
-        for node, mixtures, own in zip(live, edges, drafts, strict=True):
-            values[node.key] = _node_value(node, mixtures, own, dynamics, choices)
+            drafts.append((node, mixtures, known, own))
+        for node, mixtures, known, own in drafts:
+            spreads = {a: dynamics.spread(mixtures[a]) for a in known}
+            values[node.key] = _node_value(node, known, spreads, own, choices.spread(own))
     return values
+
+
+class _Average(NamedTuple):
+    """A number and its errors."""
+
+    n: int
+    value: float
+    variance: float
+    unit: float
 
 
 class _Mixture(NamedTuple):
@@ -111,17 +148,24 @@ class _Mixture(NamedTuple):
     """Sum of squared deviations, less what the numbers' own errors add to it on average."""
     noise: float = 0.0
     """Variance of the mean that the numbers' own errors cause."""
+    unit: float = 0.0
+    """The same if each spread were 1."""
+
+    def average(self, spread: float, die: float) -> _Average:
+        """With the error that the weights' own dice add, of variance `spread` (or 1 or 0)."""
+        return _Average(self.n, self.mean, self.noise + spread / self.n, self.unit + die / self.n)
 
 
-def _mix(parts: Sequence[tuple[int, float, float]]) -> _Mixture:
-    """Mix (count, number, its variance)."""
-    count = sum(n for n, _, _ in parts)
-    if not count:
+def _mix(parts: Sequence[tuple[int, _Average]]) -> _Mixture:
+    """Mix numbers by counts."""
+    total = sum(n for n, _ in parts)
+    if not total:
         return _Mixture(0)
-    mean = sum(n * x for n, x, _ in parts) / count
-    noise = sum(n * n * v for n, _, v in parts) / count**2
-    squares = sum(n * ((x - mean) ** 2 - v) for n, x, v in parts) + count * noise
-    return _Mixture(count, mean, squares, noise)
+    mean = sum(n * it.value for n, it in parts) / total
+    noise = sum(n * n * it.variance for n, it in parts) / total**2
+    unit = sum(n * n * it.unit for n, it in parts) / total**2
+    squares = sum(n * ((it.value - mean) ** 2 - it.variance) for n, it in parts) + total * noise
+    return _Mixture(total, mean, squares, noise, unit)
 
 
 class _Pool:
@@ -136,7 +180,9 @@ class _Pool:
             self._freedom += mixture.n - 1
 
     def spread(self, mixture: _Mixture) -> float:
-        """The spread of one mixture, shrunk towards the common one."""
+        """The spread of one mixture, shrunk towards the common one; 0 of nothing."""
+        if not mixture.n:
+            return 0.0
         common = max(0.0, self._squares / self._freedom)
         return max(0.0, mixture.squares + PRIOR * common) / (mixture.n - 1 + PRIOR)
 
@@ -147,33 +193,34 @@ def _outcomes(edge: Edge, values: dict[NodeKey, NodeValue]) -> _Mixture:
         child = values[key]
         if child.value is not None:
             value = outcome.reward / outcome.visits + child.value
-            parts.append((outcome.visits, value, child.variance))
+            parts.append(
+                (outcome.visits, _Average(child.samples, value, child.variance, child.unit))
+            )
     return _mix(parts)
 
 
-def _own_samples(node: Node, mixtures: dict[Action, _Mixture], dynamics: _Pool) -> _Mixture:
-    return _mix(
-        [
-            (node.edges[a].sampled, m.mean, m.noise + dynamics.spread(m) / m.n)
-            for a, m in mixtures.items()
-            if m.n
-        ]
-    )
-
-
 def _node_value(
-    node: Node, mixtures: dict[Action, _Mixture], own: _Mixture, dynamics: _Pool, choices: _Pool
+    node: Node,
+    known: dict[Action, _Average],
+    spreads: dict[Action, float],
+    own: _Mixture,
+    spread: float,
 ) -> NodeValue:
-    actions = {}
-    for action, m in mixtures.items():
-        if m.n:
-            spread = dynamics.spread(m)
-            policy = node.edges[action].sampled / own.n if own.n else 0.0
-            actions[action] = ActionValue(m.mean, m.noise + spread / m.n, m.n, policy, spread)
+    actions = {
+        action: ActionValue(
+            q=it.value,
+            variance=it.variance,
+            visits=it.n,
+            policy=node.edges[action].sampled / own.n if own.n else 0.0,
+            spread=spreads[action],
+            unit=it.unit,
+        )
+        for action, it in known.items()
+    }
     if not own.n:
         return NodeValue(None, actions=actions)
-    spread = choices.spread(own)
-    return NodeValue(own.mean, own.noise + spread / own.n, own.n, spread, actions)
+    v = own.average(spread, 1.0)
+    return NodeValue(v.value, v.variance, v.n, spread, v.unit, actions)
 
 
 def _guess(tree: Tree) -> float:

@@ -1,8 +1,8 @@
 """Training rollouts that grow into trees: what to train on, and what is known of each step.
 
-Each task is played once or a few times by the student; where the teacher would do something else
-its call is tried, and the rest of the task's rows goes to continuations of the student from where
-they tell most (`CreditSearch`). All of it is trained on, shared prefixes once.
+Each task is played once or a few times by the student; the rest of its rows goes where an estimator
+(`conf/values/`) wants it. All of that is trained on, shared prefixes once. Where the teacher would
+do something else than the student, it is tried out how that ends.
 """
 
 from __future__ import annotations
@@ -12,35 +12,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from journeyman.agents.hf import HFPolicy
 from journeyman.agents.rollout import Fork, TaskRef
 from journeyman.agents.scoring import score_episodes
-from journeyman.agents.search.backup import NodeValue, expected_backup
+from journeyman.agents.search.backup import Advantage, NodeValue, expected_backup
+from journeyman.agents.search.estimators import Estimate, StepEstimator, TreeCredit
 from journeyman.agents.search.language import LanguageWorld
-from journeyman.agents.search.search import Budget, CreditSearch, run_searches
-from journeyman.agents.search.tree import Action, NodeKey, Tree
+from journeyman.agents.search.search import Budget, Request, request_seed, run_searches
+from journeyman.agents.search.tree import Action, Kind, NodeKey, Path, Tree
 from journeyman.agents.teacher import LocalTeacher
-from journeyman.envs import Episode
-
-Advantage = tuple[float, float]
-"""Q - V and its squared standard error."""
+from journeyman.envs import Episode, StopReason
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What a tree knows of one step: values of the student that played it."""
 
-    value: float
-    """V of the node it stands in."""
+    credit: float
+    """The estimator's advantage of the step."""
+    value: Estimate
+    """V of the node it stands in, by expected backup."""
     advantage: Advantage
-    """Of the step's own action."""
-    samples: int
-    """The student's own samples in the node."""
+    """Q - V of the step's action, by expected backup."""
     influence: float
     """Standard deviation of Q over the student's own choices: what the choice decides."""
-    teacher: Advantage | None
-    """Of what the teacher would do here. Where that was not tried, the worst that was found of it
-    in this tree: who was wrong once may be so again. None if it was tried nowhere."""
+    teacher: Estimate | None
+    """What following the teacher from here is worth. Where that was not tried, the worst that was
+    found of it in this tree: who was wrong once may be so again. None if it was tried nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,34 +52,54 @@ class TreeEpisode:
     """One a step; None where nothing is known (a prefix, or a step after which something broke)."""
 
 
-@dataclass
+@dataclass(frozen=True)
+class Grown:
+    """A tree, and what is known of the teacher in its nodes."""
+
+    tree: Tree
+    theirs: dict[NodeKey, Action] = field(default_factory=dict)
+    """What it would do."""
+    followed: dict[NodeKey, Estimate] = field(default_factory=dict)
+    """What that came to when the teacher played on by itself."""
+
+
+@dataclass(frozen=True)
 class Spent:
     """What a batch of trees cost."""
 
     sampled_tokens: int = 0
     """Tokens the student sampled."""
-    proposed_tokens: int = 0
-    """Tokens the teacher wrote, to be tried."""
+    teacher_tokens: int = 0
+    """Tokens the teacher wrote."""
     env_steps: int = 0
+    """Turns played in environments."""
 
 
 @dataclass
 class TreeRollouts:
     """`search=credit`: how many rows a task gets and what they are spent on."""
 
+    values: StepEstimator = field(default_factory=TreeCredit)
+    """Says where rows are wanted and what they show of each step."""
     rows: int = 8
     """Rows of a task: its trajectories and what is played on from inside them."""
     trajectories: int = 2
     """Of these, played from the start."""
+    tries: int = 1
+    """Nodes of a trajectory, at most, where the teacher would do something else and is tried out;
+    early turns first."""
+    follow: bool = True
+    """Try it out with the teacher playing on to the end: distillation moves the student to all of
+    the teacher's ways, not to one call. False: with the student playing on after the teacher's
+    call; such an episode is one of the task's rows."""
     env_steps: int | None = None
     """Most environment steps of a task beyond its trajectories."""
     tokens: int | None = None
-    """Most tokens generated for a task beyond its trajectories."""
-    width: int = 2
-    """Continuations a round: fewer decide on fresher values, more fill the batch better."""
+    """Most tokens sampled for a task beyond its trajectories."""
     agreement: float = 0.5
     """A step that the teacher finds at least this probable is what the teacher would do."""
-    spent: Spent = field(default_factory=Spent)
+    spent: Spent = field(default_factory=Spent, init=False)
+    """By the last batch."""
 
     def __post_init__(self) -> None:
         """Check the counts."""
@@ -88,8 +108,17 @@ class TreeRollouts:
                 f"trajectories={self.trajectories}: expected 1 to rows={self.rows}; the other rows "
                 f"go to continuations"
             )
+        if self.tries < 0:
+            raise ValueError(f"tries={self.tries}: expected at least 0")
         if not 0 < self.agreement <= 1:
             raise ValueError(f"agreement={self.agreement}: expected above 0 and at most 1")
+        self._budget(0, 0, 0)
+
+    def _budget(self, rows: int, env_steps: int, tokens: int) -> Budget:
+        """What is left of a task's budget."""
+        steps = None if self.env_steps is None else self.env_steps - env_steps
+        left = None if self.tokens is None else self.tokens - tokens
+        return Budget(steps, left, self.rows - self.trajectories - rows)
 
     def play(
         self,
@@ -108,8 +137,8 @@ class TreeRollouts:
             batch_size: Conversations side by side.
             env_kwargs: For the environments.
         """
-        trees = self.grow(policy, teacher, tasks, batch_size, env_kwargs)
-        return [row for tree, theirs in trees for row in _rows(tree, theirs)]
+        grown = self.grow(policy, teacher, tasks, batch_size, env_kwargs)
+        return [row for it in grown for row in self._rows(it)]
 
     def grow(
         self,
@@ -118,86 +147,135 @@ class TreeRollouts:
         tasks: Sequence[TaskRef],
         batch_size: int,
         env_kwargs: dict[str, Any],
-    ) -> list[tuple[Tree, dict[NodeKey, Action]]]:
-        """The trees that `play` is made of, each with what the teacher would do in its nodes."""
+    ) -> list[Grown]:
+        """The trees that `play` is made of; arguments are the same."""
         world = LanguageWorld(policy, batch_size, env_kwargs)
         trees = world.begin(
             [task for i, task in enumerate(tasks) if i % self.rows < self.trajectories]
         )
-        theirs = self._ask_teacher(world, policy, teacher, trees)
-        budget = Budget(self.env_steps, self.tokens, self.rows - self.trajectories)
-        searches = [
-            CreditSearch(
-                tree, list(tree.paths), budget, _untried(tree, actions), self.width, task.seed
-            )
-            for tree, actions, task in zip(trees, theirs, tasks[:: self.rows], strict=True)
-        ]
+        grown = self._ask_teacher(world, policy, teacher, trees)
+        seeds = [task.seed for task in tasks[:: self.rows]]
+        trajectories = [list(tree.paths) for tree in trees]
+        before = [(tree.env_steps, tree.tokens) for tree in trees]
+        self._try(world, grown, seeds)
+        searches = []
+        room = self.rows - self.trajectories
+        for it, paths, (steps, tokens), seed in zip(
+            grown, trajectories, before, seeds, strict=True
+        ):
+            tried = len(it.tree.paths) - len(paths)
+            spent = (it.tree.env_steps - steps, it.tree.tokens - tokens)
+            if tried < room and self._affords(*spent):
+                budget = self._budget(tried, *spent)
+                searches.append(self.values.search(it.tree, paths, budget, seed))
         run_searches(world, searches)
         self.spent = Spent(
             sampled_tokens=sum(sum(e.mask) for e in world.episodes),
-            proposed_tokens=world.proposed_tokens,
+            teacher_tokens=world.teacher_tokens,
             env_steps=sum(tree.env_steps for tree in trees),
         )
-        return list(zip(trees, theirs, strict=True))
+        return grown
+
+    def _affords(self, env_steps: int, tokens: int) -> bool:
+        return (self.env_steps is None or env_steps < self.env_steps) and (
+            self.tokens is None or tokens < self.tokens
+        )
 
     def _ask_teacher(
         self, world: LanguageWorld, policy: HFPolicy, teacher: LocalTeacher, trees: Sequence[Tree]
-    ) -> list[dict[NodeKey, Action]]:
-        """What the teacher would do in the nodes of the trajectories, by tree."""
-        theirs: list[dict[NodeKey, Action]] = [{} for _ in trees]
-        open_nodes: dict[NodeKey, tuple[int, Fork]] = {}
+    ) -> list[Grown]:
+        """What the teacher would do in the nodes of the trajectories, where it is worth a try."""
+        grown = [Grown(tree) for tree in trees]
+        disputed: list[tuple[Grown, NodeKey]] = []
         scores = iter(score_episodes(teacher, world.episodes))
-        for i, tree in enumerate(trees):
-            for path in tree.paths:
-                log_ratio = next(scores).log_ratio
-                for key, step in zip(path.keys, path.steps, strict=False):
-                    episode: Episode = step.payload
-                    start, end = episode.steps[key.depth].span
-                    own = sum(episode.logprobs[start:end])
-                    if own + float(log_ratio[start:end].sum()) >= math.log(self.agreement):
-                        theirs[i][key] = step.action
-                    else:
-                        open_nodes[key] = (i, tree.nodes[key].handle)
-        nodes = [(key, place) for key, (i, place) in open_nodes.items() if key not in theirs[i]]
+        for it in grown:
+            found: list[NodeKey] = []
+            for path in it.tree.paths:
+                others = self._compare(it, path, next(scores).log_ratio)
+                found += others[: self.tries]
+                if path.complete and not others:
+                    # The teacher would have played this very episode.
+                    outcome = Estimate(path.returns()[0])
+                    it.followed.update((key, outcome) for key in path.keys[:-1])
+            new = [key for key in dict.fromkeys(found) if key not in it.theirs]
+            if not self.follow:
+                new = new[: self.rows - self.trajectories]
+            disputed += [(it, key) for key in new]
         master = HFPolicy(
             teacher.model, policy.format, 0.0, policy.max_turn_tokens, policy.max_context
         )
-        for (key, _), action in zip(nodes, world.propose(master, nodes), strict=True):
-            theirs[open_nodes[key][0]][key] = action
-        return theirs
+        places: list[tuple[NodeKey, Fork]] = [(k, it.tree.nodes[k].handle) for it, k in disputed]
+        if self.follow:
+            for (it, key), episode in zip(disputed, world.follow(master, places), strict=True):
+                if episode.stop is not StopReason.INFRA_ERROR:
+                    it.followed[key] = Estimate(episode.reward)
+        else:
+            for (it, key), action in zip(disputed, world.propose(master, places), strict=True):
+                it.theirs[key] = action
+        return grown
+
+    def _compare(self, it: Grown, path: Path, log_ratio: Tensor) -> list[NodeKey]:
+        """Note where the teacher would do the same; returns the other nodes, in order."""
+        others = []
+        for key, step in zip(path.keys, path.steps, strict=False):
+            episode: Episode = step.payload
+            start, end = episode.steps[key.depth].span
+            own = sum(episode.logprobs[start:end])
+            if own + float(log_ratio[start:end].sum()) >= math.log(self.agreement):
+                it.theirs[key] = step.action
+            else:
+                others.append(key)
+        return others
+
+    def _try(self, world: LanguageWorld, grown: Sequence[Grown], seeds: Sequence[int]) -> None:
+        """Play what the teacher would do and the student did not, once each, in one batch."""
+        requests: list[Request] = []
+        trees: list[Tree] = []
+        for it, seed in zip(grown, seeds, strict=True):
+            for key, action in it.theirs.items():
+                if action not in it.tree.nodes[key].edges and self._affords(0, 0):
+                    handle = it.tree.nodes[key].handle
+                    own = request_seed(seed, -1 - len(requests))
+                    requests.append(Request(key, handle, action, Kind.TEACHER, own))
+                    trees.append(it.tree)
+        for tree, request, played in zip(trees, requests, world.expand(requests), strict=True):
+            tree.add(request.key, played, request.kind)
+
+    def _rows(self, grown: Grown) -> list[TreeEpisode]:
+        tree = grown.tree
+        values = expected_backup(tree)
+        teacher = dict(grown.followed)
+        if not self.follow:
+            for key, action in grown.theirs.items():
+                if action in values[key].actions:
+                    it = values[key].actions[action]
+                    teacher[key] = Estimate(it.q, it.variance)
+        worst = min(teacher.values(), key=lambda it: it.mean, default=None)
+        rows = []
+        for path, found in zip(tree.paths, self.values.steps(tree, tree.paths), strict=True):
+            if path.steps:
+                before: list[Evidence | None] = [None] * path.keys[0].depth
+                steps = [
+                    evidence(values[key], step.action, it.advantage, teacher.get(key, worst))
+                    for key, step, it in zip(path.keys, path.steps, found, strict=False)
+                ]
+                rows.append(TreeEpisode(path.steps[0].payload, (*before, *steps)))
+        return rows
 
 
-def _untried(tree: Tree, actions: dict[NodeKey, Action]) -> dict[NodeKey, list[Action]]:
-    return {k: [a] for k, a in actions.items() if a not in tree.nodes[k].edges}
-
-
-def _rows(tree: Tree, theirs: dict[NodeKey, Action]) -> list[TreeEpisode]:
-    values = expected_backup(tree)
-    tried = [values[k].advantage(a) for k, a in theirs.items() if a in values[k].actions]
-    worst = min(tried, key=lambda it: it[0], default=None)
-    rows = []
-    for path in tree.paths:
-        if path.steps:
-            found = [
-                _evidence(values[key], step.action, theirs.get(key), worst)
-                for key, step in zip(path.keys, path.steps, strict=False)
-            ]
-            before: list[Evidence | None] = [None] * path.keys[0].depth
-            rows.append(TreeEpisode(path.steps[0].payload, (*before, *found)))
-    return rows
-
-
-def _evidence(
-    node: NodeValue, action: Action, theirs: Action | None, worst: Advantage | None
+def evidence(
+    node: NodeValue, action: Action, credit: float, teacher: Estimate | None
 ) -> Evidence | None:
+    """What is known of an action in a node; None if that is nothing.
+
+    Args:
+        node: Its values.
+        action: What the student did there.
+        credit: What the estimator says of it.
+        teacher: What following the teacher from there is worth.
+    """
     if node.value is None or action not in node.actions:
         return None
-    own = node.actions.values()
-    square = sum(it.policy * (it.q - node.value) ** 2 for it in own)
-    return Evidence(
-        node.value,
-        node.advantage(action),
-        node.samples,
-        math.sqrt(square),
-        node.advantage(theirs) if theirs in node.actions else worst,
-    )
+    square = sum(it.policy * (it.q - node.value) ** 2 for it in node.actions.values())
+    value = Estimate(node.value, node.variance)
+    return Evidence(credit, value, node.advantage(action), math.sqrt(square), teacher)

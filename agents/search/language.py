@@ -47,8 +47,8 @@ class LanguageWorld:
         self.episodes: list[Episode] = []
         """All that was played, in order: each can be trained on, since what it shares with an
         earlier one is masked."""
-        self.proposed_tokens = 0
-        """Tokens that `propose` had written."""
+        self.teacher_tokens = 0
+        """Tokens that other policies wrote, by `propose` and `follow`."""
 
     def begin(self, tasks: Sequence[TaskRef]) -> list[Tree]:
         """Play a trajectory a task; neighbours that are of one task grow from one root.
@@ -81,8 +81,18 @@ class LanguageWorld:
                 text = self._policy.format.decode(turn[:-1])
                 actions.append(canonical_action(text, self._parse(text)))
                 self._written.setdefault((key, actions[-1]), turn)
-                self.proposed_tokens += len(turn)
+                self.teacher_tokens += len(turn)
         return actions
+
+    def follow(self, policy: Policy, nodes: Sequence[tuple[NodeKey, Fork]]) -> list[Episode]:
+        """Episodes that another policy (the teacher) plays on to the end from these nodes.
+
+        They are not the student's, so they are in no tree.
+        """
+        forks = [place for _, place in nodes]
+        played = rollout(policy, forks, self._batch_size, self._env_kwargs)
+        self.teacher_tokens += sum(sum(episode.mask) for episode in played)
+        return played
 
     def written(self, key: NodeKey, action: Action) -> tuple[int, ...]:
         """The tokens of an action that was proposed or played in a node."""

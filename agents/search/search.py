@@ -128,6 +128,8 @@ class CreditSearch:
         trajectories: Sequence[Path],
         budget: Budget,
         candidates: Mapping[NodeKey, Sequence[Action]] | None = None,
+        nodes: Sequence[NodeKey] | None = None,
+        adaptive: float = 0.5,
         width: int = 8,
         seed: int = 0,
     ) -> None:
@@ -139,18 +141,24 @@ class CreditSearch:
             budget: Spent on top of the trajectories; kept to as far as a continuation's length is
                 known beforehand (the mean of those played from the same node).
             candidates: Other actions to know the value of, by node: played once each, first.
+            nodes: What the uniform part goes round; None means the trajectories' nodes.
+            adaptive: Share of the steps that goes where it helps most, 0 to below 1.
             width: Requests a round. Wider rounds decide on older values.
             seed: Another seed, other dice.
 
         Raises:
-            ValueError: No trajectories, or a width below 1.
+            ValueError: No trajectories, or a setting out of its range.
         """
         if not trajectories:
             raise ValueError("no trajectories to credit: play some and add them to the tree")
         if width < 1:
             raise ValueError(f"width={width}: expected at least 1")
+        if not 0 <= adaptive < 1:
+            raise ValueError(f"adaptive={adaptive}: expected a share, 0 to below 1")
         self.tree = tree
-        self._budget = budget
+        self.budget = budget
+        """May be raised between rounds."""
+        self._adaptive = adaptive
         self._width = width
         self._seed = seed
         self._requests = 0
@@ -161,13 +169,13 @@ class CreditSearch:
             for path in trajectories
             for key, step in zip(path.keys, path.steps, strict=False)
         )
-        self._round = list(dict.fromkeys(key for key, _ in self._wanted))
+        self._round = list(dict.fromkeys(nodes or (key for key, _ in self._wanted)))
         self._turn = 0
         self._branches = [
             (key, action) for key, actions in (candidates or {}).items() for action in actions
         ]
         self._wanted.update(set(self._branches))
-        self._balance = 0.0  # steps of the round less steps of the adaptive half
+        self._balance = 0.0  # steps that the adaptive share is behind
 
     @property
     def spent(self) -> Budget:
@@ -184,7 +192,7 @@ class CreditSearch:
         """The next round; empty when nothing fits the budget any more."""
         if self._broken >= PATIENCE:
             return []
-        purse = _Purse(self.tree, self._budget, self.spent)
+        purse = _Purse(self.tree, self.budget, self.spent)
         requests: list[Request] = []
         while self._branches and len(requests) < self._width:
             key, action = self._branches[0]
@@ -197,12 +205,13 @@ class CreditSearch:
             if self._balance > 0:
                 probes = probes or _Probes(self.tree, self._wanted)
                 chosen = probes.best(purse)
-                self._balance -= self.tree.nodes[chosen[0]].steps_left if chosen else 0.0
+                if chosen:
+                    self._balance -= (1 - self._adaptive) * self.tree.nodes[chosen[0]].steps_left
             if chosen is None:
                 chosen = self._next_in_round(purse)
                 if chosen is None:
                     break
-                self._balance += self.tree.nodes[chosen[0]].steps_left
+                self._balance += self._adaptive * self.tree.nodes[chosen[0]].steps_left
             key, action = chosen
             requests.append(
                 self._request(key, action, Kind.SAMPLED if action is None else Kind.FORCED)

@@ -170,6 +170,8 @@ class Tree:
         """Nodes by depth."""
         self.paths: list[Path] = []
         """All that was added, in order."""
+        self.dice = False
+        """True once an action was seen to lead to two nodes: the environment has dice."""
         self.env_steps = 0
         self.tokens = 0
 
@@ -228,6 +230,7 @@ class Tree:
         outcome = edge.outcomes.setdefault(key, Outcome())
         outcome.visits += 1
         outcome.reward += step.reward
+        self.dice = self.dice or len(edge.outcomes) > 1
         child = self.nodes.get(key)
         if child is None:
             child = self.nodes[key] = Node(key, step.terminal, step.handle)

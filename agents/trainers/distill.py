@@ -228,10 +228,10 @@ class OnPolicyDistillation(DistillationTrainer):
         for row in rows:
             for turn, (step, known) in enumerate(zip(row.episode.steps, row.steps, strict=True)):
                 if known is not None:
-                    values[turn].append(known.value)
+                    values[turn].append(known.value.mean)
                     for result in step.results:
                         if result.call.status in RUN:  # other names are the student's inventions
-                            tools[result.call.name].append(known.advantage[0])
+                            tools[result.call.name].append(known.advantage.mean)
         for turn in range(LOGGED_TURNS):
             if values[turn]:
                 metrics[f"value/turn_{turn + 1}"].append(fmean(values[turn]))

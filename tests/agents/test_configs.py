@@ -28,7 +28,7 @@ EVALUATED = ("env", "student", "sandbox")
 LATER = ("sandbox",)
 """Groups that no root has by default."""
 
-LIGHT = ("journeyman.agents.credit.", "journeyman.sandbox.")
+LIGHT = ("journeyman.agents.credit.", "journeyman.agents.search.", "journeyman.sandbox.")
 """What is built wherever the tests run; models are built if they are on this machine."""
 
 CHOICES = [

@@ -41,7 +41,8 @@ def test_variances_of_a_bandit() -> None:
     common = (squares + 1 * 0.1875 / 2) / (3 + 1)  # of this depth: one node, one guess
     assert root.spread == pytest.approx((squares + common) / (3 + 1))
     assert root.variance == pytest.approx(root.spread / 4)
-    assert root.advantage("a") == pytest.approx((0.25, root.spread / 4))
+    assert root.advantage("a") == pytest.approx((0.25, root.spread / 4, 4))
+    assert root.advantage("a").shrunk(1) == pytest.approx(0.25 * 4 / 5)
     with pytest.raises(KeyError, match="no advantage of 'c'"):
         root.advantage("c")
 
@@ -56,8 +57,28 @@ def test_variance_of_an_edge_with_dice() -> None:
     assert edge.spread == pytest.approx((4 + 0.25) / 16)
     assert edge.variance == pytest.approx(edge.spread / 16)
     # One action only: nothing but the environment's dice is uncertain, and the advantage is not.
-    assert root.advantage("a")[0] == 0
+    assert root.advantage("a").mean == 0
     assert math.isclose(root.variance, edge.variance + root.spread / 16)
+
+
+def test_effective_samples() -> None:
+    """Two samples of a, one of b; a's node x has three samples, b's node y one."""
+    tree = Tree("s")
+    for action, state, n in (("a", "x", 2), ("b", "y", 1)):
+        for _ in range(n):
+            steps = (Step(action, 0.0, state), Step("c", 1.0, "end", terminal=True))
+            tree.add(tree.root, Continuation(steps))
+    tree.add(NodeKey(1, "x"), Continuation((Step("d", 0.0, "end", terminal=True),)))
+    values = expected_backup(tree)
+    root = values[tree.root]
+    assert values[NodeKey(1, "x")].unit == pytest.approx(1 / 3)
+    assert root.unit == pytest.approx(1 / 3 + (2 / 3) ** 2 / 3 + (1 / 3) ** 2)
+    # A(a) = 1/3 Q(a) - 1/3 Q(b): the errors of both count by 1/3, and the student's own dice.
+    assert 1 / root.advantage("a").samples == pytest.approx(1 / 3 + (1 / 3 + 1) / 9)
+    # Once the environment has shown dice, every edge has its own.
+    tree.add(tree.root, Continuation((Step("a", 0.0, "end", terminal=True),)), Kind.FORCED)
+    root = expected_backup(tree)[tree.root]
+    assert tree.dice and root.actions["b"].unit == pytest.approx(1 + 1 + 1)
 
 
 def test_shrinkage() -> None:

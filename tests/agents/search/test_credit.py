@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from journeyman.agents.credit import Uniform
-from journeyman.agents.search.backup import NodeValue, expected_backup
+from journeyman.agents.search.backup import Advantage, NodeValue, expected_backup
 from journeyman.agents.search.credit import Additive, Gated
-from journeyman.agents.search.evidence import Evidence, _evidence
+from journeyman.agents.search.estimators import Estimate
+from journeyman.agents.search.evidence import Evidence, evidence
 from journeyman.agents.search.tree import Continuation, Kind, Step, Tree
 from journeyman.envs import Episode, StopReason
 from journeyman.envs import Step as Turn
@@ -24,20 +25,21 @@ def episode() -> Episode:
 
 
 def known(
-    advantage: float = 0.0,
-    samples: int = 1,
+    credit: float = 0.0,
     influence: float = 0.0,
-    teacher: tuple[float, float] | None = None,
+    value: float = 0.5,
+    teacher: Estimate | None = None,
 ) -> Evidence:
-    return Evidence(0.5, (advantage, 0.0), samples, influence, teacher)
+    """Of a step whose Q is `value + credit`."""
+    return Evidence(credit, Estimate(value, 0.15), Advantage(credit, 0.0, 1), influence, teacher)
 
 
 def test_additive() -> None:
-    credit = Additive(Uniform(), reinforce=2.0, kappa=1.0)
-    evidence = (known(0.5, samples=3), None)
+    credit = Additive(Uniform(), reinforce=2.0)
+    evidence = (known(0.5), None)
     (found,) = credit.assign([episode()], None, [evidence])
     assert found.weights.tolist() == Uniform().assign([episode()], None)[0].weights.tolist()
-    assert found.advantages.tolist() == [0, 0, 0.75, 0.75, 0, 0, 0, 0, 0]  # 2 * 0.5 * 3 / 4
+    assert found.advantages.tolist() == [0, 0, 1, 1, 0, 0, 0, 0, 0]
 
 
 def test_gated_weighs_by_what_a_step_decides() -> None:
@@ -50,14 +52,18 @@ def test_gated_weighs_by_what_a_step_decides() -> None:
 
 
 def test_the_gate_closes_on_evidence_against_the_teacher_only() -> None:
-    credit = Gated(Uniform(), doubt=0.1)
-    assert credit.gate(None) == credit.gate((0.0, 0.3)) == credit.gate((0.7, 0.3)) == 1.0
-    z = -0.6 / (0.15 + 0.01) ** 0.5
-    assert credit.gate((-0.6, 0.15)) == pytest.approx(2 * NormalDist().cdf(z))
-    assert credit.gate((-0.6, 0.0)) < 1e-6
-    evidence = (known(teacher=(-0.6, 0.15)), known(teacher=(0.2, 0.1)))
-    (found,) = credit.assign([episode()], None, [evidence])
-    assert found.weights[2] == pytest.approx(2 * NormalDist().cdf(z))
+    credit = Gated(Uniform(), doubt=0.1, bar=0.4)
+    assert credit.gate(known()) == 1.0
+    for worth in (0.5, 1.0):
+        assert credit.gate(known(teacher=Estimate(worth, 0.3))) == 1.0
+    z = -0.5 / (0.15 + 0.2 + 0.01) ** 0.5
+    wrong = known(teacher=Estimate(0.0, 0.2))
+    assert credit.gate(wrong) == pytest.approx(2 * NormalDist().cdf(z))
+    z = -0.4 / (0.15 + 0.2 + 0.01) ** 0.5  # the student fails too: the bar decides
+    both = known(value=0.0, teacher=Estimate(0.0, 0.2))
+    assert credit.gate(both) == pytest.approx(2 * NormalDist().cdf(z))
+    (found,) = credit.assign([episode()], None, [(wrong, known(teacher=Estimate(1.0)))])
+    assert found.weights[2] == pytest.approx(credit.gate(wrong))
     assert found.weights[5] == 1.0
     assert credit.log["gate/closed"] == 0.5
 
@@ -92,18 +98,21 @@ def node() -> NodeValue:
 
 
 def test_evidence_of_a_node() -> None:
-    found = _evidence(node(), "b", "c", None)
+    found = evidence(node(), "b", 0.25, Estimate(0.1))
     assert found is not None
-    assert found.value == pytest.approx(2 / 3)
-    assert found.advantage[0] == pytest.approx(-2 / 3)
-    assert found.samples == 3
+    assert found.credit == 0.25
+    assert found.value.mean == pytest.approx(2 / 3)
+    assert found.advantage.mean == pytest.approx(-2 / 3)
     assert found.influence == pytest.approx((2 / 9) ** 0.5)  # Bernoulli(2/3)
-    assert found.teacher is not None
-    assert found.teacher[0] == pytest.approx(-2 / 3)
-    agreed = _evidence(node(), "a", "a", None)
-    assert agreed is not None
-    assert agreed.teacher == agreed.advantage
-    assert _evidence(node(), "never played", "c", None) is None
-    untried = _evidence(node(), "a", None, None)
-    assert untried is not None
-    assert untried.teacher is None
+    assert found.teacher == Estimate(0.1)
+    assert evidence(node(), "never played", 0.25, None) is None
+
+
+def test_where_the_teacher_is_worse_the_students_call_takes_its_place() -> None:
+    credit = Gated(Uniform(), reinforce=0.0, doubt=0.1, correct=0.5)
+    better, open_gate = known(0.3, teacher=Estimate(0.0)), known(-0.3, teacher=Estimate(1.0))
+    (found,) = credit.assign([episode()], None, [(better, open_gate)])
+    closed = 1 - credit.gate(better)
+    assert 0.5 < closed < 1
+    assert found.advantages[2] == pytest.approx(0.5 * closed * 0.8)
+    assert found.advantages[5] == 0

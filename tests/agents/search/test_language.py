@@ -94,7 +94,7 @@ def test_the_teachers_call_is_played_as_written(student: HFPolicy) -> None:
         edge = tree.nodes[tree.root].edges[action]
         assert edge.teacher == 1
         assert expected_backup(tree)[tree.root].actions[action].visits >= 1
-    assert world.proposed_tokens > 0
+    assert world.teacher_tokens > 0
 
 
 def test_an_environment_that_breaks_has_no_value(
@@ -185,6 +185,7 @@ def test_a_greedy_student_has_no_advantages(student: HFPolicy, teacher: LocalTea
     [
         ({"rows": 0}, "trajectories=2: expected 1 to rows=0"),
         ({"trajectories": 9}, "trajectories=9: expected 1 to rows=4"),
+        ({"tries": -1}, "tries=-1: expected at least 0"),
         ({"agreement": 0.0}, "agreement=0.0: expected above 0"),
         ({"env_steps": -1}, "budget env_steps=-1: expected at least 0"),
     ],
