@@ -295,8 +295,12 @@ def main() -> int:
     mdps = 10 if options.quick else 100
     summary = summarise(run(mdps, GRID, options.processes))
     seconds = time.perf_counter() - started
+    ran = sum(os.times()[:4])  # this process and the pool's, which has ended
     print(report(summary))
-    print(f"\n{mdps} MDPs a family, {TRAJECTORIES} trajectories each, {seconds / 60:.1f} minutes")
+    print(
+        f"\n{mdps} MDPs a family, {TRAJECTORIES} trajectories each, {seconds / 60:.1f} minutes "
+        f"({ran / 60:.1f} of CPU time)"
+    )
     if options.json:
         it = {
             "mdps": mdps,
