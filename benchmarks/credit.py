@@ -237,15 +237,17 @@ def draw(summary: dict[str, Any], file: Path) -> None:
     for panel, (family, part) in zip(panels.flat, summary.items(), strict=True):
         for name, it in part["estimators"].items():
             ours = name == OURS
-            x, y = np.array(it["spent"]), np.array(it["ev"])
+            x, y = np.array(it["spent"], float), np.array(it["ev"], float)
             (line,) = panel.plot(
                 x, y, label=name, linewidth=2.5 if ours else 1.2, zorder=3 if ours else 2
             )
-            low, high = np.array(it["ev_interval"]).T
+            low, high = np.array(it["ev_interval"], float).T
             panel.fill_between(x, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
         panel.axhline(0, color="black", linewidth=0.8, linestyle=":")
         panel.axhline(LEVEL, color="black", linewidth=0.8, linestyle="--")
-        panel.set(title=family, xscale="symlog", ylim=(-1, 1), xlim=(0, max(GRID)))
+        panel.set_xscale("symlog", base=2, linthresh=GRID[1])
+        panel.set_xticks(SHOWN, [f"{b:g}" for b in SHOWN])
+        panel.set(title=family, ylim=(-1, 1), xlim=(0, max(GRID)))
     for panel in panels[:, 0]:
         panel.set_ylabel("EV = 1 - MSE / E[A^2]")
     for panel in panels[1]:
@@ -293,8 +295,12 @@ def main() -> int:
     mdps = 10 if options.quick else 100
     summary = summarise(run(mdps, GRID, options.processes))
     seconds = time.perf_counter() - started
+    ran = sum(os.times()[:4])  # this process and the pool's, which has ended
     print(report(summary))
-    print(f"\n{mdps} MDPs a family, {TRAJECTORIES} trajectories each, {seconds / 60:.1f} minutes")
+    print(
+        f"\n{mdps} MDPs a family, {TRAJECTORIES} trajectories each, {seconds / 60:.1f} minutes "
+        f"({ran / 60:.1f} of CPU time)"
+    )
     if options.json:
         it = {
             "mdps": mdps,

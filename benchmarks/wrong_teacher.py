@@ -18,7 +18,6 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from hydra import compose, initialize_config_module
@@ -105,7 +104,7 @@ def held_out(family: bool, count: int) -> list[TaskRef]:
     return [TaskRef(ORDERS, task_id) for task_id in itertools.islice(ids, count)]
 
 
-def examine(model: str | Path, count: int) -> dict[str, Any]:
+def examine(model: str | Path, count: int) -> dict[str, float]:
     """Greedy success on the family and elsewhere."""
     policy = load_policy(str(model), "names", max_turn_tokens=48, max_context=640, temperature=0.0)
     found = {}
@@ -115,55 +114,77 @@ def examine(model: str | Path, count: int) -> dict[str, Any]:
     return found
 
 
-def t_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean and 95% interval over seeds (Student's t)."""
-    quantile = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 8: 2.365, 10: 2.262}
+QUANTILES = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}
+"""Student's t at 97.5%, by number of seeds."""
+
+
+def over_seeds(values: Sequence[float]) -> str:
+    """Mean and 95% interval over seeds; the mean alone of a single one."""
     mean = statistics.fmean(values)
-    half = quantile[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
-    return mean, mean - half, mean + half
+    if len(values) < 2:
+        return f"{mean:.1%}"
+    half = QUANTILES[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{mean:.1%} [{mean - half:.1%}, {mean + half:.1%}]"
 
 
 def main() -> None:
     """Teach the habit, run every arm with every seed, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--seeds", default="0,1,2", help="default: %(default)s")
+    parser.add_argument("--arms", default=",".join(ARMS), help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=144, help="default: %(default)s")
     parser.add_argument("--habit-steps", type=int, default=60, help="default: %(default)s")
-    parser.add_argument("--tasks", type=int, default=200, help="of each kind, for each test")
+    parser.add_argument("--tasks", type=int, default=200, help="for each test: %(default)s")
     parser.add_argument("--folder", type=Path, default=Path("runs/wrong_teacher"))
-    parser.add_argument("--arms", default=",".join(ARMS))
-    parser.add_argument("overrides", nargs="*", help="for every arm with a search")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    seeds, arms = options.seeds.split(","), options.arms.split(",")
     teacher = options.folder / "teacher" / "model"
     if not teacher.exists():
         teacher = lazy_teacher(options.folder, options.habit_steps)
-    results = {
+    fixed = {
         "teacher": examine(teacher, options.tasks),
         "student before": examine("embedded-student", options.tasks),
     }
-    for name, row in results.items():
-        print(f"{name:20} family {row['family']:.3f}  elsewhere {row['elsewhere']:.3f}", flush=True)
-    for seed, arm in itertools.product(options.seeds.split(","), options.arms.split(",")):
+    trained: dict[str, dict[str, dict[str, float]]] = {arm: {} for arm in arms}
+    for seed, arm in itertools.product(seeds, arms):
         folder = options.folder / f"{arm}-{seed}"
-        extra = options.overrides if arm != "plain" else ()
         run(
             (
-                *COMMON, *ARMS[arm], *extra, f"steps={options.steps}", f"seed={seed}",
-                f"teacher.model={teacher}", f"run_dir={folder}", f"first_task={int(seed) * 10_000}",
+                *COMMON,
+                *ARMS[arm],
+                f"steps={options.steps}",
+                f"seed={seed}",
+                f"first_task={int(seed) * 10_000}",
+                f"teacher.model={teacher}",
+                f"run_dir={folder}",
             )
-        )  # fmt: skip
-        row = examine(folder / "model", options.tasks) | {"tokens": generated(folder)}
-        results[f"{arm} {seed}"] = row
-        print(
-            f"{arm} {seed:12} family {row['family']:.3f}  elsewhere {row['elsewhere']:.3f}  "
-            f"tokens {row['tokens']:.0f}",
-            flush=True,
         )
+        row = examine(folder / "model", options.tasks) | {"tokens": generated(folder)}
+        trained[arm][seed] = row
+        print(f"{arm}, seed {seed}: {row}", flush=True)
+    report(fixed, trained)
     if options.json:
-        figures = {"machine": machine(), "results": results}
+        figures = {"machine": machine(), "fixed": fixed, "trained": trained}
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def report(
+    fixed: dict[str, dict[str, float]], trained: dict[str, dict[str, dict[str, float]]]
+) -> None:
+    """The table: the family that the teacher gets wrong, all else, and tokens generated."""
+    print("\n| policy | family | elsewhere | tokens a run, most |\n|---|---|---|---|")
+    for name, row in fixed.items():
+        print(f"| {name} | {row['family']:.1%} | {row['elsewhere']:.1%} | |")
+    for arm, rows in trained.items():
+        found = {k: [row[k] for row in rows.values()] for k in ("family", "elsewhere", "tokens")}
+        print(
+            f"| {arm} | {over_seeds(found['family'])} | {over_seeds(found['elsewhere'])} | "
+            f"{max(found['tokens']):,.0f} |"
+        )
+        ahead = [value - fixed["teacher"]["family"] for value in found["family"]]
+        print(f"\n{arm} ahead of the teacher on the family: {over_seeds(ahead)}\n")
 
 
 if __name__ == "__main__":

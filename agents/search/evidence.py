@@ -36,11 +36,16 @@ class Evidence:
     """V of the node it stands in, by expected backup."""
     advantage: Advantage
     """Q - V of the step's action, by expected backup."""
-    influence: float
-    """Standard deviation of Q over the student's own choices: what the choice decides."""
+    choices: tuple[tuple[float, float], ...]
+    """Frequency and Q of each of the student's own choices in the node."""
     teacher: Estimate | None
     """What following the teacher from here is worth. Where that was not tried, the worst that was
     found of it in this tree: who was wrong once may be so again. None if it was tried nowhere."""
+
+    @property
+    def influence(self) -> float:
+        """Standard deviation of Q over the student's own choices: what the choice decides."""
+        return math.sqrt(sum(p * (q - self.value.mean) ** 2 for p, q in self.choices))
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +281,6 @@ def evidence(
     """
     if node.value is None or action not in node.actions:
         return None
-    square = sum(it.policy * (it.q - node.value) ** 2 for it in node.actions.values())
+    choices = tuple((it.policy, it.q) for it in node.actions.values() if it.policy)
     value = Estimate(node.value, node.variance)
-    return Evidence(credit, value, node.advantage(action), math.sqrt(square), teacher)
+    return Evidence(credit, value, node.advantage(action), choices, teacher)

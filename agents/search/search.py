@@ -159,7 +159,7 @@ class CreditSearch:
         self.budget = budget
         """May be raised between rounds."""
         self._adaptive = adaptive
-        self._width = width
+        self.width = width
         self._seed = seed
         self._requests = 0
         self._broken = 0
@@ -194,13 +194,13 @@ class CreditSearch:
             return []
         purse = _Purse(self.tree, self.budget, self.spent)
         requests: list[Request] = []
-        while self._branches and len(requests) < self._width:
+        while self._branches and len(requests) < self.width:
             key, action = self._branches[0]
             if not purse.take(key):
                 break
             requests.append(self._request(*self._branches.pop(0), Kind.TEACHER))
         probes: _Probes | None = None
-        while len(requests) < self._width:
+        while len(requests) < self.width:
             chosen: tuple[NodeKey, Action | None] | None = None
             if self._balance > 0:
                 probes = probes or _Probes(self.tree, self._wanted)
@@ -350,7 +350,7 @@ class ImprovementSearch:
         self._logits = np.array([prior[a] for a in self.actions], dtype=np.float64)
         self._prior = softmax(self._logits)
         self._gumbel = np.random.default_rng(seed).gumbel(size=len(prior))
-        self._rule, self._value, self._width, self._seed = rule, value, width, seed
+        self._rule, self._value, self.width, self._seed = rule, value, width, seed
         self._played = np.zeros(len(prior), dtype=np.int64)
         self._simulations = simulations if len(prior) > 1 else 0
         self._schedule = considered_visits(min(top, len(prior)), self._simulations)
@@ -360,7 +360,7 @@ class ImprovementSearch:
         q, valued = self._known()
         requests: list[Request] = []
         done = int(self._played.sum())
-        for i in range(done, min(done + self._width, self._simulations)):
+        for i in range(done, min(done + self.width, self._simulations)):
             if self._rule == "puct":
                 chosen = int(np.argmax(puct_scores(q, self._prior, self._played)))
             else:

@@ -27,13 +27,13 @@ from trl.trainer.utils import RepeatSampler, shuffle_sequence_dict, split_tensor
 
 from journeyman.agents.batching import similar_lengths
 from journeyman.agents.credit import Credit
+from journeyman.agents.credit.trees import Additive
 from journeyman.agents.errors import UserError
 from journeyman.agents.hf import HFPolicy
 from journeyman.agents.losses import policy_gradient, weighted_mean
 from journeyman.agents.rollout import TaskRef, rollout
 from journeyman.agents.samples import to_batch
 from journeyman.agents.scoring import score_episodes
-from journeyman.agents.search.credit import Additive
 from journeyman.agents.search.evidence import Spent, TreeEpisode, TreeRollouts
 from journeyman.agents.teacher import LocalTeacher
 from journeyman.agents.trainers.divergence import Head, compare

@@ -1,4 +1,4 @@
-"""Which steps deserve how much: from episodes and teacher scores to token weights and advantages.
+"""From episodes and teacher scores to token weights and advantages.
 
 One algorithm is one small class with one method, and one file in `conf/credit/`. The trainer
 multiplies each token's divergence by its weight and adds a policy-gradient term with its advantage.

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from statistics import NormalDist
 
-from journeyman.agents.credit import Credit, TokenCredit
+from journeyman.agents.credit.episodes import Credit, TokenCredit
 from journeyman.agents.scoring import EpisodeScores
 from journeyman.agents.search.evidence import Evidence
 from journeyman.envs import Episode
@@ -67,6 +67,37 @@ class Additive:
             if known is not None:
                 advantages[start:end] += self._advantage(known)
         return TokenCredit(weights, advantages)
+
+
+class PolicyTarget(Additive):
+    """Moves the student to a better policy over its own choices (form iii).
+
+    The target is p exp(Q / temperature) over what the student chose in the node, p its own
+    frequencies: the best policy within a KL of it. Cross-entropy to the target, estimated on the
+    student's samples and less its mean over them, is a policy gradient with the advantage
+    exp(Q / temperature) / sum p exp(Q / temperature) - 1.
+    """
+
+    def __init__(self, base: Credit, reinforce: float = 1.0, temperature: float = 1.0) -> None:
+        """Add to `base`.
+
+        Args:
+            base: See `Additive`.
+            reinforce: See `Additive`.
+            temperature: In units of reward; the smaller, the farther from the student.
+        """
+        super().__init__(base, reinforce)
+        if temperature <= 0:
+            raise ValueError(f"temperature={temperature}: expected above 0")
+        self._temperature = temperature
+
+    def _advantage(self, known: Evidence) -> float:
+        def weight(q: float) -> float:
+            return math.exp((q - known.value.mean) / self._temperature)
+
+        mean = sum(p * weight(q) for p, q in known.choices)
+        own = weight(known.value.mean + known.advantage.mean)
+        return self._reinforce * (own / mean - 1)
 
 
 class Gated(Additive):

@@ -1,13 +1,14 @@
 """Token weights and advantages from evidence, against values computed by hand."""
 
+import math
 from statistics import NormalDist
 
 import pytest
 import torch
 
 from journeyman.agents.credit import Uniform
+from journeyman.agents.credit.trees import Additive, Gated, PolicyTarget
 from journeyman.agents.search.backup import Advantage, NodeValue, expected_backup
-from journeyman.agents.search.credit import Additive, Gated
 from journeyman.agents.search.estimators import Estimate
 from journeyman.agents.search.evidence import Evidence, evidence
 from journeyman.agents.search.tree import Continuation, Kind, Step, Tree
@@ -30,8 +31,9 @@ def known(
     value: float = 0.5,
     teacher: Estimate | None = None,
 ) -> Evidence:
-    """Of a step whose Q is `value + credit`."""
-    return Evidence(credit, Estimate(value, 0.15), Advantage(credit, 0.0, 1), influence, teacher)
+    """Of a step whose Q is `value + credit`; one choice in two is `influence` off either way."""
+    choices = ((0.5, value - influence), (0.5, value + influence))
+    return Evidence(credit, Estimate(value, 0.15), Advantage(credit, 0.0, 1), choices, teacher)
 
 
 def test_additive() -> None:
@@ -40,6 +42,19 @@ def test_additive() -> None:
     (found,) = credit.assign([episode()], None, [evidence])
     assert found.weights.tolist() == Uniform().assign([episode()], None)[0].weights.tolist()
     assert found.advantages.tolist() == [0, 0, 1, 1, 0, 0, 0, 0, 0]
+
+
+def test_policy_target() -> None:
+    """Two choices, worth 1 and 0, equally often: the target gives the better one 1 / (1 + e^-2)."""
+    credit = PolicyTarget(Uniform(), reinforce=2.0, temperature=0.5)
+    good, bad = known(0.5, influence=0.5), known(-0.5, influence=0.5)
+    (found,) = credit.assign([episode()], None, [(good, bad)])
+    share = 1 / (1 + math.exp(-2))
+    assert found.advantages[2] == pytest.approx(2 * (share / 0.5 - 1))
+    assert found.advantages[5] == pytest.approx(2 * ((1 - share) / 0.5 - 1))
+    assert found.weights[2] == 1
+    with pytest.raises(ValueError, match=r"temperature=0: expected above 0"):
+        PolicyTarget(Uniform(), temperature=0)
 
 
 def test_gated_weighs_by_what_a_step_decides() -> None:

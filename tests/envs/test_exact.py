@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+
+from journeyman.envs import make
+from journeyman.envs.checker import check
+from journeyman.envs.exact import FAMILIES, MDP, make_mdp
+from journeyman.tools import CallStatus, ToolCall
+
+ENV_ID = "journeyman/ExactMDP-v0"
+
+
+def test_values_by_hand() -> None:
+    """Two layers: 0 leads to 0 or, half the time, to 1; then action 1 wins in state 0 alone."""
+    mdp = MDP(
+        successors=(np.array([[[0, 0], [0, 1]]]), np.array([[[0, 0], [1, 1]], [[0, 0], [0, 0]]])),
+        chances=(np.full((1, 2, 2), 0.5), np.full((2, 2, 2), 0.5)),
+        wins=np.array([0.0, 1.0]),
+        policy=(np.array([[0.25, 0.75]]), np.array([[0.2, 0.8], [0.5, 0.5]])),
+    )
+    assert mdp.q[1].tolist() == [[0, 1], [0, 0]]
+    assert mdp.v[1].tolist() == pytest.approx([0.8, 0])
+    assert mdp.q[0].tolist() == [pytest.approx([0.8, 0.4])]
+    assert mdp.v[0].tolist() == pytest.approx([0.25 * 0.8 + 0.75 * 0.4])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families(family: str) -> None:
+    mdp = make_mdp(family, 3)
+    assert (mdp.actions, mdp.horizon) == ((12, 4) if family.startswith("wide") else (4, 6))
+    for t in range(mdp.horizon):
+        assert mdp.policy[t].sum(axis=1) == pytest.approx(1)
+        assert mdp.chances[t].sum(axis=2) == pytest.approx(1)
+        assert mdp.successors[t].max() < len(mdp.v[t + 1])
+    assert 0 < mdp.v[0][0] < 1
+    dice = (mdp.chances[1] < 1).any()
+    assert dice == family.startswith("graph")
+    assert make_mdp(family, 4).policy[0].tolist() != mdp.policy[0].tolist()
+
+
+def test_policies_are_peaked_or_flat() -> None:
+    peaked, flat = make_mdp("wide_peaked", 0).policy[3], make_mdp("wide_flat", 0).policy[3]
+    assert peaked.max(axis=1).mean() > 0.6
+    assert flat.max(axis=1).mean() < 0.2
+
+
+def test_one_step_is_critical() -> None:
+    mdp = make_mdp("critical", 0)
+    spread = [float(np.ptp(q, axis=1).max()) for q in mdp.q]
+    decisive = next(t for t, it in enumerate(spread) if it > 1 - 1e-9)
+    assert max(spread[decisive + 1 :]) < 1e-9
+
+
+def test_unknown_family() -> None:
+    with pytest.raises(KeyError, match="no family 'bush'; there are: tree"):
+        make_mdp("bush", 0)
+
+
+def test_environment_passes_its_checks() -> None:
+    results = check(ENV_ID, episodes=2)
+    assert [r for r in results if not r.passed] == []
+
+
+def test_bad_choices_are_told() -> None:
+    env = make(ENV_ID)
+    env.reset(options={"task_id": "test/0"})
+    *_, info = env.step([ToolCall("choose", {"action": 99})])
+    assert "no action 99: choose 0 to" in info["calls"][0].content
+    for call in env.oracle():
+        *_, info = env.step([call])
+        assert info["calls"][0].ok
+    assert '"choices_left": 0' in info["calls"][0].content
+    *_, info = env.step([ToolCall("choose", {"action": 0})])
+    assert info["calls"][0].call.status is CallStatus.TOOL_ERROR
+
+
+def test_a_branch_may_throw_other_dice() -> None:
+    env = make(ENV_ID)
+    index = next(i for i in range(100) if type(env).load_task(f"train/{i}").kind == "graph_40")
+    env.reset(options={"task_id": f"train/{index}"})
+    before, snapshot, seen = env.state_hash(), env.snapshot(), {}
+    for seed in range(200):
+        env.restore(snapshot)
+        env.reroll(seed)  # type: ignore[attr-defined]
+        assert env.state_hash() == before
+        messages, *_ = env.step([ToolCall("choose", {"action": 1})])
+        seen.setdefault(messages[0].content, env.state_hash())
+    mdp = make_mdp("graph_40", env.task.state.seed)
+    reachable = set(mdp.successors[0][0, 1][mdp.chances[0][0, 1] > 0.03].tolist())
+    assert len(reachable) <= len(seen) <= 3
+    assert len(set(seen.values())) == len(seen)
