@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from journeyman.agents.cli.base import (
     FAILED,
@@ -27,6 +28,9 @@ def add(commands: Commands) -> None:
     which = check.add_mutually_exclusive_group(required=True)
     which.add_argument("id", nargs="?", help="environment, such as journeyman/Bank-v0")
     which.add_argument("--all", action="store_true", help="every registered environment")
+    new = command(commands, "new", _envs_new, "write a package with a new environment")
+    new.add_argument("name", help="<namespace>/<Name>, such as acme/Garden")
+    new.add_argument("--path", default=".", help="where its folder goes (default: here)")
     serve = command(commands, "serve", _envs_serve, "let other programs play an environment")
     serve.add_argument("id", help="environment, such as journeyman/Bank-v0")
     serve.add_argument("--mcp", action="store_true", required=True, help="by MCP, over stdio")
@@ -91,6 +95,13 @@ def _envs_check(options: argparse.Namespace) -> int:
             passed = passed and result.passed
             print_check(result.name, result.passed, result.detail)
     return OK if passed else FAILED
+
+
+def _envs_new(options: argparse.Namespace) -> int:
+    from journeyman.envs.scaffold import new_package
+
+    print(new_package(options.name, Path(options.path)))
+    return OK
 
 
 def _envs_serve(options: argparse.Namespace) -> int:
