@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from journeyman.agents.cli.base import (
@@ -50,6 +51,7 @@ def _envs_list(options: argparse.Namespace) -> int:
                     "id": env_id,
                     "class": f"{cls.__module__}:{cls.__qualname__}",
                     "tools": [tool.name for tool in cls.toolset],
+                    "levels": list(cls.levels),
                     "description": first_line(cls.__doc__),
                 }
                 for env_id, cls in classes.items()
@@ -58,11 +60,15 @@ def _envs_list(options: argparse.Namespace) -> int:
         return OK
     print(
         columns(
-            (env_id, f"{len(cls.toolset)} tools", first_line(cls.__doc__))
+            (env_id, _number_of_tools(cls.toolset), ", ".join(cls.levels), first_line(cls.__doc__))
             for env_id, cls in classes.items()
         )
     )
     return OK
+
+
+def _number_of_tools(tools: Sequence[object]) -> str:
+    return f"{len(tools)} tool{'s' if len(tools) > 1 else ''}"
 
 
 def _envs_show(options: argparse.Namespace) -> int:
