@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from journeyman.agents.cli.base import OK, Commands, command, print_json
+from journeyman.agents.cli.base import OK, Commands, command, first_line, print_json
 
 
 def add(commands: Commands) -> None:
@@ -25,5 +25,5 @@ def _tools_list(options: argparse.Namespace) -> int:
     for env_id in ids:
         print(env_id)
         for spec in specs[env_id]:
-            print(f"  {spec.signature()}: {spec.description}")
+            print(f"  {spec.signature()}: {first_line(spec.description)}")
     return OK
