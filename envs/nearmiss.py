@@ -151,7 +151,8 @@ def _one_too_many(
     """
     env.restore(step.before)
     before = digest(env.hashed_state())
-    for _ in range(_PROPOSALS if donors else 0):
+    proposals = _PROPOSALS // 8 if env.waits else _PROPOSALS  # each may cost a session
+    for _ in range(proposals if donors else 0):
         donor = rng.choice(donors)
         arguments = {name: values.like(value, rng) for name, value in donor.arguments.items()}
         call = replace(donor, arguments=arguments)
