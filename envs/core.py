@@ -418,12 +418,18 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
 
     def state_hash(self) -> str:
         """128-bit hex digest of task, state, turn and answers; equal in every process."""
-        return digest((self.task.id, self._state, self._turns, self._answers, self._over))
+        state = self.hashed_state()
+        return digest((self.task.id, state, self._turns, self._answers, self._over))
+
+    def hashed_state(self) -> Any:
+        """What `state_hash` sees of the state; by default all of it."""
+        return self._state
 
     def solved(self) -> bool:
         """Final state and answers are those of the gold program; asked once, at the end."""
-        outcome = digest(self.outcome(self._state))
-        return self.answered() and outcome == self._gold_outcome(self.task)
+        if not self.answered():
+            return False
+        return digest(self.outcome(self._state)) == self._gold_outcome(self.task)
 
     def answered(self) -> bool:
         """Every answer is the one that its user turn asks for."""
@@ -497,22 +503,35 @@ def digest(value: Any) -> str:
     return hashlib.blake2b(canonical(value).encode(), digest_size=16).hexdigest()
 
 
+_SCALARS: tuple[type, ...] = (str, int, float, bool, bytes, type(None))
+
+
+@functools.cache
+def _field_names(kind: type) -> tuple[str, ...] | None:
+    """Names of a dataclass's fields; None for another class."""
+    return tuple(f.name for f in fields(kind)) if is_dataclass(kind) else None
+
+
 def canonical(value: Any) -> str:
     """A text form of dataclasses, mappings, sets, sequences and scalars.
 
     Injective but for one thing: a list and a tuple of equal items are the same sequence.
     """
-    if is_dataclass(value) and not isinstance(value, type):
-        inner = ",".join(canonical(getattr(value, f.name)) for f in fields(value))
-        return f"{type(value).__name__}({inner})"
-    if isinstance(value, Mapping):
-        items = sorted((canonical(k), canonical(v)) for k, v in value.items())
-        return "{" + ",".join(f"{k}:{v}" for k, v in items) + "}"
-    if isinstance(value, (set, frozenset)):
-        return "<" + ",".join(sorted(canonical(v) for v in value)) + ">"
+    kind: Any = type(value)
+    if kind in _SCALARS:
+        return repr(value)
+    names = _field_names(kind)
+    if names is not None:
+        inner = ",".join([canonical(getattr(value, name)) for name in names])
+        return f"{kind.__name__}({inner})"
     if isinstance(value, (list, tuple)):
-        return "[" + ",".join(canonical(v) for v in value) + "]"
-    if value is None or isinstance(value, (str, int, float, bool, bytes)):
+        return "[" + ",".join([canonical(v) for v in value]) + "]"
+    if isinstance(value, Mapping):
+        items = sorted([(canonical(k), canonical(v)) for k, v in value.items()])
+        return "{" + ",".join([f"{k}:{v}" for k, v in items]) + "}"
+    if isinstance(value, (set, frozenset)):
+        return "<" + ",".join(sorted([canonical(v) for v in value])) + ">"
+    if isinstance(value, _SCALARS):
         return repr(value)
     raise TypeError(
         f"cannot hash a {type(value).__name__}: build states from dataclasses, mappings, sets, "

@@ -17,6 +17,7 @@ import jsonschema
 from jsonschema.protocols import Validator
 
 from journeyman.tools.errors import ToolDefinitionError
+from journeyman.tools.fastcheck import Check, compile_check
 from journeyman.tools.types import ToolSpec
 
 STATE = "state"
@@ -69,6 +70,11 @@ class Tool:
     def validator(self) -> Validator:
         """Checks arguments against the schema; built once, since that costs more than a call."""
         return _Validator(dict(self.spec.parameters))
+
+    @cached_property
+    def accepts(self) -> Check | None:
+        """True of arguments that `validator` has no objection to; None if only it can tell."""
+        return compile_check(self.spec.parameters)
 
     def run(self, state: Any, arguments: Mapping[str, Any]) -> tuple[Any, Any]:
         """Call the function; returns the next state and a JSON-serialisable result.
