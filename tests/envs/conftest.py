@@ -16,6 +16,7 @@ BUILTIN = (
     "journeyman/Calendar-v0",
     "journeyman/Mail-v0",
     "journeyman/Orders-v0",
+    "journeyman/Travel-v0",
 )
 """Those that need no sandbox."""
 

@@ -1,12 +1,13 @@
 """The rules of the first three mock APIs: what they allow, what they refuse and in which words."""
 
 import json
+from types import ModuleType
 
 import pytest
 from immutables import Map
 
-from journeyman.tools import Tool, ToolCall, execute
-from journeyman.tools.apis import bank, calendar, mail, orders
+from journeyman.tools import ToolCall, execute
+from journeyman.tools.apis import bank, calendar, mail, orders, travel
 from journeyman.tools.apis.bank import Account, BankState
 from journeyman.tools.apis.calendar import DAYS, HOURS, CalendarState, Event
 from journeyman.tools.apis.orders import Order, OrdersState
@@ -14,9 +15,9 @@ from journeyman.tools.apis.orders import Order, OrdersState
 from .desk import Desk
 
 
-@pytest.mark.parametrize("tools", [bank.TOOLS, calendar.TOOLS, mail.TOOLS, orders.TOOLS])
-def test_every_tool_has_a_schema_without_state(tools: tuple[Tool, ...]) -> None:
-    for tool in tools:
+@pytest.mark.parametrize("api", [bank, calendar, mail, orders, travel])
+def test_every_tool_has_a_schema_without_state(api: ModuleType) -> None:
+    for tool in api.TOOLS:
         assert tool.stateful
         assert tool.spec.description
         properties = tool.spec.parameters["properties"]
