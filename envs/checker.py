@@ -9,13 +9,15 @@ from __future__ import annotations
 import itertools
 import random
 import warnings
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from gymnasium.utils.env_checker import check_env
 
-from journeyman.envs.core import ANSWER, Action, Task, ToolEnv, answer_text, digest
+from journeyman.envs.core import ANSWER, Task, ToolEnv, digest
+from journeyman.envs.nearmiss import near_misses, program
 from journeyman.envs.registry import env_class, make
 from journeyman.envs.types import SPLITS
 from journeyman.tools import ToolCall, render_hermes
@@ -52,8 +54,14 @@ class _Subject:
     def make(self) -> ToolEnv:
         return make(self.env_id, **self.kwargs)
 
-    def rng(self, episode: int) -> random.Random:
+    def rng(self, episode: object) -> random.Random:
         return random.Random(f"{self.seed}/{episode}")
+
+    def reset(self, env: ToolEnv, episode: int) -> Any:
+        """Begin an episode: one level and split after the other."""
+        pools = _pools(type(env))
+        options = {"split": pools[episode % len(pools)]}
+        return env.reset(seed=self.seed + episode, options=options)
 
 
 def check(env_id: str, episodes: int = 20, seed: int = 0, **kwargs: Any) -> list[CheckResult]:
@@ -101,7 +109,7 @@ def _seeds(subject: _Subject) -> str:
     with subject.make() as one, subject.make() as other:
         for i in range(subject.episodes):
             seed = subject.seed + i
-            opening, again = one.reset(seed=seed), other.reset(seed=seed)
+            opening, again = subject.reset(one, i), subject.reset(other, i)
             if opening != again:
                 raise _Failed(f"reset(seed={seed}) gave {opening!r}, then {again!r}")
             actions = _actions(one, subject.rng(i))
@@ -115,7 +123,7 @@ def _snapshot(subject: _Subject) -> str:
     with subject.make() as env:
         for i in range(subject.episodes):
             rng = subject.rng(i)
-            env.reset(seed=subject.seed + i)
+            subject.reset(env, i)
             actions, detour = _actions(env, rng), _actions(env, rng)
             cut = rng.randrange(len(actions))
             _play(env, actions[:cut])
@@ -138,7 +146,7 @@ def _replay(subject: _Subject) -> str:
     """The task id and the actions are enough to get an episode back."""
     for i in range(subject.episodes):
         with subject.make() as env:
-            env.reset(seed=subject.seed + i)
+            subject.reset(env, i)
             task_id = env.task.id
             actions = _actions(env, subject.rng(i))
             first = _play(env, actions)
@@ -149,58 +157,86 @@ def _replay(subject: _Subject) -> str:
 
 
 def _gold(subject: _Subject) -> str:
-    """The gold calls and the gold answer succeed, in every split."""
-    return f"{_each_task(subject, _play_gold)} gold programs succeeded"
-
-
-def _no_op(subject: _Subject) -> str:
-    """An answer without a call never succeeds."""
-    return f"{_each_task(subject, _play_no_op)} empty attempts failed, as they must"
-
-
-def _each_task(subject: _Subject, play: Callable[[ToolEnv], None]) -> int:
-    played = 0
+    """The gold calls and the gold answers succeed, in every split at every level."""
     with subject.make() as env:
-        for split in SPLITS:
-            for task_id in itertools.islice(type(env).tasks(split), subject.episodes):
-                env.reset(options={"task_id": task_id})
-                play(env)
-                played += 1
-    return played
+        tasks = list(_tasks(subject, env))
+        for task in tasks:
+            _play_gold(env, task)
+    return f"{len(tasks)}/{len(tasks)} gold programs succeeded"
 
 
-def _play_gold(env: ToolEnv) -> None:
+def _play_gold(env: ToolEnv, task: Task) -> None:
+    env.begin(task)
     said: list[str] = []
-    program: list[Action] = []
-    for turn in env.task.turns:
-        program += [*([call] for call in turn.gold), answer_text(turn)]
-    for action in program:
+    for _, action in program(task.turns):
         _, reward, _, truncated, info = env.step(action)
         said += [f"{r.call.canonical()} -> {r.content[:200]}" for r in info["calls"]] or [
             str(action)
         ]
         if truncated:
-            raise _Failed(f"task {env.task.id}: {len(said)} gold turns reach the turn limit")
+            raise _Failed(f"task {task.id}: {len(said)} gold turns reach the turn limit")
     if not info["success"] or reward != 1.0:
         raise _Failed(
-            f"task {env.task.id} ({env.task.kind}): the gold program got reward {reward}; "
-            f"{'; '.join(said)}"
+            f"task {task.id} ({task.kind}): the gold program got reward {reward}; {'; '.join(said)}"
         )
 
 
-def _play_no_op(env: ToolEnv) -> None:
-    for _ in env.task.turns:
-        _, reward, _, _, info = env.step(NO_OP)
-    if info["success"] or reward > 0.0:
-        raise _Failed(f"task {env.task.id} ({env.task.kind}): {NO_OP!r} at once got {reward}")
+def _no_op(subject: _Subject) -> str:
+    """Answers without a call never succeed."""
+    count = passed = 0
+    with subject.make() as env:
+        for task in _tasks(subject, env):
+            env.begin(task)
+            for _ in task.turns:
+                _, reward, _, _, info = env.step(NO_OP)
+            count += 1
+            if info["success"] or reward > 0.0:
+                passed += 1
+                if "no_op" not in env.harmless:
+                    raise _Failed(f"task {task.id} ({task.kind}): {NO_OP!r} at once got {reward}")
+        excuse = f"; harmless: {env.harmless['no_op']}" if passed else ""
+    return f"{passed}/{count} empty attempts succeeded{excuse}"
+
+
+def _near_misses(subject: _Subject) -> str:
+    """What is nearly the gold program fails, unless it is harmless."""
+    count = 0
+    harmless: Counter[str] = Counter()
+    with subject.make() as env:
+        tasks = list(_tasks(subject, env))
+        donors = [call for task in tasks for turn in task.turns for call in turn.gold]
+        for task in tasks:
+            for near_miss in near_misses(env, task, donors, subject.rng(task.id)):
+                count += 1
+                if near_miss.harmless is not None:
+                    harmless[f"{near_miss.edit}: {near_miss.harmless}"] += 1
+                elif near_miss.success:
+                    raise _Failed(f"{near_miss} succeeds all the same")
+    left = count - harmless.total()
+    listed = "".join(f"; {edit} ({n})" for edit, n in sorted(harmless.items()))
+    return f"0/{left} near-misses succeeded, and {harmless.total()} harmless ones{listed}"
+
+
+def _tasks(subject: _Subject, env: ToolEnv) -> Iterator[Task]:
+    """The first tasks of every split at every level."""
+    for where in _pools(type(env)):
+        for task_id in itertools.islice(env.tasks(where), subject.episodes):
+            yield env.load_task(task_id)
+
+
+def _pools(env_type: type[ToolEnv]) -> list[str]:
+    """Every split at every level, but for those without a task."""
+    pools = [f"{split}/{level}" for level in env_type.levels for split in SPLITS]
+    return [where for where in pools if next(env_type.tasks(where), None) is not None]
 
 
 def _splits(subject: _Subject) -> str:
     """No task of one split is also in another, and an id names one task."""
     env_type = env_class(subject.env_id)
     seen: dict[str, str] = {}
-    for split in SPLITS:
-        for task_id in itertools.islice(env_type.tasks(split), 10 * subject.episodes):
+    for where in _pools(env_type):
+        split = where.partition("/")[0]
+        for task_id in itertools.islice(env_type.tasks(where), 10 * subject.episodes):
             task = env_type.load_task(task_id)
             content = _content(task)
             again = env_type.load_task(task_id)
@@ -223,6 +259,7 @@ CHECKS: dict[str, Callable[[_Subject], str]] = {
     "replay": _replay,
     "gold": _gold,
     "no_op": _no_op,
+    "near_misses": _near_misses,
     "splits": _splits,
 }
 """The checks by name, in the order `check` runs them; each returns what it did or raises."""

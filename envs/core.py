@@ -15,6 +15,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import gymnasium
@@ -114,6 +115,9 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
     """System message; the agent side adds the tools in the form the model knows."""
     levels: ClassVar[tuple[Level, ...]] = LEVELS[:1]
     """The difficulties that `generate` knows."""
+    harmless: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """Why a near-miss of a gold program may succeed (see `envs/nearmiss.py`): a reason by task kind
+    or tool name, or by what was done: "dropped", "changed", "added", "answer" or "no_op"."""
 
     def __init__(
         self,

@@ -114,6 +114,7 @@ def _distance(scene: _Scene) -> Task:
 
 
 _KINDS: tuple[Callable[[_Scene], Task], ...] = (_spent, _most, _dirty_sum, _distance)
+_QUESTIONS = ("spent", "most_pairs", "most_dict", "dirty_sum", "distance")
 
 
 class PythonEnv(ToolEnv):
@@ -121,6 +122,7 @@ class PythonEnv(ToolEnv):
 
     toolset = interpreter.TOOLS
     waits = True
+    harmless = dict.fromkeys(_QUESTIONS, "the answer alone decides")
 
     def __init__(
         self,
