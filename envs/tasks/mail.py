@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from types import MappingProxyType
 from typing import Any
 
 from journeyman.envs.core import Task, ToolEnv, canonical
@@ -387,6 +388,7 @@ class MailEnv(ToolEnv):
 
     toolset = mail.TOOLS
     levels = LEVELS
+    harmless = MappingProxyType({"read_mail": "it only marks a mail as read"})
 
     @classmethod
     def generate(cls, rng: random.Random, split: Split, level: Level) -> Task:

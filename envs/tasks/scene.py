@@ -65,7 +65,7 @@ class Plan:
         """Begin a user turn."""
         self._prompt = prompt
 
-    def call(self, name: str, **arguments: Any) -> Any:
+    def call(self, name: str, /, **arguments: Any) -> Any:
         """Write a call down and run it.
 
         Returns:
@@ -79,7 +79,7 @@ class Plan:
             raise AssertionError(f"{self._kind}: {name}({arguments}) was refused: {content}")
         return json.loads(content)
 
-    def refused(self, name: str, **arguments: Any) -> str:
+    def refused(self, name: str, /, **arguments: Any) -> str:
         """Write a call down that the tool turns down, so that the student has to recover.
 
         Returns:

@@ -14,6 +14,7 @@ from journeyman.tools import ToolCall, ToolError, tool
 BUILTIN = (
     "journeyman/Bank-v0",
     "journeyman/Calendar-v0",
+    "journeyman/Files-v0",
     "journeyman/Mail-v0",
     "journeyman/Orders-v0",
     "journeyman/Travel-v0",

@@ -13,14 +13,14 @@ class Desk:
         self.tools = {t.name: t for t in tools}
         self.state = state
 
-    def ok(self, name: str, **arguments: Any) -> str:
+    def ok(self, name: str, /, **arguments: Any) -> str:
         before, text = self.state, repr(self.state)
         self.state, result = execute(ToolCall(name, arguments), self.tools, self.state)
         assert result.ok, result.content
         assert repr(before) == text  # a tool never changes the state it was given
         return result.content
 
-    def refused(self, name: str, **arguments: Any) -> str:
+    def refused(self, name: str, /, **arguments: Any) -> str:
         state, result = execute(ToolCall(name, arguments), self.tools, self.state)
         assert state is self.state
         assert result.call.status is CallStatus.TOOL_ERROR, result.content
