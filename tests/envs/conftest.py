@@ -17,6 +17,7 @@ BUILTIN = (
     "journeyman/Files-v0",
     "journeyman/Mail-v0",
     "journeyman/Orders-v0",
+    "journeyman/Tickets-v0",
     "journeyman/Travel-v0",
 )
 """Those that need no sandbox."""
