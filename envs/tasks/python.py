@@ -11,13 +11,13 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from journeyman.envs.core import Task, ToolEnv
+from journeyman.envs.core import Task
 from journeyman.envs.tasks.entities import Entities
+from journeyman.envs.tasks.interpreter import InterpreterEnv
 from journeyman.envs.types import Level, Split
-from journeyman.sandbox import Sandbox
-from journeyman.tools import ToolCall, ToolResult, execute
+from journeyman.tools import ToolCall, ToolResult
 from journeyman.tools import python as interpreter
-from journeyman.tools.python import Cell, Repl
+from journeyman.tools.python import Cell
 
 
 class _Scene:
@@ -117,32 +117,11 @@ _KINDS: tuple[Callable[[_Scene], Task], ...] = (_spent, _most, _dirty_sum, _dist
 _QUESTIONS = ("spent", "most_pairs", "most_dict", "dirty_sum", "distance")
 
 
-class PythonEnv(ToolEnv):
+class PythonEnv(InterpreterEnv):
     """A data desk with an interpreter: 2 or 3 calls a task; the answer alone decides."""
 
     toolset = interpreter.TOOLS
-    waits = True
     harmless = dict.fromkeys(_QUESTIONS, "the answer alone decides")
-
-    def __init__(
-        self,
-        split: str = "train",
-        max_turns: int = 12,
-        parser: str = "hermes",
-        render_mode: str | None = None,
-        sandbox: Sandbox | str = "namespace",
-    ) -> None:
-        """Make an environment; no sandbox starts before the first call of a tool.
-
-        Args:
-            split: See `ToolEnv`.
-            max_turns: See `ToolEnv`.
-            parser: See `ToolEnv`.
-            render_mode: See `ToolEnv`.
-            sandbox: Where sessions come from, or the name of a backend.
-        """
-        super().__init__(split, max_turns, parser, render_mode)
-        self._repl = Repl(sandbox)
 
     @classmethod
     def generate(cls, rng: random.Random, split: Split, level: Level) -> Task:
@@ -150,22 +129,10 @@ class PythonEnv(ToolEnv):
         kind = rng.choice(_KINDS)
         return kind(_Scene(rng, split))
 
-    def open_state(self, task: Task) -> Any:
-        """The cell that loads the data; the session of the episode before is closed."""
-        self._repl.close()
-        return task.state
-
     def solved(self) -> bool:
         """The answer is right: what was run to find it does not matter."""
         return self.answered()
 
-    def close(self) -> None:
-        """End the sandbox session; the env can be reset and used again."""
-        self._repl.close()
-        super().close()
-
     def _execute(self, call: ToolCall) -> ToolResult:
-        self._repl.cells = self._state
-        _, result = execute(call, self._tools, self._repl)
-        self._state = self._repl.cells  # a call that failed may have changed it: REPLs are so
+        self._state, result = self._run_python(call, self._state)
         return result

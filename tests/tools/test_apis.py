@@ -7,7 +7,7 @@ import pytest
 from immutables import Map
 
 from journeyman.tools import ToolCall, execute
-from journeyman.tools.apis import bank, calendar, files, mail, orders, tickets, travel
+from journeyman.tools.apis import analyst, bank, calendar, files, mail, orders, tickets, travel
 from journeyman.tools.apis.bank import Account, BankState
 from journeyman.tools.apis.calendar import DAYS, HOURS, CalendarState, Event
 from journeyman.tools.apis.orders import Order, OrdersState
@@ -15,7 +15,7 @@ from journeyman.tools.apis.orders import Order, OrdersState
 from .desk import Desk
 
 
-@pytest.mark.parametrize("api", [bank, calendar, files, mail, orders, tickets, travel])
+@pytest.mark.parametrize("api", [analyst, bank, calendar, files, mail, orders, tickets, travel])
 def test_every_tool_has_a_schema_without_state(api: ModuleType) -> None:
     for tool in api.TOOLS:
         assert tool.stateful
