@@ -6,7 +6,6 @@ The columns are not told, the totals need more than one source, and what decides
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -64,7 +63,7 @@ class _Scene(Scene):
             Table("people", ("name", "city", "currency"), people),
         )
         state = AnalystState(tables, self.table(self.rates), self.table(self.targets))
-        return Plan(kind, analyst.TOOLS, state, policy)
+        return Plan(self, kind, analyst.TOOLS, state, policy)
 
     def select(self, what: str) -> str:
         """The query for a person's sales."""
@@ -99,13 +98,11 @@ def _figure(scene: _Scene) -> Task:
     word, function = scene.rng.choice((("total", "SUM"), ("highest", "MAX"), ("lowest", "MIN")))
     plan = scene.plan(word)
     plan.user(
-        scene.ask(
-            'Report the {w} of the sales of "{p}" as "{n}". The table is sales.',
-            'In the table sales, what is the {w} for "{p}"? Report it as "{n}".',
-            w=word,
-            p=scene.person,
-            n=scene.label,
-        )
+        'Report the {w} of the sales of "{p}" as "{n}". The table is sales.',
+        'In the table sales, what is the {w} for "{p}"? Report it as "{n}".',
+        w=word,
+        p=scene.person,
+        n=scene.label,
     )
     _describe(plan, "sales")
     _report(plan, scene, _value(plan, scene.select(f"{function}({scene.worth})")))
@@ -117,12 +114,10 @@ def _rate(scene: _Scene) -> Task:
     currency = scene.rng.choice(list(scene.rates))
     plan = scene.plan("rate")
     plan.user(
-        scene.ask(
-            'Report the rate of {c} as "{n}".',
-            'What is one {c} worth? Report the rate as "{n}".',
-            c=currency,
-            n=scene.label,
-        )
+        'Report the rate of {c} as "{n}".',
+        'What is one {c} worth? Report the rate as "{n}".',
+        c=currency,
+        n=scene.label,
     )
     _report(plan, scene, plan.call("get_rate", currency=currency)["rate"])
     plan.answer()
@@ -133,12 +128,10 @@ def _lookup(scene: _Scene) -> Task:
     word = scene.rng.choice(("city", "currency"))
     plan = scene.plan("lookup")
     plan.user(
-        scene.ask(
-            'What is the {w} of "{p}" in the table people?',
-            'Look up the {w} of "{p}"; the table is people.',
-            w=word,
-            p=scene.person,
-        )
+        'What is the {w} of "{p}" in the table people?',
+        'Look up the {w} of "{p}"; the table is people.',
+        w=word,
+        p=scene.person,
     )
     _describe(plan, "people")
     plan.answer(_value(plan, f"SELECT {word} FROM people WHERE name = '{scene.person}'"))
@@ -152,17 +145,15 @@ def _convert(scene: _Scene) -> Task:
     """A person's total, at the rate of the person's currency."""
     plan = scene.plan("convert")
     plan.user(
-        scene.ask(
-            'Report as "{n}" what the sales of "{p}" come to in home units: the total from the '
-            "table sales (columns {a} and {b}), times the rate of the currency that the table "
-            "people (name, city, currency) gives.",
-            'Take the total of "{p}" in sales ({a}, {b}) times the rate of the currency of "{p}" '
-            'in people (name, city, currency), and report the product as "{n}".',
-            p=scene.person,
-            n=scene.label,
-            a=scene.who,
-            b=scene.worth,
-        )
+        'Report as "{n}" what the sales of "{p}" come to in home units: the total from the '
+        "table sales (columns {a} and {b}), times the rate of the currency that the table "
+        "people (name, city, currency) gives.",
+        'Take the total of "{p}" in sales ({a}, {b}) times the rate of the currency of "{p}" '
+        'in people (name, city, currency), and report the product as "{n}".',
+        p=scene.person,
+        n=scene.label,
+        a=scene.who,
+        b=scene.worth,
     )
     total = _value(plan, scene.select(f"SUM({scene.worth})"))
     currency = _value(plan, f"SELECT currency FROM people WHERE name = '{scene.person}'")
@@ -177,16 +168,14 @@ def _target(scene: _Scene) -> Task:
     total, target = scene.city_total, scene.targets[scene.city]
     plan = scene.plan("target_reached" if total >= target else "target_missed")
     plan.user(
-        scene.ask(
-            'Do the sales ({a}, {b}) to people (name, city, currency) of "{c}" reach its target? '
-            'If so, report their total as "{n}", if not, how much is missing.',
-            'Report as "{n}" the total of the sales ({a}, {b}) in "{c}" if it reaches the target '
-            "of the city, else the difference. The table people has name, city, currency.",
-            c=scene.city,
-            n=scene.label,
-            a=scene.who,
-            b=scene.worth,
-        )
+        'Do the sales ({a}, {b}) to people (name, city, currency) of "{c}" reach its target? '
+        'If so, report their total as "{n}", if not, how much is missing.',
+        'Report as "{n}" the total of the sales ({a}, {b}) in "{c}" if it reaches the target '
+        "of the city, else the difference. The table people has name, city, currency.",
+        c=scene.city,
+        n=scene.label,
+        a=scene.who,
+        b=scene.worth,
     )
     _value(plan, scene.select_city(f"SUM({scene.worth})"))
     plan.call("get_target", city=scene.city)
@@ -204,14 +193,12 @@ def _misnamed(scene: _Scene) -> Task:
     said = scene.worth if known else wrong
     plan = scene.plan("named" if known else "misnamed")
     plan.user(
-        scene.ask(
-            'The table sales has {a} and {b}, I think. Report the total of "{p}" as "{n}".',
-            'Report as "{n}" the sum of {b} in sales where {a} is "{p}", if these are the columns.',
-            a=scene.who,
-            b=said,
-            p=scene.person,
-            n=scene.label,
-        )
+        'The table sales has {a} and {b}, I think. Report the total of "{p}" as "{n}".',
+        'Report as "{n}" the sum of {b} in sales where {a} is "{p}", if these are the columns.',
+        a=scene.who,
+        b=said,
+        p=scene.person,
+        n=scene.label,
     )
     if not known:
         plan.refused("sql", query=scene.select(f"SUM({said})"))
@@ -225,13 +212,11 @@ def _median(scene: _Scene) -> Task:
     """SQLite has no median; the interpreter has the rows."""
     plan = scene.plan("median")
     plan.user(
-        scene.ask(
-            'Report the median of the sales of "{p}" as "{n}". The table is sales.',
-            'Which is the middle one, by size, of the sales of "{p}" in the table sales? Report it '
-            'as "{n}".',
-            p=scene.person,
-            n=scene.label,
-        )
+        'Report the median of the sales of "{p}" as "{n}". The table is sales.',
+        'Which is the middle one, by size, of the sales of "{p}" in the table sales? Report it '
+        'as "{n}".',
+        p=scene.person,
+        n=scene.label,
     )
     _describe(plan, "sales")
     _report(plan, scene, _median_of(plan, scene))
@@ -259,12 +244,10 @@ def _too_few(scene: _Scene) -> Task:
     )
     plan = scene.plan("too_few" if few else "enough", policy)
     plan.user(
-        scene.ask(
-            'Report the total of the sales of "{p}" as "{n}". The table is sales.',
-            'As "{n}", report what "{p}" has in the table sales, in total.',
-            p=scene.person,
-            n=scene.label,
-        )
+        'Report the total of the sales of "{p}" as "{n}". The table is sales.',
+        'As "{n}", report what "{p}" has in the table sales, in total.',
+        p=scene.person,
+        n=scene.label,
     )
     _describe(plan, "sales")
     query = scene.select(f"COUNT(*), SUM({scene.worth})")
@@ -287,11 +270,9 @@ def _no_names(scene: _Scene) -> Task:
     )
     plan = scene.plan("no_names", policy)
     plan.user(
-        scene.ask(
-            'It is not "{p}", is it? Who has the highest total in the table sales?',
-            'Look into the table sales: who comes first by the total? "{p}" wants to know.',
-            p=scene.draw.person(),
-        )
+        'It is not "{p}", is it? Who has the highest total in the table sales?',
+        'Look into the table sales: who comes first by the total? "{p}" wants to know.',
+        p=scene.draw.person(),
     )
     _describe(plan, "sales", "people")
     name = plan.call(
@@ -316,23 +297,19 @@ def _no_call(scene: _Scene) -> Task:
     plan = scene.plan("refuse" if refuse else "in_the_question", policy)
     if refuse:
         plan.user(
-            scene.ask(
-                'Report the total of "{p}" in the table sales as "{n}".',
-                'What is the highest of the sales of "{p}"? Report it as "{n}".',
-                p=scene.person,
-                n=scene.label,
-            )
+            'Report the total of "{p}" in the table sales as "{n}".',
+            'What is the highest of the sales of "{p}"? Report it as "{n}".',
+            p=scene.person,
+            n=scene.label,
         )
         plan.answer(word)
         return plan.task()
     plan.user(
-        scene.ask(
-            'The figure "{n}" was {k} last week, "{p}" says. What was it last week?',
-            'I wrote down that "{p}" reported {k} as "{n}". What number was that?',
-            p=scene.draw.person(),
-            n=scene.label,
-            k=number,
-        )
+        'The figure "{n}" was {k} last week, "{p}" says. What was it last week?',
+        'I wrote down that "{p}" reported {k} as "{n}". What number was that?',
+        p=scene.draw.person(),
+        n=scene.label,
+        k=number,
     )
     plan.answer(number)
     return plan.task()
@@ -342,29 +319,25 @@ def _follow_up(scene: _Scene) -> Task:
     """Three user turns about one person's sales."""
     plan = scene.plan("follow_up")
     plan.user(
-        scene.ask(
-            'What is the total of "{p}" in the table sales?',
-            'How much has "{p}" in the table sales, in total?',
-            p=scene.person,
-        )
+        'What is the total of "{p}" in the table sales?',
+        'How much has "{p}" in the table sales, in total?',
+        p=scene.person,
     )
     _describe(plan, "sales")
     total = _value(plan, scene.select(f"SUM({scene.worth})"))
     plan.answer(total)
     currency = scene.currency[scene.person]
     plan.user(
-        scene.ask(
-            'That is in {c}. Report it in home units as "{n}".',
-            'Report it as "{n}", in home units; the currency is {c}.',
-            c=currency,
-            n=scene.label,
-        )
+        'That is in {c}. Report it in home units as "{n}".',
+        'Report it as "{n}", in home units; the currency is {c}.',
+        c=currency,
+        n=scene.label,
     )
     rate = plan.call("get_rate", currency=currency)["rate"]
     _report(plan, scene, _value(plan, f"SELECT {total} * {rate}"))
     plan.answer()
     scene.label = scene.draw.document()
-    plan.user(scene.ask('And report the median of the same sales as "{n}".', n=scene.label))
+    plan.user('And report the median of the same sales as "{n}".', n=scene.label)
     _report(plan, scene, _median_of(plan, scene))
     plan.answer()
     return plan.task()
@@ -374,14 +347,12 @@ def _pipeline(scene: _Scene) -> Task:
     """All sources for one figure: database, rates, interpreter."""
     plan = scene.plan("pipeline")
     plan.user(
-        scene.ask(
-            'Report as "{n}" the median of the sales of "{p}" in home units: at the rate of the '
-            "currency of that person. The tables are sales and people.",
-            'The tables are sales and people. What is the median sale of "{p}" times the rate of '
-            'the currency of "{p}"? Report it as "{n}".',
-            p=scene.person,
-            n=scene.label,
-        )
+        'Report as "{n}" the median of the sales of "{p}" in home units: at the rate of the '
+        "currency of that person. The tables are sales and people.",
+        'The tables are sales and people. What is the median sale of "{p}" times the rate of '
+        'the currency of "{p}"? Report it as "{n}".',
+        p=scene.person,
+        n=scene.label,
     )
     _describe(plan, "sales", "people")
     currency = _value(plan, f"SELECT currency FROM people WHERE name = '{scene.person}'")
@@ -405,7 +376,7 @@ class AnalystEnv(InterpreterEnv):
 
     toolset = (*analyst.TOOLS, *interpreter.TOOLS)
     levels = LEVELS
-    harmless: Mapping[str, str] = MappingProxyType(
+    harmless = MappingProxyType(
         {
             "sql": "a query only reads: what was reported decides",
             "python": "code changes nothing but its own variables: what was reported decides",

@@ -46,7 +46,7 @@ class _Scene(Scene):
         quota = sum(len(f.text) for f in self.files.values()) + self.room
         folders = frozenset((*self.folders, "/"))
         state = FilesState(self.table(self.files), folders, quota, self.user)
-        return Plan(kind, files.TOOLS, state, policy)
+        return Plan(self, kind, files.TOOLS, state, policy)
 
 
 def _name(path: str) -> str:
@@ -67,9 +67,7 @@ def _fact(scene: _Scene) -> Task:
     path = scene.file(f"In all it came to {number}.")
     plan = scene.plan("fact")
     plan.user(
-        scene.ask(
-            'Which number is in the file "{f}"?', 'What does "{f}" say it came to?', f=_name(path)
-        )
+        'Which number is in the file "{f}"?', 'What does "{f}" say it came to?', f=_name(path)
     )
     plan.call("read_file", path=_search(plan, path))
     plan.answer(number)
@@ -79,9 +77,7 @@ def _fact(scene: _Scene) -> Task:
 def _info(scene: _Scene) -> Task:
     path = scene.file(owner=scene.draw.person())
     plan = scene.plan("owner")
-    plan.user(
-        scene.ask('Whose file is "{f}"?', 'Who is the owner of the file "{f}"?', f=_name(path))
-    )
+    plan.user('Whose file is "{f}"?', 'Who is the owner of the file "{f}"?', f=_name(path))
     plan.answer(plan.call("get_info", path=_search(plan, path))["owner"])
     return plan.task()
 
@@ -91,14 +87,12 @@ def _move(scene: _Scene) -> Task:
     act = scene.rng.choice(("move", "copy"))
     plan = scene.plan(act)
     plan.user(
-        scene.ask(
-            '{w} the file "{f}" into the folder "{d}".',
-            'Please {v} "{f}" into "{d}".',
-            w=act.title(),
-            v=act,
-            f=_name(path),
-            d=(folder := scene.other(path)),
-        )
+        '{w} the file "{f}" into the folder "{d}".',
+        'Please {v} "{f}" into "{d}".',
+        w=act.title(),
+        v=act,
+        f=_name(path),
+        d=(folder := scene.other(path)),
     )
     plan.call(act, path=_search(plan, path), folder=folder)
     plan.answer()
@@ -109,12 +103,10 @@ def _rename(scene: _Scene) -> Task:
     path, name = scene.file(), scene.name()
     plan = scene.plan("rename")
     plan.user(
-        scene.ask(
-            'Rename the file "{f}" to "{n}" and make it read-only.',
-            'Call the file "{f}" "{n}" from now on, and protect it as read-only.',
-            f=_name(path),
-            n=name,
-        )
+        'Rename the file "{f}" to "{n}" and make it read-only.',
+        'Call the file "{f}" "{n}" from now on, and protect it as read-only.',
+        f=_name(path),
+        n=name,
     )
     new = plan.call("rename", path=_search(plan, path), name=name)["path"]
     plan.call("set_mode", path=new, mode="read-only")
@@ -131,12 +123,10 @@ def _by_content(scene: _Scene) -> Task:
     path = scene.file(f"This is {'a draft' if draft else 'final'}.")
     plan = scene.plan("draft" if draft else "final")
     plan.user(
-        scene.ask(
-            'If the text of "{f}" says draft, delete it; if it says final, move it to "{d}".',
-            'Move "{f}" into "{d}" if it says that it is final, or delete it if it is a draft.',
-            f=_name(path),
-            d=(folder := scene.other(path)),
-        )
+        'If the text of "{f}" says draft, delete it; if it says final, move it to "{d}".',
+        'Move "{f}" into "{d}" if it says that it is final, or delete it if it is a draft.',
+        f=_name(path),
+        d=(folder := scene.other(path)),
     )
     found = _search(plan, path)
     plan.call("read_file", path=found)
@@ -154,11 +144,9 @@ def _protected(scene: _Scene) -> Task:
     path = scene.file(mode="read-only" if protected else "")
     plan = scene.plan("protected" if protected else "not_protected")
     plan.user(
-        scene.ask(
-            'Delete the file "{f}"; if it is read-only, make it read-write first.',
-            'The file "{f}" must go, even if it is read-only now.',
-            f=_name(path),
-        )
+        'Delete the file "{f}"; if it is read-only, make it read-write first.',
+        'The file "{f}" must go, even if it is read-only now.',
+        f=_name(path),
     )
     found = _search(plan, path)
     if protected:
@@ -174,12 +162,10 @@ def _missing_folder(scene: _Scene) -> Task:
     folder = scene.missing if missing else scene.other(path)
     plan = scene.plan("missing_folder" if missing else "existing_folder")
     plan.user(
-        scene.ask(
-            'Move "{f}" into the folder "{d}"; make it if there is none.',
-            'Put the file "{f}" into "{d}", a folder you make if it is missing.',
-            f=_name(path),
-            d=folder,
-        )
+        'Move "{f}" into the folder "{d}"; make it if there is none.',
+        'Put the file "{f}" into "{d}", a folder you make if it is missing.',
+        f=_name(path),
+        d=folder,
     )
     found = _search(plan, path)
     if missing:
@@ -197,14 +183,12 @@ def _quota(scene: _Scene) -> Task:
     scene.room = 5 if full else _ROOM
     plan = scene.plan("over_quota" if full else "in_quota")
     plan.user(
-        scene.ask(
-            'Copy "{f}" into "{d}". If the quota is too small, delete "{g}" first.',
-            'Put a copy of "{f}" into "{d}"; only if the quota does not allow it, delete "{g}" '
-            "to make room.",
-            f=_name(path),
-            d=(folder := scene.other(path)),
-            g=_name(spare),
-        )
+        'Copy "{f}" into "{d}". If the quota is too small, delete "{g}" first.',
+        'Put a copy of "{f}" into "{d}"; only if the quota does not allow it, delete "{g}" '
+        "to make room.",
+        f=_name(path),
+        d=(folder := scene.other(path)),
+        g=_name(spare),
     )
     found = _search(plan, path)
     if full:
@@ -222,11 +206,9 @@ def _pointer(scene: _Scene) -> Task:
     path = scene.file(f"See {target}.")
     plan = scene.plan("pointer")
     plan.user(
-        scene.ask(
-            'The file "{f}" names another file. Which code does that one hold?',
-            'Look into "{f}", then into the file that it names: what is the code?',
-            f=_name(path),
-        )
+        'The file "{f}" names another file. Which code does that one hold?',
+        'Look into "{f}", then into the file that it names: what is the code?',
+        f=_name(path),
     )
     plan.call("read_file", path=_search(plan, path))
     plan.call("read_file", path=target)
@@ -249,12 +231,10 @@ def _no_deleting(scene: _Scene) -> Task:
     )
     plan = scene.plan("trash", policy)
     plan.user(
-        scene.ask(
-            'Delete the files "{f}" and "{g}".',
-            'Please delete "{f}", and "{g}" as well.',
-            f=_name(one),
-            g=_name(other),
-        )
+        'Delete the files "{f}" and "{g}".',
+        'Please delete "{f}", and "{g}" as well.',
+        f=_name(one),
+        g=_name(other),
     )
     for path in (one, other):
         plan.call("move", path=_search(plan, path), folder=trash)
@@ -275,12 +255,10 @@ def _not_yours(scene: _Scene) -> Task:
     )
     plan = scene.plan("own_file" if own else "file_of_another", policy)
     plan.user(
-        scene.ask(
-            'Rename the file "{f}" to "{n}".',
-            'The file "{f}" should be called "{n}".',
-            f=_name(path),
-            n=name,
-        )
+        'Rename the file "{f}" to "{n}".',
+        'The file "{f}" should be called "{n}".',
+        f=_name(path),
+        n=name,
     )
     found = _search(plan, path)
     plan.call("get_info", path=found)
@@ -305,23 +283,19 @@ def _no_call(scene: _Scene) -> Task:
     plan = scene.plan("refuse" if refuse else "in_the_question", policy)
     if refuse:
         plan.user(
-            scene.ask(
-                'Which number is in the file "{p}"?',
-                'Move "{p}" into "{d}".',
-                'Delete "{p}".',
-                p=path,
-                d=scene.other(path),
-            )
+            'Which number is in the file "{p}"?',
+            'Move "{p}" into "{d}".',
+            'Delete "{p}".',
+            p=path,
+            d=scene.other(path),
         )
         plan.answer(word)
         return plan.task()
     plan.user(
-        scene.ask(
-            'My copy of "{f}" says: The number is {n}. Which number does it give?',
-            '"{f}" has {n} characters, as you told me. How many were that again?',
-            f=_name(path),
-            n=number,
-        )
+        'My copy of "{f}" says: The number is {n}. Which number does it give?',
+        '"{f}" has {n} characters, as you told me. How many were that again?',
+        f=_name(path),
+        n=number,
     )
     plan.answer(number)
     return plan.task()
@@ -338,13 +312,11 @@ def _by_owner(scene: _Scene) -> Task:
         scene.file(folder=source, owner=name)
     plan = scene.plan("by_owner")
     plan.user(
-        scene.ask(
-            'Move all files of "{p}" from "{a}" into "{b}".',
-            'Whatever belongs to "{p}" in the folder "{a}" should go to "{b}".',
-            p=owner,
-            a=source,
-            b=target,
-        )
+        'Move all files of "{p}" from "{a}" into "{b}".',
+        'Whatever belongs to "{p}" in the folder "{a}" should go to "{b}".',
+        p=owner,
+        a=source,
+        b=target,
     )
     listed = plan.call("list_folder", folder=source)["files"]
     infos = {path: plan.call("get_info", path=path) for path in listed}
@@ -362,23 +334,19 @@ def _session(scene: _Scene) -> Task:
     name = scene.name()
     text = f"Moved, case {scene.draw.number(100, 999)}."
     plan = scene.plan("session")
-    plan.user(
-        scene.ask('Which file mentions "{p}"?', 'In which file is "{p}" mentioned?', p=person)
-    )
+    plan.user('Which file mentions "{p}"?', 'In which file is "{p}" mentioned?', p=person)
     (found,) = plan.call("search", text=person)
     plan.answer(found)
     plan.user(
-        scene.ask(
-            'Move it into "{d}"; make it read-write if it must be.',
-            'Put it into the folder "{d}", even if you have to make it read-write.',
-            d=(folder := scene.other(path)),
-        )
+        'Move it into "{d}"; make it read-write if it must be.',
+        'Put it into the folder "{d}", even if you have to make it read-write.',
+        d=(folder := scene.other(path)),
     )
     plan.refused("move", path=found, folder=folder)
     plan.call("set_mode", path=found, mode="read-write")
     moved = plan.call("move", path=found, folder=folder)["path"]
     plan.answer()
-    plan.user(scene.ask('Now write "{t}" into it, and rename it to "{n}".', t=text, n=name))
+    plan.user('Now write "{t}" into it, and rename it to "{n}".', t=text, n=name)
     plan.call("write_file", path=moved, text=text)
     plan.call("rename", path=moved, name=name)
     plan.answer()

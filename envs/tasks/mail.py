@@ -56,7 +56,7 @@ class _Scene(Scene):
     def plan(self, kind: str, policy: str = "") -> Plan:
         calendar = CalendarState(self.table(self.events))
         state = MailState(self.table(self.mails), self.table(self.contacts), calendar)
-        return Plan(kind, mail.TOOLS, state, policy)
+        return Plan(self, kind, mail.TOOLS, state, policy)
 
 
 def _search(plan: Plan, subject: str) -> str:
@@ -81,9 +81,7 @@ def _fact(scene: _Scene) -> Task:
     subject = scene.receive(scene.person(), f"For your files: the number is {number}.")
     plan = scene.plan("fact")
     plan.user(
-        scene.ask(
-            'Which number is in the mail "{s}"?', 'What number does the mail "{s}" give?', s=subject
-        )
+        'Which number is in the mail "{s}"?', 'What number does the mail "{s}" give?', s=subject
     )
     plan.call("read_mail", mail=_search(plan, subject))
     plan.answer(number)
@@ -95,12 +93,10 @@ def _archive(scene: _Scene) -> Task:
     subjects = [scene.receive(sender, "Please keep this.") for _ in range(2)]
     plan = scene.plan("archive")
     plan.user(
-        scene.ask(
-            'Archive the mail "{s}" of "{p}".',
-            'Put the mail "{s}" that "{p}" sent into the archive.',
-            s=subjects[0],
-            p=sender,
-        )
+        'Archive the mail "{s}" of "{p}".',
+        'Put the mail "{s}" that "{p}" sent into the archive.',
+        s=subjects[0],
+        p=sender,
     )
     plan.call("archive", mail=_search(plan, subjects[0]))
     plan.answer()
@@ -111,11 +107,7 @@ def _reply(scene: _Scene) -> Task:
     subject = scene.receive(scene.person(), "How many do you need?")
     text = f"We need {scene.draw.number(100, 999)}."
     plan = scene.plan("reply")
-    plan.user(
-        scene.ask(
-            'Reply "{t}" to the mail "{s}".', 'Answer the mail "{s}": "{t}"', s=subject, t=text
-        )
-    )
+    plan.user('Reply "{t}" to the mail "{s}".', 'Answer the mail "{s}": "{t}"', s=subject, t=text)
     plan.call("reply", mail=_search(plan, subject), text=text)
     plan.answer()
     return plan.task()
@@ -124,11 +116,7 @@ def _reply(scene: _Scene) -> Task:
 def _forward(scene: _Scene) -> Task:
     subject, person = scene.receive(scene.person(), "See below."), scene.person()
     plan = scene.plan("forward")
-    plan.user(
-        scene.ask(
-            'Forward the mail "{s}" to "{p}".', 'Send "{p}" the mail "{s}".', s=subject, p=person
-        )
-    )
+    plan.user('Forward the mail "{s}" to "{p}".', 'Send "{p}" the mail "{s}".', s=subject, p=person)
     key = _search(plan, subject)
     plan.call("forward", mail=key, address=_address(plan, person))
     plan.answer()
@@ -148,11 +136,9 @@ def _asked_by_mail(scene: _Scene) -> Task:
     subject = scene.receive(scene.person(), wish)
     plan = scene.plan("asked_to_cancel" if cancel else "asked_to_move")
     plan.user(
-        scene.ask(
-            'Do with the event what the mail "{s}" asks for.',
-            'The mail "{s}" asks to move or cancel an event: do it.',
-            s=subject,
-        )
+        'Do with the event what the mail "{s}" asks for.',
+        'The mail "{s}" asks to move or cancel an event: do it.',
+        s=subject,
     )
     plan.call("read_mail", mail=_search(plan, subject))
     event = _event_id(plan, title)
@@ -170,13 +156,11 @@ def _tell_host(scene: _Scene) -> Task:
     subject = scene.draw.document()
     plan = scene.plan("tell_host")
     plan.user(
-        scene.ask(
-            'Mail the host of "{e}", subject "{s}", text "{t}".',
-            'Send the host of "{e}" a mail with the subject "{s}" and the text "{t}".',
-            e=title,
-            s=subject,
-            t=text,
-        )
+        'Mail the host of "{e}", subject "{s}", text "{t}".',
+        'Send the host of "{e}" a mail with the subject "{s}" and the text "{t}".',
+        e=title,
+        s=subject,
+        t=text,
     )
     host = plan.call("get_event", event=_event_id(plan, title))["host"]
     plan.call("send_mail", address=_address(plan, host), subject=subject, text=text)
@@ -191,13 +175,11 @@ def _no_contact(scene: _Scene) -> Task:
     subject = scene.receive(scene.person(), "To be shared.")
     plan = scene.plan("contact" if known else "no_contact")
     plan.user(
-        scene.ask(
-            'Forward the mail "{s}" to "{p}", or to "{q}" if "{p}" is no contact.',
-            'Pass the mail "{s}" on to "{p}"; if there is no such contact, to "{q}".',
-            s=subject,
-            p=first,
-            q=second,
-        )
+        'Forward the mail "{s}" to "{p}", or to "{q}" if "{p}" is no contact.',
+        'Pass the mail "{s}" on to "{p}"; if there is no such contact, to "{q}".',
+        s=subject,
+        p=first,
+        q=second,
     )
     key = _search(plan, subject)
     if not known:
@@ -217,13 +199,11 @@ def _invitation(scene: _Scene) -> Task:
     subject = scene.receive(scene.person(), f'Let us do "{title}" on {day} at {hour}.')
     plan = scene.plan("hour_taken" if taken else "hour_free")
     plan.user(
-        scene.ask(
-            'Add the event that the mail "{s}" proposes; if the hour is taken, at the free hour. '
-            "At which hour is it?",
-            'Put what the mail "{s}" proposes into the calendar, at the free hour if the one it '
-            "names is taken, and tell me the hour.",
-            s=subject,
-        )
+        'Add the event that the mail "{s}" proposes; if the hour is taken, at the free hour. '
+        "At which hour is it?",
+        'Put what the mail "{s}" proposes into the calendar, at the free hour if the one it '
+        "names is taken, and tell me the hour.",
+        s=subject,
     )
     plan.call("read_mail", mail=_search(plan, subject))
     if taken:
@@ -250,11 +230,7 @@ def _confidential(scene: _Scene) -> Task:
         "Mails in the archive stay there.",
     )
     plan = scene.plan("confidential" if secret else "not_confidential", policy)
-    plan.user(
-        scene.ask(
-            'Forward the mail "{s}" to "{p}".', 'Send "{p}" the mail "{s}".', s=subject, p=person
-        )
-    )
+    plan.user('Forward the mail "{s}" to "{p}".', 'Send "{p}" the mail "{s}".', s=subject, p=person)
     key = _search(plan, subject)
     plan.call("read_mail", mail=key)
     if secret:
@@ -277,7 +253,7 @@ def _confirmed(scene: _Scene) -> Task:
         "Events are not moved to Friday.",
     )
     plan = scene.plan("cancel_confirmed" if confirmed else "cancel_tentative", policy)
-    plan.user(scene.ask('Cancel "{e}".', 'The event "{e}" is off: cancel it.', e=title))
+    plan.user('Cancel "{e}".', 'The event "{e}" is off: cancel it.', e=title)
     event = _event_id(plan, title)
     host = plan.call("get_event", event=event)["host"]
     if confirmed:
@@ -305,7 +281,7 @@ def _no_call(scene: _Scene) -> Task:
             'Mail the password in "{s}" of "{p}" to "{q}".',
             'Which password did "{p}" send in "{s}"? Forward it to "{q}".',
         )
-        plan.user(scene.ask(*wordings, s=subject, p=person, q=other))
+        plan.user(*wordings, s=subject, p=person, q=other)
         plan.answer(word)
         return plan.task()
     title = scene.draw.title()
@@ -313,7 +289,7 @@ def _no_call(scene: _Scene) -> Task:
         '"{p}" told me on the phone: "{e}" is in room {n}, with "{q}". Which room was that again?',
         'In which room is "{e}"? I noted: "{p}" and "{q}" meet there, room {n}.',
     )
-    plan.user(scene.ask(*wordings, p=person, q=other, e=title, n=number))
+    plan.user(*wordings, p=person, q=other, e=title, n=number)
     plan.answer(number)
     return plan.task()
 
@@ -326,23 +302,21 @@ def _conversation(scene: _Scene) -> Task:
     subject = scene.receive(event.host, "Where do we meet?")
     day, hour = scene.slot(but_not=event.day)
     plan = scene.plan("conversation")
-    plan.user(scene.ask('Who hosts "{e}"?', 'Who is the host of "{e}"?', e=title))
+    plan.user('Who hosts "{e}"?', 'Who is the host of "{e}"?', e=title)
     key = _event_id(plan, title)
     plan.call("get_event", event=key)
     plan.answer(event.host)
     plan.user(
-        scene.ask(
-            'Move it to "{d}" {h}, and invite "{p}".',
-            'Please put it on "{d}" at {h} and invite "{p}".',
-            d=day,
-            h=hour,
-            p=(guest := scene.draw.person()),
-        )
+        'Move it to "{d}" {h}, and invite "{p}".',
+        'Please put it on "{d}" at {h} and invite "{p}".',
+        d=day,
+        h=hour,
+        p=(guest := scene.draw.person()),
     )
     plan.call("move_event", event=key, day=day, hour=hour)
     plan.call("invite", event=key, person=guest)
     plan.answer()
-    plan.user(scene.ask('Reply "{t}" to the mail of the host and archive it.', t=text))
+    plan.user('Reply "{t}" to the mail of the host and archive it.', t=text)
     found = plan.call("search_mails", text=event.host)
     received = next(m["mail"] for m in found if m["subject"] == subject)
     plan.call("reply", mail=received, text=text)
@@ -360,13 +334,11 @@ def _clear(scene: _Scene) -> Task:
     answered = scene.rng.choice(subjects)
     plan = scene.plan("clear")
     plan.user(
-        scene.ask(
-            'Reply "{t}" to the mail "{s}", then archive all mails of "{p}".',
-            'Archive all mails of "{p}" and reply "{t}" to "{s}".',
-            t=text,
-            s=answered,
-            p=sender,
-        )
+        'Reply "{t}" to the mail "{s}", then archive all mails of "{p}".',
+        'Archive all mails of "{p}" and reply "{t}" to "{s}".',
+        t=text,
+        s=answered,
+        p=sender,
     )
     found = plan.call("search_mails", text=sender)
     plan.call("reply", mail=next(m["mail"] for m in found if m["subject"] == answered), text=text)

@@ -51,8 +51,11 @@ class Scene:
 class Plan:
     """A task as it is written: what the user says, and the calls that solve it, run at once."""
 
-    def __init__(self, kind: str, tools: Iterable[Tool], state: Any, policy: str = "") -> None:
-        """Start with the state that the episode starts with."""
+    def __init__(
+        self, scene: Scene, kind: str, tools: Iterable[Tool], state: Any, policy: str = ""
+    ) -> None:
+        """Start with the state that the episode starts with; the scene chooses the wordings."""
+        self._scene = scene
         self._kind = kind
         self._tools = {t.name: t for t in tools}
         self._start = self._state = state
@@ -61,9 +64,9 @@ class Plan:
         self._prompt = ""
         self._gold: list[ToolCall] = []
 
-    def user(self, prompt: str) -> None:
-        """Begin a user turn."""
-        self._prompt = prompt
+    def user(self, *wordings: str, **values: object) -> None:
+        """Begin a user turn: one of the wordings, its blanks filled in."""
+        self._prompt = self._scene.ask(*wordings, **values)
 
     def call(self, name: str, /, **arguments: Any) -> Any:
         """Write a call down and run it.

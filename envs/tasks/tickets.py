@@ -48,7 +48,7 @@ class _Scene(Scene):
 
     def plan(self, kind: str, policy: str = "") -> Plan:
         state = TicketsState(self.table(self.tickets), self.table(self.agents))
-        return Plan(kind, tickets.TOOLS, state, policy)
+        return Plan(self, kind, tickets.TOOLS, state, policy)
 
 
 def _only(plan: Plan, customer: str) -> str:
@@ -75,7 +75,7 @@ def _read(scene: _Scene) -> Task:
         else ('How many days ago did "{c}" buy?', 'How many days is the purchase of "{c}" past?')
     )
     plan = scene.plan("paid" if money else "days")
-    plan.user(scene.ask(*wordings, c=customer))
+    plan.user(*wordings, c=customer)
     record = plan.call("read_ticket", ticket=_only(plan, customer))
     plan.answer(record["paid" if money else "days_since_purchase"])
     return plan.task()
@@ -86,12 +86,10 @@ def _prioritise(scene: _Scene) -> Task:
     scene.ticket(customer)
     plan = scene.plan("prioritise")
     plan.user(
-        scene.ask(
-            'Set the ticket of "{c}" to {p}.',
-            'The ticket of "{c}" gets the priority {p}.',
-            c=customer,
-            p=priority,
-        )
+        'Set the ticket of "{c}" to {p}.',
+        'The ticket of "{c}" gets the priority {p}.',
+        c=customer,
+        p=priority,
     )
     plan.call("set_priority", ticket=_only(plan, customer), priority=priority)
     plan.answer()
@@ -105,13 +103,11 @@ def _close(scene: _Scene) -> Task:
     scene.ticket(customer, subject=subject)
     plan = scene.plan("close")
     plan.user(
-        scene.ask(
-            'Close the ticket "{s}" of "{c}" with the reason "{r}".',
-            'Tell "{c}" about "{s}": "{r}" - and close that ticket.',
-            s=subject,
-            c=customer,
-            r=reason,
-        )
+        'Close the ticket "{s}" of "{c}" with the reason "{r}".',
+        'Tell "{c}" about "{s}": "{r}" - and close that ticket.',
+        s=subject,
+        c=customer,
+        r=reason,
     )
     found = plan.call("find_tickets", customer=customer)
     key = next(t["ticket"] for t in found if t["subject"] == subject)
@@ -125,13 +121,11 @@ def _give(scene: _Scene) -> Task:
     scene.ticket(customer)
     plan = scene.plan("give")
     plan.user(
-        scene.ask(
-            'Give the ticket of "{c}" to "{a}" and set it to {p}.',
-            '"{a}" takes the ticket of "{c}": assign it, with the priority {p}.',
-            c=customer,
-            a=agent,
-            p=(priority := scene.rng.choice(("low", "high", "urgent"))),
-        )
+        'Give the ticket of "{c}" to "{a}" and set it to {p}.',
+        '"{a}" takes the ticket of "{c}": assign it, with the priority {p}.',
+        c=customer,
+        a=agent,
+        p=(priority := scene.rng.choice(("low", "high", "urgent"))),
     )
     key = _only(plan, customer)
     plan.call("assign", ticket=key, agent=agent)
@@ -148,12 +142,10 @@ def _by_load(scene: _Scene) -> Task:
     scene.ticket(customer)
     plan = scene.plan("by_load")
     plan.user(
-        scene.ask(
-            'Give the ticket of "{c}" to whoever works on its topic and has the fewest tickets. '
-            "Who is it?",
-            'Who of those with the right skill has the smallest load? Assign the ticket of "{c}".',
-            c=customer,
-        )
+        'Give the ticket of "{c}" to whoever works on its topic and has the fewest tickets. '
+        "Who is it?",
+        'Who of those with the right skill has the smallest load? Assign the ticket of "{c}".',
+        c=customer,
     )
     key = _only(plan, customer)
     topic = plan.call("read_ticket", ticket=key)["topic"]
@@ -171,14 +163,12 @@ def _full(scene: _Scene) -> Task:
         scene.fill(agent)
     plan = scene.plan("full" if full else "not_full")
     plan.user(
-        scene.ask(
-            'Give the ticket of "{c}" to "{a}"; if "{a}" is full, to the one of the same skill '
-            "with the smallest load who is not.",
-            '"{a}" should take the ticket of "{c}", or if there is no room, whoever has the '
-            "smallest load and the same skill.",
-            c=customer,
-            a=agent,
-        )
+        'Give the ticket of "{c}" to "{a}"; if "{a}" is full, to the one of the same skill '
+        "with the smallest load who is not.",
+        '"{a}" should take the ticket of "{c}", or if there is no room, whoever has the '
+        "smallest load and the same skill.",
+        c=customer,
+        a=agent,
     )
     key = _only(plan, customer)
     if full:
@@ -195,13 +185,11 @@ def _refund_or_not(scene: _Scene) -> Task:
     paid = scene.tickets[scene.ticket(customer)].paid
     plan = scene.plan("refund" if paid <= limit else "escalate")
     plan.user(
-        scene.ask(
-            'If "{c}" paid {n} or less, refund all of it; if more, escalate the ticket to "{m}".',
-            'Refund "{c}" in full if that is at most {n}, or else escalate the ticket to "{m}".',
-            c=customer,
-            n=limit,
-            m=manager,
-        )
+        'If "{c}" paid {n} or less, refund all of it; if more, escalate the ticket to "{m}".',
+        'Refund "{c}" in full if that is at most {n}, or else escalate the ticket to "{m}".',
+        c=customer,
+        n=limit,
+        m=manager,
     )
     key = _only(plan, customer)
     if plan.call("read_ticket", ticket=key)["paid"] <= limit:
@@ -220,14 +208,12 @@ def _duplicates(scene: _Scene) -> Task:
         scene.ticket(customer, subject=subject)
     plan = scene.plan("duplicates")
     plan.user(
-        scene.ask(
-            '"{c}" wrote twice about "{s}": merge the second ticket of the list into the first, '
-            "which gets the priority high.",
-            'Merge the two tickets of "{c}" on "{s}", the later of the list into the earlier, and '
-            "set the one that stays to high.",
-            c=customer,
-            s=subject,
-        )
+        '"{c}" wrote twice about "{s}": merge the second ticket of the list into the first, '
+        "which gets the priority high.",
+        'Merge the two tickets of "{c}" on "{s}", the later of the list into the earlier, and '
+        "set the one that stays to high.",
+        c=customer,
+        s=subject,
     )
     found = plan.call("find_tickets", customer=customer)
     first, second = (t["ticket"] for t in found if t["subject"] == subject)
@@ -255,7 +241,7 @@ def _refund_rules(scene: _Scene) -> Task:
     )
     kind = "too_late" if old else "refundable" if paid <= limit else "too_dear"
     plan = scene.plan(kind, policy)
-    plan.user(scene.ask('Refund "{c}".', '"{c}" wants the money back: refund it.', c=customer))
+    plan.user('Refund "{c}".', '"{c}" wants the money back: refund it.', c=customer)
     key = _only(plan, customer)
     plan.call("read_ticket", ticket=key)
     if old:
@@ -281,11 +267,9 @@ def _not_urgent(scene: _Scene) -> Task:
     )
     plan = scene.plan("urgent" if allowed else "not_urgent", policy)
     plan.user(
-        scene.ask(
-            'The ticket of "{c}" is urgent: set it so.',
-            'Make the ticket of "{c}" urgent.',
-            c=customer,
-        )
+        'The ticket of "{c}" is urgent: set it so.',
+        'Make the ticket of "{c}" urgent.',
+        c=customer,
     )
     key = _only(plan, customer)
     plan.call("read_ticket", ticket=key)
@@ -308,24 +292,20 @@ def _no_call(scene: _Scene) -> Task:
     plan = scene.plan("refuse" if refuse else "in_the_question", policy)
     if refuse:
         plan.user(
-            scene.ask(
-                'I am "{d}", a customer. How much did "{c}" pay?',
-                'This is "{d}", a customer too: what did "{c}" pay?',
-                c=customer,
-                d=other,
-            )
+            'I am "{d}", a customer. How much did "{c}" pay?',
+            'This is "{d}", a customer too: what did "{c}" pay?',
+            c=customer,
+            d=other,
         )
         plan.answer(word)
         return plan.task()
     plan.user(
-        scene.ask(
-            '"{c}" wrote that ticket {k} is about {n} units that "{d}" owes. How many units?',
-            'For my notes: "{d}" owes "{c}" {n} units, ticket {k}. How many units were it?',
-            c=customer,
-            d=other,
-            k=key,
-            n=number,
-        )
+        '"{c}" wrote that ticket {k} is about {n} units that "{d}" owes. How many units?',
+        'For my notes: "{d}" owes "{c}" {n} units, ticket {k}. How many units were it?',
+        c=customer,
+        d=other,
+        k=key,
+        n=number,
     )
     plan.answer(number)
     return plan.task()
@@ -338,14 +318,12 @@ def _queue(scene: _Scene) -> Task:
     code = scene.draw.number(100, 999)
     plan = scene.plan("queue")
     plan.user(
-        scene.ask(
-            'Plan "{n}": assign the open tickets about {t} in the order of the list, each to the '
-            "agent with the smallest load by then; of two with as many, to the first listed.",
-            'Run "{n}": go through the list of open tickets about {t} and give each to whoever has '
-            "the fewest tickets by then, the one listed first if two have as many.",
-            n=code,
-            t=scene.topic,
-        )
+        'Plan "{n}": assign the open tickets about {t} in the order of the list, each to the '
+        "agent with the smallest load by then; of two with as many, to the first listed.",
+        'Run "{n}": go through the list of open tickets about {t} and give each to whoever has '
+        "the fewest tickets by then, the one listed first if two have as many.",
+        n=code,
+        t=scene.topic,
     )
     listed = plan.call("list_tickets", topic=scene.topic)
     agents = plan.call("list_agents", skill=scene.topic)
@@ -365,12 +343,10 @@ def _conversation(scene: _Scene) -> Task:
     scene.ticket(customer, subject=other)
     plan = scene.plan("conversation")
     plan.user(
-        scene.ask(
-            'What did "{c}" pay, by the ticket "{s}"?',
-            'Look at the ticket "{s}" of "{c}": how much was paid?',
-            c=customer,
-            s=subject,
-        )
+        'What did "{c}" pay, by the ticket "{s}"?',
+        'Look at the ticket "{s}" of "{c}": how much was paid?',
+        c=customer,
+        s=subject,
     )
     ids = {t["subject"]: t["ticket"] for t in plan.call("find_tickets", customer=customer)}
     record = plan.call("read_ticket", ticket=ids[subject])
@@ -380,12 +356,10 @@ def _conversation(scene: _Scene) -> Task:
     plan.call("assign", ticket=ids[subject], agent=agent)
     plan.answer(agent)
     plan.user(
-        scene.ask(
-            'Merge "{o}" of the same customer into it, and set it to {p}.',
-            'The ticket "{o}" is a duplicate of it: merge it. Then set the one that stays to {p}.',
-            o=other,
-            p=(priority := scene.rng.choice(("high", "urgent"))),
-        )
+        'Merge "{o}" of the same customer into it, and set it to {p}.',
+        'The ticket "{o}" is a duplicate of it: merge it. Then set the one that stays to {p}.',
+        o=other,
+        p=(priority := scene.rng.choice(("high", "urgent"))),
     )
     plan.call("merge", ticket=ids[other], into=ids[subject])
     plan.call("set_priority", ticket=ids[subject], priority=priority)

@@ -74,11 +74,11 @@ class _Scene(Scene):
             self.table(self.vouchers),
             self.table(self.cards),
         )
-        return Plan(kind, travel.TOOLS, state, policy)
+        return Plan(self, kind, travel.TOOLS, state, policy)
 
-    def tell(self, *wordings: str, **values: object) -> str:
-        """A wording with the cities and the way of travelling filled in."""
-        return self.ask(*wordings, a=self.home, b=self.away, m=self.mode, **values)
+    def ask(self, *wordings: str, **values: object) -> str:
+        """A wording, with the cities and the way of travelling filled in as well."""
+        return super().ask(*wordings, a=self.home, b=self.away, m=self.mode, **values)
 
 
 def _trips(plan: Plan, scene: _Scene, mode: str | None = None) -> list[dict[str, Any]]:
@@ -106,30 +106,12 @@ def _fee(scene: _Scene) -> Task:
     cheapest, *_ = scene.trips(scene.mode)
     plan = scene.plan("fee")
     plan.user(
-        scene.tell(
-            '"{p}" goes from "{a}" to "{b}" by the cheapest {m}. What does cancelling cost?',
-            'What is the cancellation fee of the cheapest {m} from "{a}" to "{b}"? "{p}" asks.',
-            p=person,
-        )
+        '"{p}" goes from "{a}" to "{b}" by the cheapest {m}. What does cancelling cost?',
+        'What is the cancellation fee of the cheapest {m} from "{a}" to "{b}"? "{p}" asks.',
+        p=person,
     )
     plan.call("get_offer", offer=_trips(plan, scene)[0]["offer"])
     plan.answer(scene.offers[cheapest].fee)
-    return plan.task()
-
-
-def _hold_trip(scene: _Scene) -> Task:
-    person = scene.traveller()
-    scene.trips(scene.mode)
-    plan = scene.plan("hold_trip")
-    plan.user(
-        scene.tell(
-            'Hold the cheapest {m} from "{a}" to "{b}" for "{p}".',
-            '"{p}" needs the cheapest {m} from "{a}" to "{b}": hold it.',
-            p=person,
-        )
-    )
-    _hold(plan, _trips(plan, scene)[0], person)
-    plan.answer()
     return plan.task()
 
 
@@ -138,11 +120,9 @@ def _book_hotel(scene: _Scene) -> Task:
     scene.hotels()
     plan = scene.plan("book_hotel")
     plan.user(
-        scene.tell(
-            'Hold the cheapest hotel in "{b}" for "{p}" and pay it by card.',
-            'Book "{p}" the cheapest hotel in "{b}": hold it, then pay by card.',
-            p=person,
-        )
+        'Hold the cheapest hotel in "{b}" for "{p}" and pay it by card.',
+        'Book "{p}" the cheapest hotel in "{b}": hold it, then pay by card.',
+        p=person,
     )
     plan.call("pay_by_card", booking=_hold(plan, _hotels(plan, scene)[0], person))
     plan.answer()
@@ -162,11 +142,7 @@ def _where(scene: _Scene) -> Task:
         (("to which city", offer.city), ("on which day", offer.day), ("at what price", offer.price))
     )
     plan = scene.plan("where")
-    plan.user(
-        scene.ask(
-            'Tell me {w} "{p}" travels.', 'I want to know {w} "{p}" travels.', w=word, p=person
-        )
-    )
+    plan.user('Tell me {w} "{p}" travels.', 'I want to know {w} "{p}" travels.', w=word, p=person)
     plan.call("get_offer", offer=_booked(plan, person)["offer"])
     plan.answer(answer)
     return plan.task()
@@ -177,11 +153,9 @@ def _call_off(scene: _Scene) -> Task:
     scene.book(person, scene.trips(scene.mode)[0], "card")
     plan = scene.plan("call_off")
     plan.user(
-        scene.ask(
-            'Cancel the booking of "{p}". How much is paid back?',
-            '"{p}" cannot travel: cancel the booking and tell me the refund.',
-            p=person,
-        )
+        'Cancel the booking of "{p}". How much is paid back?',
+        '"{p}" cannot travel: cancel the booking and tell me the refund.',
+        p=person,
     )
     refund = plan.call("cancel_booking", booking=_booked(plan, person)["booking"])["refund"]
     plan.answer(refund)
@@ -198,14 +172,12 @@ def _limit(scene: _Scene) -> Task:
     scene.trips("train")
     plan = scene.plan("below_limit" if flight.price < limit else "above_limit")
     plan.user(
-        scene.tell(
-            'Hold the cheapest flight from "{a}" to "{b}" for "{p}" if it costs less than {n}, or '
-            "else the cheapest train.",
-            'Hold "{p}" the cheapest flight from "{a}" to "{b}"; if it is not below {n}, the '
-            "cheapest train instead.",
-            p=person,
-            n=limit,
-        )
+        'Hold the cheapest flight from "{a}" to "{b}" for "{p}" if it costs less than {n}, or '
+        "else the cheapest train.",
+        'Hold "{p}" the cheapest flight from "{a}" to "{b}"; if it is not below {n}, the '
+        "cheapest train instead.",
+        p=person,
+        n=limit,
     )
     (first, *_) = _trips(plan, scene, "flight")
     if first["price"] >= limit:
@@ -226,13 +198,11 @@ def _sold_out(scene: _Scene) -> Task:
         )
     plan = scene.plan("sold_out" if full else "not_sold_out")
     plan.user(
-        scene.tell(
-            'Hold the cheapest {m} from "{a}" to "{b}" for "{p}", the next one if it is sold out. '
-            "What does it cost?",
-            'Hold "{p}" the cheapest {m} from "{a}" to "{b}" that is not sold out, and tell me the '
-            "price.",
-            p=person,
-        )
+        'Hold the cheapest {m} from "{a}" to "{b}" for "{p}", the next one if it is sold out. '
+        "What does it cost?",
+        'Hold "{p}" the cheapest {m} from "{a}" to "{b}" that is not sold out, and tell me the '
+        "price.",
+        p=person,
     )
     first, second, _ = _trips(plan, scene)
     if full:
@@ -251,11 +221,9 @@ def _declined(scene: _Scene) -> Task:
     scene.voucher(person)
     plan = scene.plan("declined" if poor else "accepted")
     plan.user(
-        scene.ask(
-            'Pay the booking of "{p}" by card, or by voucher if the card is declined.',
-            'The booking of "{p}" is due: pay by card; if it is declined, by voucher.',
-            p=person,
-        )
+        'Pay the booking of "{p}" by card, or by voucher if the card is declined.',
+        'The booking of "{p}" is due: pay by card; if it is declined, by voucher.',
+        p=person,
     )
     booking = _booked(plan, person)["booking"]
     _pay(plan, booking, person, poor)
@@ -280,14 +248,12 @@ def _rebook(scene: _Scene) -> Task:
     day = scene.offers[new].day
     plan = scene.plan("rebook")
     plan.user(
-        scene.ask(
-            '"{p}" travels on "{d}" instead: cancel the booking, hold the same kind of trip on the '
-            "same way for that day.",
-            'Change the trip of "{p}" to "{d}", same way, same means: cancel the old booking and '
-            "hold the new one.",
-            p=person,
-            d=day,
-        )
+        '"{p}" travels on "{d}" instead: cancel the booking, hold the same kind of trip on the '
+        "same way for that day.",
+        'Change the trip of "{p}" to "{d}", same way, same means: cancel the old booking and '
+        "hold the new one.",
+        p=person,
+        d=day,
     )
     booked = _booked(plan, person)
     plan.call("get_offer", offer=booked["offer"])
@@ -314,9 +280,7 @@ def _dear_to_cancel(scene: _Scene) -> Task:
         "Hotels are held, not paid.",
     )
     plan = scene.plan("pass_on" if dear else "cancel_cheap", policy)
-    plan.user(
-        scene.ask('Cancel the booking of "{p}".', '"{p}" cannot travel: cancel that.', p=person)
-    )
+    plan.user('Cancel the booking of "{p}".', '"{p}" cannot travel: cancel that.', p=person)
     booked = _booked(plan, person)
     plan.call("get_offer", offer=booked["offer"])
     if dear:
@@ -342,11 +306,9 @@ def _train_first(scene: _Scene) -> Task:
     )
     plan = scene.plan("train_instead" if rail else "no_train", policy)
     plan.user(
-        scene.tell(
-            'Book "{p}" the cheapest flight from "{a}" to "{b}": hold it and pay by card.',
-            '"{p}" flies from "{a}" to "{b}". Hold the cheapest flight and pay it by card.',
-            p=person,
-        )
+        'Book "{p}" the cheapest flight from "{a}" to "{b}": hold it and pay by card.',
+        '"{p}" flies from "{a}" to "{b}". Hold the cheapest flight and pay it by card.',
+        p=person,
     )
     if rail:
         (first, *_) = _trips(plan, scene, "train")
@@ -372,26 +334,22 @@ def _no_call(scene: _Scene) -> Task:
     plan = scene.plan("refuse" if refuse else "in_the_question", policy)
     if refuse:
         plan.user(
-            scene.tell(
-                'Hold the cheapest {m} from "{a}" to "{b}" for "{p}".',
-                '"{p}" and "{q}" have to go to "{b}" by {m}, from "{a}". Hold the trips.',
-                p=person,
-                q=other,
-            )
+            'Hold the cheapest {m} from "{a}" to "{b}" for "{p}".',
+            '"{p}" and "{q}" have to go to "{b}" by {m}, from "{a}". Hold the trips.',
+            p=person,
+            q=other,
         )
         plan.answer(word)
         return plan.task()
     first, second = sorted(scene.draw.number(*_PRICE) for _ in range(2))
     plan.user(
-        scene.ask(
-            '"{p}" was offered a flight for {n} and a train for {k}; "{q}" wants the dearer one. '
-            "What does that cost?",
-            'A room costs {n} with "{p}" and {k} with "{q}". What is the higher of the two prices?',
-            p=person,
-            q=other,
-            n=first,
-            k=second,
-        )
+        '"{p}" was offered a flight for {n} and a train for {k}; "{q}" wants the dearer one. '
+        "What does that cost?",
+        'A room costs {n} with "{p}" and {k} with "{q}". What is the higher of the two prices?',
+        p=person,
+        q=other,
+        n=first,
+        k=second,
     )
     plan.answer(second)
     return plan.task()
@@ -403,25 +361,21 @@ def _journey(scene: _Scene) -> Task:
     scene.trips(scene.mode)
     plan = scene.plan("journey")
     plan.user(
-        scene.tell(
-            'What does the cheapest {m} from "{a}" to "{b}" cost? It is for "{p}".',
-            'On behalf of "{p}": what is the lowest price by {m} from "{a}" to "{b}"?',
-            p=person,
-        )
+        'What does the cheapest {m} from "{a}" to "{b}" cost? It is for "{p}".',
+        'On behalf of "{p}": what is the lowest price by {m} from "{a}" to "{b}"?',
+        p=person,
     )
     (first, *_) = _trips(plan, scene)
     plan.answer(first["price"])
-    plan.user(scene.ask("Good: hold it and pay by card.", "Fine. Hold that one and pay by card."))
+    plan.user("Good: hold it and pay by card.", "Fine. Hold that one and pay by card.")
     booking = _hold(plan, first, person)
     plan.call("pay_by_card", booking=booking)
     plan.answer()
     plan.user(
-        scene.ask(
-            'It will be "{q}" who travels: change the booking. What is the fee if that falls '
-            "through as well?",
-            'Pass the booking on to "{q}", and tell me what the fee is if it is cancelled.',
-            q=(other := scene.draw.person()),
-        )
+        'It will be "{q}" who travels: change the booking. What is the fee if that falls '
+        "through as well?",
+        'Pass the booking on to "{q}", and tell me what the fee is if it is cancelled.',
+        q=(other := scene.draw.person()),
     )
     plan.call("change_traveller", booking=booking, traveller=other)
     plan.answer(plan.call("get_offer", offer=first["offer"])["fee"])
@@ -438,13 +392,11 @@ def _package(scene: _Scene) -> Task:
         scene.voucher(person)
     plan = scene.plan("package_declined" if poor else "package")
     plan.user(
-        scene.tell(
-            'Hold "{p}" the cheapest {m} from "{a}" to "{b}" and the cheapest hotel there. Pay the '
-            "trip by card, or by voucher if the card is declined; the hotel is paid later.",
-            '"{p}" goes from "{a}" to "{b}": hold the cheapest {m} and hotel. Pay the trip alone, '
-            "by card; if that is declined, by voucher.",
-            p=person,
-        )
+        'Hold "{p}" the cheapest {m} from "{a}" to "{b}" and the cheapest hotel there. Pay the '
+        "trip by card, or by voucher if the card is declined; the hotel is paid later.",
+        '"{p}" goes from "{a}" to "{b}": hold the cheapest {m} and hotel. Pay the trip alone, '
+        "by card; if that is declined, by voucher.",
+        p=person,
     )
     trip = _hold(plan, _trips(plan, scene)[0], person)
     _pay(plan, trip, person, poor)
@@ -454,7 +406,7 @@ def _package(scene: _Scene) -> Task:
 
 
 _KINDS: Kinds[_Scene] = {
-    "easy": (_fee, _hold_trip, _book_hotel, _where, _call_off),
+    "easy": (_fee, _book_hotel, _where, _call_off),
     "medium": (_limit, _sold_out, _declined, _rebook),
     "hard": (_dear_to_cancel, _train_first, _no_call, _journey, _package),
 }
