@@ -26,7 +26,7 @@ from journeyman.tools import ToolCall, execute
 from .conftest import BUILTIN
 
 TASKS = 200
-"""A split of a domain, over its levels."""
+"""Of a split; of a domain with levels, half as many over all of them."""
 ALL = (*BUILTIN, "journeyman/Analyst-v0", "journeyman/Python-v0")
 """The last two generate their tasks without a sandbox; files of their own play them in one."""
 
@@ -37,7 +37,8 @@ def levels(*env_ids: str) -> list[tuple[str, Level]]:
 
 def tasks(env_id: str, level: Level, split: Split) -> Iterator[Task]:
     cls = env_class(env_id)
-    ids = itertools.islice(cls.tasks(f"{split}/{level}"), TASKS // len(cls.levels))
+    count = TASKS if len(cls.levels) == 1 else TASKS // (2 * len(cls.levels))
+    ids = itertools.islice(cls.tasks(f"{split}/{level}"), count)
     return map(cls.load_task, ids)
 
 
