@@ -15,13 +15,13 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from journeyman.envs.core import Task, ToolEnv, UserTurn
+from journeyman.envs.core import Task, UserTurn
 from journeyman.envs.tasks.entities import ITEMS, Entities
+from journeyman.envs.tasks.interpreter import InterpreterEnv
 from journeyman.envs.types import LEVELS, Level, Split
-from journeyman.sandbox import Sandbox
-from journeyman.tools import ToolCall, ToolError, ToolResult, execute
+from journeyman.tools import ToolCall, ToolError, ToolResult
 from journeyman.tools import python as interpreter
-from journeyman.tools.python import Cell, Repl
+from journeyman.tools.python import Cell
 
 Case = tuple[str, tuple[Any, ...], Any]
 """A function's name, its arguments, and what it must return."""
@@ -286,11 +286,10 @@ _QUESTIONS = (
 )  # fmt: skip
 
 
-class PythonEnv(ToolEnv):
+class PythonEnv(InterpreterEnv):
     """A data desk with an interpreter: questions to answer, functions to write that are tested."""
 
     toolset = interpreter.TOOLS
-    waits = True
     levels = LEVELS
     harmless = MappingProxyType(
         {
@@ -298,26 +297,6 @@ class PythonEnv(ToolEnv):
             "added": "more code does no harm while the tests pass",
         }
     )
-
-    def __init__(
-        self,
-        split: str = "train",
-        max_turns: int = 12,
-        parser: str = "hermes",
-        render_mode: str | None = None,
-        sandbox: Sandbox | str = "namespace",
-    ) -> None:
-        """Make an environment; no sandbox starts before the first call of a tool.
-
-        Args:
-            split: See `ToolEnv`.
-            max_turns: See `ToolEnv`.
-            parser: See `ToolEnv`.
-            render_mode: See `ToolEnv`.
-            sandbox: Where sessions come from, or the name of a backend.
-        """
-        super().__init__(split, max_turns, parser, render_mode)
-        self._repl = Repl(sandbox)
 
     @classmethod
     def generate(cls, rng: random.Random, split: Split, level: Level) -> Task:
@@ -344,13 +323,6 @@ class PythonEnv(ToolEnv):
             return False
         return shown == repr([expected for _, _, expected in task.cases])
 
-    def close(self) -> None:
-        """End the sandbox session; the env can be reset and used again."""
-        self._repl.close()
-        super().close()
-
     def _execute(self, call: ToolCall) -> ToolResult:
-        self._repl.cells = self._state
-        _, result = execute(call, self._tools, self._repl)
-        self._state = self._repl.cells  # a call that failed may have changed it: REPLs are so
+        self._state, result = self._run_python(call, self._state)
         return result
