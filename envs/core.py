@@ -3,7 +3,8 @@
 A subclass names its tools and generates tasks; nothing else is needed (see `envs/tasks/bank.py`).
 Its state is a value: tools return a new state, so a snapshot is a reference and a branch is free.
 An environment whose state lives elsewhere keeps a value that says how to get there, and overrides
-`open_state`, `_execute` and `close` (see `envs/tasks/python.py`).
+`open_state`, `_execute` and `close` (see `envs/tasks/python.py`; `envs/bfcl/` for objects that
+change in place).
 """
 
 from __future__ import annotations
@@ -247,7 +248,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
             The system and user messages, and info with the task id.
 
         Raises:
-            UnknownTaskError: No such split or task.
+            UnknownTaskError: No such split or task, or a split without tasks.
             ValueError: No such option.
         """
         super().reset(seed=seed)
@@ -260,6 +261,8 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         if task_id is None:
             where = self._read_split(options.get("split", self.split))
             count = self.task_count(*where)
+            if count == 0:
+                raise UnknownTaskError(f"{type(self).__name__} has no tasks in {_pool(*where)}")
             number = int(self.np_random.integers(2**31 if count is None else count))
             task_id = f"{_pool(*where)}/{number}"
         return self.begin(self.load_task(task_id))
@@ -298,7 +301,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         messages = tuple(Message("tool", r.content, r.call.name or None) for r in results)
         terminated = False
         if not calls:
-            self._answers += (extract_answer(text),)
+            self._take_answer(text)
             turns = task.turns
             terminated = len(self._answers) == len(turns)
             if not terminated:
@@ -370,7 +373,12 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
 
     def state_hash(self) -> str:
         """128-bit hex digest of task, state, turn and answers; equal in every process."""
-        return digest((self.task.id, self._state, self._turns, self._answers, self._over))
+        state = self.hashed_state()
+        return digest((self.task.id, state, self._turns, self._answers, self._over))
+
+    def hashed_state(self) -> Any:
+        """What `state_hash` sees of the state; by default all of it."""
+        return self._state
 
     def solved(self) -> bool:
         """Final state and answers are those of the gold program; asked once, at the end."""
@@ -399,6 +407,10 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         """Run one call and take over the state it leads to."""
         self._state, result = execute(call, self._tools, self._state)
         return result
+
+    def _take_answer(self, text: str) -> None:
+        """Note the student's answer to what the user said last, before the user goes on."""
+        self._answers += (extract_answer(text),)
 
     def _running(self) -> Task:
         if self._task is None or self._over:

@@ -1,8 +1,11 @@
 """The built-in environments; importing this package registers them (entry point `builtin`)."""
 
+from journeyman.envs import bfcl
 from journeyman.envs.registry import register
 
 register("journeyman/Bank-v0", "journeyman.envs.tasks.bank:BankEnv")
 register("journeyman/Orders-v0", "journeyman.envs.tasks.orders:OrdersEnv")
 register("journeyman/Calendar-v0", "journeyman.envs.tasks.calendar:CalendarEnv")
 register("journeyman/Python-v0", "journeyman.envs.tasks.python:PythonEnv")
+for category, cls in bfcl.CATEGORIES.items():
+    register(f"journeyman/BFCL-{category}-v0", cls)
