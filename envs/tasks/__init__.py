@@ -1,6 +1,6 @@
 """The built-in environments; importing this package registers them (entry point `builtin`)."""
 
-from journeyman.envs import bfcl
+from journeyman.envs import bfcl, tau2
 from journeyman.envs.registry import register
 
 register("journeyman/Bank-v0", "journeyman.envs.tasks.bank:BankEnv")
@@ -9,3 +9,5 @@ register("journeyman/Calendar-v0", "journeyman.envs.tasks.calendar:CalendarEnv")
 register("journeyman/Python-v0", "journeyman.envs.tasks.python:PythonEnv")
 for category, cls in bfcl.CATEGORIES.items():
     register(f"journeyman/BFCL-{category}-v0", cls)
+for domain, environment in tau2.DOMAINS.items():
+    register(f"journeyman/Tau2-{domain}-v0", environment)
