@@ -53,7 +53,10 @@ class Apis:
             self._objects[owner] = _copy(self._objects[owner])
             self._owned.add(owner)
         # Methods keep the lists they are given and change them later: never the caller's own.
-        own_arguments = copy.deepcopy(dict(arguments))
+        own_arguments = {
+            name: copy.deepcopy(value) if isinstance(value, (list, dict)) else value
+            for name, value in arguments.items()
+        }
         try:
             result = getattr(self._objects[owner], function)(**own_arguments)
         except Exception as error:  # the benchmark shows it to the model, whatever it is

@@ -62,6 +62,7 @@ class BFCLMultiTurn(BenchmarkEnv):
         return len(entries(cls.category))
 
     @classmethod
+    @functools.cache
     def load(cls, number: int) -> Task:
         """The task with its gold calls; its state is the configuration of the APIs."""
         entry = entries(cls.category)[number]
@@ -80,8 +81,8 @@ class BFCLMultiTurn(BenchmarkEnv):
     # An episode
 
     def open_state(self, task: Task) -> Progress:
-        """Fresh objects."""
-        return Progress(self._initial(task))
+        """The objects as the task finds them."""
+        return Progress(self._initial(task.id))
 
     def begin(self, task: Task) -> tuple[Observation, dict[str, Any]]:
         """Start an episode with the tools of the task."""
@@ -128,10 +129,11 @@ class BFCLMultiTurn(BenchmarkEnv):
         return entries(cls.category)[int(task.id.rpartition("/")[2])]
 
     @classmethod
-    def _initial(cls, task: Task) -> Objects:
-        return initial_objects(
-            task.state["classes"], task.state["config"], "long_context" in cls.category
-        )
+    @functools.lru_cache(maxsize=1024)
+    def _initial(cls, task_id: str) -> Objects:
+        """The objects that all attempts and the gold calls start from, and copy when they call."""
+        state = cls.load_task(task_id).state
+        return initial_objects(state["classes"], state["config"], "long_context" in cls.category)
 
     def _execute(self, call: ToolCall) -> ToolResult:
         # As in the benchmark, a function runs even while it is held back: one gold program
@@ -185,7 +187,7 @@ class BFCLMultiTurn(BenchmarkEnv):
     def _gold(cls, task_id: str) -> tuple[_Gold, ...]:
         """The gold calls' results, turn by turn."""
         task = cls.load_task(task_id)
-        apis = Apis(cls._initial(task))
+        apis = Apis(cls._initial(task_id))
         reached = []
         for turn in task.turns:
             results = []
