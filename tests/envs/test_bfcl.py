@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from journeyman.agents.app import deal
 from journeyman.envs import bfcl, checker, env_class, env_ids, make
 from journeyman.envs.benchmark import BenchmarkEnv, MissingBenchmarkError
 from journeyman.envs.core import Task
@@ -77,6 +78,16 @@ def test_only_test_tasks(category: str) -> None:
         env.reset(seed=0, options={"split": "train"})
     with pytest.raises(UnknownTaskError, match=r"no task 'train/0': train has 0 tasks"):
         env.load_task("train/0")
+
+
+@benchmark
+def test_more_tasks_than_there_are() -> None:
+    ids = ["journeyman/BFCL-multi_turn_base-v0", "journeyman/BFCL-live_parallel-v0"]
+    assert len(deal(ids, "test", 0, 32)) == 32
+    with pytest.raises(UnknownTaskError, match=r"BFCL-live_parallel-v0 cannot .* has 16 tasks"):
+        deal(ids, "test", 0, 34)
+    with pytest.raises(UnknownTaskError, match=r"train has 0 tasks"):
+        deal(ids, "train", 0, 1)
 
 
 @benchmark
