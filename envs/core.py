@@ -3,7 +3,8 @@
 A subclass names its tools and generates tasks; nothing else is needed (see `envs/tasks/bank.py`).
 Its state is a value: tools return a new state, so a snapshot is a reference and a branch is free.
 An environment whose state lives elsewhere keeps a value that says how to get there, and overrides
-`open_state`, `_execute` and `close` (see `envs/tasks/python.py`).
+`open_state`, `_execute` and `close` (see `envs/tasks/python.py`; `envs/bfcl/` for objects that
+change in place).
 """
 
 from __future__ import annotations
@@ -285,7 +286,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
             The system and user messages, and info with the task id.
 
         Raises:
-            UnknownTaskError: No such split or task.
+            UnknownTaskError: No such split or task, or a split without tasks.
             ValueError: No such option.
             EnvBusyError: Another thread plays on this env.
         """
@@ -299,6 +300,8 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         if task_id is None:
             where = self._read_split(options.get("split", self.split))
             count = self.task_count(*where)
+            if count == 0:
+                raise UnknownTaskError(f"{type(self).__name__} has no tasks in {_pool(*where)}")
             number = int(self.np_random.integers(2**31 if count is None else count))
             task_id = f"{_pool(*where)}/{number}"
         return self.begin(self.load_task(task_id))
@@ -340,7 +343,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         messages = tuple(Message("tool", r.content, r.call.name or None) for r in results)
         terminated = False
         if not calls:
-            self._answers += (extract_answer(text),)
+            self._take_answer(text)
             turns = task.turns
             terminated = len(self._answers) == len(turns)
             if not terminated:
@@ -453,6 +456,10 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         """Run one call and take over the state it leads to."""
         self._state, result = execute(call, self._tools, self._state)
         return result
+
+    def _take_answer(self, text: str) -> None:
+        """Note the student's answer to what the user said last, before the user goes on."""
+        self._answers += (extract_answer(text),)
 
     def _running(self) -> Task:
         if self._task is None or self._over:
