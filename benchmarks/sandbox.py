@@ -303,16 +303,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=50, help="default: %(default)s")
     parser.add_argument("--peers", help="Python of a virtual environment with other projects")
     options = parser.parse_args()
+    load, _, _ = os.getloadavg()  # of others
     with contextlib.ExitStack() as stack:
         ways, missing = collect(stack, options.peers)
         measure(ways, 1)  # what is first is never typical
         figures = report(measure(ways, options.rounds))
     figures["missing"] = missing
     figures["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, {platform.release()}"
+    figures["load_before"] = load
     figures["date"] = time.strftime("%Y-%m-%d", time.gmtime())
     figures["executions_per_s"] = throughput()
     figures["kill_to_empty_tree_ms"] = max(kill_times()) * 1e3
-    print(f"{figures['machine']}; {figures['date']}")
+    print(f"{figures['machine']}; {figures['date']}; load before {load:.1f}")
     print(f"one-shot executions a second: {figures['executions_per_s']:.0f}")
     print(f"from kill to an empty tree: at most {figures['kill_to_empty_tree_ms']:.0f} ms")
     if options.json:
