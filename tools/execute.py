@@ -66,7 +66,8 @@ def _argument_problem(call: ToolCall, tool: Tool) -> str | None:
     spec = tool.spec
     properties = spec.parameters.get("properties", {})
     unknown = [n for n in call.arguments if n not in properties]
-    if unknown:
+    # Unless the schema says otherwise: a misspelt name must not pass unheard.
+    if unknown and not spec.parameters.get("additionalProperties"):
         return f"{call.name} has no argument {unknown[0][:80]!r}. Use {spec.signature()}."
     missing = [n for n in spec.parameters.get("required", ()) if n not in call.arguments]
     if missing:

@@ -17,7 +17,7 @@ quick = settings(
     deadline=None,
     derandomize=True,
     database=None,
-    max_examples=50,
+    max_examples=40,
     suppress_health_check=[HealthCheck.too_slow],
 )
 
