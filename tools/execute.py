@@ -34,13 +34,13 @@ def execute(call: ToolCall, tools: Mapping[str, Tool], state: Any) -> tuple[Any,
     """
     call = validate(call, tools)
     if call.error is not None:
-        return state, ToolResult(call, _error(call.error))
+        return state, ToolResult(call, error_content(call.error))
     started = time.perf_counter()
     try:
         state, value = tools[call.name].run(state, call.arguments)
     except ToolError as error:
         status = CallStatus.TIMEOUT if isinstance(error, ToolTimeout) else CallStatus.TOOL_ERROR
-        call, content = replace(call, status=status, error=str(error)), _error(str(error))
+        call, content = replace(call, status=status, error=str(error)), error_content(str(error))
     else:
         call = replace(call, status=CallStatus.OK)
         content = value if isinstance(value, str) else _to_json(call.name, value)
@@ -95,5 +95,6 @@ def _to_json(name: str, value: Any) -> str:
         raise TypeError(f"tool {name!r} returned what is not JSON: {error}") from error
 
 
-def _error(message: str) -> str:
+def error_content(message: str) -> str:
+    """How a failure reads to the model."""
     return json.dumps({"error": message}, ensure_ascii=False)
