@@ -11,7 +11,7 @@ import random
 from dataclasses import dataclass, replace
 
 from journeyman.agents.chat import ChatFormat
-from journeyman.envs import ToolEnv
+from journeyman.envs import ToolEnv, answer_text
 from journeyman.tools import ToolCall, render_hermes
 
 
@@ -51,15 +51,15 @@ def demonstrate(
             tokens.extend(reply)
             mask.extend([False] * len(reply))
 
-    gold = env.oracle()
-    for call in gold:
-        while rng.random() < error_rate and (wrong := _harmless_mistake(env, call, rng)):
+    for turn in env.task.turns:
+        for call in turn.gold:
+            while rng.random() < error_rate and (wrong := _harmless_mistake(env, call, rng)):
+                write(wrong, learn=False)
+            write(render_hermes(call), learn=True)
+        last = turn.gold[-1] if turn.gold else ToolCall(rng.choice(env.tools).name, {})
+        while rng.random() < error_rate and (wrong := _harmless_mistake(env, last, rng)):
             write(wrong, learn=False)
-        write(render_hermes(call), learn=True)
-    last = gold[-1] if gold else ToolCall(rng.choice(env.tools).name, {})
-    while rng.random() < error_rate and (wrong := _harmless_mistake(env, last, rng)):
-        write(wrong, learn=False)
-    write(f"Answer: {env.task.answer}", learn=True)
+        write(answer_text(turn), learn=True)
     return Demonstration(tuple(tokens), tuple(mask))
 
 

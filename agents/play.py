@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from journeyman.envs import Message, ToolEnv, make
+from journeyman.envs import Message, ToolEnv, answer_text, make
 from journeyman.tools import CallStatus, ToolCall, ToolSpec
 
 HELP = """\
@@ -158,9 +158,10 @@ def _verdict(env: ToolEnv, reward: float, success: bool, truncated: bool) -> str
     ending = "out of turns" if truncated else "solved" if success else "not solved"
     lines = [f"Reward {reward:g} ({ending})."]
     if not success:
-        calls = "\n".join(
-            f"  {call.name} {json.dumps(dict(call.arguments), ensure_ascii=False)}"
-            for call in env.oracle()
-        )
-        lines.append(f"One way to solve it:\n{calls}\n  Answer: {env.task.answer}")
+        lines.append("One way to solve it:")
+        for turn in env.task.turns:
+            for call in turn.gold:
+                arguments = json.dumps(dict(call.arguments), ensure_ascii=False)
+                lines.append(f"  {call.name} {arguments}")
+            lines.append(f"  {answer_text(turn)}")
     return "\n".join(lines) + "\n"

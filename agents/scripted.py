@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from journeyman.agents.chat import ChatFormat
 from journeyman.agents.policy import Request, Stream, Turn
-from journeyman.envs import ToolEnv
+from journeyman.envs import ToolEnv, answer_text
 from journeyman.tools import render_hermes
 
 Script = Callable[[ToolEnv], Iterator[str]]
@@ -53,12 +53,13 @@ class _ScriptedStream:
 
 
 def oracle(env: ToolEnv) -> Iterator[str]:
-    """The gold calls, one a turn, then the answer: the upper bound, and a test of the tasks."""
-    for call in env.oracle():
-        yield render_hermes(call)
-    yield f"Answer: {env.task.answer}"
+    """The gold calls, one a turn, and the answers: the upper bound, and a test of the tasks."""
+    for turn in env.task.turns:
+        yield from (render_hermes(call) for call in turn.gold)
+        yield answer_text(turn)
 
 
 def no_op(env: ToolEnv) -> Iterator[str]:
     """Answers at once without a call: what success is worth that needs no tool."""
-    yield "Answer: done"
+    for _ in env.task.turns:
+        yield "Answer: done"

@@ -5,7 +5,8 @@
 Each round times every way in turn, the quick ones ten times, so that a noisy neighbour hits all
 alike; medians are printed with the 95th percentile. Docker's rows appear if an engine answers,
 those of other projects if --peers names the Python of a virtual environment that has them (`pip
-install smolagents inspect-ai llm-sandbox[docker]`). The program is `1 + 1` everywhere.
+install smolagents inspect-ai llm-sandbox[docker]`); what does not run is named with the reason. The
+program is `1 + 1` everywhere.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import contextlib
 import json
 import os
+import platform
 import statistics
 import subprocess
 import sys
@@ -31,45 +33,73 @@ CODE = "1 + 1"
 BURST = 10
 QUICK = ("live session", "fork + exec", "docker attach", "smolagents")
 # Ways that take so long are timed in every fifth round only.
-SLOW = ("cold start", "docker run", "docker start", "docker exec", "inspect-ai docker")
+SLOW = ("cold start", "docker run", "docker start", "docker exec")
 RATIOS = {  # "slower / faster": what the project promises
     "python -c / one-shot": 10,
     "python -c / live session": 50,
     "python -c / fork + exec + discard": 5,
     "docker exec / docker attach": 10,
 }
+# Each defines `once`, and `close` if it leaves something behind; IMAGE is the docker backend's.
 PEERS = {
     "smolagents in-process (no boundary)": """
 from smolagents.local_python_executor import LocalPythonExecutor
 executor = LocalPythonExecutor([])
 executor.send_tools({})
-def once(): executor("1 + 1")
+def once(): assert executor("1 + 1").output == 2
 """,
     "llm-sandbox docker": """
-import docker
 from llm_sandbox import SandboxSession
-image = IMAGE
-session = SandboxSession(lang="python", image=image, skip_environment_setup=True)
+# Its user is root by name and its command the image's own: a copied image has neither.
+run = {"user": "0:0", "command": ["sleep", "3600"]}
+session = SandboxSession(
+    lang="python", image=IMAGE, skip_environment_setup=True, workdir="/tmp", runtime_configs=run)
 session.open()
-def once(): session.run("print(1 + 1)")
+def once():
+    got = session.run("print(1 + 1)")
+    assert got.stdout.strip() == "2", got
+def close(): session.container.remove(force=True)
 """,
     "inspect-ai local": """
 import asyncio
 from inspect_ai.util._sandbox.local import LocalSandboxEnvironment
 sandbox = LocalSandboxEnvironment()
 loop = asyncio.new_event_loop()
-def once(): loop.run_until_complete(sandbox.exec(["python3", "-c", "1 + 1"]))
+def once():
+    got = loop.run_until_complete(sandbox.exec(["python3", "-c", "print(1 + 1)"]))
+    assert got.stdout == "2\\n", got
+""",
+    "inspect-ai docker": """
+import asyncio, tempfile
+from inspect_ai.util._sandbox.docker.docker import DockerSandboxEnvironment as Docker
+file = tempfile.NamedTemporaryFile("w", suffix="compose.yaml")
+file.write("services: {default: {image: '%s', command: sleep 3600, network_mode: none}}" % IMAGE)
+file.flush()
+loop = asyncio.new_event_loop()
+loop.run_until_complete(Docker.task_init("benchmark", file.name))
+sandboxes = loop.run_until_complete(Docker.sample_init("benchmark", file.name, {}))
+def once():
+    got = loop.run_until_complete(sandboxes["default"].exec(["python3", "-c", "print(1 + 1)"]))
+    assert got.stdout == "2\\n", got
+def close():
+    loop.run_until_complete(Docker.sample_cleanup("benchmark", file.name, sandboxes, False))
 """,
 }
 SERVER = """
 import sys, time
-{setup}
-once()
-print("ready", flush=True)
-for line in sys.stdin:
-    start = time.perf_counter()
+close = None
+try:
+    exec({setup!r})
     once()
-    print("seconds", time.perf_counter() - start, flush=True)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        start = time.perf_counter()
+        once()
+        print("seconds", time.perf_counter() - start, flush=True)
+except Exception as error:
+    print("failed", type(error).__name__ + ":", *str(error).split(), flush=True)
+if close is not None:
+    close()
 """
 
 Way = Callable[[], None]
@@ -153,19 +183,25 @@ def peer(python: str, name: str, image: str | None) -> Iterator[dict[str, Way]]:
             for line in process.stdout:  # type: ignore[union-attr]
                 if line.startswith(word):
                     return
-            raise ChildProcessError(f"{name} does not run in {python}")
+                if line.startswith("failed"):
+                    raise ChildProcessError(line.removeprefix("failed").strip())
+            raise ChildProcessError(f"it ended with status {process.wait()}")
 
-        wait("ready")
         try:
+            wait("ready")
             yield {name: once}
         finally:
-            process.kill()
+            process.stdin.close()  # it ends by itself, and takes its container with it
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def throughput(seconds: float = 3.0) -> float:
-    """One-shot executions a second, by as many threads as there are processors."""
-    with Sandbox() as sandbox, ThreadPoolExecutor(os.cpu_count()) as threads:
-        workers = range(os.cpu_count() or 1)
+    """One-shot executions a second, by two threads a processor: one may wait, the other works."""
+    workers = range(2 * (os.cpu_count() or 1))
+    with Sandbox() as sandbox, ThreadPoolExecutor(len(workers)) as threads:
         list(threads.map(lambda _: sandbox.exec(CODE), workers))
         end = time.monotonic() + seconds
 
@@ -206,27 +242,31 @@ def measure(ways: dict[str, Way], rounds: int) -> dict[str, list[float]]:
     return taken
 
 
-def collect(stack: contextlib.ExitStack, peers: str | None) -> dict[str, Way]:
-    """All ways that this machine has."""
+def collect(
+    stack: contextlib.ExitStack, peers: str | None
+) -> tuple[dict[str, Way], dict[str, str]]:
+    """All ways that this machine has; and why others do not run."""
     inside = find_interpreter(61000 if os.geteuid() == 0 else None).executable
     ways = {
         "python -c": subprocess_way(sys.executable, "-c", CODE),
         "python -c (as in the sandbox, isolated)": subprocess_way(inside, "-I", "-c", CODE),
         **stack.enter_context(ours("namespace")),
     }
-    image = None
+    image, missing = None, {}
     try:
         ways |= stack.enter_context(ours("docker"))
         ways |= stack.enter_context(engine())
         image = Sandbox("docker").backend.describe()["image"]
     except IsolationUnavailable as error:
-        print(f"without docker: {error}", file=sys.stderr)
+        missing["docker"] = str(error)
     for name in PEERS if peers else ():
         try:
             ways |= stack.enter_context(peer(str(peers), name, image))
         except ChildProcessError as error:
-            print(f"without a peer: {error}", file=sys.stderr)
-    return ways
+            missing[name] = str(error)
+    for name, reason in missing.items():
+        print(f"without {name}: {reason}", file=sys.stderr)
+    return ways, missing
 
 
 def report(taken: dict[str, list[float]]) -> dict[str, Any]:
@@ -253,11 +293,15 @@ def main() -> None:
     parser.add_argument("--peers", help="Python of a virtual environment with other projects")
     options = parser.parse_args()
     with contextlib.ExitStack() as stack:
-        ways = collect(stack, options.peers)
+        ways, missing = collect(stack, options.peers)
         measure(ways, 1)  # what is first is never typical
         figures = report(measure(ways, options.rounds))
+    figures["missing"] = missing
+    figures["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, {platform.release()}"
+    figures["date"] = time.strftime("%Y-%m-%d", time.gmtime())
     figures["executions_per_s"] = throughput()
     figures["kill_to_empty_tree_ms"] = max(kill_times()) * 1e3
+    print(f"{figures['machine']}; {figures['date']}")
     print(f"one-shot executions a second: {figures['executions_per_s']:.0f}")
     print(f"from kill to an empty tree: at most {figures['kill_to_empty_tree_ms']:.0f} ms")
     if options.json:

@@ -1,11 +1,12 @@
 """Gymnasium environments for tool use: the base class, the registry and the built-in tasks."""
 
-from journeyman.envs.core import Snapshot, Task, ToolEnv
+from journeyman.envs.core import Snapshot, Task, ToolEnv, UserTurn, answer_text
 from journeyman.envs.registry import env_class, env_ids, load_plugins, make, register
-from journeyman.envs.types import Episode, Message, Split, Step, StopReason
+from journeyman.envs.types import Episode, Level, Message, Split, Step, StopReason
 
 __all__ = [
     "Episode",
+    "Level",
     "Message",
     "Snapshot",
     "Split",
@@ -13,6 +14,8 @@ __all__ = [
     "StopReason",
     "Task",
     "ToolEnv",
+    "UserTurn",
+    "answer_text",
     "env_class",
     "env_ids",
     "load_plugins",

@@ -9,13 +9,19 @@ from __future__ import annotations
 import itertools
 import random
 import warnings
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from queue import SimpleQueue
 from typing import Any
 
 from gymnasium.utils.env_checker import check_env
+from tqdm import tqdm
 
-from journeyman.envs.core import ANSWER, ToolEnv, digest
+from journeyman.envs.core import ANSWER, Task, ToolEnv, digest
+from journeyman.envs.nearmiss import near_misses, program
 from journeyman.envs.registry import env_class, make
 from journeyman.envs.types import SPLITS
 from journeyman.tools import ToolCall, render_hermes
@@ -24,6 +30,9 @@ NO_OP = f"{ANSWER} done"
 """The answer of someone who did nothing."""
 
 _TURNS = 6
+
+_THREADS = 4
+"""Episodes played side by side where tools wait for something outside this process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,23 +55,40 @@ class _Subject:
 
     env_id: str
     episodes: int
+    prefixes: int
     seed: int
+    progress: bool
     kwargs: dict[str, Any]
 
     def make(self) -> ToolEnv:
         return make(self.env_id, **self.kwargs)
 
-    def rng(self, episode: int) -> random.Random:
+    def rng(self, episode: object) -> random.Random:
         return random.Random(f"{self.seed}/{episode}")
 
+    def reset(self, env: ToolEnv, episode: int) -> Any:
+        """Begin an episode: one level and split after the other."""
+        pools = _pools(type(env))
+        options = {"split": pools[episode % len(pools)]}
+        return env.reset(seed=self.seed + episode, options=options)
 
-def check(env_id: str, episodes: int = 20, seed: int = 0, **kwargs: Any) -> list[CheckResult]:
+
+def check(
+    env_id: str,
+    episodes: int = 20,
+    prefixes: int = 20,
+    seed: int = 0,
+    progress: bool = False,
+    **kwargs: Any,
+) -> list[CheckResult]:
     """Check an environment.
 
     Args:
         env_id: A registered id.
-        episodes: Episodes a check plays (and tasks a split that it looks at).
+        episodes: Episodes a check plays (and tasks of a split and level that it looks at).
+        prefixes: Random prefixes after which an episode is branched and replayed.
         seed: Another seed plays other tasks and other turns.
+        progress: Show a bar while the prefixes are played, if stderr is a terminal.
         kwargs: Passed to the environment's constructor.
 
     Returns:
@@ -72,7 +98,7 @@ def check(env_id: str, episodes: int = 20, seed: int = 0, **kwargs: Any) -> list
         UnknownEnvError: No such id.
     """
     env_class(env_id)
-    subject = _Subject(env_id, episodes, seed, kwargs)
+    subject = _Subject(env_id, episodes, prefixes, seed, progress, kwargs)
     return [_run(name, run, subject) for name, run in CHECKS.items()]
 
 
@@ -101,7 +127,7 @@ def _seeds(subject: _Subject) -> str:
     with subject.make() as one, subject.make() as other:
         for i in range(subject.episodes):
             seed = subject.seed + i
-            opening, again = one.reset(seed=seed), other.reset(seed=seed)
+            opening, again = subject.reset(one, i), subject.reset(other, i)
             if opening != again:
                 raise _Failed(f"reset(seed={seed}) gave {opening!r}, then {again!r}")
             actions = _actions(one, subject.rng(i))
@@ -110,97 +136,142 @@ def _seeds(subject: _Subject) -> str:
     return f"{subject.episodes} episodes played in two envs were equal"
 
 
-def _snapshot(subject: _Subject) -> str:
-    """After a random prefix: step, restore, step again; also with a detour, and in a fresh env."""
-    with subject.make() as env:
-        for i in range(subject.episodes):
-            rng = subject.rng(i)
-            env.reset(seed=subject.seed + i)
-            actions, detour = _actions(env, rng), _actions(env, rng)
-            cut = rng.randrange(len(actions))
-            _play(env, actions[:cut])
-            where = f"task {env.task.id}, snapshot after {cut} turns"
-            snapshot, before = env.snapshot(), env.state_hash()
-            first = _play(env, actions[cut:])
-            _restore(where, env, snapshot, before)
-            _compare(f"{where}, after restore", first, _play(env, actions[cut:]))
-            _restore(where, env, snapshot, before)
-            _play(env, detour)
-            _restore(f"{where} and a detour", env, snapshot, before)
-            _compare(f"{where}, after a detour and restore", first, _play(env, actions[cut:]))
-            with subject.make() as fresh:
-                _restore(f"{where}, in another env", fresh, snapshot, before)
-                _compare(f"{where}, in another env", first, _play(fresh, actions[cut:]))
-    return f"{subject.episodes} branch points led to the same hashes every time"
+def _prefixes(subject: _Subject) -> str:
+    """After a random prefix: play on, restore and play on again; and replay all from the start."""
+    workers = _THREADS if env_class(subject.env_id).waits else 1
+    pairs: SimpleQueue[tuple[ToolEnv, ToolEnv]] = SimpleQueue()
+
+    def branch(number: int) -> None:
+        pair = pairs.get()
+        try:
+            _branch(subject, number, *pair)
+        finally:
+            pairs.put(pair)
+
+    # Envs are made and used anew: what an episode leaves behind in one shows in the next.
+    with ExitStack() as stack:
+        for _ in range(workers):
+            pairs.put((stack.enter_context(subject.make()), stack.enter_context(subject.make())))
+        pool = stack.enter_context(ThreadPoolExecutor(workers))
+        stack.callback(pool.shutdown, cancel_futures=True)  # the first failure is enough
+        played = pool.map(branch, range(subject.prefixes))
+        bar = tqdm(
+            played,
+            subject.env_id,
+            subject.prefixes,
+            unit="prefix",
+            leave=False,
+            disable=None if subject.progress else True,
+        )
+        for _ in bar:
+            pass
+    return f"{subject.prefixes} prefixes led to the same hashes after restore and after replay"
 
 
-def _replay(subject: _Subject) -> str:
-    """The task id and the actions are enough to get an episode back."""
-    for i in range(subject.episodes):
-        with subject.make() as env:
-            env.reset(seed=subject.seed + i)
-            task_id = env.task.id
-            actions = _actions(env, subject.rng(i))
-            first = _play(env, actions)
-        with subject.make() as env:
-            env.reset(options={"task_id": task_id})
-            _compare(f"task {task_id}, replayed by its id", first, _play(env, actions))
-    return f"{subject.episodes} episodes came back from task id and actions"
+def _branch(subject: _Subject, number: int, one: ToolEnv, other: ToolEnv) -> None:
+    rng = subject.rng(number)
+    subject.reset(one, number)
+    task_id = one.task.id
+    actions = _actions(one, rng)
+    cut = rng.randrange(len(actions))
+    head = _play(one, actions[:cut])
+    snapshot, before = one.snapshot(), one.state_hash()
+    tail = _play(one, actions[cut:])
+    restored, where = (other, ", in another env") if number % 2 else (one, "")
+    where = f"task {task_id}, snapshot after {cut} turns{where}"
+    restored.restore(snapshot)
+    if restored.state_hash() != before:
+        raise _Failed(f"{where}: restore gave hash {restored.state_hash()}, not {before}")
+    _compare(f"{where}, after restore", tail, _play(restored, actions[cut:]))
+    other.reset(options={"task_id": task_id})
+    _compare(f"task {task_id}, replayed by its id", [*head, *tail], _play(other, actions))
 
 
 def _gold(subject: _Subject) -> str:
-    """The gold calls and the gold answer succeed, in every split."""
-    return f"{_each_task(subject, _play_gold)} gold programs succeeded"
-
-
-def _no_op(subject: _Subject) -> str:
-    """An answer without a call never succeeds."""
-    return f"{_each_task(subject, _play_no_op)} empty attempts failed, as they must"
-
-
-def _each_task(subject: _Subject, play: Callable[[ToolEnv], None]) -> int:
-    played = 0
+    """The gold calls and the gold answers succeed, in every split at every level."""
     with subject.make() as env:
-        for split in SPLITS:
-            for task_id in itertools.islice(type(env).tasks(split), subject.episodes):
-                env.reset(options={"task_id": task_id})
-                play(env)
-                played += 1
-    return played
+        tasks = list(_tasks(subject, env))
+        for task in tasks:
+            _play_gold(env, task)
+    return f"{len(tasks)}/{len(tasks)} gold programs succeeded"
 
 
-def _play_gold(env: ToolEnv) -> None:
-    said = []
-    for call in env.oracle():
-        _, _, terminated, truncated, info = env.step([call])
-        said.append(f"{call.canonical()} -> {info['calls'][0].content[:200]}")
-        if terminated or truncated:
-            raise _Failed(f"task {env.task.id}: {len(said)} gold calls reach the turn limit")
-    answer = env.task.answer
-    _, reward, _, _, info = env.step(f"{ANSWER} {answer}")
+def _play_gold(env: ToolEnv, task: Task) -> None:
+    env.begin(task)
+    said: list[str] = []
+    for _, action in program(task.turns):
+        _, reward, _, truncated, info = env.step(action)
+        said += [f"{r.call.canonical()} -> {r.content[:200]}" for r in info["calls"]] or [
+            str(action)
+        ]
+        if truncated:
+            raise _Failed(f"task {task.id}: {len(said)} gold turns reach the turn limit")
     if not info["success"] or reward != 1.0:
         raise _Failed(
-            f"task {env.task.id} ({env.task.kind}): gold calls and answer {answer!r} got reward "
-            f"{reward}; {'; '.join(said)}"
+            f"task {task.id} ({task.kind}): the gold program got reward {reward}; {'; '.join(said)}"
         )
 
 
-def _play_no_op(env: ToolEnv) -> None:
-    _, reward, _, _, info = env.step(NO_OP)
-    if info["success"] or reward > 0.0:
-        raise _Failed(f"task {env.task.id} ({env.task.kind}): {NO_OP!r} at once got {reward}")
+def _no_op(subject: _Subject) -> str:
+    """Answers without a call never succeed."""
+    count = passed = 0
+    with subject.make() as env:
+        for task in _tasks(subject, env):
+            env.begin(task)
+            for _ in task.turns:
+                _, reward, _, _, info = env.step(NO_OP)
+            count += 1
+            if info["success"] or reward > 0.0:
+                passed += 1
+                if "no_op" not in env.harmless:
+                    raise _Failed(f"task {task.id} ({task.kind}): {NO_OP!r} at once got {reward}")
+        excuse = f"; harmless: {env.harmless['no_op']}" if passed else ""
+    return f"{passed}/{count} empty attempts succeeded{excuse}"
+
+
+def _near_misses(subject: _Subject) -> str:
+    """What is nearly the gold program fails, unless it is harmless."""
+    count = 0
+    harmless: Counter[str] = Counter()
+    with subject.make() as env:
+        tasks = list(_tasks(subject, env))
+        donors = [call for task in tasks for turn in task.turns for call in turn.gold]
+        for task in tasks:
+            for near_miss in near_misses(env, task, donors, subject.rng(task.id)):
+                count += 1
+                if near_miss.harmless is not None:
+                    harmless[f"{near_miss.edit}: {near_miss.harmless}"] += 1
+                elif near_miss.success:
+                    raise _Failed(f"{near_miss} succeeds all the same")
+    left = count - harmless.total()
+    listed = "".join(f"; {edit} ({n})" for edit, n in sorted(harmless.items()))
+    return f"0/{left} near-misses succeeded, and {harmless.total()} harmless ones{listed}"
+
+
+def _tasks(subject: _Subject, env: ToolEnv) -> Iterator[Task]:
+    """The first tasks of every split at every level."""
+    for where in _pools(type(env)):
+        for task_id in itertools.islice(env.tasks(where), subject.episodes):
+            yield env.load_task(task_id)
+
+
+def _pools(env_type: type[ToolEnv]) -> list[str]:
+    """Every split at every level, but for those without a task."""
+    pools = [f"{split}/{level}" for level in env_type.levels for split in SPLITS]
+    return [where for where in pools if next(env_type.tasks(where), None) is not None]
 
 
 def _splits(subject: _Subject) -> str:
     """No task of one split is also in another, and an id names one task."""
     env_type = env_class(subject.env_id)
     seen: dict[str, str] = {}
-    for split in SPLITS:
-        for task_id in itertools.islice(env_type.tasks(split), 10 * subject.episodes):
+    for where in _pools(env_type):
+        split = where.partition("/")[0]
+        for task_id in itertools.islice(env_type.tasks(where), 10 * subject.episodes):
             task = env_type.load_task(task_id)
-            content = digest((task.prompt, task.state, task.answer))
+            content = _content(task)
             again = env_type.load_task(task_id)
-            if digest((again.prompt, again.state, again.answer)) != content:
+            if _content(again) != content:
                 raise _Failed(f"task {task_id} is another task when it is loaded again")
             other = seen.setdefault(content, task_id)
             if other.partition("/")[0] != split:
@@ -208,13 +279,17 @@ def _splits(subject: _Subject) -> str:
     return f"{len(seen)} different tasks, none in two splits"
 
 
+def _content(task: Task) -> str:
+    return digest((task.state, [(t.prompt, t.answer) for t in task.turns]))
+
+
 CHECKS: dict[str, Callable[[_Subject], str]] = {
     "gymnasium": _gymnasium,
     "seeds": _seeds,
-    "snapshot": _snapshot,
-    "replay": _replay,
+    "prefixes": _prefixes,
     "gold": _gold,
     "no_op": _no_op,
+    "near_misses": _near_misses,
     "splits": _splits,
 }
 """The checks by name, in the order `check` runs them; each returns what it did or raises."""
@@ -286,9 +361,3 @@ def _compare(where: str, first: list[dict[str, Any]], second: list[dict[str, Any
                 )
     if len(first) != len(second):
         raise _Failed(f"{where}: the episode ended after {len(first)} turns, then {len(second)}")
-
-
-def _restore(where: str, env: ToolEnv, snapshot: Any, expected: str) -> None:
-    env.restore(snapshot)
-    if env.state_hash() != expected:
-        raise _Failed(f"{where}: restore gave hash {env.state_hash()}, not {expected}")

@@ -8,20 +8,27 @@ An environment whose state lives elsewhere keeps a value that says how to get th
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import random
 import re
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
 import gymnasium
 
-from journeyman.envs.errors import BadActionError, EpisodeOverError, UnknownTaskError
+from journeyman.envs.errors import (
+    BadActionError,
+    EnvBusyError,
+    EpisodeOverError,
+    UnknownTaskError,
+)
 from journeyman.envs.spaces import ActionSpace, MessagesSpace
-from journeyman.envs.types import SPLITS, Message, Split
+from journeyman.envs.types import LEVELS, SPLITS, Level, Message, Split
 from journeyman.tools import (
     Tool,
     ToolCall,
@@ -40,21 +47,42 @@ SYSTEM = f"Use the tools. End with one line: {ANSWER} value"
 
 
 @dataclass(frozen=True, slots=True)
+class UserTurn:
+    """One thing the user says, and what it takes."""
+
+    prompt: str
+    gold: tuple[ToolCall, ...]
+    """Calls that solve it, one a turn; none if no call is called for."""
+    answer: str | None
+    """The value to report; None if what is said does not matter, only what was done."""
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """One problem with its solution."""
 
     id: str
-    """"<split>/<index>"; with the environment id it names the task for good."""
+    """"<split>/<number>", or "<split>/<level>/<number>" above the first level; with the environment
+    id it names the task for good."""
     kind: str
     """The generator's name for this shape of task; evaluation breaks results down by it."""
     prompt: str
-    """What the user says."""
+    """What the user says first."""
     state: Any
     """Initial state."""
     gold: tuple[ToolCall, ...]
     """Calls that solve it."""
-    answer: str
-    """The value to report."""
+    answer: str | None
+    """The value to report; None if only what was done matters."""
+    then: tuple[UserTurn, ...] = ()
+    """What the user says next, each after the student's answer to the one before."""
+    policy: str = ""
+    """Rules for the student that go below the system message."""
+
+    @property
+    def turns(self) -> tuple[UserTurn, ...]:
+        """All that the user says; `prompt`, `gold` and `answer` are the first of them."""
+        return (UserTurn(self.prompt, self.gold, self.answer), *self.then)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +92,47 @@ class Snapshot:
     task: Task
     state: Any
     turns: int
+    answers: tuple[str, ...]
     over: bool
     transcript: tuple[Message, ...]
     env: type[ToolEnv]
     """Whose branch point it is; no other class can restore it."""
 
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _alone(
+    method: Callable[Concatenate[ToolEnv, _P], _R],
+) -> Callable[Concatenate[ToolEnv, _P], _R]:
+    """Refuse a second thread while one plays; costs a fraction of a microsecond."""
+
+    @functools.wraps(method)
+    def guarded(self: ToolEnv, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            self._turnstile.pop()
+        except IndexError:
+            raise EnvBusyError(
+                f"{method.__name__}() while another thread plays on this {type(self).__name__}: "
+                f"one env plays one episode at a time; make one for each thread"
+            ) from None
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            self._turnstile.append(None)
+
+    return guarded
+
+
 class ToolEnv(gymnasium.Env[Observation, Action]):
     """A multi-turn tool environment over seeded tasks.
 
-    The episode ends when the student speaks without calling a tool (its answer) or after
+    When the student speaks without calling a tool, that is its answer to what the user said last:
+    the user says the next thing, and after the last answer the episode ends. It also ends after
     `max_turns`. Reward is 1.0 at the end if the final state equals the one the gold calls lead to
-    and the answer is right, else 0.0. One env plays one episode at a time; envs are cheap, make as
-    many as needed.
+    and the answers are right, else 0.0. One env plays one episode at a time; envs are cheap, make
+    as many as needed.
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012 - Gymnasium's protocol
@@ -89,10 +145,15 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
     """True if a tool may wait for something outside this process: such steps run in threads."""
     system: ClassVar[str] = SYSTEM
     """System message; the agent side adds the tools in the form the model knows."""
+    levels: ClassVar[tuple[Level, ...]] = LEVELS[:1]
+    """The difficulties that `generate` knows."""
+    harmless: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """Why a near-miss of a gold program may succeed (see `envs/nearmiss.py`): a reason by task kind
+    or tool name, or by what was done: "dropped", "changed", "added", "answer" or "no_op"."""
 
     def __init__(
         self,
-        split: Split = "train",
+        split: str = "train",
         max_turns: int = 12,
         parser: str = "hermes",
         render_mode: str | None = None,
@@ -100,13 +161,14 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         """Make an environment.
 
         Args:
-            split: Where `reset` draws tasks from unless its options say otherwise.
+            split: Where `reset` draws tasks from unless its options say otherwise: "test", or with
+                a level, "test/hard".
             max_turns: Student turns before truncation.
             parser: Form of calls in text actions, a key of `journeyman.tools.parsing.PARSERS`.
             render_mode: None or "ansi" (`render()` returns the transcript).
 
         Raises:
-            UnknownTaskError: No such split.
+            UnknownTaskError: No such split or level.
             ValueError: A turn limit below one, or another render mode.
             KeyError: No such parser.
         """
@@ -114,7 +176,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
             raise ValueError(f"max_turns={max_turns!r}: expected at least 1")
         if render_mode not in (None, "ansi"):
             raise ValueError(f"render_mode={render_mode!r}: expected None or 'ansi'")
-        self.split = _check_split(split)
+        self.split = _pool(*self._read_split(split))
         self.max_turns = max_turns
         self.render_mode = render_mode
         self.observation_space = MessagesSpace()
@@ -124,9 +186,12 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         if len(self._tools) != len(self.toolset):
             names = ", ".join(t.name for t in self.toolset)
             raise ValueError(f"{type(self).__name__} has two tools of one name: {names}")
+        # Holds an entry while nobody plays. A lock would do, but could not be copied with the env.
+        self._turnstile: list[None] = [None]
         self._task: Task | None = None
         self._state: Any = None
         self._turns = 0
+        self._answers: tuple[str, ...] = ()
         self._over = True
         self._transcript: tuple[Message, ...] = ()
 
@@ -134,34 +199,75 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
 
     @classmethod
     @abstractmethod
-    def generate(cls, rng: random.Random, split: Split) -> Task:
-        """Draw one task; the id is filled in by the caller. All randomness comes from `rng`."""
+    def generate(cls, rng: random.Random, split: Split, level: Level) -> Task:
+        """Draw one task; the id is filled in by the caller.
+
+        Args:
+            rng: All randomness comes from it.
+            split: Splits must share no task.
+            level: One of `levels`.
+        """
 
     @classmethod
     def outcome(cls, state: Any) -> Any:
         """The part of the state that decides success; by default all of it."""
         return state
 
+    @classmethod
+    def task_count(cls, split: Split, level: Level) -> int | None:
+        """How many tasks there are; None if they never run out."""
+        return None
+
     # Tasks
 
     @classmethod
-    def tasks(cls, split: Split) -> Iterator[str]:
-        """Task ids of a split, without end; splits share no task."""
-        _check_split(split)
-        return (f"{split}/{i}" for i in itertools.count())
+    def tasks(cls, split: str) -> Iterator[str]:
+        """Task ids of a split, perhaps without end; splits share no task.
+
+        Args:
+            split: "test", or with a level, "test/hard".
+        """
+        where = cls._read_split(split)
+        count = cls.task_count(*where)
+        numbers = itertools.count() if count is None else range(count)
+        return (f"{_pool(*where)}/{i}" for i in numbers)
 
     @classmethod
     def load_task(cls, task_id: str) -> Task:
         """The task of that id, generated anew; equal ids give equal tasks.
 
         Raises:
-            UnknownTaskError: The id is not "<split>/<number>".
+            UnknownTaskError: The id is not "<split>/<number>" or "<split>/<level>/<number>", or
+                there are fewer tasks.
         """
-        if not isinstance(task_id, str) or not _TASK_ID.fullmatch(task_id):
-            raise UnknownTaskError(f"no task {task_id!r}: write <split>/<number>, e.g. test/0")
-        split = _check_split(task_id.partition("/")[0])
+        split, _, number = task_id.rpartition("/") if isinstance(task_id, str) else ("", "", "")
+        if not split or not _NUMBER.fullmatch(number):
+            raise UnknownTaskError(
+                f"no task {task_id!r}: write <split>/<number> or <split>/<level>/<number>, "
+                f"e.g. test/0"
+            )
+        where = cls._read_split(split)
+        count = cls.task_count(*where)
+        if count is not None and int(number) >= count:
+            raise UnknownTaskError(f"no task {task_id!r}: {split} has {count} tasks, from 0 on")
+        return cls._task_at(*where, int(number))
+
+    @classmethod
+    def _task_at(cls, split: Split, level: Level, number: int) -> Task:
+        task_id = f"{_pool(split, level)}/{number}"
         rng = random.Random(f"{cls.__name__}/{task_id}")
-        return replace(cls.generate(rng, split), id=task_id)
+        return replace(cls.generate(rng, split, level), id=task_id)
+
+    @classmethod
+    def _read_split(cls, text: str) -> tuple[Split, Level]:
+        split, slash, level = text.partition("/") if isinstance(text, str) else (text, "", "")
+        if split not in SPLITS:
+            raise UnknownTaskError(f"no split {split!r}; there are: {', '.join(SPLITS)}")
+        level = level if slash else cls.levels[0]
+        if level not in cls.levels:
+            known = ", ".join(cls.levels)
+            raise UnknownTaskError(f"no level {level!r} in {cls.__name__}; there are: {known}")
+        return split, level
 
     # Gymnasium
 
@@ -172,7 +278,8 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
 
         Args:
             seed: Seeds the choice of task.
-            options: "task_id" names the task; or "split" says where to draw it from.
+            options: "task_id" names the task; or "split" says where to draw it from ("test", or
+                with a level, "test/hard").
 
         Returns:
             The system and user messages, and info with the task id.
@@ -180,6 +287,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         Raises:
             UnknownTaskError: No such split or task.
             ValueError: No such option.
+            EnvBusyError: Another thread plays on this env.
         """
         super().reset(seed=seed)
         options = options or {}
@@ -189,19 +297,24 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
                 raise ValueError(f"no option {name!r}; there are: task_id, split")
         task_id = options.get("task_id")
         if task_id is None:
-            split = _check_split(options.get("split", self.split))
-            task_id = f"{split}/{int(self.np_random.integers(2**31))}"
+            where = self._read_split(options.get("split", self.split))
+            count = self.task_count(*where)
+            number = int(self.np_random.integers(2**31 if count is None else count))
+            task_id = f"{_pool(*where)}/{number}"
         return self.begin(self.load_task(task_id))
 
+    @_alone
     def begin(self, task: Task) -> tuple[Observation, dict[str, Any]]:
         """Start an episode on a given task: what `reset` does once it has chosen one."""
         self._over = True  # stays so if the state cannot be opened
         self._state = self.open_state(task)
-        self._task, self._turns, self._over = task, 0, False
-        messages = (Message("system", self.system), Message("user", task.prompt))
+        self._task, self._turns, self._answers, self._over = task, 0, (), False
+        system = f"{self.system}\n{task.policy}" if task.policy else self.system
+        messages = (Message("system", system), Message("user", task.prompt))
         self._transcript = messages
         return messages, {"task_id": task.id, "kind": task.kind}
 
+    @_alone
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Play one assistant turn.
 
@@ -209,11 +322,12 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
             action: The assistant's raw text, or its calls.
 
         Returns:
-            The tool results as new messages, reward, terminated, truncated, and info: "calls" (one
-            `ToolResult` per attempted call) and "success".
+            The new messages (tool results, or what the user says next), reward, terminated,
+            truncated, and info: "calls" (one `ToolResult` per attempted call) and "success".
 
         Raises:
             EpisodeOverError: No episode is running.
+            EnvBusyError: Another thread plays on this env.
             BadActionError: The action is of another type.
             Exception: What a tool raised that is not a `ToolError`: the infrastructure failed. The
                 episode is over then, since half a turn may have been played.
@@ -224,11 +338,17 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         results = tuple(self._execute(call) for call in calls)
         self._turns += 1
         messages = tuple(Message("tool", r.content, r.call.name or None) for r in results)
+        terminated = False
+        if not calls:
+            self._answers += (extract_answer(text),)
+            turns = task.turns
+            terminated = len(self._answers) == len(turns)
+            if not terminated:
+                messages = (Message("user", turns[len(self._answers)].prompt),)
         self._transcript += (Message("assistant", text), *messages)
-        terminated = not calls
         truncated = not terminated and self._turns >= self.max_turns
         self._over = terminated or truncated
-        success = terminated and self.solved(task, extract_answer(text))
+        success = terminated and self.solved()
         info = {"calls": results, "success": success, "task_id": task.id}
         return messages, float(success), terminated, truncated, info
 
@@ -252,16 +372,34 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
             raise EpisodeOverError("no task yet: call reset() first")
         return self._task
 
+    @property
+    def over(self) -> bool:
+        """True before the first `reset()` and after the end of an episode."""
+        return self._over
+
+    @property
+    def user_turn(self) -> UserTurn:
+        """What the user said last; after the last answer, the last of all."""
+        turns = self.task.turns
+        return turns[min(len(self._answers), len(turns) - 1)]
+
     def oracle(self) -> list[ToolCall]:
-        """The gold calls of the current task."""
-        return list(self.task.gold)
+        """The gold calls for what the user said last."""
+        return list(self.user_turn.gold)
 
     def snapshot(self) -> Snapshot:
         """The current branch point."""
         return Snapshot(
-            self.task, self._state, self._turns, self._over, self._transcript, type(self)
+            self.task,
+            self._state,
+            self._turns,
+            self._answers,
+            self._over,
+            self._transcript,
+            type(self),
         )
 
+    @_alone
     def restore(self, snapshot: Snapshot) -> None:
         """Go back (or across) to a branch point of any env of this class.
 
@@ -274,21 +412,32 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
                 f"{type(self).__name__}"
             )
         self._task, self._state = snapshot.task, snapshot.state
-        self._turns, self._over = snapshot.turns, snapshot.over
+        self._turns, self._answers = snapshot.turns, snapshot.answers
+        self._over = snapshot.over
         self._transcript = snapshot.transcript
 
     def state_hash(self) -> str:
-        """128-bit hex digest of task, state and turn; equal in every process."""
-        return digest((self.task.id, self._state, self._turns, self._over))
+        """128-bit hex digest of task, state, turn and answers; equal in every process."""
+        return digest((self.task.id, self._state, self._turns, self._answers, self._over))
 
-    def solved(self, task: Task, answer: str) -> bool:
-        """Final state and answer are those of the gold calls."""
-        if normalise(answer) != normalise(task.answer):
-            return False
+    def solved(self) -> bool:
+        """Final state and answers are those of the gold program; asked once, at the end."""
+        outcome = digest(self.outcome(self._state))
+        return self.answered() and outcome == self._gold_outcome(self.task)
+
+    def answered(self) -> bool:
+        """Every answer is the one that its user turn asks for."""
+        return all(
+            turn.answer is None or normalise(answer) == normalise(turn.answer)
+            for turn, answer in zip(self.task.turns, self._answers, strict=True)
+        )
+
+    def _gold_outcome(self, task: Task) -> str:
         state = task.state
-        for call in task.gold:
-            state, _ = execute(call, self._tools, state)
-        return digest(self.outcome(state)) == digest(self.outcome(self._state))
+        for turn in task.turns:
+            for call in turn.gold:
+                state, _ = execute(call, self._tools, state)
+        return digest(self.outcome(state))
 
     def open_state(self, task: Task) -> Any:
         """The state an episode starts from."""
@@ -316,19 +465,22 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         )
 
 
-_TASK_ID = re.compile(r"[a-z]+/(0|[1-9][0-9]*)", re.ASCII)
+_NUMBER = re.compile(r"0|[1-9][0-9]*", re.ASCII)
 
 
-def _check_split(split: str) -> Split:
-    for known in SPLITS:
-        if split == known:
-            return known
-    raise UnknownTaskError(f"no split {split!r}; there are: {', '.join(SPLITS)}")
+def _pool(split: Split, level: Level) -> str:
+    """How a split and a level are written: the first level goes without saying."""
+    return split if level == LEVELS[0] else f"{split}/{level}"
 
 
 def extract_answer(text: str) -> str:
     """What follows the last "Answer:", or the whole text if there is none."""
     return text.rpartition(ANSWER)[2].strip()
+
+
+def answer_text(turn: UserTurn) -> str:
+    """The assistant's turn that reports what a user turn asks for."""
+    return f"{ANSWER} {'done' if turn.answer is None else turn.answer}"
 
 
 _QUOTES = "\"' "

@@ -4,6 +4,9 @@ EnvError
 ├── UnknownEnvError   (KeyError)      no environment of that id
 ├── UnknownTaskError  (KeyError)      no such split or task id
 ├── EpisodeOverError  (RuntimeError)  step() before reset() or after the end
+├── EnvBusyError      (RuntimeError)  two threads play on one environment
+├── VectorError       (RuntimeError)  an environment of a vector failed
+├── BrokenEpisodeError (RuntimeError) an environment failed where an episode cannot be left out
 └── BadActionError    (TypeError)     neither text nor a list of calls
 """
 
@@ -32,3 +35,15 @@ class EpisodeOverError(EnvError, RuntimeError):
 
 class BadActionError(EnvError, TypeError):
     """An action that is neither text nor a list of `ToolCall`."""
+
+
+class EnvBusyError(EnvError, RuntimeError):
+    """A second thread plays on an environment whose step or reset is not over."""
+
+
+class VectorError(EnvError, RuntimeError):
+    """An environment of a vector failed; the message says which, its own error is the cause."""
+
+
+class BrokenEpisodeError(EnvError, RuntimeError):
+    """An environment failed, and whoever asks for its reward cannot leave the episode out."""

@@ -1,7 +1,7 @@
 """Environments by id: Gymnasium's registry, plus the entry-point group `journeyman.envs`.
 
 A package outside the project adds environments by an entry point that names a module; importing the
-module calls `register`. Ids registered here also work with `gymnasium.make`.
+module calls `register`. Ids registered here also work with `gymnasium.make` and `make_vec`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,20 @@ def register(env_id: str, entry_point: str | type[ToolEnv], **kwargs: Any) -> No
         kwargs: Defaults for the constructor.
     """
     # Our own loop steps environments millions of times; `envs check` does Gymnasium's checks.
-    gymnasium.register(env_id, cast(Any, entry_point), kwargs=kwargs, disable_env_checker=True)
+    gymnasium.register(
+        env_id,
+        cast(Any, entry_point),
+        kwargs=kwargs,
+        disable_env_checker=True,
+        vector_entry_point=cast(Any, functools.partial(_make_vector, env_id)),
+    )
     _ids.add(env_id)
+
+
+def _make_vector(env_id: str, **kwargs: Any) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
+    from journeyman.envs.vector import make_vector  # which makes its environments here
+
+    return make_vector(env_id, **kwargs)
 
 
 @functools.cache

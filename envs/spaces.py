@@ -32,6 +32,12 @@ class MessagesSpace(gymnasium.Space[tuple[Message, ...]]):
         """True for a tuple of `Message`."""
         return isinstance(x, tuple) and all(isinstance(m, Message) for m in x)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, MessagesSpace)
+
+    def __repr__(self) -> str:
+        return "MessagesSpace()"
+
 
 class ActionSpace(gymnasium.Space[Any]):
     """All assistant turns: any text, or a list of calls."""
@@ -46,3 +52,9 @@ class ActionSpace(gymnasium.Space[Any]):
         return isinstance(x, str) or (
             isinstance(x, (list, tuple)) and all(isinstance(c, ToolCall) for c in x)
         )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ActionSpace)
+
+    def __repr__(self) -> str:
+        return "ActionSpace()"

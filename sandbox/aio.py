@@ -57,9 +57,9 @@ class AsyncSession:
         """Makes a branch; see `Session.fork`."""
         return AsyncSession(await self._run(self.session.fork), self._executor)
 
-    async def snapshot(self) -> Snapshot:
+    async def snapshot(self, exact: bool = False) -> Snapshot:
         """Keeps the state of this moment; see `Session.snapshot`."""
-        return await self._run(self.session.snapshot)
+        return await self._run(self.session.snapshot, exact)
 
     async def restore(self, snapshot: Snapshot) -> None:
         """Goes back to a snapshot; see `Session.restore`."""

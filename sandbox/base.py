@@ -148,8 +148,17 @@ class Session(Protocol):
         For a session that has run no foreign code: what goes wrong shows in the first `exec`.
         """
 
-    def snapshot(self) -> Snapshot:
-        """Keeps the state of this moment; raises as `fork` does."""
+    def snapshot(self, exact: bool = False) -> Snapshot:
+        """Keeps the state of this moment.
+
+        Args:
+            exact: What is restored from it goes on just as this session would: the generators
+                keep their state, and a session with threads or open files is refused.
+
+        Raises:
+            SandboxDied: The session had ended before this call.
+            SandboxError: As of `fork`, or no exact copy can be made.
+        """
 
     def restore(self, snapshot: Snapshot) -> None:
         """Goes back to a snapshot of this session or of a fork; a killed session lives again.

@@ -169,8 +169,7 @@ class Container:
         Returns:
             The reply, None if the supervisor is lost; and the host's reason to end the branch.
         """
-        data = encode(request)
-        self._sweep()
+        data = self._encode(request)
         deadline = time.monotonic() + wall_s
         reason = self._send(data, deadline)
         reply = None
@@ -190,28 +189,29 @@ class Container:
 
     def post(self, request: dict[str, Any]) -> None:
         """Sends a request whose reply nobody waits for."""
-        self._sweep()
-        self._post(request)
-
-    def _post(self, request: dict[str, Any]) -> None:
-        if self._send(encode(request), time.monotonic() + _STOP_GRACE_S) is None:
+        if self._send(self._encode(request), time.monotonic() + _STOP_GRACE_S) is None:
             self._owed += 1
         else:
             self.end("its supervisor takes no requests")
 
-    def _sweep(self) -> None:
-        while self.dropped:
-            self._post({"op": "drop", "branch": self.dropped.popleft()})
+    def _encode(self, request: dict[str, Any]) -> bytes:
+        """Frames a request, and tells along with it which branches are to end first."""
+        dropped = [self.dropped.popleft() for _ in range(len(self.dropped))]
+        try:
+            return encode({**request, "dropped": dropped})
+        except ValueError:
+            self.dropped.extend(dropped)
+            raise
 
     def _send(self, message: bytes, deadline: float) -> KilledReason | None:
         """Sends a message; returns why that failed, if it did."""
         data = memoryview(message)
-        poll = select.poll()
-        poll.register(self.worker.control, select.POLLOUT)
         while data:
             try:
                 data = data[self.worker.control.send(data) :]
             except BlockingIOError:
+                poll = select.poll()
+                poll.register(self.worker.control, select.POLLOUT)
                 if not poll.poll(_milliseconds(deadline)):
                     return KilledReason.WALL
             except OSError as error:

@@ -20,7 +20,10 @@ from journeyman.sandbox.errors import IsolationUnavailable
 from journeyman.sandbox.namespace.interpreter import find_interpreter
 
 NAME = "journeyman-sandbox"
-_PROGRAMS = ("cat", "echo", "ls", "sleep", "true")
+_PROGRAMS = """
+    awk basename cat chmod cp cut date diff dirname echo env expr find grep head ln ls mkdir mv
+    printf pwd rm rmdir sed seq sleep sort tail tee touch tr true uniq wc xargs
+""".split()  # noqa: SIM905 - a table in words, for the eye
 _DIRECTORIES = ("dev", "etc", "proc", "sys", "tmp")
 _LEFT_OUT = re.compile(
     r"/(?:test|tests|idlelib|tkinter|turtledemo|ensurepip|lib2to3|config-[^/]*|site-packages"
@@ -68,9 +71,10 @@ def _copy(client: Any, name: str, interpreter: str, stdlib: str) -> None:
     with tempfile.TemporaryFile() as file:
         with tarfile.open(fileobj=file, mode="w") as archive:
             _pack(archive, _contents(interpreter, stdlib))
-            link = tarfile.TarInfo("/usr/local/bin/python3")
-            link.type, link.linkname = tarfile.SYMTYPE, interpreter
-            archive.addfile(link)
+            for command in ("python", "python3"):  # as in the image that the Dockerfile names
+                link = tarfile.TarInfo(f"/usr/local/bin/{command}")
+                link.type, link.linkname = tarfile.SYMTYPE, interpreter
+                archive.addfile(link)
         file.seek(0)
         try:
             client.api.import_image_from_data(file, repository=repository, tag=tag)

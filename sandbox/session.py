@@ -112,13 +112,12 @@ class WorkerSession:
         """Makes a copy ahead of its use; see `Session.spare`."""
         with self.container.lock:
             number = self.container.new_branch()
-            request = {"op": "fork", "branch": self._branch, "to": number, "warm": True}
-            self.container.post(request)
+            self.container.post(self._fork_request(number, warm=True))
         return WorkerSession(self.container, number)
 
-    def snapshot(self) -> WorkerSnapshot:
+    def snapshot(self, exact: bool = False) -> WorkerSnapshot:
         """Keeps the state of this moment; see `Session.snapshot`."""
-        return WorkerSnapshot(self.fork())
+        return WorkerSnapshot(WorkerSession(self.container, self._branch_off(exact)), exact)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Goes back to a snapshot, even from the dead; see `Session.restore`."""
@@ -127,17 +126,19 @@ class WorkerSession:
             or snapshot.source.container is not self.container
         ):
             raise ValueError(f"{snapshot!r} is not a snapshot of this session or of its forks")
-        branch, old = snapshot.source._branch_off(), self._release
+        branch, old = snapshot.source._branch_off(snapshot.exact), self._release
         self._hold(branch)
         old()
 
-    def _branch_off(self) -> int:
+    def _fork_request(self, to: int, warm: bool = False, exact: bool = False) -> dict[str, Any]:
+        return {"op": "fork", "branch": self._branch, "to": to, "warm": warm, "exact": exact}
+
+    def _branch_off(self, exact: bool = False) -> int:
         container = self.container
         with container.lock:
             number = container.new_branch()
             try:
-                request = {"op": "fork", "branch": self._branch, "to": number, "warm": False}
-                reply, reason = self._call(request, _FORK_S)
+                reply, reason = self._call(self._fork_request(number, exact=exact), _FORK_S)
                 if reason is not None or self._ended is not None or "error" in reply:
                     why = reply.get("error") or self._ended or reason
                     raise SandboxError(f"this session cannot be forked: {why}")
@@ -206,9 +207,10 @@ class WorkerSession:
 class WorkerSnapshot:
     """The state of a `WorkerSession` at one moment: a branch that never runs."""
 
-    def __init__(self, source: WorkerSession) -> None:
+    def __init__(self, source: WorkerSession, exact: bool) -> None:
         """Keeps a fork that was made for it."""
         self.source = source
+        self.exact = exact
 
     def close(self) -> None:
         """Gives its memory back; sessions that were restored from it go on."""

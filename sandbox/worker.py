@@ -27,6 +27,7 @@ uses no processor time, and nothing that a snippet left behind runs on unwatched
 
 from __future__ import annotations
 
+import _thread  # `threading` would double what a copy does after its fork
 import ast
 import base64
 import contextlib
@@ -47,7 +48,6 @@ import socket
 import stat
 import struct
 import sys
-import threading
 import time
 import traceback
 import types
@@ -58,9 +58,9 @@ if TYPE_CHECKING:
 
 HEADER = struct.Struct(">I")
 MAX_FRAME = 16 << 20
-# A repr is escaped (six bytes for one at worst) into ONE datagram, and Linux grants 208 KiB.
+# Goes in ONE datagram.
 MAX_REPR = 32 << 10
-MAX_RESULT = MAX_REPR * 6 + 1024
+MAX_ANSWER = MAX_REPR + 64
 # Requests may be longer than a datagram: they go in pieces.
 _PIECE = 64 << 10
 # A pipe holds 1 MiB at most (/proc/sys/fs/pipe-max-size).
@@ -189,7 +189,7 @@ def _print_trimmed(error: BaseException) -> None:
 def repl(channel: socket.socket) -> None:
     """Answers requests, to run snippets or to branch off, until there are no more."""
     # Bound early: the user's code can replace any attribute of any module.
-    getpid, getcwd, chdir, leave, dumps = os.getpid, os.getcwd, os.chdir, os._exit, json.dumps
+    getpid, getcwd, chdir, leave, pack = os.getpid, os.getcwd, os.chdir, os._exit, pack_answer
     me = getpid()
     module = types.ModuleType("__main__")
     sys.modules["__main__"] = module
@@ -199,15 +199,14 @@ def repl(channel: socket.socket) -> None:
         request, fds = receive_pieces(channel)
         if request is None:
             return
-        answer: dict[str, Any] = {"nonce": request["nonce"], "status": 0, "value": None}
         if request["op"] == "fork":
-            pid = branch_off(channel, fds[0], request["lead"])
+            pid = branch_off(channel, fds[0], request["lead"], request["exact"])
             if pid == 0:
                 me = getpid()
                 if not request["warm"]:
                     continue
-                warm_up()  # its pages are copied now, not when it is waited for
-            answer["value"] = str(pid)
+                warm_up_copy()
+            answer = pack(request["nonce"], 0, str(pid))
         else:
             number += 1
             if request["moved"]:  # the directory is another one, by the same name
@@ -221,23 +220,57 @@ def repl(channel: socket.socket) -> None:
                 cwd = getcwd()
             if getpid() != me:
                 leave(status)  # the snippet forked, this is the child: not its turn to answer
-            answer.update(status=status, value=value, cut=cut)
-        channel.send(dumps(answer).encode("ascii"))
+            answer = pack(request["nonce"], status, value, cut)
+        channel.send(answer)
 
 
-def branch_off(channel: socket.socket, fd: int, lead: bool) -> int:
-    """Forks the REPL; returns 0 in the copy, whose channel is `fd`, and else the copy's number."""
+def pack_answer(nonce: str, status: int, value: str | None, cut: bool = False) -> bytes:
+    """A REPL's message. Not JSON: so much code, run right after a fork, copies 36 pages more."""
+    kind = "-" if value is None else "<" if cut else "="
+    return f"{nonce} {status} {kind} {value or ''}".encode()
+
+
+def branch_off(channel: socket.socket, fd: int, lead: bool, exact: bool) -> int:
+    """Forks the REPL.
+
+    Returns:
+        0 in the copy, whose channel is `fd`; else the copy's number, or -1 if an exact copy was
+        asked for and there is something that a fork does not copy.
+    """
+    state = None
+    if exact:
+        try:
+            chance = sys.modules.get("random")
+            state = chance.getstate() if chance is not None else None
+            copied = all_copied({0, 1, 2, channel.fileno(), fd})
+        except Exception:  # the user's code put something else there
+            copied = False
+        if not copied:
+            os.close(fd)
+            return -1
     pid = fork_sibling()
     if pid == 0:
         if lead:
             os.setsid()
         os.dup2(fd, channel.fileno(), inheritable=False)
         # Python reseeds `random` itself; generators made by the user's code stay as they are.
+        if state is not None:
+            sys.modules["random"].setstate(state)
         numpy_random = sys.modules.get("numpy.random")
-        if numpy_random is not None:
+        if numpy_random is not None and not exact:
             numpy_random.seed()
     os.close(fd)
     return pid
+
+
+def all_copied(own: set[int]) -> bool:
+    """Whether a fork copies all there is: threads end with it, open files become shared.
+
+    Args:
+        own: The descriptors that are not the user's.
+    """
+    opened = set(map(int, os.listdir("/proc/self/fd"))) - own
+    return len(opened) == 1 and len(os.listdir("/proc/self/task")) == 1  # one reads the list
 
 
 def fork_sibling() -> int:
@@ -284,13 +317,18 @@ def warm_up() -> None:
     """Touches once what every snippet needs: page faults and imports are most of the latency."""
     saved, sys.stderr = sys.stderr, open(os.devnull, "w")  # noqa: SIM115
     try:
-        run_cell("x = [i * 2 for i in range(9)]\nimport math\nmath.pi", {}, "<warm-up>")
         run_cell("def f():\n    return 1 // 0\nf()", {}, "<warm-up>")
         run_cell("def", {}, "<warm-up>")
     finally:
         sys.stderr.close()
         sys.stderr = saved
-        linecache.cache.pop("<warm-up>", None)
+    warm_up_copy()
+
+
+def warm_up_copy() -> None:
+    """Touches what nearly every snippet needs, so that a copy has these pages before its use."""
+    run_cell("x = [i * 2 for i in range(9)]\nimport math\nmath.pi", {}, "<warm-up>")
+    linecache.cache.pop("<warm-up>", None)
     json.loads(json.dumps({"warm": "\n"}))
 
 
@@ -313,20 +351,18 @@ def _cpu_clock(pid: int) -> int:
     return (~pid << 3) | 2
 
 
-def parse_result(raw: bytes, nonce: str) -> dict[str, Any] | None:
+def parse_answer(raw: bytes, nonce: str) -> dict[str, Any] | None:
     """Takes a REPL's message at no more than its worth; None if it is not an answer at all."""
-    try:
-        message = json.loads(raw)
-    except (ValueError, RecursionError):
+    parts = raw.split(b" ", 3)
+    if len(parts) != 4 or parts[0] != nonce.encode():
         return None
-    if not isinstance(message, dict) or message.get("nonce") != nonce:
+    _, status, kind, value = parts
+    if not (status.isdigit() and len(status) <= 3 and int(status) <= 255):
         return None
-    status, value, cut = message.get("status"), message.get("value"), message.get("cut", False)
-    if type(status) is not int or not 0 <= status <= 255 or type(cut) is not bool:
+    if kind not in (b"-", b"=", b"<"):
         return None
-    if value is not None and not isinstance(value, str):
-        return None
-    return {"exit_status": status, "value_repr": value, "truncated": cut}
+    text = None if kind == b"-" else value.decode("utf-8", "replace")
+    return {"exit_status": int(status), "value_repr": text, "truncated": kind == b"<"}
 
 
 class Gate:  # pragma: no cover - runs inside the sandbox
@@ -547,6 +583,20 @@ class Files:  # pragma: no cover - runs inside the sandbox
                 os.chmod(place, stat.S_IMODE(mode), dir_fd=self.area)
 
 
+def _read_proc(pid: int, name: str) -> bytes:  # pragma: no cover - runs inside the sandbox
+    """One of the short files about a process; empty if it is gone."""
+    try:
+        fd = os.open(f"/proc/{pid}/{name}", os.O_RDONLY)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, 4096)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
+
+
 class Branch:  # pragma: no cover - runs inside the sandbox
     """A REPL, as the supervisor knows it."""
 
@@ -587,11 +637,7 @@ class Processes:  # pragma: no cover - runs inside the sandbox
     @staticmethod
     def stat(pid: int) -> list[bytes]:
         """What /proc says of a process, from its state on; empty if it is gone."""
-        try:
-            with open(f"/proc/{pid}/stat", "rb") as file:
-                return file.read().rpartition(b")")[2].split()
-        except OSError:
-            return []
+        return _read_proc(pid, "stat").rpartition(b")")[2].split()
 
     def adopted(self, pid: int) -> bool:
         """Whether it is a stray that is the supervisor's own child."""
@@ -627,8 +673,8 @@ class Processes:  # pragma: no cover - runs inside the sandbox
             fields = self.stat(pid)
             if not fields:
                 continue
-            with contextlib.suppress(OSError), open(f"/proc/{pid}/statm", "rb") as file:
-                statm = file.read().split()
+            statm = _read_proc(pid, "statm").split()
+            if statm:
                 resident += (int(statm[1]) - int(statm[2])) * _PAGE
             own, waited = (
                 (int(fields[at]) + int(fields[at + 1])) / _TICKS_PER_SECOND for at in (11, 13)
@@ -719,9 +765,7 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
 
     @staticmethod
     def _channel() -> tuple[socket.socket, socket.socket]:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_RESULT)
-        return ours, theirs
+        return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
     def _register(self, number: int, branch: Branch) -> None:
         self.branches[number] = branch
@@ -779,13 +823,15 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
 
     def serve(self) -> None:
         """Answers the host until it hangs up."""
-        answers = {"exec": self._exec, "fork": self._fork, "drop": self._drop}
+        answers = {"exec": self._exec, "fork": self._fork}
         answers.update(put=self._access, get=self._access)
         while True:
             request = self.waiting.pop(0) if self.waiting else receive(self.control)
             if request is None:
                 return
             if request["op"] in answers:  # not a stop that crossed an answer
+                for number in request["dropped"]:
+                    self._drop(number)
                 _write_all(self.control, encode(answers[request["op"]](request)))
 
     def _stopped(self) -> bool:
@@ -809,7 +855,8 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
         if source is None:
             return _reply(error="its interpreter is gone")
         number = request["to"]
-        message = {"op": "fork", "warm": request["warm"], "lead": self.config["contained"]}
+        message = {"op": "fork", "lead": self.config["contained"]}
+        message.update(warm=request["warm"], exact=request["exact"])
         try:
             channel, theirs = self._channel()
         except OSError as error:
@@ -820,7 +867,10 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
         copy = self.branches.get(number)
         if copy is None:
             channel.close()
-            return {**reply, "error": "its interpreter did not fork"}
+            why = (
+                "did not fork, or has threads or open files" if request["exact"] else "did not fork"
+            )
+            return {**reply, "error": f"its interpreter {why}"}
         try:
             copy.files = self.files.save()
         except OSError as error:
@@ -829,11 +879,10 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
             self._forget(copy)
         return reply
 
-    def _drop(self, request: dict[str, Any]) -> dict[str, Any]:
-        branch = self.branches.get(request["branch"])
+    def _drop(self, number: int) -> None:
+        branch = self.branches.get(number)
         if branch is not None:
             self._forget(branch)
-        return _reply(ended=True)
 
     def _access(self, request: dict[str, Any]) -> dict[str, Any]:
         """Reads or writes a file of a branch, which rests meanwhile."""
@@ -866,7 +915,7 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
     def _meet(self, number: int, channel: socket.socket, warm: bool, claim: str | None) -> None:
         """Registers a copy, if it is what its original claims."""
         pid = int(claim) if claim and claim.isdigit() else 0
-        if self.processes.contained and not self.processes.adopted(pid):
+        if pid == 0 or (self.processes.contained and not self.processes.adopted(pid)):
             return
         if warm:
             poller = select.poll()
@@ -876,7 +925,7 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
                 if self._stopped():
                     return
             with contextlib.suppress(ConnectionResetError):
-                channel.recv(MAX_RESULT)
+                channel.recv(MAX_ANSWER)
         with contextlib.suppress(ProcessLookupError):
             self._register(number, Branch(number, pid, channel))
 
@@ -996,8 +1045,8 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
             if heard & select.POLLIN:  # first, for what was said before the end still counts
                 raw = b""
                 with contextlib.suppress(ConnectionResetError):  # it ended, its request unread
-                    raw = branch.channel.recv(MAX_RESULT)
-                answer = parse_result(raw, nonce)
+                    raw = branch.channel.recv(MAX_ANSWER)
+                answer = parse_answer(raw, nonce)
                 if answer is not None:
                     return answer, None
                 if not raw and heard & select.POLLHUP:
@@ -1057,6 +1106,7 @@ class Relay:  # pragma: no cover - runs inside the sandbox
     def __init__(self) -> None:
         self.inward, self.outward = os.dup(0), os.dup(1)
         self.ours, self.theirs = socket.socketpair()
+        self.ended = _thread.allocate_lock()
         self.streams: dict[int, int] = {}
         for number in (1, 2):
             reader, writer = os.pipe()
@@ -1068,13 +1118,23 @@ class Relay:  # pragma: no cover - runs inside the sandbox
         os.dup2(null, 0)
         os.close(null)
 
-    def start(self) -> threading.Thread:
+    def start(self) -> None:
         """Starts the thread that carries."""
-        thread = threading.Thread(target=self._run, daemon=True)
-        thread.start()
-        return thread
+        self.ended.acquire()
+        _thread.start_new_thread(self._run, ())
+
+    def finish(self) -> None:
+        """Waits until the last word is passed on."""
+        self.theirs.close()
+        self.ended.acquire()
 
     def _run(self) -> None:
+        try:
+            self._carry()
+        finally:
+            self.ended.release()
+
+    def _carry(self) -> None:
         poller = select.poll()
         for fd in (self.inward, self.ours.fileno(), *self.streams):
             poller.register(fd, select.POLLIN)
@@ -1163,13 +1223,13 @@ def main(link: str) -> None:  # pragma: no cover - runs inside the sandbox
         hello = describe_self()
         supervisor = Supervisor(control, config, 1 if relay is None else 2)
         supervisor.start()
-    carrying = relay.start() if relay is not None else None  # after the fork: threads do not mix
+    if relay is not None:
+        relay.start()  # after the fork: threads do not mix
     _write_all(control, encode(hello))
     if supervisor is not None:
         supervisor.serve()
-    if relay is not None and carrying is not None:
-        relay.theirs.close()
-        carrying.join()
+    if relay is not None:
+        relay.finish()
 
 
 def _import_packages(names: list[str]) -> dict[str, Any]:  # pragma: no cover - inside the sandbox

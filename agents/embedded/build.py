@@ -25,7 +25,7 @@ from journeyman.agents.chat import ChatFormat
 from journeyman.agents.demonstrations import Demonstration, demonstrate
 from journeyman.agents.embedded.tokenizer import train_tokenizer
 from journeyman.agents.embedded.wiring import make_model
-from journeyman.envs import make
+from journeyman.envs import answer_text, make
 
 ENV_IDS = ("journeyman/Bank-v0", "journeyman/Orders-v0", "journeyman/Calendar-v0")
 POOL = 192
@@ -78,7 +78,7 @@ def corpus() -> Iterator[str]:
                 yield call.canonical()
                 replies, *_ = env.step([call])
                 yield from (m.content for m in replies)
-            yield f"Answer: {env.task.answer}"
+            yield answer_text(env.user_turn)
         yield from ('"error": "no', "No tool did you mean", "The call is not valid JSON")
 
 

@@ -9,7 +9,7 @@ from immutables import Map
 
 from journeyman.envs.core import Task, ToolEnv
 from journeyman.envs.tasks.entities import Entities
-from journeyman.envs.types import Split
+from journeyman.envs.types import Level, Split
 from journeyman.tools import ToolCall, execute
 from journeyman.tools.apis import bank
 from journeyman.tools.apis.bank import Account, BankState
@@ -145,7 +145,7 @@ class BankEnv(ToolEnv):
     toolset = bank.TOOLS
 
     @classmethod
-    def generate(cls, rng: random.Random, split: Split) -> Task:
+    def generate(cls, rng: random.Random, split: Split, level: Level) -> Task:
         """Draw a bank and a request."""
         kind = rng.choice(_KINDS)
         return kind(_Scene(rng, split))

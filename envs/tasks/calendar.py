@@ -9,7 +9,7 @@ from immutables import Map
 
 from journeyman.envs.core import Task, ToolEnv
 from journeyman.envs.tasks.entities import Entities
-from journeyman.envs.types import Split
+from journeyman.envs.types import Level, Split
 from journeyman.tools import ToolCall
 from journeyman.tools.apis import calendar
 from journeyman.tools.apis.calendar import DAYS, HOURS, CalendarState, Event
@@ -141,7 +141,7 @@ class CalendarEnv(ToolEnv):
     toolset = calendar.TOOLS
 
     @classmethod
-    def generate(cls, rng: random.Random, split: Split) -> Task:
+    def generate(cls, rng: random.Random, split: Split, level: Level) -> Task:
         """Draw a calendar and a request."""
         kind = rng.choice(_KINDS)
         return kind(_Scene(rng, split))

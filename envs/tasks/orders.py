@@ -9,7 +9,7 @@ from immutables import Map
 
 from journeyman.envs.core import Task, ToolEnv
 from journeyman.envs.tasks.entities import Entities
-from journeyman.envs.types import Split
+from journeyman.envs.types import Level, Split
 from journeyman.tools import ToolCall
 from journeyman.tools.apis import orders
 from journeyman.tools.apis.orders import Order, OrdersState
@@ -141,7 +141,7 @@ class OrdersEnv(ToolEnv):
     toolset = orders.TOOLS
 
     @classmethod
-    def generate(cls, rng: random.Random, split: Split) -> Task:
+    def generate(cls, rng: random.Random, split: Split, level: Level) -> Task:
         """Draw an order book and a request."""
         kind = rng.choice(_KINDS)
         return kind(_Scene(rng, split))

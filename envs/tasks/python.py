@@ -2,7 +2,7 @@
 
 The data is loaded, not shown: a task takes at least two calls, one to see and one to reckon. The
 state is the tuple of cells the interpreter has run (see `journeyman.tools.python`), so that a
-snapshot is a reference and a branch is rebuilt by replay when it is played on.
+snapshot is a reference and a branch is rebuilt, by a fork or by replay, when it is played on.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from journeyman.envs.core import Task, ToolEnv, normalise
+from journeyman.envs.core import Task, ToolEnv
 from journeyman.envs.tasks.entities import Entities
-from journeyman.envs.types import Split
+from journeyman.envs.types import Level, Split
 from journeyman.sandbox import Sandbox
 from journeyman.tools import ToolCall, ToolResult, execute
 from journeyman.tools import python as interpreter
@@ -114,6 +114,7 @@ def _distance(scene: _Scene) -> Task:
 
 
 _KINDS: tuple[Callable[[_Scene], Task], ...] = (_spent, _most, _dirty_sum, _distance)
+_QUESTIONS = ("spent", "most_pairs", "most_dict", "dirty_sum", "distance")
 
 
 class PythonEnv(ToolEnv):
@@ -121,10 +122,11 @@ class PythonEnv(ToolEnv):
 
     toolset = interpreter.TOOLS
     waits = True
+    harmless = dict.fromkeys(_QUESTIONS, "the answer alone decides")
 
     def __init__(
         self,
-        split: Split = "train",
+        split: str = "train",
         max_turns: int = 12,
         parser: str = "hermes",
         render_mode: str | None = None,
@@ -143,19 +145,14 @@ class PythonEnv(ToolEnv):
         self._repl = Repl(sandbox)
 
     @classmethod
-    def generate(cls, rng: random.Random, split: Split) -> Task:
+    def generate(cls, rng: random.Random, split: Split, level: Level) -> Task:
         """Draw data and a question about it."""
         kind = rng.choice(_KINDS)
         return kind(_Scene(rng, split))
 
-    def open_state(self, task: Task) -> Any:
-        """The cell that loads the data; the session of the episode before is closed."""
-        self._repl.close()
-        return task.state
-
-    def solved(self, task: Task, answer: str) -> bool:
+    def solved(self) -> bool:
         """The answer is right: what was run to find it does not matter."""
-        return normalise(answer) == normalise(task.answer)
+        return self.answered()
 
     def close(self) -> None:
         """End the sandbox session; the env can be reset and used again."""

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from journeyman.agents.cli import main
-from journeyman.envs import env_ids
+from journeyman.envs import Task, UserTurn, env_class, env_ids
 from journeyman.envs.checker import CheckResult
 from journeyman.sandbox import IsolationUnavailable
+from journeyman.tools import ToolCall
 
 BANK = "journeyman/Bank-v0"
 
@@ -77,6 +78,7 @@ def test_version(run: Run) -> None:
         (["models"], "required: command"),
         (["models", "pull"], "required: name"),
         (["envs", "check"], "id --all is required"),
+        (["envs", "check", BANK, "--prefixes", "0"], "'0' is not a whole number above zero"),
         (["envs", "list", "--jsno"], "unrecognized arguments: --jsno"),
         (["envs", "show", "journeyman/Bnak-v0"], f"did you mean {BANK!r}"),
         (["envs", "check", "journeyman/Bnak-v0"], f"did you mean {BANK!r}"),
@@ -215,13 +217,36 @@ def test_envs_show(run: Run, env_id: str) -> None:
     assert status == 0
     assert out.startswith(f"{env_id}: ")
     assert "\nTask train/0 (" in out
-    assert "\n  Answer: " in out
+    assert "\n    Answer: " in out
+    for level in env_class(env_id).levels[1:]:
+        assert f"\nTask train/{level}/0 ({level}, " in out
+
+
+def test_envs_show_the_whole_talk(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = (ToolCall("find_account", {"owner": "Ada"}),)
+    task = Task(
+        "train/0", "odd", "Hello.", (), (), "no", (UserTurn("Find Ada.", calls, None),), "Be kind."
+    )
+    monkeypatch.setattr(env_class(BANK), "load_task", lambda *_: task)
+    out = run("envs", "show", BANK)[1]
+    assert out.partition("Task ")[2].splitlines()[:7] == [
+        "train/0 (easy, odd)",
+        "  Rule: Be kind.",
+        "  User: Hello.",
+        "    Answer: no",
+        "  User: Find Ada.",
+        '    {"arguments": {"owner": "Ada"}, "name": "find_account"}',
+        "    Answer: done",
+    ]
 
 
 def test_envs_check(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from journeyman.envs import checker
 
-    def check(env_id: str) -> list[CheckResult]:
+    asked = []
+
+    def check(env_id: str, prefixes: int, progress: bool) -> list[CheckResult]:
+        asked.append(prefixes)
         return [CheckResult("seeds", True, "20 played"), CheckResult("gold", env_id != BANK, "x")]
 
     monkeypatch.setattr(checker, "check", check)
@@ -232,6 +257,8 @@ def test_envs_check(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     status, out, _ = run("envs", "check", "--all")
     assert status == 1
     assert out.count("seeds") == len(env_ids())
+    run("envs", "check", BANK, "--prefixes", "7")
+    assert (asked[0], asked[-1]) == (1000, 7)
 
 
 def test_tools_list(run: Run) -> None:

@@ -107,7 +107,7 @@ class AskEnv(ToolEnv):
     toolset = (look,)
 
     @classmethod
-    def generate(cls, rng: random.Random, split: Split) -> Task:
+    def generate(cls, rng: random.Random, split: Split, level: str) -> Task:
         return Task("", "ask", "Say 7.", 7, (), "7")
 
 
@@ -132,7 +132,7 @@ class WriteEnv(AskEnv):
     toolset = (write,)
 
     @classmethod
-    def generate(cls, rng: random.Random, split: Split) -> Task:
+    def generate(cls, rng: random.Random, split: Split, level: str) -> Task:
         return Task("", "write", "Write once.", 0, (ToolCall("write", {}),), "1")
 
 

@@ -68,7 +68,7 @@ class GardenEnv(ToolEnv):
     toolset = (inspect_bed, water_bed)
 
     @classmethod
-    def generate(cls, rng, split):
+    def generate(cls, rng, split, level):
         """Draw a garden and a wish."""
         state = Map({plant: rng.randint(1, 9) for plant in PLANTS})
         plant, level = rng.choice(PLANTS), rng.randint(10, 20)

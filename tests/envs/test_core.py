@@ -180,10 +180,10 @@ def test_bad_split(sum_env: SumEnv) -> None:
 
 
 @pytest.mark.parametrize(
-    "task_id", ["", "train", "train/", "train/x", "train/-1", "train/1/2", "train/1.0", "train/007"]
+    "task_id", ["", "train", "train/", "train/x", "train/-1", "train/1.0", "train/007"]
 )
 def test_bad_task_id(sum_env: SumEnv, task_id: str) -> None:
-    with pytest.raises(UnknownTaskError, match="write <split>/<number>, e") as caught:
+    with pytest.raises(UnknownTaskError, match="write <split>/<number> or") as caught:
         sum_env.reset(options={"task_id": task_id})
     assert repr(task_id) in str(caught.value)
     works(sum_env)
@@ -536,7 +536,7 @@ def test_generate_is_all_a_subclass_owes() -> None:
         toolset = (add,)
 
         @classmethod
-        def generate(cls, rng: random.Random, split: Split) -> Task:
+        def generate(cls, rng: random.Random, split: Split, level: str) -> Task:
             return Task("", "", "Say yes.", (), (), "yes")
 
         @classmethod

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -214,8 +215,8 @@ def test_sessions_end_with_the_env() -> None:
     first = sessions() - before
     assert len(first) == 1
     env.reset(seed=1)
-    assert not sessions() & first
     run(env, "1")
+    assert sessions() - before == first  # another branch of the same sandbox
     env.close()
     env.close()
     assert sessions() == before
@@ -281,3 +282,56 @@ def test_calls_share_a_session(env: PythonEnv) -> None:
         env.restore(env.snapshot())  # to where it already is
         assert shows(env, str(i)) == str(i)
     assert sessions() == opened
+
+
+SNIPPETS = (
+    "x = {n}",
+    "seen.append({n})",
+    "seen.append(random.randrange(1000))",
+    "def f(y):\n    return y * {n} + x",
+    "x = f(x) if 'f' in globals() else x",
+    "x = [][{n}]",
+    "for name in set(globals()) & {{'x', 'f'}}:\n    del globals()[name]",
+    "with open('log', 'a') as file:\n    file.write('{n} ')",
+    "held = open('held{n}', 'w')",
+    "go = threading.Thread(target=seen.append, args=({n},))\ngo.start()\ngo.join()",
+    "x = (value * {n} for value in itertools.count())",
+    "print(next(x, None) if hasattr(x, 'send') else x)",
+    "exit({n})",
+    "os._exit({n})",
+)
+LOOK = """
+sorted(name for name in globals() if name[0] != '_'), repr(globals().get('x'))[:40], seen, \\
+    random.random(), sorted(os.listdir()), os.path.exists('log') and open('log').read()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_coming_back_is_as_going_on() -> None:
+    """By the chain of hashes, at 1,000 nodes of 40 episodes."""
+    rng = random.Random(5)
+    episodes = []
+    with PythonEnv(max_turns=40) as env:
+        for number in range(40):
+            env.reset(options={"task_id": f"train/{number}"})
+            codes = ["import itertools, os, random, threading\nseen, x = [], 0"]
+            codes += [
+                f"{rng.choice(SNIPPETS).format(n=rng.randint(1, 9))}\n{LOOK}" for _ in range(8)
+            ]
+            nodes, chain = [], []
+            for code in codes:
+                nodes.append(env.snapshot())
+                run(env, code)
+                chain.append(env.state_hash())
+            episodes.append((codes, nodes, chain))
+        checked = 0
+        for codes, nodes, chain in rng.sample(episodes, 40):
+            for _ in range(25):
+                at = rng.randrange(len(nodes))
+                env.restore(nodes[at])
+                for code, after in zip(codes[at:], chain[at:], strict=True):
+                    run(env, code)
+                    assert env.state_hash() == after, code
+                checked += 1
+    assert checked == 1000

@@ -1,5 +1,6 @@
 """Forks and snapshots of live sessions: equal at first, apart ever after."""
 
+import contextlib
 import gc
 import os
 import time
@@ -131,6 +132,38 @@ def test_a_snapshot_is_a_branch_point_for_many(session: Session) -> None:
     assert value(session, "x") == "[0]"
     with pytest.raises(SandboxError):
         session.restore(point)
+
+
+def test_an_exact_snapshot_keeps_the_generators(session: Session) -> None:
+    assert session.exec("import random\nrandom.seed(7)\nrandom.random()").ok
+    with contextlib.closing(session.snapshot(exact=True)) as snapshot:
+        went_on = value(session, "random.random()")
+        for _ in range(2):
+            session.restore(snapshot)
+            assert value(session, "random.random()") == went_on
+
+
+@pytest.mark.parametrize(
+    ("shared", "end"),
+    [
+        ("file = open('a', 'w')", "file.close()"),
+        (
+            "import threading\ngo = threading.Event()\n"
+            "t = threading.Thread(target=go.wait)\nt.start()",
+            "go.set()\nt.join()",
+        ),
+        ("import random\nrandom.getstate, kept = None, random.getstate", "random.getstate = kept"),
+    ],
+)
+def test_what_a_fork_shares_or_loses_has_no_exact_copy(
+    session: Session, shared: str, end: str
+) -> None:
+    assert session.exec(shared).ok
+    with pytest.raises(SandboxError, match="threads or open files"):
+        session.snapshot(exact=True)
+    session.snapshot().close()
+    assert session.exec(end).ok
+    session.snapshot(exact=True).close()
 
 
 def test_a_killed_session_lives_again(session: Session) -> None:

@@ -241,14 +241,16 @@ def test_descriptors_are_few_and_ones_own(session: Session) -> None:
 def test_an_insider_can_forge_no_more_than_its_own_word(session: Session) -> None:
     # It finds the nonce and the channel in the interpreter's frames: they are its own, after all.
     code = """
-import json, sys
+import sys
 frame = sys._getframe()
 while "channel" not in frame.f_locals:
     frame = frame.f_back
 inside = frame.f_locals
-claim = {"nonce": inside["request"]["nonce"], "status": 0, "value": "'mine'", "cut": False,
-         "killed": "infra", "signal": 11, "cpu_s": -5.0, "ended": True, "killed_reason": "infra"}
-inside["channel"].send(json.dumps(claim).encode())
+nonce = inside["request"]["nonce"]
+claim = f"{nonce} 0 = 'mine'"
+lies = {"killed": "infra", "signal": 11, "cpu_s": -5.0, "ended": True, "killed_reason": "infra"}
+inside["channel"].send(repr({"nonce": nonce, "exit_status": 0, **lies}).encode())
+inside["channel"].send(claim.encode())
 """
     got = session.exec(code)
     assert got.value_repr == "'mine'" and got.exit_status == 0

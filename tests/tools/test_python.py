@@ -1,9 +1,9 @@
 """The interpreter as a tool, over a scripted session; tests/envs/test_python.py uses a real one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 import pytest
 
@@ -14,6 +14,7 @@ from journeyman.sandbox import (
     Limits,
     Sandbox,
     SandboxDied,
+    SandboxError,
     Session,
 )
 from journeyman.tools import CallStatus, ToolCall, ToolError, ToolTimeout, execute
@@ -34,17 +35,42 @@ Script = Callable[[str], ExecResult | BaseException]
 SILENT = "Nothing was printed. End with an expression, or print(), to see a value."
 
 
+class FakeSnapshot:
+    def __init__(self) -> None:
+        self.dead = self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
 class FakeSession:
     """Answers from a script; a result with a reason to die, or no status, ends it."""
 
-    def __init__(self, script: Script) -> None:
-        self.script = script
-        self.codes: list[str] = []
+    def __init__(self, backend: "FakeBackend") -> None:
+        self.backend = backend
+        self.script = backend.script
+        self.runs: list[list[str]] = [[]]  # one more for each return to a snapshot
         self.alive = True
+
+    def snapshot(self, exact: bool = False) -> FakeSnapshot:
+        assert self.alive and exact
+        if self.runs[-1][-1] == "spoil":
+            self.alive = False
+        if self.runs[-1][-1] in self.backend.no_copies:
+            raise SandboxError("it has threads or open files")
+        self.backend.snapshots.append(FakeSnapshot())
+        return self.backend.snapshots[-1]
+
+    def restore(self, snapshot: FakeSnapshot) -> None:
+        assert not snapshot.closed
+        if snapshot.dead:
+            raise SandboxError("its interpreter is gone")
+        self.alive = True
+        self.runs.append([])
 
     def exec(self, code: str, timeout: float | None = None) -> ExecResult:
         assert self.alive
-        self.codes.append(code)
+        self.runs[-1].append(code)
         result = FINE if code.startswith("import random") else self.script(code)
         if isinstance(result, BaseException):
             raise result
@@ -70,20 +96,27 @@ class FakeSession:
 class FakeBackend:
     name = "fake"
 
-    def __init__(self, script: Script = lambda code: replace(FINE, value_repr=code)) -> None:
+    def __init__(
+        self,
+        script: Script = lambda code: replace(FINE, value_repr=code),
+        no_copies: Sequence[str] = (),
+    ) -> None:
         self.script = script
+        self.no_copies = no_copies
         self.sessions: list[FakeSession] = []
+        self.snapshots: list[FakeSnapshot] = []
 
     def session(self, limits: Limits, packages: tuple[str, ...]) -> Session:
-        self.sessions.append(FakeSession(self.script))
-        return self.sessions[-1]
+        self.sessions.append(FakeSession(self))
+        return cast(Session, self.sessions[-1])
 
     def repl(self) -> Repl:
         return Repl(Sandbox(self))
 
     def ran(self) -> list[list[str]]:
-        """What each session ran, the prelude aside."""
-        return [s.codes[1:] for s in self.sessions]
+        """What was run from each start or return on, the prelude aside."""
+        runs = [run for s in self.sessions for run in s.runs]
+        return [[code for code in run if code != Repl.prelude] for run in runs]
 
 
 def test_nothing_starts_before_the_first_call() -> None:
@@ -102,7 +135,7 @@ def test_cells_grow() -> None:
     assert backend.ran() == [["a", "b"]]
 
 
-def test_going_back_replays_in_a_new_session() -> None:
+def test_going_back_replays_once() -> None:
     backend = FakeBackend()
     repl = backend.repl()
     repl.run("a")
@@ -110,9 +143,69 @@ def test_going_back_replays_in_a_new_session() -> None:
     repl.run("b")
     repl.cells = branch
     repl.run("c")
-    assert backend.ran() == [["a", "b"], ["a", "c"]]
-    assert not backend.sessions[0].alive
     assert repl.cells == (Cell("a", "a"), Cell("c", "c"))
+    repl.cells = (*branch, Cell("b", "b"))
+    repl.run("d")
+    repl.cells = branch
+    repl.run("e")
+    assert backend.ran() == [["a", "b"], ["a", "c"], ["b", "d"], ["e"]]
+    assert len(backend.sessions) == 1
+    repl.close()
+    assert not backend.sessions[0].alive
+    assert len(backend.snapshots) == 3 and all(each.closed for each in backend.snapshots)
+
+
+@pytest.mark.parametrize("shares", [["a"], [Repl.prelude, "a"]])
+def test_what_cannot_be_copied_is_replayed(shares: list[str]) -> None:
+    backend = FakeBackend(no_copies=shares)
+    repl = backend.repl()
+    repl.run("a")
+    branch = repl.cells
+    for code in ("b", "c"):
+        repl.cells = branch
+        repl.run("x")
+        repl.cells = branch
+        repl.run(code)
+    assert backend.ran() == [["a", "x"], ["a", "b"], ["a", "x"], ["a", "c"]]
+    assert len(backend.sessions) == (1 if shares == ["a"] else 4)
+
+
+def test_snapshots_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("journeyman.tools.python.MAX_SNAPSHOTS", 2)
+    backend = FakeBackend()
+    repl = backend.repl()
+    for code in ("a", "b", "a", "c"):
+        repl.cells = (Cell(code),)
+        repl.run("x")
+        repl.cells = (Cell("z"),)  # elsewhere, so that the next one is a return
+        repl.run("x")
+    assert sum(not each.closed for each in backend.snapshots) == 3
+    assert not backend.snapshots[0].closed  # of the state that all others begin with
+    repl.cells = (Cell("c"),)
+    repl.run("y")
+    assert backend.ran()[-1] == ["y"]
+
+
+def test_a_snapshot_that_died_is_replayed() -> None:
+    backend = FakeBackend()
+    repl = backend.repl()
+    repl.run("a")
+    backend.snapshots[0].dead = True
+    repl.cells = ()
+    repl.run("b")
+    assert backend.ran() == [["a"], ["b"]]
+    assert len(backend.sessions) == 2
+
+
+def test_code_that_spoils_its_copies() -> None:
+    backend = FakeBackend(no_copies=["spoil"])
+    repl = backend.repl()
+    repl.run("spoil")
+    branch = repl.cells
+    repl.run("a")
+    repl.cells = branch
+    assert repl.run("b") == "b"
+    assert backend.ran() == [["spoil", "a"], ["spoil"], ["spoil", "b"]]
 
 
 def test_going_forward_runs_the_rest_only() -> None:

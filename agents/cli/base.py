@@ -1,0 +1,75 @@
+"""What the command groups share: how a command is added, exit statuses, printing."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
+
+Handler = Callable[[argparse.Namespace], int]
+"""Runs a subcommand; returns the exit status."""
+
+OK, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
+"""Exit statuses: done; a check or program failed; the user's mistake; Ctrl-C."""
+
+
+class CommandError(Exception):
+    """The command cannot do what was asked; the message is for the user."""
+
+
+class Parser(argparse.ArgumentParser):
+    """One-line errors that suggest the nearest command."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        choices = [str(choice) for choice in action.choices]
+        near = difflib.get_close_matches(str(value), choices, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(choices)}"
+        raise argparse.ArgumentError(None, f"no {action.metavar or action.dest} {value!r}; {hint}")
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and leave."""
+        self.exit(MISUSED, f"journeyman: error: {message} (try: {self.prog} --help)\n")
+
+
+Commands = Any
+"""What `add_subparsers` returns: argparse gives the type no public name."""
+
+
+def group(commands: Commands, name: str, help_text: str) -> Commands:
+    """Add a group such as `envs`; returns what its commands are added to."""
+    parser = commands.add_parser(name, help=help_text)
+    return parser.add_subparsers(metavar="command", required=True)
+
+
+def command(commands: Commands, name: str, handler: Handler, help_text: str) -> Parser:
+    """Add a command that `handler` runs; returns its parser, for arguments."""
+    parser: Parser = commands.add_parser(name, help=help_text, description=help_text)
+    parser.set_defaults(handler=handler)
+    return parser
+
+
+def print_json(value: Any) -> None:
+    """Print for programs, indented for people all the same."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def columns(rows: Iterable[Sequence[str]]) -> str:
+    """Rows as left-aligned columns."""
+    listed = list(rows)
+    widths = [max(map(len, column)) for column in zip(*listed, strict=True)]
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in listed)
+    return "\n".join(lines)
+
+
+def first_line(text: str | None) -> str:
+    """The summary of a docstring."""
+    return (text or "").strip().partition("\n")[0]
+
+
+def print_check(name: str, passed: bool, detail: str) -> None:
+    """Print the outcome of one check on one line."""
+    print(f"  {'pass' if passed else 'FAIL'}  {name}" + (f": {detail}" if detail else ""))

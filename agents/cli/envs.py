@@ -1,0 +1,141 @@
+"""`journeyman envs …`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from journeyman.agents.cli.base import (
+    FAILED,
+    OK,
+    CommandError,
+    Commands,
+    columns,
+    command,
+    first_line,
+    print_check,
+    print_json,
+)
+
+if TYPE_CHECKING:
+    from journeyman.envs import Task
+
+
+def add(commands: Commands) -> None:
+    """Add the commands of the group."""
+    listing = command(commands, "list", _envs_list, "list the registered environments")
+    listing.add_argument("--json", action="store_true", help="for programs")
+    show = command(commands, "show", _envs_show, "show tools and a task of an environment")
+    show.add_argument("id", help="environment, such as journeyman/Bank-v0")
+    check = command(commands, "check", _envs_check, "check that an environment keeps the rules")
+    which = check.add_mutually_exclusive_group(required=True)
+    which.add_argument("id", nargs="?", help="environment, such as journeyman/Bank-v0")
+    which.add_argument("--all", action="store_true", help="every registered environment")
+    check.add_argument(
+        "--prefixes",
+        type=_count,
+        default=1000,
+        metavar="N",
+        help="random prefixes to restore and to replay (default: %(default)s)",
+    )
+    serve = command(commands, "serve", _envs_serve, "let other programs play an environment")
+    serve.add_argument("id", help="environment, such as journeyman/Bank-v0")
+    serve.add_argument("--mcp", action="store_true", required=True, help="by MCP, over stdio")
+    serve.add_argument("--http", type=int, metavar="PORT", help="over streamable HTTP instead")
+    serve.add_argument("--host", default="127.0.0.1", help="for --http (default: %(default)s)")
+    serve.add_argument("--split", default="train", help="where a random task is drawn from")
+
+
+def _count(text: str) -> int:
+    """A number of things, for argparse: at least one."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above zero")
+    return int(text)
+
+
+def _envs_list(options: argparse.Namespace) -> int:
+    from journeyman.envs import env_class, env_ids
+
+    classes = {env_id: env_class(env_id) for env_id in env_ids()}
+    if options.json:
+        print_json(
+            [
+                {
+                    "id": env_id,
+                    "class": f"{cls.__module__}:{cls.__qualname__}",
+                    "tools": [tool.name for tool in cls.toolset],
+                    "description": first_line(cls.__doc__),
+                }
+                for env_id, cls in classes.items()
+            ]
+        )
+        return OK
+    print(
+        columns(
+            (env_id, f"{len(cls.toolset)} tools", first_line(cls.__doc__))
+            for env_id, cls in classes.items()
+        )
+    )
+    return OK
+
+
+def _envs_show(options: argparse.Namespace) -> int:
+    from journeyman.envs import make
+    from journeyman.envs.types import SPLITS
+
+    with make(options.id) as env:
+        print(f"{options.id}: {first_line(type(env).__doc__)}\n\nTools")
+        for spec in env.tools:
+            print(f"  {spec.signature()}: {spec.description}")
+        for level in env.levels:
+            samples = (next(env.tasks(f"{split}/{level}"), None) for split in SPLITS)
+            task_id = next((sample for sample in samples if sample is not None), None)
+            if task_id is not None:
+                _show_task(env.load_task(task_id), level)
+    return OK
+
+
+def _show_task(task: Task, level: str) -> None:
+    from journeyman.envs import answer_text
+
+    print(f"\nTask {task.id} ({level}, {task.kind})")
+    for rule in task.policy.splitlines():
+        print(f"  Rule: {rule}")
+    for turn in task.turns:
+        print(f"  User: {turn.prompt}")
+        for call in turn.gold:
+            print(f"    {call.canonical()}")
+        print(f"    {answer_text(turn)}")
+
+
+def _envs_check(options: argparse.Namespace) -> int:
+    from journeyman.envs import env_ids
+    from journeyman.envs.checker import check
+
+    passed = True
+    for env_id in env_ids() if options.all else [options.id]:
+        results = check(env_id, prefixes=options.prefixes, progress=True)
+        print(env_id, flush=True)  # --all takes a while
+        for result in results:
+            passed = passed and result.passed
+            print_check(result.name, result.passed, result.detail)
+    return OK if passed else FAILED
+
+
+def _envs_serve(options: argparse.Namespace) -> int:
+    from journeyman.envs import make
+
+    env = make(options.id, split=options.split)
+    try:
+        from journeyman.envs.mcp import make_server, serve_http, serve_stdio
+    except ModuleNotFoundError as error:
+        raise CommandError(
+            f"{error}: serving needs the optional packages: pip install 'journeyman[mcp]'"
+        ) from error
+    with env:
+        server = make_server(env, options.id)
+        if options.http is None:
+            serve_stdio(server)
+        else:
+            serve_http(server, options.host, options.http)
+    return OK

@@ -1,0 +1,23 @@
+"""`journeyman play`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from journeyman.agents.cli.base import FAILED, OK, Commands, command
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = command(commands, "play", _play, "play the agent yourself")
+    parser.add_argument("id", help="environment, such as journeyman/Bank-v0")
+    parser.add_argument("--task", help="task id, such as test/0 (default: a random one)")
+    parser.add_argument("--split", default="train", help="where a random task is drawn from")
+
+
+def _play(options: argparse.Namespace) -> int:
+    from journeyman.agents.play import play
+
+    played = play(options.id, sys.stdin, sys.stdout, options.split, options.task)
+    return OK if played else FAILED
