@@ -36,13 +36,13 @@ def execute(call: ToolCall, tools: Mapping[str, Tool], state: Any) -> tuple[Any,
     """
     call = validate(call, tools)
     if call.error is not None:
-        return state, ToolResult(call, _error(call.error))
+        return state, ToolResult(call, error_content(call.error))
     started = time.perf_counter()
     try:
         state, value = tools[call.name].run(state, call.arguments)
     except ToolError as error:
         status = CallStatus.TIMEOUT if isinstance(error, ToolTimeout) else CallStatus.TOOL_ERROR
-        call, content = call.marked(status, str(error)), _error(str(error))
+        call, content = call.marked(status, str(error)), error_content(str(error))
     else:
         call = call.marked(CallStatus.OK)
         content = value if isinstance(value, str) else _to_json(call.name, value)
@@ -70,7 +70,8 @@ def _argument_problem(call: ToolCall, tool: Tool) -> str | None:
     spec = tool.spec
     properties = spec.parameters.get("properties", {})
     unknown = [n for n in call.arguments if n not in properties]
-    if unknown:
+    # Unless the schema says otherwise: a misspelt name must not pass unheard.
+    if unknown and not spec.parameters.get("additionalProperties"):
         return f"{call.name} has no argument {unknown[0][:80]!r}. Use {spec.signature()}."
     missing = [n for n in spec.parameters.get("required", ()) if n not in call.arguments]
     if missing:
@@ -118,5 +119,6 @@ def _to_json(name: str, value: Any) -> str:
         raise TypeError(f"tool {name!r} returned what is not JSON: {error}") from error
 
 
-def _error(message: str) -> str:
+def error_content(message: str) -> str:
+    """How a failure reads to the model."""
     return _encode({"error": message})

@@ -282,6 +282,8 @@ def test_tools_list(run: Run) -> None:
     assert out.splitlines()[0] == BANK
     assert "  transfer(source, target, amount): " in out
     assert run("tools", "list")[1].count("journeyman/") == len(env_ids())
+    assert "transfer(" in run("tools", "list", "--plugins")[1]
+    assert run("tools", "list", "bnak", "--plugins")[0] == 2
     (tools,) = json.loads(run("tools", "list", BANK, "--json")[1]).values()
     assert {tool["type"] for tool in tools} == {"function"}
 
