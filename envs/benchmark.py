@@ -51,12 +51,6 @@ class BenchmarkTool(Tool):
 
     function: Callable[[Any, dict[str, Any]], Any]
     """`function(state, arguments) -> result`; it may change the state in place."""
-    described: ToolSpec
-
-    @functools.cached_property
-    def spec(self) -> ToolSpec:
-        """The benchmark's own description."""
-        return self.described
 
     @functools.cached_property
     def validator(self) -> Validator:

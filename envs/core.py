@@ -468,7 +468,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
 
     def _read(self, action: Action) -> tuple[str, Sequence[ToolCall]]:
         if isinstance(action, str):
-            return action, self._parse(action)
+            return action, self._parse(action, self.tools)
         if isinstance(action, Sequence) and not isinstance(action, bytes):
             calls = [c for c in action if isinstance(c, ToolCall)]
             if len(calls) == len(action):
