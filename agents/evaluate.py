@@ -21,7 +21,10 @@ def main(argv: Sequence[str]) -> None:
 def evaluate_student(config: DictConfig) -> None:
     """Evaluate, print the table, write summary and picture."""
     folder = RunFolder(config)
-    deal(list(config.env.ids), config.evaluation.split, 0, 1)
+    options = config.evaluation
+    deal(
+        list(config.env.ids), options.split, 0, options.tasks
+    )  # a mistake shows before models load
     policy: HFPolicy = instantiate(config.student)
     folder.claim()
     rows = bounds(policy, config)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from journeyman.agents.policy import Policy, Request, Stream, Turn
-from journeyman.envs import Episode, Message, Snapshot, Step, StopReason, ToolEnv, make
+from journeyman.envs import BranchPoint, Episode, Message, Step, StopReason, ToolEnv, make
 from journeyman.tools.parsing import locate, token_ends
 from journeyman.tools.types import ToolResult
 
@@ -130,7 +130,7 @@ class _Record:
         self.mask = [False] * len(prompt)
         self.steps = list(steps)
         self.first_step = len(self.steps)
-        self.branch_points: list[Snapshot] = []
+        self.branch_points: list[BranchPoint] = []
         self.episode: Episode | None = None
 
     def add_turn(self, turn: Turn, step: Step, chosen_by_student: bool = True) -> None:
@@ -208,10 +208,10 @@ class _Batch:
     def _begin_inside(self, fork: Fork, env: ToolEnv) -> _Record:
         """A record that stands before a step of its parent, or after the turn given instead."""
         record = _Record(fork, env, fork.prefix, fork.parent.steps[: fork.step])
-        env.restore(fork.parent.branch_points[fork.step])
+        env.restore(fork.parent.branch_points[fork.step].snapshot)
         record.branch_points += fork.parent.branch_points[: fork.step]
         if fork.turn is not None:
-            record.branch_points.append(env.snapshot())
+            record.branch_points.append(fork.parent.branch_points[fork.step])
             turn = Turn(-1, fork.turn, (0.0,) * len(fork.turn))
             reply = self._play_turn(record, turn, _step(env, self._text(turn)), chosen=False)
             record.add_reply(reply)
@@ -239,7 +239,8 @@ class _Batch:
     def _submit(self, stream: Stream, row: int, index: int, turn: Turn) -> None:
         env = self._records[index].env
         if self._keep:
-            self._records[index].branch_points.append(env.snapshot())
+            here = BranchPoint(env.snapshot(), env.state_hash())
+            self._records[index].branch_points.append(here)
         text = self._text(turn)
         if env.waits:
             self._pool = self._pool or ThreadPoolExecutor(MAX_WORKERS)

@@ -27,11 +27,12 @@ from typing import Any
 
 from journeyman.sandbox import IsolationUnavailable, Sandbox
 from journeyman.sandbox.namespace.interpreter import find_interpreter
+from journeyman.tools.python import Repl
 
 CODE = "1 + 1"
 # What takes less than a new process is timed so often in each round: a session is called in runs.
 BURST = 10
-QUICK = ("live session", "fork + exec", "docker attach", "smolagents")
+QUICK = ("live session", "fork + exec", "back to a branch", "docker attach", "smolagents")
 # Ways that take so long are timed in every fifth round only.
 SLOW = ("cold start", "docker run", "docker start", "docker exec")
 RATIOS = {  # "slower / faster": what the project promises
@@ -114,7 +115,12 @@ def subprocess_way(*command: str) -> Way:
 def ours(backend: str) -> Iterator[dict[str, Way]]:
     """The ways of one backend."""
     prefix = "" if backend == "namespace" else f"{backend} "
-    with Sandbox(backend) as sandbox, sandbox.session() as session:
+    sandbox = Sandbox(backend)
+    repl = Repl(sandbox)
+    with sandbox, sandbox.session() as session, contextlib.closing(repl):
+        for number in range(5):
+            repl.run(f"x{number} = {number}")
+        branch_point = repl.cells
 
         def start() -> None:
             sandbox.session().close()
@@ -129,6 +135,10 @@ def ours(backend: str) -> Iterator[dict[str, Way]]:
         def shot() -> None:
             assert sandbox.exec(CODE).value_repr == "2"
 
+        def back() -> None:
+            repl.cells = branch_point
+            assert repl.run(CODE) == "2"
+
         live(), shot()
         first = "cold start" if backend == "namespace" else "docker start"
         last = "live session" if backend == "namespace" else "docker attach"
@@ -137,6 +147,7 @@ def ours(backend: str) -> Iterator[dict[str, Way]]:
             f"{prefix}one-shot": shot,
             last: live,
             f"{prefix}fork + exec + discard": branch,
+            f"{prefix}back to a branch at depth 5 + exec": back,
         }
 
 
@@ -292,16 +303,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=50, help="default: %(default)s")
     parser.add_argument("--peers", help="Python of a virtual environment with other projects")
     options = parser.parse_args()
+    load, _, _ = os.getloadavg()  # of others
     with contextlib.ExitStack() as stack:
         ways, missing = collect(stack, options.peers)
         measure(ways, 1)  # what is first is never typical
         figures = report(measure(ways, options.rounds))
     figures["missing"] = missing
     figures["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, {platform.release()}"
+    figures["load_before"] = load
     figures["date"] = time.strftime("%Y-%m-%d", time.gmtime())
     figures["executions_per_s"] = throughput()
     figures["kill_to_empty_tree_ms"] = max(kill_times()) * 1e3
-    print(f"{figures['machine']}; {figures['date']}")
+    print(f"{figures['machine']}; {figures['date']}; load before {load:.1f}")
     print(f"one-shot executions a second: {figures['executions_per_s']:.0f}")
     print(f"from kill to an empty tree: at most {figures['kill_to_empty_tree_ms']:.0f} ms")
     if options.json:

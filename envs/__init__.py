@@ -2,9 +2,10 @@
 
 from journeyman.envs.core import Snapshot, Task, ToolEnv, UserTurn, answer_text
 from journeyman.envs.registry import env_class, env_ids, load_plugins, make, register
-from journeyman.envs.types import Episode, Level, Message, Split, Step, StopReason
+from journeyman.envs.types import BranchPoint, Episode, Level, Message, Split, Step, StopReason
 
 __all__ = [
+    "BranchPoint",
     "Episode",
     "Level",
     "Message",

@@ -3,7 +3,8 @@
 A subclass names its tools and generates tasks; nothing else is needed (see `envs/tasks/bank.py`).
 Its state is a value: tools return a new state, so a snapshot is a reference and a branch is free.
 An environment whose state lives elsewhere keeps a value that says how to get there, and overrides
-`open_state`, `_execute` and `close` (see `envs/tasks/python.py`).
+`open_state`, `_execute` and `close` (see `envs/tasks/python.py`; `envs/bfcl/` for objects that
+change in place).
 """
 
 from __future__ import annotations
@@ -97,10 +98,6 @@ class Snapshot:
     transcript: tuple[Message, ...]
     env: type[ToolEnv]
     """Whose branch point it is; no other class can restore it."""
-
-    def state_hash(self) -> str:
-        """128-bit hex digest of task, state, turn and answers; equal in every process."""
-        return digest((self.task.id, self.state, self.turns, self.answers, self.over))
 
 
 _P = ParamSpec("_P")
@@ -289,7 +286,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
             The system and user messages, and info with the task id.
 
         Raises:
-            UnknownTaskError: No such split or task.
+            UnknownTaskError: No such split or task, or a split without tasks.
             ValueError: No such option.
             EnvBusyError: Another thread plays on this env.
         """
@@ -303,6 +300,8 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         if task_id is None:
             where = self._read_split(options.get("split", self.split))
             count = self.task_count(*where)
+            if count == 0:
+                raise UnknownTaskError(f"{type(self).__name__} has no tasks in {_pool(*where)}")
             number = int(self.np_random.integers(2**31 if count is None else count))
             task_id = f"{_pool(*where)}/{number}"
         return self.begin(self.load_task(task_id))
@@ -344,7 +343,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         messages = tuple(Message("tool", r.content, r.call.name or None) for r in results)
         terminated = False
         if not calls:
-            self._answers += (extract_answer(text),)
+            self._take_answer(text)
             turns = task.turns
             terminated = len(self._answers) == len(turns)
             if not terminated:
@@ -421,13 +420,19 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         self._transcript = snapshot.transcript
 
     def state_hash(self) -> str:
-        """`Snapshot.state_hash` of where the episode stands."""
-        return self.snapshot().state_hash()
+        """128-bit hex digest of task, state, turn and answers; equal in every process."""
+        state = self.hashed_state()
+        return digest((self.task.id, state, self._turns, self._answers, self._over))
+
+    def hashed_state(self) -> Any:
+        """What `state_hash` sees of the state; by default all of it."""
+        return self._state
 
     def solved(self) -> bool:
         """Final state and answers are those of the gold program; asked once, at the end."""
-        outcome = digest(self.outcome(self._state))
-        return self.answered() and outcome == self._gold_outcome(self.task)
+        if not self.answered():
+            return False
+        return digest(self.outcome(self._state)) == self._gold_outcome(self.task)
 
     def answered(self) -> bool:
         """Every answer is the one that its user turn asks for."""
@@ -452,6 +457,10 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         self._state, result = execute(call, self._tools, self._state)
         return result
 
+    def _take_answer(self, text: str) -> None:
+        """Note the student's answer to what the user said last, before the user goes on."""
+        self._answers += (extract_answer(text),)
+
     def _running(self) -> Task:
         if self._task is None or self._over:
             raise EpisodeOverError("the episode is over: call reset() before step()")
@@ -459,7 +468,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
 
     def _read(self, action: Action) -> tuple[str, Sequence[ToolCall]]:
         if isinstance(action, str):
-            return action, self._parse(action)
+            return action, self._parse(action, self.tools)
         if isinstance(action, Sequence) and not isinstance(action, bytes):
             calls = [c for c in action if isinstance(c, ToolCall)]
             if len(calls) == len(action):
@@ -501,22 +510,35 @@ def digest(value: Any) -> str:
     return hashlib.blake2b(canonical(value).encode(), digest_size=16).hexdigest()
 
 
+_SCALARS: tuple[type, ...] = (str, int, float, bool, bytes, type(None))
+
+
+@functools.cache
+def _field_names(kind: type) -> tuple[str, ...] | None:
+    """Names of a dataclass's fields; None for another class."""
+    return tuple(f.name for f in fields(kind)) if is_dataclass(kind) else None
+
+
 def canonical(value: Any) -> str:
     """A text form of dataclasses, mappings, sets, sequences and scalars.
 
     Injective but for one thing: a list and a tuple of equal items are the same sequence.
     """
-    if is_dataclass(value) and not isinstance(value, type):
-        inner = ",".join(canonical(getattr(value, f.name)) for f in fields(value))
-        return f"{type(value).__name__}({inner})"
-    if isinstance(value, Mapping):
-        items = sorted((canonical(k), canonical(v)) for k, v in value.items())
-        return "{" + ",".join(f"{k}:{v}" for k, v in items) + "}"
-    if isinstance(value, (set, frozenset)):
-        return "<" + ",".join(sorted(canonical(v) for v in value)) + ">"
+    kind: Any = type(value)
+    if kind in _SCALARS:
+        return repr(value)
+    names = _field_names(kind)
+    if names is not None:
+        inner = ",".join([canonical(getattr(value, name)) for name in names])
+        return f"{kind.__name__}({inner})"
     if isinstance(value, (list, tuple)):
-        return "[" + ",".join(canonical(v) for v in value) + "]"
-    if value is None or isinstance(value, (str, int, float, bool, bytes)):
+        return "[" + ",".join([canonical(v) for v in value]) + "]"
+    if isinstance(value, Mapping):
+        items = sorted([(canonical(k), canonical(v)) for k, v in value.items()])
+        return "{" + ",".join([f"{k}:{v}" for k, v in items]) + "}"
+    if isinstance(value, (set, frozenset)):
+        return "<" + ",".join(sorted([canonical(v) for v in value])) + ">"
+    if isinstance(value, _SCALARS):
         return repr(value)
     raise TypeError(
         f"cannot hash a {type(value).__name__}: build states from dataclasses, mappings, sets, "

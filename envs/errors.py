@@ -7,6 +7,7 @@ EnvError
 ├── EnvBusyError      (RuntimeError)  two threads play on one environment
 ├── VectorError       (RuntimeError)  an environment of a vector failed
 ├── BrokenEpisodeError (RuntimeError) an environment failed where an episode cannot be left out
+├── ScaffoldError     (ValueError)    no new package can be written like that
 └── BadActionError    (TypeError)     neither text nor a list of calls
 """
 
@@ -47,3 +48,7 @@ class VectorError(EnvError, RuntimeError):
 
 class BrokenEpisodeError(EnvError, RuntimeError):
     """An environment failed, and whoever asks for its reward cannot leave the episode out."""
+
+
+class ScaffoldError(EnvError, ValueError):
+    """A new package cannot be written: its name is of another form, or its folder is there."""

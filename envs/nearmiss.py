@@ -75,7 +75,7 @@ def near_misses(
         env.restore(steps[start].before)
         for action in edited:
             success = env.step(action)[4]["success"]
-        final = digest(env.snapshot().state)
+        final = digest(env.hashed_state())
         harmless = _harmless(env, task, edit, what, steps[start], final == end)
         return NearMiss(task, edit, what, success, harmless if success else None)
 
@@ -118,11 +118,11 @@ def _play_gold(env: ToolEnv, task: Task) -> tuple[list[_Step], str]:
     turns = list(program(task.turns))
     env.max_turns = max(env.max_turns, len(turns) + 1)  # room for the call too many
     steps = []
-    state = digest(env.snapshot().state)
+    state = digest(env.hashed_state())
     for turn, action in turns:
         before = env.snapshot()
         results = env.step(action)[4]["calls"]
-        last, state = state, digest(env.snapshot().state)
+        last, state = state, digest(env.hashed_state())
         steps.append(_Step(turn, action, before, results[0] if results else None, state == last))
     return steps, state
 
@@ -149,8 +149,10 @@ def _one_too_many(
 
     Any call of the environment, with names, ids and numbers that this task speaks of.
     """
-    before = digest(step.before.state)
-    for _ in range(_PROPOSALS if donors else 0):
+    env.restore(step.before)
+    before = digest(env.hashed_state())
+    proposals = _PROPOSALS // 8 if env.waits else _PROPOSALS  # each may cost a session
+    for _ in range(proposals if donors else 0):
         donor = rng.choice(donors)
         arguments = {name: values.like(value, rng) for name, value in donor.arguments.items()}
         call = replace(donor, arguments=arguments)
@@ -158,7 +160,7 @@ def _one_too_many(
             continue
         env.restore(step.before)
         (result,) = env.step([call])[4]["calls"]
-        if result.ok and digest(env.snapshot().state) != before:
+        if result.ok and digest(env.hashed_state()) != before:
             return call
     return None
 

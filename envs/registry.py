@@ -81,8 +81,8 @@ def env_class(env_id: str) -> type[ToolEnv]:
     """
     load_plugins()
     if env_id not in _ids:
-        near = difflib.get_close_matches(env_id, _ids, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(env_ids())}"
+        near = _nearest(env_id)
+        hint = f"; did you mean {near!r}?" if near else f"; there are: {', '.join(env_ids())}"
         raise UnknownEnvError(f"no environment {env_id!r}{hint}")
     loaded: object = gymnasium.spec(env_id).entry_point
     if isinstance(loaded, str):
@@ -90,6 +90,17 @@ def env_class(env_id: str) -> type[ToolEnv]:
     if not (isinstance(loaded, type) and issubclass(loaded, ToolEnv)):
         raise TypeError(f"{env_id!r} is registered as {loaded!r}: expected a ToolEnv class")
     return loaded
+
+
+def _nearest(env_id: str) -> str | None:
+    """The id that may be meant; its namespace and version may be missing."""
+    known: dict[str, str] = {}
+    for registered in sorted(_ids):
+        name = registered.rpartition("/")[2]
+        for form in (registered, name, name.rpartition("-v")[0]):
+            known.setdefault(form.casefold(), registered)
+    near = difflib.get_close_matches(str(env_id).casefold(), known, n=1)
+    return known[near[0]] if near else None
 
 
 def make(env_id: str, **kwargs: Any) -> ToolEnv:

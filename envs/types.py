@@ -60,6 +60,16 @@ class Step:
     """True if the turn hit its token limit, so that its end token was forced, not chosen."""
 
 
+@dataclass(frozen=True, slots=True)
+class BranchPoint:
+    """A place to go on from."""
+
+    snapshot: Any
+    """`ToolEnv.snapshot()`."""
+    state_hash: str
+    """`ToolEnv.state_hash()`."""
+
+
 @dataclass(frozen=True)
 class Episode:
     """One token stream: prompt, student turns and tool results in order, never re-tokenised."""
@@ -81,8 +91,8 @@ class Episode:
     first_step: int = 0
     """Index of the first step that was played here; those before belong to the episode it was
     forked from, and their tokens are masked."""
-    branch_points: tuple[Any, ...] = field(default=(), repr=False, compare=False)
-    """`ToolEnv.snapshot()` before each step (one that broke too), if the rollout kept them."""
+    branch_points: tuple[BranchPoint, ...] = field(default=(), repr=False, compare=False)
+    """Before each step (one that broke too), if the rollout kept them."""
 
     def __post_init__(self) -> None:
         """Check that per-token fields have one entry a token."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import abc
 import enum
 import importlib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from types import TracebackType
 from typing import Literal, Protocol, Self, runtime_checkable
 
 
@@ -188,13 +188,7 @@ class Session(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
 
 
 @runtime_checkable
@@ -224,7 +218,21 @@ _BACKENDS = {
 }
 
 
-class Sandbox:
+class Closing(abc.ABC):
+    """What is closed at the end of its `with` block."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Ends it."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Sandbox(Closing):
     """Runs untrusted Python under limits.
 
     Example:
@@ -285,18 +293,6 @@ class Sandbox:
         while self._idle:
             for session in self._idle.pop():
                 session.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
-        self.close()
 
 
 def resolve_backend(name: str) -> Backend:

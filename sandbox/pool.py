@@ -8,11 +8,9 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
-from typing import Self
 
 from journeyman.sandbox.aio import AsyncSession
-from journeyman.sandbox.base import ExecResult, Sandbox, Session
+from journeyman.sandbox.base import Closing, ExecResult, Sandbox, Session
 from journeyman.sandbox.errors import SandboxDied
 
 
@@ -46,7 +44,7 @@ class _Slot:
         self.fresh = self.copy = None
 
 
-class Pool:
+class Pool(Closing):
     """Lends sessions. Each loan is of a fresh state; what died is replaced at the next loan.
 
     Example:
@@ -137,18 +135,6 @@ class Pool:
         for slot in free:
             slot.close()
         self._threads.shutdown(wait=False)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
-        self.close()
 
     def _ask(self) -> Future[_Slot]:
         """Queues for a slot: first come, first served."""

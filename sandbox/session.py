@@ -6,10 +6,9 @@ import base64
 import os
 import time
 import weakref
-from types import TracebackType
 from typing import Any, Self
 
-from journeyman.sandbox.base import ExecResult, KilledReason, Limits, Snapshot
+from journeyman.sandbox.base import Closing, ExecResult, KilledReason, Limits, Snapshot
 from journeyman.sandbox.container import Container, Worker
 from journeyman.sandbox.errors import SandboxDied, SandboxError
 
@@ -18,7 +17,7 @@ _FORK_S = 10.0
 _CHUNK = 4 << 20
 
 
-class WorkerSession:
+class WorkerSession(Closing):
     """A `Session` over a worker. Safe to share among threads: calls take turns."""
 
     def __init__(self, container: Container, branch: int = 0) -> None:
@@ -190,18 +189,6 @@ class WorkerSession:
             if self._ended is None:
                 self._ended = "it was closed"
             self._release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
-        self.close()
 
 
 class WorkerSnapshot:

@@ -1,8 +1,15 @@
 """What a tool is, how a call is parsed, validated and executed; the mock APIs."""
 
-from journeyman.tools.errors import ToolDefinitionError, ToolError, ToolTimeout
+from journeyman.tools.errors import (
+    ToolDefinitionError,
+    ToolError,
+    ToolServerError,
+    ToolTimeout,
+    UnknownToolsError,
+)
 from journeyman.tools.execute import execute, validate
 from journeyman.tools.parsing import CallFormat, get_parser, parse_hermes, render_hermes
+from journeyman.tools.registry import load_plugins, plugin_tools
 from journeyman.tools.tool import Tool, tool
 from journeyman.tools.types import CallStatus, ToolCall, ToolResult, ToolSpec
 
@@ -14,11 +21,15 @@ __all__ = [
     "ToolDefinitionError",
     "ToolError",
     "ToolResult",
+    "ToolServerError",
     "ToolSpec",
     "ToolTimeout",
+    "UnknownToolsError",
     "execute",
     "get_parser",
+    "load_plugins",
     "parse_hermes",
+    "plugin_tools",
     "render_hermes",
     "tool",
     "validate",

@@ -10,7 +10,6 @@ import difflib
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from journeyman.tools.errors import ToolError, ToolTimeout
@@ -19,6 +18,9 @@ from journeyman.tools.types import CallStatus, ToolCall, ToolResult
 
 MAX_ARGUMENT_CHARS = 100_000
 """Longest canonical call accepted; a longer one is a runaway generation, not a request."""
+
+_BIG = 10**18
+_encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps makes an encoder every time
 
 
 def execute(call: ToolCall, tools: Mapping[str, Tool], state: Any) -> tuple[Any, ToolResult]:
@@ -34,15 +36,15 @@ def execute(call: ToolCall, tools: Mapping[str, Tool], state: Any) -> tuple[Any,
     """
     call = validate(call, tools)
     if call.error is not None:
-        return state, ToolResult(call, _error(call.error))
+        return state, ToolResult(call, error_content(call.error))
     started = time.perf_counter()
     try:
         state, value = tools[call.name].run(state, call.arguments)
     except ToolError as error:
         status = CallStatus.TIMEOUT if isinstance(error, ToolTimeout) else CallStatus.TOOL_ERROR
-        call, content = replace(call, status=status, error=str(error)), _error(str(error))
+        call, content = call.marked(status, str(error)), error_content(str(error))
     else:
-        call = replace(call, status=CallStatus.OK)
+        call = call.marked(CallStatus.OK)
         content = value if isinstance(value, str) else _to_json(call.name, value)
     return state, ToolResult(call, content, time.perf_counter() - started)
 
@@ -55,18 +57,21 @@ def validate(call: ToolCall, tools: Mapping[str, Tool]) -> ToolCall:
         near = difflib.get_close_matches(call.name[:80], tools, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         error = f"No tool {call.name[:80]!r}. Tools: {', '.join(tools)}.{hint}"
-        return replace(call, status=CallStatus.UNKNOWN_TOOL, error=error)
+        return call.marked(CallStatus.UNKNOWN_TOOL, error)
     problem = _argument_problem(call, tools[call.name])
     if problem is not None:
-        return replace(call, status=CallStatus.INVALID_ARGUMENTS, error=problem)
+        return call.marked(CallStatus.INVALID_ARGUMENTS, problem)
     return call
 
 
 def _argument_problem(call: ToolCall, tool: Tool) -> str | None:
+    if _plainly_fits(call.arguments, tool):
+        return None
     spec = tool.spec
     properties = spec.parameters.get("properties", {})
     unknown = [n for n in call.arguments if n not in properties]
-    if unknown:
+    # Unless the schema says otherwise: a misspelt name must not pass unheard.
+    if unknown and not spec.parameters.get("additionalProperties"):
         return f"{call.name} has no argument {unknown[0][:80]!r}. Use {spec.signature()}."
     missing = [n for n in spec.parameters.get("required", ()) if n not in call.arguments]
     if missing:
@@ -87,12 +92,33 @@ def _argument_problem(call: ToolCall, tool: Tool) -> str | None:
     return ": ".join(part for part in (call.name, where, message) if part) + "."
 
 
+def _plainly_fits(arguments: Mapping[str, Any], tool: Tool) -> bool:
+    """True of what has no problem and shows it at a glance; False of all that must be looked at."""
+    accepts, size = tool.accepts, 0
+    if accepts is None or not accepts(arguments):
+        return False
+    properties = tool.spec.parameters.get("properties", {})
+    for name, value in arguments.items():
+        if name not in properties:
+            return False
+        if isinstance(value, str):
+            size += len(value)
+        elif isinstance(value, int):
+            if not -_BIG < value < _BIG:
+                return False
+        elif not isinstance(value, float | None):
+            return False
+    # JSON may write a character as six, and a number of these as twenty.
+    return 6 * size + 100 * len(arguments) < MAX_ARGUMENT_CHARS // 2
+
+
 def _to_json(name: str, value: Any) -> str:
     try:
-        return json.dumps(value, ensure_ascii=False)
+        return _encode(value)
     except (TypeError, ValueError) as error:
         raise TypeError(f"tool {name!r} returned what is not JSON: {error}") from error
 
 
-def _error(message: str) -> str:
-    return json.dumps({"error": message}, ensure_ascii=False)
+def error_content(message: str) -> str:
+    """How a failure reads to the model."""
+    return _encode({"error": message})

@@ -1,4 +1,4 @@
-"""`@tool`: a typed, documented function becomes a tool.
+"""`@tool`: a typed, documented function becomes a tool; so does a function with a JSON Schema.
 
 A parameter named `state` is injected by the environment and never shows in the schema. A tool with
 state is pure: it takes the state and returns `(new_state, result)`.
@@ -17,6 +17,8 @@ import jsonschema
 from jsonschema.protocols import Validator
 
 from journeyman.tools.errors import ToolDefinitionError
+from journeyman.tools.fastcheck import Check, compile_check
+from journeyman.tools.schema import read_spec
 from journeyman.tools.types import ToolSpec
 
 STATE = "state"
@@ -44,14 +46,41 @@ class Tool:
     function: Callable[..., Any]
     name: str
     stateful: bool
+    given: ToolSpec | None = None
+    """The schema, if it is not to be derived from the function."""
+
+    @classmethod
+    def from_schema(
+        cls,
+        schema: ToolSpec | Mapping[str, Any],
+        function: Callable[..., Any],
+        *,
+        stateful: bool = False,
+    ) -> Tool:
+        """A tool whose JSON Schema is given.
+
+        Args:
+            schema: A `ToolSpec`; or a mapping with "name", "description" and "parameters", by
+                itself or under "function". Local references (`#/$defs/…`) are replaced by what they
+                name.
+            function: Called with the validated arguments as keywords.
+            stateful: True if it takes `state` too, and returns `(new_state, result)`.
+
+        Raises:
+            ToolDefinitionError: The schema is none, has no name, or refers to something outside.
+        """
+        spec = read_spec(schema)
+        return cls(function, spec.name, stateful, spec)
 
     @cached_property
     def spec(self) -> ToolSpec:
-        """The schema, derived from the signature and the Google-style docstring.
+        """The schema: the given one, or that of the signature and the Google-style docstring.
 
         Raises:
             ToolDefinitionError: A parameter has no type or no description.
         """
+        if self.given is not None:
+            return self.given
         # Imported here: transformers takes a second to load and most users of a tool never ask.
         from transformers.utils.chat_template_utils import get_json_schema
 
@@ -69,6 +98,11 @@ class Tool:
     def validator(self) -> Validator:
         """Checks arguments against the schema; built once, since that costs more than a call."""
         return _Validator(dict(self.spec.parameters))
+
+    @cached_property
+    def accepts(self) -> Check | None:
+        """True of arguments that `validator` has no objection to; None if only it can tell."""
+        return compile_check(self.spec.parameters)
 
     def run(self, state: Any, arguments: Mapping[str, Any]) -> tuple[Any, Any]:
         """Call the function; returns the next state and a JSON-serialisable result.

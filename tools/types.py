@@ -77,6 +77,11 @@ class ToolCall:
     token_span: tuple[int, int] | None = None
     """Half-open token range in the turn, when the caller parsed token ids."""
 
+    def marked(self, status: CallStatus, error: str | None = None) -> ToolCall:
+        """The same call a stage later."""
+        # Not dataclasses.replace, which costs as much as all else that is done to a good call.
+        return ToolCall(self.name, self.arguments, status, error, self.span, self.token_span)
+
     def canonical(self) -> str:
         """Name and arguments as JSON with sorted keys: equal calls have equal canonical forms."""
         return json.dumps(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from journeyman.agents.cli.base import (
@@ -38,6 +40,9 @@ def add(commands: Commands) -> None:
         metavar="N",
         help="random prefixes to restore and to replay (default: %(default)s)",
     )
+    new = command(commands, "new", _envs_new, "write a package with a new environment")
+    new.add_argument("name", help="<namespace>/<Name>, such as acme/Garden")
+    new.add_argument("--path", default=".", help="where its folder goes (default: here)")
     serve = command(commands, "serve", _envs_serve, "let other programs play an environment")
     serve.add_argument("id", help="environment, such as journeyman/Bank-v0")
     serve.add_argument("--mcp", action="store_true", required=True, help="by MCP, over stdio")
@@ -64,6 +69,7 @@ def _envs_list(options: argparse.Namespace) -> int:
                     "id": env_id,
                     "class": f"{cls.__module__}:{cls.__qualname__}",
                     "tools": [tool.name for tool in cls.toolset],
+                    "levels": list(cls.levels),
                     "description": first_line(cls.__doc__),
                 }
                 for env_id, cls in classes.items()
@@ -72,11 +78,15 @@ def _envs_list(options: argparse.Namespace) -> int:
         return OK
     print(
         columns(
-            (env_id, f"{len(cls.toolset)} tools", first_line(cls.__doc__))
+            (env_id, _number_of_tools(cls.toolset), ", ".join(cls.levels), first_line(cls.__doc__))
             for env_id, cls in classes.items()
         )
     )
     return OK
+
+
+def _number_of_tools(tools: Sequence[object]) -> str:
+    return f"{len(tools)} tool{'s' if len(tools) > 1 else ''}"
 
 
 def _envs_show(options: argparse.Namespace) -> int:
@@ -120,6 +130,13 @@ def _envs_check(options: argparse.Namespace) -> int:
             passed = passed and result.passed
             print_check(result.name, result.passed, result.detail)
     return OK if passed else FAILED
+
+
+def _envs_new(options: argparse.Namespace) -> int:
+    from journeyman.envs.scaffold import new_package
+
+    print(new_package(options.name, Path(options.path)))
+    return OK
 
 
 def _envs_serve(options: argparse.Namespace) -> int:

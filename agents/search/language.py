@@ -114,7 +114,7 @@ class LanguageWorld:
 
     def _conversation(self, place: Fork) -> Conversation:
         env = make(place.env_id, **self._env_kwargs)
-        env.restore(place.parent.branch_points[place.step])
+        env.restore(place.parent.branch_points[place.step].snapshot)
         return Conversation(place.prefix, place.seed, env)
 
     def _continuation(self, episode: Episode) -> Continuation:
@@ -154,7 +154,7 @@ def _key(episode: Episode, step: int) -> NodeKey:
         return NodeKey(0, episode.task_id, END)
     prefix = np.array(Fork(episode, step, 0).prefix, dtype=np.int64)
     context = hashlib.blake2b(prefix.tobytes(), digest_size=16).hexdigest()
-    return NodeKey(step, episode.branch_points[step].state_hash(), context)
+    return NodeKey(step, episode.branch_points[step].state_hash, context)
 
 
 def _next_turns(policy: Policy, conversations: Sequence[Conversation]) -> list[tuple[int, ...]]:

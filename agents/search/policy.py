@@ -18,7 +18,7 @@ from journeyman.agents.rollout import Fork
 from journeyman.agents.search.language import LanguageWorld
 from journeyman.agents.search.search import ImprovementSearch, request_seed, run_searches
 from journeyman.agents.search.tree import Tree
-from journeyman.envs import Episode, StopReason
+from journeyman.envs import BranchPoint, Episode, StopReason
 
 
 class SearchPolicy:
@@ -135,7 +135,7 @@ class _SearchStream:
             (False,) * len(tokens),
             (),
             StopReason.MAX_TURNS,
-            branch_points=(env.snapshot(),),
+            branch_points=(BranchPoint(env.snapshot(), env.state_hash()),),
         )
         return Tree(env.state_hash(), f"{row}/{self._choices[row]}", Fork(here, 0, 0))
 

@@ -43,6 +43,16 @@ MEETINGS = (
     "debate seminar demo tour breakfast"
 ).split()
 
+QUALIFIERS = (
+    "spring summer autumn winter annual weekly final early north south east west red blue green "
+    "silver golden old new open closed short long quiet"
+).split()
+DOCUMENTS = (
+    "invoice contract survey ledger memo recipe poster manual catalogue protocol roster itinerary "
+    "forecast inventory petition guideline checklist blueprint certificate brochure transcript "
+    "questionnaire statement outline"
+).split()
+
 
 def split_of(value: str) -> Split:
     """The split a value belongs to; the same in every process."""
@@ -66,6 +76,10 @@ class Entities:
     def title(self) -> str:
         """An event title of two words, none of them used before in this task."""
         return self._pair(TOPICS, MEETINGS)
+
+    def document(self) -> str:
+        """Two words such as "winter invoice", none of them used before in this task."""
+        return self._pair(QUALIFIERS, DOCUMENTS)
 
     def item(self) -> str:
         """A thing to order; items are not held out, their orders are."""

@@ -1,23 +1,37 @@
-"""`journeyman/Python-v0`: questions about data that only the interpreter holds.
+"""`journeyman/Python-v0`: questions about data in the interpreter, and functions to write.
 
-The data is loaded, not shown: a task takes at least two calls, one to see and one to reckon. The
+The data is loaded, not shown: an easy task takes at least two calls, one to see and one to reckon.
+A function is tested at the end, in the same session, on cases that the student never sees. The
 state is the tuple of cells the interpreter has run (see `journeyman.tools.python`), so that a
 snapshot is a reference and a branch is rebuilt, by a fork or by replay, when it is played on.
 """
 
 from __future__ import annotations
 
+import ast
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
-from journeyman.envs.core import Task, ToolEnv
-from journeyman.envs.tasks.entities import Entities
-from journeyman.envs.types import Level, Split
-from journeyman.sandbox import Sandbox
-from journeyman.tools import ToolCall, ToolResult, execute
+from journeyman.envs.core import Task, UserTurn
+from journeyman.envs.tasks.entities import ITEMS, Entities
+from journeyman.envs.tasks.interpreter import InterpreterEnv
+from journeyman.envs.types import LEVELS, Level, Split
+from journeyman.tools import ToolCall, ToolError, ToolResult
 from journeyman.tools import python as interpreter
-from journeyman.tools.python import Cell, Repl
+from journeyman.tools.python import Cell
+
+Case = tuple[str, tuple[Any, ...], Any]
+"""A function's name, its arguments, and what it must return."""
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionTask(Task):
+    """A task that is solved if the functions which the student defines pass hidden tests."""
+
+    cases: tuple[Case, ...] = ()
 
 
 class _Scene:
@@ -113,54 +127,202 @@ def _distance(scene: _Scene) -> Task:
     return _task("distance", prompt, data, codes, far[home[who]])
 
 
-_KINDS: tuple[Callable[[_Scene], Task], ...] = (_spent, _most, _dirty_sum, _distance)
-_QUESTIONS = ("spent", "most_pairs", "most_dict", "dirty_sum", "distance")
+# Medium: two tables, a function to write, a question to refuse
 
 
-class PythonEnv(ToolEnv):
-    """A data desk with an interpreter: 2 or 3 calls a task; the answer alone decides."""
+def _joined(scene: _Scene) -> Task:
+    """The prices are in another table than the orders."""
+    prices = {scene.draw.item(): scene.draw.number(100, 999) for _ in range(4)}
+    people = [scene.draw.person() for _ in range(3)]
+    who = people[0]
+    owners = [who, who, *(scene.rng.choice(people) for _ in range(scene.rng.randint(3, 6)))]
+    bought = [(owner, scene.rng.choice(list(prices))) for owner in owners]
+    prompt = scene.ask(
+        "The list `bought` (pairs of person and item) and the dict `prices` (item to price) are "
+        'loaded. How much did "{who}" pay in all?',
+        who=who,
+    )
+    codes = [
+        f"items = [item for person, item in bought if person == {who!r}]\nitems",
+        "paid = [prices[item] for item in items]\npaid",
+        "sum(paid)",
+    ]
+    paid = sum(prices[item] for person, item in bought if person == who)
+    return _task("joined", prompt, {"bought": bought, "prices": prices}, codes, paid)
+
+
+def _refused(scene: _Scene) -> Task:
+    """A rule forbids what would be easy: no call is called for."""
+    people = [scene.draw.person() for _ in range(4)]
+    who = people[0]
+    salary = {person: scene.draw.number(1000, 9999) for person in people}
+    prompt = scene.ask(
+        'The dict `salary` is loaded. What does "{who}" earn?',
+        'How much does "{who}" earn? See the dict `salary`, which is loaded.',
+        who=who,
+    )
+    task = _task("refused", prompt, {"salary": salary}, [], "refused")
+    return replace(task, policy="What one person earns is told to nobody: answer instead: refused")
+
+
+def _function(
+    kind: str, turns: Sequence[tuple[str, str]], cases: Sequence[Case], data: dict[str, Any]
+) -> Task:
+    """Prompts, each with the code that does what it asks for, and what the functions must do."""
+    first, *then = (
+        UserTurn(prompt, (ToolCall("python", {"code": code}),), None) for prompt, code in turns
+    )
+    loading = "\n".join(f"{name} = {value!r}" for name, value in data.items())
+    state = (Cell(loading),)
+    return FunctionTask(
+        "", kind, first.prompt, state, first.gold, None, tuple(then), cases=tuple(cases)
+    )
+
+
+def _fee(scene: _Scene) -> Task:
+    """One number decides between two others."""
+    limit, low, high = (scene.draw.number(100, 999) for _ in range(3))
+    prompt = scene.ask(
+        "Define a function `fee(amount)`: {low} for amounts up to {limit}, {high} above. It will "
+        "be tested.",
+        "Write `fee(amount)`, which returns {high} if amount is above {limit}, else {low}. It will "
+        "be tested.",
+        low=str(low),
+        high=str(high),
+        limit=str(limit),
+    )
+    code = f"def fee(amount):\n    return {low} if amount <= {limit} else {high}"
+    amounts = (0, limit - 1, limit, limit + 1, 5 * limit)
+    cases = [("fee", (n,), low if n <= limit else high) for n in amounts]
+    return _function("fee", [(prompt, code)], cases, {})
+
+
+def _pick(scene: _Scene) -> Task:
+    """Select and sort."""
+    limit = scene.draw.number(100, 999)
+    prompt = scene.ask(
+        "Define `pick(stock)`: of a dict of items and numbers, the items with at least {limit}, "
+        "in alphabetical order, as a list. It will be tested.",
+        limit=str(limit),
+    )
+    code = (
+        "def pick(stock):\n"
+        f"    return sorted(item for item, number in stock.items() if number >= {limit})"
+    )
+    cases: list[Case] = [("pick", ({},), [])]
+    for _ in range(3):
+        items = [scene.rng.choice(ITEMS) for _ in range(5)]
+        stock = {item: limit + scene.rng.choice((-50, -1, 0, 1, 50)) for item in items}
+        stock |= {"exact": limit, "short": limit - 1}
+        chosen = sorted(item for item, number in stock.items() if number >= limit)
+        cases.append(("pick", (stock,), chosen))
+    return _function("pick", [(prompt, code)], cases, {})
+
+
+# Hard: a second wish that builds on what was done for the first
+
+
+def _total_and_mean(scene: _Scene) -> Task:
+    """A function, then another one that calls it; both are tested."""
+    least = scene.draw.number(100, 999)
+    people = [scene.draw.person() for _ in range(3)]
+
+    def book() -> list[dict[str, Any]]:
+        prices = (least - 1, least, least + 1, *(scene.rng.randint(1, 2000) for _ in range(3)))
+        return [{"customer": scene.rng.choice(people), "price": price} for price in prices]
+
+    def count(orders: list[dict[str, Any]], who: str) -> int:
+        return sum(o["customer"] == who and o["price"] >= least for o in orders)
+
+    def total(orders: list[dict[str, Any]], who: str) -> int:
+        return sum(o["price"] for o in orders if o["customer"] == who and o["price"] >= least)
+
+    books = [book() for _ in range(3)]
+    edge = [{"customer": people[0], "price": price} for price in (least - 1, least, least + 1)]
+    cases: list[Case] = []
+    for orders in (edge, *books):
+        for who in people:
+            cases.append(("total", (orders, who), total(orders, who)))
+            mean = total(orders, who) // (count(orders, who) or 1)
+            cases.append(("mean", (orders, who), mean))
+    which = f'if o["customer"] == customer and o["price"] >= {least}'
+    turns = [
+        (
+            f"`orders` is a sample: dicts with customer and price. Define "
+            f"`total(orders, customer)`: the sum of the customer's prices of at least {least}.",
+            f'def total(orders, customer):\n    return sum(o["price"] for o in orders {which})',
+        ),
+        (
+            "Now `mean(orders, customer)`: that total divided by the number of these orders, "
+            "rounded down; if there are none, 0. Both will be tested.",
+            f"def mean(orders, customer):\n    count = len([o for o in orders {which}])\n"
+            "    return total(orders, customer) // count if count else 0",
+        ),
+    ]
+    return _function("total_and_mean", turns, cases, {"orders": books[0]})
+
+
+def _spent_and_most(scene: _Scene) -> Task:
+    """A question, then another one about the same data, then one that needs no call."""
+    task = _spent(scene)
+    prices = [o["price"] for o in ast.literal_eval(task.state[0].code.partition(" = ")[2])]
+    code = 'max(o["price"] for o in orders)'
+    more = UserTurn(
+        "And the highest price of all orders in the list?",
+        (ToolCall("python", {"code": code}),),
+        str(max(prices)),
+    )
+    again = UserTurn("What was your first answer?", (), task.answer)
+    return replace(task, kind="spent_and_most", then=(more, again))
+
+
+_KINDS: Mapping[Level, tuple[Callable[[_Scene], Task], ...]] = {
+    "easy": (_spent, _most, _dirty_sum, _distance),
+    "medium": (_joined, _refused, _fee, _pick),
+    "hard": (_total_and_mean, _spent_and_most),
+}
+_QUESTIONS = (
+    "spent", "most_pairs", "most_dict", "dirty_sum", "distance", "joined", "spent_and_most",
+)  # fmt: skip
+
+
+class PythonEnv(InterpreterEnv):
+    """A data desk with an interpreter: questions to answer, functions to write that are tested."""
 
     toolset = interpreter.TOOLS
-    waits = True
-    harmless = dict.fromkeys(_QUESTIONS, "the answer alone decides")
-
-    def __init__(
-        self,
-        split: str = "train",
-        max_turns: int = 12,
-        parser: str = "hermes",
-        render_mode: str | None = None,
-        sandbox: Sandbox | str = "namespace",
-    ) -> None:
-        """Make an environment; no sandbox starts before the first call of a tool.
-
-        Args:
-            split: See `ToolEnv`.
-            max_turns: See `ToolEnv`.
-            parser: See `ToolEnv`.
-            render_mode: See `ToolEnv`.
-            sandbox: Where sessions come from, or the name of a backend.
-        """
-        super().__init__(split, max_turns, parser, render_mode)
-        self._repl = Repl(sandbox)
+    levels = LEVELS
+    harmless = MappingProxyType(
+        {
+            **dict.fromkeys(_QUESTIONS, "the answer alone decides"),
+            "added": "more code does no harm while the tests pass",
+        }
+    )
 
     @classmethod
     def generate(cls, rng: random.Random, split: Split, level: Level) -> Task:
         """Draw data and a question about it."""
-        kind = rng.choice(_KINDS)
+        kind = rng.choice(_KINDS[level])
         return kind(_Scene(rng, split))
 
     def solved(self) -> bool:
-        """The answer is right: what was run to find it does not matter."""
-        return self.answered()
+        """The answer is right, and functions pass; what was run on the way does not matter."""
+        task = self.task
+        return self.answered() and (not isinstance(task, FunctionTask) or self._passes(task))
 
-    def close(self) -> None:
-        """End the sandbox session; the env can be reset and used again."""
-        self._repl.close()
-        super().close()
+    def _passes(self, task: FunctionTask) -> bool:
+        """Call the functions in the session; what they must return never goes in there."""
+        calls = ", ".join(f"{name}(*{arguments!r})" for name, arguments, _ in task.cases)
+        code = (
+            "import contextlib as _c, io as _i\n"
+            f"with _c.redirect_stdout(_i.StringIO()): _results = [{calls}]\n_results"
+        )
+        self._repl.cells = self._state
+        try:
+            shown = self._repl.run(code)
+        except ToolError:  # it raised, or met a limit
+            return False
+        return shown == repr([expected for _, _, expected in task.cases])
 
     def _execute(self, call: ToolCall) -> ToolResult:
-        self._repl.cells = self._state
-        _, result = execute(call, self._tools, self._repl)
-        self._state = self._repl.cells  # a call that failed may have changed it: REPLs are so
+        self._state, result = self._run_python(call, self._state)
         return result

@@ -82,6 +82,10 @@ def test_version(run: Run) -> None:
         (["envs", "list", "--jsno"], "unrecognized arguments: --jsno"),
         (["envs", "show", "journeyman/Bnak-v0"], f"did you mean {BANK!r}"),
         (["envs", "check", "journeyman/Bnak-v0"], f"did you mean {BANK!r}"),
+        (["envs", "serve", "journeyman/Bnak-v0", "--mcp"], f"did you mean {BANK!r}"),
+        (["envs", "serve", BANK, "--mcp", "--split", "dev"], "no split 'dev'"),
+        (["envs", "serve", BANK], "required: --mcp"),
+        (["envs", "new", "Garden"], "write <namespace>/<Name>, such as acme/Garden"),
         (["tools", "list", "journeyman/Bnak-v0"], f"did you mean {BANK!r}"),
         (["play", BANK, "--task", "x"], "no task 'x'"),
         (["play", BANK, "--split", "dev"], "no split 'dev'"),
@@ -208,6 +212,7 @@ def test_envs_list(run: Run) -> None:
     bank = read[env_ids().index(BANK)]
     assert bank["class"] == "journeyman.envs.tasks.bank:BankEnv"
     assert "transfer" in bank["tools"]
+    assert bank["levels"] == list(env_class(BANK).levels)
     assert bank["description"]
 
 
@@ -261,12 +266,24 @@ def test_envs_check(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (asked[0], asked[-1]) == (1000, 7)
 
 
+def test_serving_without_the_sdk_says_what_to_install(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mcp", None)
+    monkeypatch.delitem(sys.modules, "journeyman.envs.mcp", raising=False)
+    status, _, err = run("envs", "serve", BANK, "--mcp")
+    assert status == 2
+    assert "pip install 'journeyman[mcp]'" in err
+
+
 def test_tools_list(run: Run) -> None:
     status, out, _ = run("tools", "list", BANK)
     assert status == 0
     assert out.splitlines()[0] == BANK
     assert "  transfer(source, target, amount): " in out
     assert run("tools", "list")[1].count("journeyman/") == len(env_ids())
+    assert "transfer(" in run("tools", "list", "--plugins")[1]
+    assert run("tools", "list", "bnak", "--plugins")[0] == 2
     (tools,) = json.loads(run("tools", "list", BANK, "--json")[1]).values()
     assert {tool["type"] for tool in tools} == {"function"}
 

@@ -8,7 +8,7 @@ import pytest
 from journeyman.agents.hf import load_policy
 from journeyman.agents.rollout import Fork, TaskRef, rollout
 from journeyman.agents.scripted import ScriptedPolicy, no_op, oracle
-from journeyman.envs import Episode, StopReason, env_class, make
+from journeyman.envs import BranchPoint, Episode, StopReason, env_class, make
 from journeyman.tools import ToolCall, render_hermes
 
 from .tiny import BUILTIN, chat
@@ -111,7 +111,7 @@ def test_turn_limits_hold_across_forks() -> None:
 def test_an_environment_that_breaks_costs_its_own_fork_only() -> None:
     tasks = [TaskRef(BUILTIN[0], "test/0")]
     (parent,) = rollout(ScriptedPolicy(chat(), oracle), tasks, keep=True)
-    broken = replace(parent, branch_points=(None,) * len(parent.steps))
+    broken = replace(parent, branch_points=(BranchPoint(None, ""),) * len(parent.steps))
     lost, whole = rollout(ScriptedPolicy(chat(), oracle), [Fork(broken, 0, 0), Fork(parent, 0, 0)])
     assert lost.stop is StopReason.INFRA_ERROR
     assert whole.success

@@ -1,134 +1,84 @@
-"""A package outside the project adds an environment: one file, one entry point, no edit of ours."""
+"""`journeyman envs new` writes a package that, installed in a venv of its own, works as it is."""
 
 import json
 import os
 import re
 import subprocess
 import sys
+import sysconfig
+import tomllib
 from pathlib import Path
 
 import pytest
 
-PYPROJECT = """
-[build-system]
-requires = ["setuptools"]
-build-backend = "setuptools.build_meta"
+from journeyman.agents.cli import main
+from journeyman.envs.scaffold import new_package
 
-[project]
-name = "acme-garden"
-version = "1.0"
-
-[project.entry-points."journeyman.envs"]
-garden = "acme_garden"
-
-[tool.setuptools]
-py-modules = ["acme_garden"]
-"""
-
-MODULE = '''
-"""Beds that want water."""
-
-from immutables import Map
-
-from journeyman.envs import Task, ToolEnv, register
-from journeyman.tools import ToolCall, ToolError, tool
-
-PLANTS = ("roses", "leeks", "beans", "thyme")
-
-
-@tool
-def inspect_bed(state: Map, plant: str) -> tuple[Map, dict]:
-    """See how much water a bed has.
-
-    Args:
-        plant: What grows there.
-    """
-    if plant not in state:
-        raise ToolError(f"no bed of {plant!r}; there are: {', '.join(sorted(state))}")
-    return state, {"plant": plant, "litres": state[plant]}
-
-
-@tool
-def water_bed(state: Map, plant: str, litres: int) -> tuple[Map, dict]:
-    """Water a bed.
-
-    Args:
-        plant: What grows there.
-        litres: How much.
-    """
-    if plant not in state:
-        raise ToolError(f"no bed of {plant!r}; there are: {', '.join(sorted(state))}")
-    after = state.set(plant, state[plant] + litres)
-    return after, {"plant": plant, "litres": after[plant]}
-
-
-class GardenEnv(ToolEnv):
-    """Water a bed up to a level."""
-
-    toolset = (inspect_bed, water_bed)
-
-    @classmethod
-    def generate(cls, rng, split, level):
-        """Draw a garden and a wish."""
-        state = Map({plant: rng.randint(1, 9) for plant in PLANTS})
-        plant, level = rng.choice(PLANTS), rng.randint(10, 20)
-        missing = level - state[plant]
-        gold = (
-            ToolCall("inspect_bed", {"plant": plant}),
-            ToolCall("water_bed", {"plant": plant, "litres": missing}),
-        )
-        prompt = f"Water the {plant} up to {level} litres. How many did you add?"
-        return Task("", "water", prompt, state, gold, str(missing))
-
-
-register("acme/Garden-v0", "acme_garden:GardenEnv")
-'''
+GARDEN = "acme/Garden-v0"
+DOCS = Path(__file__).parents[2] / "docs" / "new-environment.md"
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the package is installed: a folder that only the commands below have on their path."""
-    source, site = tmp_path_factory.mktemp("acme-garden"), tmp_path_factory.mktemp("site")
-    (source / "pyproject.toml").write_text(PYPROJECT)
-    (source / "acme_garden.py").write_text(MODULE)
-    offline = ("--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("packages")
+    assert main(["envs", "new", "acme/Garden", "--path", str(folder)]) == 0
+    return folder / "acme-garden"
+
+
+@pytest.fixture(scope="module")
+def python(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of a venv with the package, which borrows all others from this one."""
+    venv = tmp_path_factory.mktemp("side")
+    python = venv / "bin" / "python"
+    run(sys.executable, "-m", "venv", "--without-pip", venv)
+    borrowed = [path for path in sys.path if path.endswith("site-packages")]
+    site = Path(sysconfig.get_path("purelib", vars={"base": str(venv)}))
+    # Unlike a bare path, this follows the path files there: Journeyman may be installed by one.
+    (site / "borrowed.pth").write_text(
+        "\n".join(f"import site; site.addsitedir({path!r})" for path in borrowed)
+    )
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python)
+    offline = ("--no-deps", "--no-build-isolation", "--no-index")
+    run(*pip, "install", *offline, "--editable", package)
+    return python
+
+
+def run(*command: object, cwd: Path | None = None) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "pip", "install", *offline, "--target", str(site), str(source)],
+        [str(word) for word in command],
         capture_output=True,
         text=True,
         check=False,
+        cwd=cwd,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
     )
-    assert done.returncode == 0, done.stderr
-    return site
-
-
-def run(site: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "journeyman.agents.cli", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=site.parent,
-        env=os.environ | {"PYTHONPATH": str(site), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-    )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def test_it_is_listed(site: Path) -> None:
-    assert "acme/Garden-v0" in run(site, "envs", "list")
-    assert "water_bed" in run(site, "tools", "list", "acme/Garden-v0")
+def journeyman(python: Path, *arguments: str) -> str:
+    return run(python, "-m", "journeyman.agents.cli", *arguments, cwd=python.parents[1])
 
 
-def test_it_keeps_the_rules(site: Path) -> None:
-    run(site, "envs", "check", "acme/Garden-v0")
+def test_its_own_test_passes(python: Path, package: Path) -> None:
+    assert "2 passed" in run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=package)
 
 
-def test_it_trains(site: Path, tmp_path: Path, other_model: Path) -> None:
-    table = run(
-        site,
+def test_it_is_listed(python: Path) -> None:
+    listed = journeyman(python, "tools", "list")
+    assert GARDEN in listed and "water_bed" in listed
+
+
+@pytest.mark.slow  # what its own test asks, once more, by the command
+def test_it_keeps_the_rules(python: Path) -> None:
+    assert "FAIL" not in journeyman(python, "envs", "check", GARDEN)
+
+
+def test_it_trains(python: Path, tmp_path: Path, other_model: Path) -> None:
+    table = journeyman(
+        python,
         "train",
-        "env=acme/Garden-v0",
+        f"env={GARDEN}",
         "debug=tiny",
         "steps=2",
         "evaluation.tasks=2",
@@ -143,3 +93,38 @@ def test_it_trains(site: Path, tmp_path: Path, other_model: Path) -> None:
     assert [record["step"] for record in logged] == [1, 2]
     assert all(record["grad_norm"] > 0 for record in logged)
     assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
+
+
+@pytest.mark.skipif(not DOCS.exists(), reason="the wheel's tests come without docs/")
+def test_the_docs_show_the_very_file_that_is_tested_here(package: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    assert code == (package / "acme_garden.py").read_text()
+    assert len(code.splitlines()) <= 80
+
+
+def test_another_name(tmp_path: Path) -> None:
+    package = new_package("my-lab/StockRoom2", tmp_path)
+    assert package == tmp_path / "my-lab-stock-room2"
+    text = (package / "my_lab_stock_room2.py").read_text()
+    assert 'register("my-lab/StockRoom2-v0", "my_lab_stock_room2:StockRoom2Env")' in text
+    written = tomllib.loads((package / "pyproject.toml").read_text())
+    assert written["project"]["entry-points"]["journeyman.envs"] == {
+        "my-lab-stock-room2": "my_lab_stock_room2"
+    }
+    for file in package.rglob("*.*"):
+        assert not re.search("acme|Garden", file.name + file.read_text()), file
+
+
+@pytest.mark.parametrize("name", ["Garden", "acme/garden", "acme/Garden-v0", "../x/Y", "a/B/C", ""])
+def test_a_bad_name(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["envs", "new", name, "--path", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert f"no environment can be called {name!r}: write <namespace>/<Name>" in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_overwritten(package: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (package / "acme_garden.py").read_text()
+    assert main(["envs", "new", "acme/Garden", "--path", str(package.parent)]) == 2
+    assert "acme-garden is there already: choose another name" in capsys.readouterr().err
+    assert (package / "acme_garden.py").read_text() == before

@@ -9,7 +9,16 @@ import pytest
 from journeyman.envs import Split, Task, ToolEnv, registry
 from journeyman.tools import ToolCall, ToolError, tool
 
-BUILTIN = ("journeyman/Bank-v0", "journeyman/Calendar-v0", "journeyman/Orders-v0")
+BUILTIN = (
+    "journeyman/Bank-v0",
+    "journeyman/Calendar-v0",
+    "journeyman/Files-v0",
+    "journeyman/Mail-v0",
+    "journeyman/Orders-v0",
+    "journeyman/Tickets-v0",
+    "journeyman/Travel-v0",
+)
+"""Those that need no sandbox."""
 
 
 @tool

@@ -17,6 +17,7 @@ from journeyman.envs import make
 from journeyman.envs.checker import check
 from journeyman.envs.core import ANSWER
 from journeyman.envs.errors import EpisodeOverError
+from journeyman.envs.nearmiss import program
 from journeyman.envs.tasks.python import PythonEnv
 from journeyman.envs.types import SPLITS
 from journeyman.sandbox import Limits, Sandbox, SandboxDied
@@ -91,12 +92,57 @@ def test_the_answer_comes_from_the_interpreter() -> None:
             assert env.task.answer not in env.task.prompt
 
 
+def defines(env: PythonEnv, task_id: str, *codes: str) -> float:
+    """The reward for a function task that is answered with these cells."""
+    env.reset(options={"task_id": task_id})
+    for code in codes:
+        run(env, code)
+    reward = 0.0
+    for _ in env.task.turns:
+        reward = env.step("Done.")[1]
+    return reward
+
+
+def test_gold_above_easy() -> None:
+    with PythonEnv() as env:
+        for level, kinds in (("medium", 4), ("hard", 2)):
+            tasks = map(env.load_task, itertools.islice(env.tasks(f"train/{level}"), 40))
+            by_kind = {task.kind: task for task in tasks}
+            assert len(by_kind) == kinds
+            for task in by_kind.values():
+                env.begin(task)
+                steps = [env.step(action) for _, action in program(task.turns)]
+                assert steps[-1][1] == 1.0, task
+                assert all(r.ok for step in steps for r in step[4]["calls"])
+
+
+def test_hidden_tests_decide() -> None:
+    task_id = next(
+        i for i in PythonEnv.tasks("test/medium") if PythonEnv.load_task(i).kind == "fee"
+    )
+    (gold,) = PythonEnv.load_task(task_id).gold
+    code = str(gold.arguments["code"])
+    with PythonEnv() as env:
+        assert defines(env, task_id, code) == 1.0
+        assert (
+            defines(env, task_id, code.replace("    return", "    print(amount)\n    return"))
+            == 1.0
+        )
+        assert defines(env, task_id) == 0.0
+        assert defines(env, task_id, code, "def fee(amount):\n    return 1") == 0.0
+        assert defines(env, task_id, "def fee(amount):\n    raise ValueError") == 0.0
+        branch = env.snapshot()
+        assert defines(env, task_id, "import os\ndef fee(amount):\n    os._exit(0)") == 0.0
+        env.restore(branch)  # a test leaves nothing behind
+        assert env.snapshot() == branch
+
+
 def test_an_empty_attempt_fails(env: PythonEnv) -> None:
     assert env.step(f"{ANSWER} done")[1] == 0.0
 
 
 def test_the_checker_passes() -> None:
-    assert [r for r in check("journeyman/Python-v0", episodes=3) if not r.passed] == []
+    assert [r for r in check("journeyman/Python-v0", 1, prefixes=4) if not r.passed] == []
 
 
 def test_state_is_kept_in_an_episode_and_no_longer(env: PythonEnv) -> None:

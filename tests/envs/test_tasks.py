@@ -8,102 +8,143 @@ from collections.abc import Iterator
 import pytest
 
 from journeyman.envs import Split, Task, ToolEnv, env_class, make
-from journeyman.envs.core import ANSWER, digest
+from journeyman.envs.core import ANSWER, answer_text, digest
 from journeyman.envs.tasks.entities import (
     CITIES,
+    DOCUMENTS,
     FIRST_NAMES,
     ITEMS,
     LAST_NAMES,
     MEETINGS,
+    QUALIFIERS,
     TOPICS,
     split_of,
 )
-from journeyman.envs.types import SPLITS
-from journeyman.tools import execute
+from journeyman.envs.types import SPLITS, Level
+from journeyman.tools import ToolCall, execute
 
 from .conftest import BUILTIN
 
 TASKS = 200
-ALL = (*BUILTIN, "journeyman/Python-v0")
-"""Python-v0 generates its tasks without a sandbox; test_python.py plays them in one."""
+"""Of a split; of a domain with levels, half as many over all of them."""
+ALL = (*BUILTIN, "journeyman/Analyst-v0", "journeyman/Python-v0")
+"""The last two generate their tasks without a sandbox; files of their own play them in one."""
 
 
-def tasks(env_id: str, split: Split, count: int = TASKS) -> Iterator[Task]:
+def levels(*env_ids: str) -> list[tuple[str, Level]]:
+    return [(env_id, level) for env_id in env_ids for level in env_class(env_id).levels]
+
+
+def tasks(env_id: str, level: Level, split: Split) -> Iterator[Task]:
     cls = env_class(env_id)
-    return (cls.load_task(i) for i in itertools.islice(cls.tasks(split), count))
+    count = TASKS if len(cls.levels) == 1 else TASKS // (2 * len(cls.levels))
+    ids = itertools.islice(cls.tasks(f"{split}/{level}"), count)
+    return map(cls.load_task, ids)
+
+
+def gold(task: Task) -> list[ToolCall]:
+    return [call for turn in task.turns for call in turn.gold]
 
 
 def play(env: ToolEnv, task: Task, drop: int | None = None) -> float:
     env.begin(task)
-    for i, call in enumerate(task.gold):
-        if i != drop:
-            env.step([call])
-    return env.step(f"{ANSWER} {task.answer}")[1]
+    number = itertools.count()
+    reward = 0.0
+    for turn in task.turns:
+        for call in turn.gold:
+            if next(number) != drop:
+                env.step([call])
+        reward = env.step(answer_text(turn))[1]
+    return reward
 
 
 @pytest.mark.parametrize("split", SPLITS)
-@pytest.mark.parametrize("env_id", BUILTIN)
-def test_gold_solves_every_task_and_nothing_less_does(env_id: str, split: Split) -> None:
+@pytest.mark.parametrize(("env_id", "level"), levels(*BUILTIN))
+def test_gold_solves_every_task_and_nothing_less_does(
+    env_id: str, level: Level, split: Split
+) -> None:
     env = make(env_id)
     tools = {t.name: t for t in env.toolset}
-    for task in tasks(env_id, split):
+    for task in tasks(env_id, level, split):
         assert play(env, task) == 1.0, task
         env.begin(task)
-        assert env.step(f"{ANSWER} done")[1] == 0.0, task
+        assert [env.step(f"{ANSWER} done")[1] for _ in task.turns][-1] == 0.0, task
         state, changed = task.state, 0
-        for i, call in enumerate(task.gold):
+        for i, call in enumerate(gold(task)):
             after, _ = execute(call, tools, state)
-            if digest(after) != digest(state):
+            if digest(env.outcome(after)) != digest(env.outcome(state)):
                 changed += 1
                 assert play(env, task, drop=i) == 0.0, (task, i)
             state = after
-        if not changed:  # only to be read: then the answer must need the reading
+        if gold(task) and not changed:  # only to be read: then the answer must need the reading
+            assert task.answer is not None
             assert task.answer.casefold() not in task.prompt.casefold(), task
 
 
-@pytest.mark.parametrize("env_id", BUILTIN)
-def test_gold_calls_hold_no_guess(env_id: str) -> None:
-    """What a gold call names was in the prompt, in a result, or is a word of the domain."""
+WORDS = {"active", "frozen"}
+"""Answers that are words of a domain."""
+
+
+@pytest.mark.parametrize(("env_id", "level"), levels(*BUILTIN))
+def test_gold_calls_hold_no_guess(env_id: str, level: Level) -> None:
+    """What a gold call names was in a prompt, a result or the rules, or is a domain's word."""
     env = make(env_id)
-    words = {"active", "frozen"}
     for split in SPLITS:
-        for task in tasks(env_id, split):
+        for task in tasks(env_id, level, split):
             env.begin(task)
-            known = task.prompt
-            for call in task.gold:
-                for value in call.arguments.values():
-                    assert re.search(rf"\b{value}\b", known) or value in words, (task, call)
-                known += "".join(m.content for m in env.step([call])[0])
-            answer = re.search(rf"\b{task.answer}\b", known)
-            assert answer, task
+            known = task.policy
+            for turn in task.turns:
+                known += f"\n{turn.prompt}"
+                for call in turn.gold:
+                    for value in call.arguments.values():
+                        assert says(known, value) or value in WORDS, (task, call)
+                    known += "".join(f"\n{m.content}" for m in env.step([call])[0])
+                assert turn.answer is None or says(known, turn.answer), (task, turn)
+                env.step(answer_text(turn))
 
 
-@pytest.mark.parametrize("env_id", ALL)
-def test_tasks_vary(env_id: str) -> None:
-    kinds = Counter(t.kind for t in tasks(env_id, "train"))
-    assert min(kinds.values()) >= TASKS // 50, kinds
+def says(known: str, value: object) -> bool:
+    return re.search(rf"(?<!\w){re.escape(str(value))}(?!\w)", known) is not None
+
+
+@pytest.mark.parametrize(("env_id", "level"), levels(*ALL))
+def test_tasks_vary(env_id: str, level: Level) -> None:
+    drawn = list(tasks(env_id, level, "train"))
+    kinds = Counter(t.kind for t in drawn)
+    assert min(kinds.values()) >= len(drawn) // 50, kinds
     assert len(kinds) >= 4
-    lengths = Counter(len(t.gold) for t in tasks(env_id, "train"))
-    assert set(lengths) <= set(range(2, 7))
+    lengths = {len(gold(t)) for t in drawn}
+    assert lengths <= {"easy": set(range(2, 7)), "medium": set(range(2, 8))}.get(
+        level, set(range(9))
+    )
     assert len(lengths) > 1
 
 
-@pytest.mark.parametrize("env_id", ALL)
-def test_splits_share_no_task(env_id: str) -> None:
+@pytest.mark.parametrize("env_id", [e for e in ALL if "hard" in env_class(e).levels])
+def test_hard_tasks_have_rules_no_call_and_more_user_turns(env_id: str) -> None:
+    drawn = list(tasks(env_id, "hard", "train"))
+    assert any(task.policy for task in drawn)
+    assert any(not gold(task) for task in drawn)
+    assert any(len(task.then) >= 2 for task in drawn)
+    assert any(len(gold(task)) >= 6 for task in drawn)
+
+
+@pytest.mark.parametrize(("env_id", "level"), levels(*ALL))
+def test_splits_share_no_task(env_id: str, level: Level) -> None:
     seen: dict[str, Split] = {}
     for split in SPLITS:
-        for task in tasks(env_id, split):
+        for task in tasks(env_id, level, split):
             assert seen.setdefault(digest((task.prompt, task.state)), split) == split, task
-    prompts = {s: {t.prompt for t in tasks(env_id, s) if '"' in t.prompt} for s in SPLITS}
+    prompts = {s: {t.prompt for t in tasks(env_id, level, s) if '"' in t.prompt} for s in SPLITS}
     for one, other in itertools.combinations(SPLITS, 2):
         assert not prompts[one] & prompts[other]
 
 
-@pytest.mark.parametrize("env_id", ALL)
-def test_an_id_names_one_task(env_id: str) -> None:
+@pytest.mark.parametrize(("env_id", "level"), levels(*ALL))
+def test_an_id_names_one_task(env_id: str, level: Level) -> None:
     cls = env_class(env_id)
     for split in SPLITS:
-        ids = list(itertools.islice(cls.tasks(split), 20))
+        ids = list(itertools.islice(cls.tasks(f"{split}/{level}"), 20))
         assert len(set(ids)) == 20
         for task_id in ids:
             one, other = cls.load_task(task_id), cls.load_task(task_id)
@@ -111,51 +152,63 @@ def test_an_id_names_one_task(env_id: str) -> None:
             assert one.id == task_id
 
 
-@pytest.mark.parametrize("env_id", ALL)
-def test_held_out_values_stay_in_their_split(env_id: str) -> None:
-    first, last = "|".join(FIRST_NAMES), "|".join(LAST_NAMES)
-    topic, meeting = "|".join(TOPICS), "|".join(MEETINGS)
+def pairs(left: list[str], right: list[str]) -> str:
+    return rf"\b(?:{'|'.join(left)})[ -](?:{'|'.join(right)})\b"
+
+
+@pytest.mark.parametrize(("env_id", "level"), levels(*ALL))
+def test_held_out_values_stay_in_their_split(env_id: str, level: Level) -> None:
     patterns = (
-        rf"\b(?:{first}) (?:{last})\b",
-        rf"\b(?:{topic}) (?:{meeting})\b",
-        r"\b[AEO][1-9]\d{3}\b",
+        pairs(FIRST_NAMES, LAST_NAMES),
+        pairs(TOPICS, MEETINGS),
+        pairs(QUALIFIERS, DOCUMENTS),
+        r"\b[ABCEFHKMORV][1-9]\d{3}\b",
         r"(?<=[ =])[1-9]\d{2}(?=\D)",  # amounts, prices
     )
     found: dict[Split, set[str]] = {}
     for split in SPLITS:
-        text = "\n".join(f"{t.prompt} {t.state} {t.gold}" for t in tasks(env_id, split))
+        text = "\n".join(
+            f"{t.policy} {t.state} {turn}" for t in tasks(env_id, level, split) for turn in t.turns
+        )
         if env_id == "journeyman/Calendar-v0":
             text = re.sub(r"'(day|hour)': \S+", "", text)
-        found[split] = {m for p in patterns for m in re.findall(p, text)}
+        text = re.sub(r"quota=\d+", "", text)  # the sum of what is there
+        found[split] = {m.replace("-", " ") for p in patterns for m in re.findall(p, text)}
         assert len(found[split]) > 80
         assert {split_of(value) for value in found[split]} == {split}
     for one, other in itertools.combinations(SPLITS, 2):
         assert not found[one] & found[other]
 
 
+@pytest.mark.parametrize(
+    ("left", "right", "most"), [(TOPICS, MEETINGS, 6), (QUALIFIERS, DOCUMENTS, 8)]
+)
 @pytest.mark.parametrize("split", SPLITS)
-def test_titles_never_run_out(split: Split) -> None:
+def test_titles_never_run_out(split: Split, left: list[str], right: list[str], most: int) -> None:
     """A drawn title takes its two words away; with too few left, drawing would never end.
 
-    Six titles are the most that one task draws. Five take ten words, and ten words cannot touch
-    every title of the split if its largest matching has more than ten (König's theorem).
+    One task draws `most` at most. One fewer takes twice as many words, and these cannot touch every
+    title of the split if its largest matching has more than that (König's theorem).
     """
     partner: dict[str, str] = {}
 
-    def match(topic: str, seen: set[str]) -> bool:
-        for meeting in MEETINGS:
-            if split_of(f"{topic} {meeting}") == split and meeting not in seen:
-                seen.add(meeting)
-                if meeting not in partner or match(partner[meeting], seen):
-                    partner[meeting] = topic
+    def match(word: str, seen: set[str]) -> bool:
+        for other in right:
+            if split_of(f"{word} {other}") == split and other not in seen:
+                seen.add(other)
+                if other not in partner or match(partner[other], seen):
+                    partner[other] = word
                     return True
         return False
 
-    assert sum(match(topic, set()) for topic in TOPICS) > 10
+    assert sum(match(word, set()) for word in left) > 2 * (most - 1)
+
+
+ALL_WORDS = (FIRST_NAMES, LAST_NAMES, ITEMS, CITIES, TOPICS, MEETINGS, QUALIFIERS, DOCUMENTS)
 
 
 def test_words_are_different() -> None:
-    for words in (FIRST_NAMES, LAST_NAMES, ITEMS, CITIES, TOPICS, MEETINGS):
+    for words in ALL_WORDS:
         assert len(set(words)) == len(words)
 
 

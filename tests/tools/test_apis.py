@@ -1,44 +1,23 @@
-"""The rules of the three mock APIs: what they allow, what they refuse and in which words."""
+"""The rules of the first three mock APIs: what they allow, what they refuse and in which words."""
 
 import json
-from collections.abc import Iterable
-from typing import Any
+from types import ModuleType
 
 import pytest
 from immutables import Map
 
-from journeyman.tools import CallStatus, Tool, ToolCall, execute
-from journeyman.tools.apis import bank, calendar, orders
+from journeyman.tools import ToolCall, execute
+from journeyman.tools.apis import analyst, bank, calendar, files, mail, orders, tickets, travel
 from journeyman.tools.apis.bank import Account, BankState
 from journeyman.tools.apis.calendar import DAYS, HOURS, CalendarState, Event
 from journeyman.tools.apis.orders import Order, OrdersState
 
-
-class Desk:
-    """An API with a state that calls move on, refusals leave alone, and nothing else touches."""
-
-    def __init__(self, tools: Iterable[Tool], state: Any) -> None:
-        self.tools = {t.name: t for t in tools}
-        self.state = state
-
-    def ok(self, name: str, **arguments: Any) -> str:
-        before, text = self.state, repr(self.state)
-        self.state, result = execute(ToolCall(name, arguments), self.tools, self.state)
-        assert result.ok, result.content
-        assert repr(before) == text  # a tool never changes the state it was given
-        return result.content
-
-    def refused(self, name: str, **arguments: Any) -> str:
-        state, result = execute(ToolCall(name, arguments), self.tools, self.state)
-        assert state is self.state
-        assert result.call.status is CallStatus.TOOL_ERROR, result.content
-        assert result.call.error is not None
-        return result.call.error
+from .desk import Desk
 
 
-@pytest.mark.parametrize("tools", [bank.TOOLS, calendar.TOOLS, orders.TOOLS])
-def test_every_tool_has_a_schema_without_state(tools: tuple[Tool, ...]) -> None:
-    for tool in tools:
+@pytest.mark.parametrize("api", [analyst, bank, calendar, files, mail, orders, tickets, travel])
+def test_every_tool_has_a_schema_without_state(api: ModuleType) -> None:
+    for tool in api.TOOLS:
         assert tool.stateful
         assert tool.spec.description
         properties = tool.spec.parameters["properties"]

@@ -282,7 +282,7 @@ fragments = st.lists(
 ).map("".join)
 
 
-@settings(deadline=None, derandomize=True, database=None, max_examples=1500)
+@settings(deadline=None, derandomize=True, database=None, max_examples=700)
 @example(OPEN + MARKED)
 @given(fragments)
 def test_never_raises_never_loses_an_attempt(text: str) -> None:

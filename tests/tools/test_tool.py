@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import pytest
 
-from journeyman.tools import Tool, ToolDefinitionError, ToolSpec, tool
+from journeyman.tools import Tool, ToolCall, ToolDefinitionError, ToolSpec, execute, tool
 
 
 @tool
@@ -180,3 +180,86 @@ def test_stateful_tool_that_returns_no_pair(returned: object) -> None:
 
     with pytest.raises(ToolDefinitionError, match=r"'broken'.*must return \(new state, result\)"):
         broken.run(0, {})
+
+
+# Tools from a JSON Schema
+
+SCHEMA: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "move",
+        "description": "Move a point.",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "point": {"$ref": "#/$defs/Point", "description": "Which."},
+                "by": {"type": "array", "items": {"$ref": "#/$defs/a~1b"}},
+                "$ref": {"type": "string", "default": {"$ref": "data"}},
+            },
+            "required": ["point"],
+            "$defs": {
+                "Point": {"type": "object", "properties": {"x": {"$ref": "#/$defs/a~1b"}}},
+                "a/b": {"type": "integer"},
+            },
+        },
+    },
+}
+
+
+def test_a_tool_from_a_schema() -> None:
+    move = Tool.from_schema(SCHEMA, lambda **given: sorted(given))
+    assert (move.name, move.spec.description, move.stateful) == ("move", "Move a point.", False)
+    assert move.spec.parameters == {
+        "type": "object",
+        "properties": {
+            "point": {
+                "type": "object",
+                "properties": {"x": {"type": "integer"}},
+                "description": "Which.",
+            },
+            "by": {"type": "array", "items": {"type": "integer"}},
+            "$ref": {"type": "string", "default": {"$ref": "data"}},
+        },
+        "required": ["point"],
+    }
+    _, done = execute(ToolCall("move", {"point": {"x": 1}}), {"move": move}, None)
+    assert done.content == '["point"]'
+    _, wrong = execute(ToolCall("move", {"point": {"x": "1"}}), {"move": move}, None)
+    assert "point.x" in wrong.content
+    assert Tool.from_schema(move.spec, len).spec == move.spec
+
+
+def test_a_stateful_tool_from_a_bare_schema() -> None:
+    schema = {"name": "count", "parameters": {"type": "object", "additionalProperties": True}}
+    count = Tool.from_schema(schema, lambda state, **more: (state + 1, len(more)), stateful=True)
+    state, done = execute(ToolCall("count", {"a": 1, "b": 2}), {"count": count}, 5)
+    assert (state, done.content) == (6, "2")
+    assert Tool.from_schema({"name": "none"}, len).spec.parameters["properties"] == {}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "says"),
+    [
+        ({"type": "string"}, "of type 'object'"),
+        ([], "of type 'object'"),
+        ({"type": "object", "properties": {"x": {"type": 7}}}, "not a JSON Schema"),
+        ({"type": "object", "properties": {"x": {"$ref": "http://x/y"}}}, "leads out of the"),
+        ({"type": "object", "properties": {"x": {"$ref": "#/$defs/No"}}}, "names nothing"),
+        (
+            {
+                "type": "object",
+                "properties": {"x": {"$ref": "#/$defs/Tree"}},
+                "$defs": {"Tree": {"type": "array", "items": {"$ref": "#/$defs/Tree"}}},
+            },
+            "back to itself",
+        ),
+    ],
+)
+def test_a_schema_that_cannot_be_used(parameters: Any, says: str) -> None:
+    with pytest.raises(ToolDefinitionError, match=f"tool 'a': .*{says}"):
+        Tool.from_schema({"name": "a", "parameters": parameters or ["x"]}, len)
+
+
+def test_a_schema_without_a_name() -> None:
+    with pytest.raises(ToolDefinitionError, match="expected text under 'name', found None"):
+        Tool.from_schema({"parameters": {}}, len)

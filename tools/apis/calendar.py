@@ -43,6 +43,23 @@ def _event(state: CalendarState, event: str) -> Event:
         raise ToolError(f"no event {event[:40]}") from None
 
 
+def check_free(state: CalendarState, day: str, hour: int, moving: str | None = None) -> None:
+    """Refuse a slot that is none or taken; an event that is moved does not stand in its own way.
+
+    Raises:
+        ToolError: The message says which hour of the day is free.
+    """
+    if day not in DAYS:
+        raise ToolError("day must be Monday to Friday")
+    if hour not in HOURS:
+        raise ToolError("hour must be 8 to 18")
+    taken = {e.hour for key, e in state.events.items() if e.day == day and key != moving}
+    if hour in taken:
+        free = next((h for h in (*range(hour, 19), *HOURS) if h not in taken), None)
+        hint = f"hour {free} is free" if free is not None else "the day is full"
+        raise ToolError(f"{day} {hour} is taken, {hint}")
+
+
 @tool
 def find_event(state: CalendarState, title: str) -> tuple[CalendarState, dict[str, Any]]:
     """Find an event by its title.
@@ -85,15 +102,7 @@ def move_event(
         hour: Start, 8 to 18.
     """
     record = _event(state, event)
-    if day not in DAYS:
-        raise ToolError("day must be Monday to Friday")
-    if hour not in HOURS:
-        raise ToolError("hour must be 8 to 18")
-    taken = {e.hour for key, e in state.events.items() if e.day == day and key != event}
-    if hour in taken:
-        free = next((h for h in (*range(hour, 19), *HOURS) if h not in taken), None)
-        hint = f"hour {free} is free" if free is not None else "the day is full"
-        raise ToolError(f"{day} {hour} is taken, {hint}")
+    check_free(state, day, hour, event)
     events = state.events.set(event, replace(record, day=day, hour=hour))
     return replace(state, events=events), {"day": day, "hour": hour}
 

@@ -1,0 +1,108 @@
+"""What environments made of third-party benchmarks share: optional packages, tools, one split."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any, ClassVar
+
+from jsonschema.protocols import Validator
+
+from journeyman.envs.core import Task, ToolEnv
+from journeyman.envs.errors import EnvError
+from journeyman.envs.types import Level, Split
+from journeyman.tools import Tool, ToolSpec
+from journeyman.tools.tool import _Validator
+
+INSTALL = "make benchmarks-extras"
+"""The command that installs the benchmarks without their own pins."""
+
+
+class MissingBenchmarkError(EnvError, ImportError):
+    """The package of a benchmark is not installed; the message says how to install it."""
+
+
+def benchmark_module(name: str) -> ModuleType:
+    """Import a module of a benchmark's package.
+
+    Raises:
+        MissingBenchmarkError: The package, or one that it imports, is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingBenchmarkError(
+            f"this environment needs the package {name.partition('.')[0]!r}, which could not be "
+            f"imported ({error}); install it with `{INSTALL}` (see docs/benchmarks.md)"
+        ) from error
+
+
+@dataclass(frozen=True)
+class BenchmarkTool(Tool):
+    """A tool that a benchmark describes by a JSON schema, and whose own code judges arguments.
+
+    Arguments that are missing or unknown are refused as everywhere. Their types are the benchmark's
+    affair: a stricter check here would give other verdicts than the benchmark gives.
+    """
+
+    function: Callable[[Any, dict[str, Any]], Any]
+    """`function(state, arguments) -> result`; it may change the state in place."""
+
+    @functools.cached_property
+    def validator(self) -> Validator:
+        """Accepts everything."""
+        return _Validator({})
+
+    def run(self, state: Any, arguments: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Call the function; the state is the same object, perhaps changed."""
+        return state, self.function(state, dict(arguments))
+
+
+class BenchmarkEnv(ToolEnv):
+    """A benchmark's tasks in their order, all in the split "test"."""
+
+    toolset: ClassVar[tuple[Tool, ...]] = ()
+    """Empty: every task has its own tools, see `tools`."""
+
+    def __init__(
+        self,
+        split: str = "test",
+        max_turns: int = 200,
+        parser: str = "hermes",
+        render_mode: str | None = None,
+    ) -> None:
+        """Make an environment; see `ToolEnv`. The other splits have no tasks."""
+        super().__init__(split, max_turns, parser, render_mode)
+
+    @property
+    def tools(self) -> list[ToolSpec]:
+        """The schemas of the tools that the student may use now; none before `reset`."""
+        return [tool.spec for tool in self._tools.values()]
+
+    @classmethod
+    def load(cls, number: int) -> Task:
+        """The task at that place of the benchmark; the id is filled in by the caller."""
+        raise NotImplementedError
+
+    @classmethod
+    def size(cls) -> int:
+        """How many tasks the benchmark has."""
+        raise NotImplementedError
+
+    @classmethod
+    def generate(cls, rng: random.Random, split: Split, level: Level) -> Task:
+        """Draw one of the tasks."""
+        return cls.load(rng.randrange(cls.size()))
+
+    @classmethod
+    def _task_at(cls, split: Split, level: Level, number: int) -> Task:
+        return replace(cls.load(number), id=f"{split}/{number}")
+
+    @classmethod
+    def task_count(cls, split: Split, level: Level) -> int:
+        """All tasks are test tasks."""
+        return cls.size() if split == "test" else 0

@@ -1,0 +1,119 @@
+"""The fast check says what jsonschema says, wherever it says anything."""
+
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from journeyman.tools import Tool, ToolCall, tool
+from journeyman.tools.apis import bank, calendar, orders
+from journeyman.tools.execute import MAX_ARGUMENT_CHARS, validate
+from journeyman.tools.fastcheck import compile_check
+from journeyman.tools.tool import _Validator
+
+names = st.sampled_from(["a", "b", "c"])
+notes = st.dictionaries(st.sampled_from(["description", "title", "nullable"]), st.just("x"))
+leaves = st.one_of(
+    st.sampled_from(["string", "integer", "number", "boolean", "null"]).map(lambda t: {"type": t}),
+    st.lists(names, min_size=1).map(lambda words: {"type": "string", "enum": words}),
+)
+
+
+def nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    objects = st.fixed_dictionaries(
+        {"type": st.just("object")},
+        optional={"properties": st.dictionaries(names, inner), "required": st.lists(names)},
+    )
+    arrays = st.fixed_dictionaries({"type": st.just("array")}, optional={"items": inner})
+    return objects | arrays
+
+
+schemas = st.recursive(
+    st.builds(lambda leaf, note: leaf | note, leaves, notes), nested, max_leaves=5
+)
+values = st.recursive(
+    st.one_of(names, st.integers(), st.floats(), st.booleans(), st.none()),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner),
+    max_leaves=5,
+)
+
+
+@settings(deadline=None)  # the machine may be busy
+@given(schemas, values)
+@example({"type": "integer"}, True)
+@example({"type": "integer"}, 250.0)
+@example({"type": "number"}, False)
+@example({"type": "object", "required": ["a"]}, {"a": None})
+def test_it_agrees_with_jsonschema(schema: dict[str, Any], value: Any) -> None:
+    check = compile_check(schema)
+    assert check is not None
+    assert check(value) == _Validator(schema).is_valid(value)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {},
+        {"type": ["string", "null"]},
+        {"type": "string", "pattern": "x"},
+        {"type": "integer", "minimum": 0},
+        {"type": "integer", "enum": [1]},
+        {"enum": ["a"]},
+        {"anyOf": [{"type": "string"}]},
+        {"type": "object", "additionalProperties": False},
+        {"type": "object", "properties": {"a": {"$ref": "#"}}},
+        {"type": "array", "items": {"const": 1}},
+        {"type": "array", "minItems": 1},
+    ],
+)
+def test_it_is_silent_on_what_it_does_not_know(schema: dict[str, Any]) -> None:
+    assert compile_check(schema) is None
+
+
+@pytest.mark.parametrize(
+    "t", [*bank.TOOLS, *orders.TOOLS, *calendar.TOOLS], ids=lambda t: str(t.name)
+)
+def test_the_built_in_tools_have_plain_schemas(t: Tool) -> None:
+    assert t.accepts is not None
+
+
+@tool
+def note(text: str, size: int = 0, parts: list[str] | None = None) -> str:
+    """Note.
+
+    Args:
+        text: What.
+        size: How much.
+        parts: More.
+    """
+    return text
+
+
+class _Slow(Tool):
+    """Asks jsonschema every time."""
+
+    accepts = None  # type: ignore[assignment]
+
+
+arguments = st.dictionaries(
+    st.sampled_from(["text", "size", "other"]),
+    st.one_of(
+        st.sampled_from(["x", "x" * (MAX_ARGUMENT_CHARS // 2), "\x00" * (MAX_ARGUMENT_CHARS // 6)]),
+        st.integers(),
+        st.just(10**4000),
+        st.floats(),
+        st.none(),
+        st.lists(names),
+    ),
+)
+
+
+@settings(deadline=None)
+@given(arguments)
+@example({"text": "x", "size": 10**30})
+@example({"text": "\x00" * (MAX_ARGUMENT_CHARS // 6)})
+def test_a_call_is_judged_the_same_either_way(found: dict[str, Any]) -> None:
+    call = ToolCall("note", found)
+    slow = _Slow(note.function, note.name, note.stateful)
+    assert validate(call, {"note": note}) == validate(call, {"note": slow})
