@@ -12,11 +12,12 @@ import functools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from journeyman.envs.core import Task, ToolEnv, digest
+from journeyman.envs.core import Task, ToolEnv
 from journeyman.envs.types import SPLITS, Level, Split
 from journeyman.tools import ToolCall, ToolError, tool
 
@@ -189,6 +190,7 @@ class ExactMDPEnv(ToolEnv):
     """
 
     toolset = (choose,)
+    harmless = MappingProxyType({"changed": "several ways may win", "added": "several may win"})
 
     @classmethod
     def generate(cls, rng: random.Random, split: Split, level: Level) -> Task:
@@ -212,10 +214,9 @@ class ExactMDPEnv(ToolEnv):
         """Won or not; which way does not matter."""
         return state.won
 
-    def state_hash(self) -> str:
-        """Digest of task, place and turn, without the dice."""
-        place = replace(self._state, dice=0)
-        return digest((self.task.id, place, self._turns, self._over))
+    def hashed_state(self) -> Position:
+        """The place without the dice."""
+        return replace(self._state, dice=0)
 
     def reroll(self, seed: int) -> None:
         """Throw other dice from here on."""

@@ -82,7 +82,9 @@ def env_class(env_id: str) -> type[ToolEnv]:
     load_plugins()
     if env_id not in _ids:
         near = _nearest(env_id)
-        hint = f"; did you mean {near!r}?" if near else f"; there are: {', '.join(env_ids())}"
+        hint = (
+            f"; did you mean {near!r}?" if near else "; `journeyman envs list` names all there are"
+        )
         raise UnknownEnvError(f"no environment {env_id!r}{hint}")
     loaded: object = gymnasium.spec(env_id).entry_point
     if isinstance(loaded, str):

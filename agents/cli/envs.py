@@ -118,12 +118,29 @@ def _show_task(task: Task, level: str) -> None:
         print(f"    {answer_text(turn)}")
 
 
+def _missing_package(env_id: str) -> str | None:
+    """What an environment lacks that is made of a benchmark; None if it lacks nothing."""
+    from journeyman.envs import env_class
+    from journeyman.envs.benchmark import MissingBenchmarkError
+
+    cls = env_class(env_id)
+    try:
+        cls.task_count("test", cls.levels[0])
+    except MissingBenchmarkError as error:
+        return str(error)
+    return None
+
+
 def _envs_check(options: argparse.Namespace) -> int:
     from journeyman.envs import env_ids
     from journeyman.envs.checker import check
 
     passed = True
     for env_id in env_ids() if options.all else [options.id]:
+        missing = _missing_package(env_id) if options.all else None
+        if missing is not None:
+            print(f"{env_id}\n  skip  {missing}")
+            continue
         results = check(env_id, prefixes=options.prefixes, progress=True)
         print(env_id, flush=True)  # --all takes a while
         for result in results:

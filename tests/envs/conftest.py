@@ -9,6 +9,8 @@ import pytest
 from journeyman.envs import Split, Task, ToolEnv, registry
 from journeyman.tools import ToolCall, ToolError, tool
 
+OFFICE = ("journeyman/Bank-v0", "journeyman/Calendar-v0", "journeyman/Orders-v0")
+"""The domains that the embedded models know; their easy tasks never change."""
 BUILTIN = (
     "journeyman/Bank-v0",
     "journeyman/Calendar-v0",

@@ -13,7 +13,7 @@ from journeyman.envs.tasks.script import Script
 from journeyman.envs.types import LEVELS, SPLITS
 from journeyman.tools.apis import bank
 
-from .conftest import BUILTIN
+from .conftest import OFFICE
 from .test_tasks import ALL, TASKS
 
 ABOVE = LEVELS[1:]
@@ -73,7 +73,7 @@ def test_every_kind_appears(env_id: str, level: Level) -> None:
     assert not found["train"].keys() & {t.kind for t in tasks(env_id, "train", "easy")}
 
 
-@pytest.mark.parametrize("env_id", BUILTIN)
+@pytest.mark.parametrize("env_id", OFFICE)
 def test_medium_has_rules_long_chains_and_requests_to_refuse(env_id: str) -> None:
     found = tasks(env_id, "train", "medium")
     assert {len(t.turns) for t in found} == {1}
@@ -85,7 +85,7 @@ def test_medium_has_rules_long_chains_and_requests_to_refuse(env_id: str) -> Non
     assert any(not t.gold for t in fixed)
 
 
-@pytest.mark.parametrize("env_id", BUILTIN)
+@pytest.mark.parametrize("env_id", OFFICE)
 def test_hard_is_a_talk(env_id: str) -> None:
     found = tasks(env_id, "train", "hard")
     assert {len(t.turns) for t in found} == {2, 3}
@@ -94,7 +94,7 @@ def test_hard_is_a_talk(env_id: str) -> None:
 
 
 @pytest.mark.parametrize("level", ABOVE)
-@pytest.mark.parametrize("env_id", BUILTIN)
+@pytest.mark.parametrize("env_id", OFFICE)
 def test_calls_hold_no_guess(env_id: str, level: Level) -> None:
     """What a call or an answer names was said before, or is a word of the domain."""
     words = {None, "cancelled"}
@@ -116,7 +116,7 @@ def test_calls_hold_no_guess(env_id: str, level: Level) -> None:
 
 
 @pytest.mark.parametrize("level", ABOVE)
-@pytest.mark.parametrize("env_id", BUILTIN)
+@pytest.mark.parametrize("env_id", OFFICE)
 def test_names_and_ids_stay_in_their_split(env_id: str, level: Level) -> None:
     first, last = "|".join(FIRST_NAMES), "|".join(LAST_NAMES)
     topic, meeting = "|".join(TOPICS), "|".join(MEETINGS)
@@ -127,7 +127,7 @@ def test_names_and_ids_stay_in_their_split(env_id: str, level: Level) -> None:
         assert {split_of(value) for value in found} == {split}
 
 
-@pytest.mark.parametrize("env_id", BUILTIN)
+@pytest.mark.parametrize("env_id", OFFICE)
 def test_no_fixed_answer_is_what_someone_says_who_does_nothing(env_id: str) -> None:
     for level in LEVELS:
         for task in tasks(env_id, "test", level):
@@ -135,7 +135,7 @@ def test_no_fixed_answer_is_what_someone_says_who_does_nothing(env_id: str) -> N
             assert answers - {"", "done"}, task
 
 
-@pytest.mark.parametrize("env_id", BUILTIN)
+@pytest.mark.parametrize("env_id", OFFICE)
 def test_the_bank_and_its_kin_excuse_nothing(env_id: str) -> None:
     assert not env_class(env_id).harmless
 

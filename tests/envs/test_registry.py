@@ -62,8 +62,8 @@ def test_in_a_fresh_process_the_plugins_need_loading() -> None:
         ("journeyman/Orders-v1", "; did you mean 'journeyman/Orders-v0'?"),
         ("Bank-v0", "; did you mean 'journeyman/Bank-v0'?"),
         ("calender", "; did you mean 'journeyman/Calendar-v0'?"),
-        ("CartPole-v1", "; there are: "),
-        ("", "; there are: "),
+        ("CartPole-v1", "; `journeyman envs list` names"),
+        ("", "; `journeyman envs list` names"),
     ],
 )
 def test_unknown_id(env_id: str, says: str) -> None:

@@ -14,10 +14,10 @@ from journeyman.envs.errors import BrokenEpisodeError, UnknownEnvError, UnknownT
 from journeyman.envs.trl import trl_environment, trl_reward, trl_rows
 from journeyman.tools import Tool, ToolDefinitionError, ToolSpec, tool
 
-from .conftest import BUILTIN, SumEnv
+from .conftest import OFFICE, SumEnv
 
 
-@pytest.mark.parametrize("env_id", BUILTIN)
+@pytest.mark.parametrize("env_id", OFFICE)
 def test_only_tools_are_public_and_schemas_are_ours(env_id: str) -> None:
     instance = trl_environment(env_id)()
     public = {
@@ -49,7 +49,7 @@ def play(instance: Any, task_id: str, answer: str | None) -> float:
     return reward
 
 
-@pytest.mark.parametrize("env_id", BUILTIN)
+@pytest.mark.parametrize("env_id", OFFICE)
 def test_rewards(env_id: str) -> None:
     """Right, wrong, cut off, and a malformed call that TRL takes for an answer."""
     instance = trl_environment(env_id, max_turns=20)()

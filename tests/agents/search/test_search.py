@@ -122,7 +122,7 @@ def test_no_budget_leaves_the_trajectories() -> None:
     world = Corridor()
     search = credited(world, Budget(0))
     run_searches(world, [search])
-    assert world.batches == [] and search.spent == Budget(0, 0)
+    assert world.batches == [] and search.spent == Budget(0, 0, 0)
     returns = [path.returns()[0] for path in search.tree.paths]
     assert search.values()[search.tree.root].value == sum(returns) / len(returns)
 
