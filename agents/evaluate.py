@@ -10,6 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 from journeyman.agents.app import RunFolder, deal, evaluate, machine, run_app
 from journeyman.agents.evaluation.report import plot, table, write_summary
 from journeyman.agents.hf import HFPolicy
+from journeyman.agents.policy import Policy
+from journeyman.agents.search.policy import SearchPolicy
 from journeyman.agents.train import bounds
 
 
@@ -28,7 +30,13 @@ def evaluate_student(config: DictConfig) -> None:
     policy: HFPolicy = instantiate(config.student)
     folder.claim()
     rows = bounds(policy, config)
-    rows["student"] = evaluate("student", policy.at(config.evaluation.temperature), config)
+    tested: Policy = policy.at(config.evaluation.temperature)
+    if policy.search is not None:
+        # Its turns are judged by forks of the tests themselves: a row of its own.
+        rows["student"] = evaluate("student", tested, config)
+        tested = SearchPolicy(policy, policy.search)
+    name = "student" if policy.search is None else f"student, {policy.search} search"
+    rows[name] = evaluate(name, tested, config)
     extra = {"machine": machine(), "config": OmegaConf.to_container(config, resolve=True)}
     write_summary(folder.path / "summary.json", rows, extra)
     plot(folder.path / "plot.png", rows)

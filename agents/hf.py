@@ -22,6 +22,7 @@ from journeyman.agents.chat import ChatFormat, ToolRender
 from journeyman.agents.errors import UnsupportedModelError
 from journeyman.agents.models import resolve
 from journeyman.agents.policy import Request, Stream, Turn
+from journeyman.agents.search.search import Rule
 from journeyman.agents.teacher import LocalTeacher
 
 
@@ -35,6 +36,7 @@ class HFPolicy:
         temperature: float = 1.0,
         max_turn_tokens: int = 128,
         max_context: int | None = None,
+        search: Rule | None = None,
     ) -> None:
         """Wrap a model; the model is not copied, so training it changes the policy.
 
@@ -44,6 +46,8 @@ class HFPolicy:
             temperature: 0 takes the most probable token.
             max_turn_tokens: A turn that gets longer is ended by force.
             max_context: Longest token stream; by default the model's own limit.
+            search: How `journeyman eval` is to choose turns: None samples them, else see
+                `SearchPolicy`.
 
         Raises:
             UnsupportedModelError: A layer has a sliding window or a recurrent state.
@@ -59,6 +63,7 @@ class HFPolicy:
         self.format = format
         self.temperature = temperature
         self.max_turn_tokens = max_turn_tokens
+        self.search = search
         # A turn that starts within the limit must also end within the model's positions.
         limit = int(config.max_position_embeddings) - max_turn_tokens
         self.max_context = min(max_context or limit, limit)
@@ -250,6 +255,7 @@ def load_policy(
     temperature: float = 1.0,
     dtype: str = "float32",
     device: str | None = None,
+    search: Rule | None = None,
 ) -> HFPolicy:
     """A student by model name; `temperature` is that of the episodes it is trained on.
 
@@ -258,7 +264,7 @@ def load_policy(
     """
     loaded = load_model(model, dtype, device)
     format = ChatFormat(AutoTokenizer.from_pretrained(resolve(model)), render)
-    return HFPolicy(loaded, format, temperature, max_turn_tokens, max_context)
+    return HFPolicy(loaded, format, temperature, max_turn_tokens, max_context, search)
 
 
 def load_teacher(

@@ -56,6 +56,11 @@ def train(config: DictConfig) -> None:
     ids = list(config.env.ids)
     deal(ids, "train", 0, 1)  # an unknown id fails here, before models load
     policy: HFPolicy = instantiate(config.student)
+    if policy.search is not None:
+        raise UserError(
+            f"student.search={policy.search}: that is for `journeyman eval`; to learn from what a "
+            f"search finds, use search=credit"
+        )
     teacher = instantiate(config.teacher)
     check_vocabulary(policy.format.tokenizer, teacher.tokenizer)
     credit, build_trainer = instantiate(config.credit), instantiate(config.trainer)

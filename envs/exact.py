@@ -216,7 +216,8 @@ class ExactMDPEnv(ToolEnv):
 
     def hashed_state(self) -> Position:
         """The place without the dice."""
-        return replace(self._state, dice=0)
+        place: Position = self._state
+        return replace(place, dice=0)
 
     def reroll(self, seed: int) -> None:
         """Throw other dice from here on."""

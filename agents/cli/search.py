@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from journeyman.agents.cli.base import OK, Commands, command
+from journeyman.agents.cli.base import OK, CommandError, Commands, command
 
 
 def add(commands: Commands) -> None:
@@ -35,7 +35,10 @@ def _search(options: argparse.Namespace) -> int:
     from journeyman.envs import env_class
 
     task = env_class(options.id).load_task(options.task)
-    rollouts = TreeRollouts(rows=options.rows, trajectories=options.trajectories)
+    try:
+        rollouts = TreeRollouts(rows=options.rows, trajectories=options.trajectories)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
     refs = [
         TaskRef(options.id, task.id, seed=(options.seed << 16) + i) for i in range(options.rows)
     ]

@@ -10,13 +10,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
-from journeyman.agents.chat import ChatFormat
 from journeyman.agents.policy import Policy, Request, Stream, Turn
 from journeyman.agents.rollout import Fork
 from journeyman.agents.search.language import LanguageWorld
-from journeyman.agents.search.search import ImprovementSearch, request_seed, run_searches
+from journeyman.agents.search.search import ImprovementSearch, Rule, request_seed, run_searches
 from journeyman.agents.search.tree import Tree
 from journeyman.envs import BranchPoint, Episode, StopReason
 
@@ -27,7 +26,7 @@ class SearchPolicy:
     def __init__(
         self,
         policy: Policy,
-        rule: Literal["gumbel", "puct"] = "gumbel",
+        rule: Rule = "gumbel",
         candidates: int = 8,
         simulations: int = 16,
         env_kwargs: dict[str, Any] | None = None,
@@ -40,7 +39,7 @@ class SearchPolicy:
             rule: See `ImprovementSearch`.
             candidates: Turns sampled at each choice; their frequencies are the prior.
             simulations: Continuations played at each choice, unless all candidates are one.
-            env_kwargs: For the forked environments.
+            env_kwargs: For the forked environments; None takes those of the environment played.
 
         Raises:
             ValueError: A count below 1, or another rule.
@@ -51,20 +50,12 @@ class SearchPolicy:
         if rule not in ("gumbel", "puct"):
             raise ValueError(f"rule={rule!r}: expected 'gumbel' or 'puct'")
         self.policy = policy
+        self.format = policy.format
+        self.max_context = policy.max_context
         self.rule = rule
         self.candidates = candidates
         self.simulations = simulations
         self.env_kwargs = env_kwargs
-
-    @property
-    def format(self) -> ChatFormat:
-        """The policy's."""
-        return self.policy.format
-
-    @property
-    def max_context(self) -> int:
-        """The policy's."""
-        return self.policy.max_context
 
     def open(self, requests: Sequence[Request]) -> Stream:
         """Start a batch of conversations, whose choices are searched side by side."""
@@ -75,6 +66,9 @@ class _SearchStream:
     def __init__(self, policy: SearchPolicy, requests: Sequence[Request]) -> None:
         self._policy = policy
         self._requests = list(requests)
+        self._env_kwargs = policy.env_kwargs
+        if self._env_kwargs is None and requests and requests[0].env.spec is not None:
+            self._env_kwargs = dict(requests[0].env.spec.kwargs)
         self._tokens = [list(r.tokens) for r in requests]
         self._choices = [0] * len(requests)
         self._ready = list(range(len(requests)))
@@ -95,7 +89,7 @@ class _SearchStream:
         if not ready:
             return []
         policy = self._policy
-        world = LanguageWorld(policy.policy, env_kwargs=policy.env_kwargs)
+        world = LanguageWorld(policy.policy, env_kwargs=self._env_kwargs)
         trees = [self._tree(row) for row in ready]
         proposed = world.propose(
             policy.policy,

@@ -86,6 +86,9 @@ def run_searches(world: World, searches: Sequence[Search]) -> None:
             search.tell(request, continuation)
 
 
+Rule = Literal["gumbel", "puct"]
+"""How an `ImprovementSearch` chooses: Gumbel top-k with sequential halving, or AlphaZero's PUCT."""
+
 PATIENCE = 16
 """Continuations that break in a row, after which a search gives up."""
 
@@ -315,7 +318,7 @@ class ImprovementSearch:
         key: NodeKey,
         prior: Mapping[Action, float],
         simulations: int,
-        rule: Literal["gumbel", "puct"] = "gumbel",
+        rule: Rule = "gumbel",
         top: int = 16,
         value: float | None = None,
         width: int = 8,

@@ -385,3 +385,16 @@ def test_models_pull_prints_the_folder_alone(
 
     monkeypatch.setattr(models, "pull", pull)
     assert run("models", "pull", "x") == (0, f"{cache / 'x'}\n", "downloading\n")
+
+
+def test_search_draws_a_tree(run: Run, tmp_path: Path) -> None:
+    picture = tmp_path / "tree.svg"
+    asked = ["search", BANK, "--task", "test/1", "--rows", "3", "--trajectories", "2"]
+    status, out, _ = run(*asked, "--svg", str(picture))
+    assert status == 0
+    assert out.startswith(f"{BANK} test/1: ")
+    assert "find_account(" in out
+    assert picture.read_text().startswith("<svg ")
+    status, _, err = run("search", BANK, "--rows", "1")
+    assert status == 2
+    assert "trajectories=4: expected 1 to rows=1" in err

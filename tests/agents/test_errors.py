@@ -41,6 +41,8 @@ def refused(result: Any) -> str:
         ("env.ids=[journeyman/Bonk-v0]", ["'journeyman/Bonk-v0'; did you mean 'journeyman/Bank"]),
         ("env=journeyman/Bonk-v0", ["'journeyman/Bonk-v0'; did you mean 'journeyman/Bank-v0'?"]),
         ("env=acme/Xyzzy-v9", ["no environment 'acme/Xyzzy-v9'"]),
+        ("student.search=gumbel", ["student.search=gumbel: that is for `journeyman eval`"]),
+        ("credit=gated", ["credit=Gated reads what a search finds: add search=credit"]),
         ("steps=[1", ["'[1'"]),
         ("steps={a:", ["'{a:'"]),
         ("steps", ["Error parsing override 'steps'"]),
