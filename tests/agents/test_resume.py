@@ -83,6 +83,10 @@ MOMENTS: dict[str, list[Moment]] = {
         ("transformers", "Trainer.training_step", 2, 2),
         (CALLBACKS, "Progress.on_train_end", 1, 6),
     ],
+    "trees": [
+        ("transformers", "Trainer.training_step", 4, 2),
+        (CALLBACKS, "Progress.on_train_end", 1, 6),
+    ],
     "sft": [
         ("transformers", "Trainer.training_step", 2, None),
         ("transformers", "Trainer._save_optimizer_and_scheduler", 2, 2),
@@ -97,6 +101,7 @@ MOMENTS: dict[str, list[Moment]] = {
 TRAINERS = {
     "distill": ("trainer=distill",),
     "shared rollouts": ("trainer=distill", "trainer.steps_per_generation=2"),
+    "trees": ("search=credit", "credit=additive", "search.rows=2", "search.trajectories=1"),
     "sft": ("trainer=sft",),
 }
 
@@ -133,7 +138,13 @@ def same_end(run: Path, unbroken: Path) -> None:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    "trainer", [pytest.param("distill", marks=pytest.mark.slow), "shared rollouts", "sft"]
+    "trainer",
+    [
+        pytest.param("distill", marks=pytest.mark.slow),
+        "shared rollouts",
+        pytest.param("trees", marks=pytest.mark.slow),
+        "sft",
+    ],
 )
 def test_killed_at_any_moment_it_ends_the_same(
     trainer: str, tmp_path: Path, journeyman: Any, other_model: Path
@@ -237,7 +248,7 @@ SIGHTS: tuple[Callable[[Path], bool], ...] = (
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("trainer", MOMENTS)
+@pytest.mark.parametrize("trainer", ["distill", "shared rollouts", "sft"])
 def test_killed_when_something_is_seen_it_ends_the_same(
     trainer: str, tmp_path: Path, other_model: Path
 ) -> None:
