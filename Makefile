@@ -24,6 +24,8 @@ FOLDERS := agents envs tools sandbox
 # The suite's tensors are tiny: more threads cost more than they give, and two processes with all
 # cores each stall one another.
 TEST_ENV := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false
+# A process a core; a file's tests stay together, since they share what they set up.
+PARALLEL := -n auto --dist loadfile
 # More arguments for pytest: `make test ARGS="-k bank"`.
 ARGS ?=
 
@@ -59,7 +61,7 @@ demo: setup ## train and evaluate the embedded student: minutes on two cores
 	@$(BIN)/journeyman train experiment=demo
 
 test: setup system ## the test suite; fails below 90% line coverage
-	@$(TEST_ENV) $(BIN)/pytest --cov --cov-fail-under=90 --cov-report=term $(ARGS)
+	@$(TEST_ENV) $(BIN)/pytest $(PARALLEL) --cov --cov-fail-under=90 --cov-report=term $(ARGS)
 
 test-slow: setup system ## the tests that take minutes each
 	@$(TEST_ENV) $(BIN)/pytest -m "slow and not docker and not vllm and not browser and not benchmark" $(ARGS) || { status=$$?; \
@@ -110,7 +112,7 @@ wheel-test: wheel system ## the same suite, against the installed wheel
 	@cd $(WHEEL_RUN); python=$(CURDIR)/$(WHEEL_VENV)/bin/python; \
 	for folder in $(FOLDERS) conf; do $$python -P -c "import sys, journeyman.$$folder as it; \
 		assert it.__file__.startswith(sys.prefix), 'not from the wheel: ' + it.__file__"; done; \
-	$(TEST_ENV) JOURNEYMAN_FROM_WHEEL=1 $$python -P -m pytest $(ARGS)
+	$(TEST_ENV) JOURNEYMAN_FROM_WHEEL=1 $$python -P -m pytest $(PARALLEL) $(ARGS)
 
 bench: setup ## measure rollouts and the sandbox
 	@for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python "$$benchmark"; done

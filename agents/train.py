@@ -18,6 +18,7 @@ from journeyman.agents.app import (
     machine,
     run_app,
 )
+from journeyman.agents.credit.trees import Additive
 from journeyman.agents.errors import UserError
 from journeyman.agents.evaluation.metrics import Metrics
 from journeyman.agents.evaluation.report import plot, table, write_atomically, write_summary
@@ -55,6 +56,11 @@ def train(config: DictConfig) -> None:
         raise UserError(f"steps={steps}: expected a whole number above zero")
     ids = list(config.env.ids)
     deal(ids, "train", 0, 1)  # an unknown id fails here, before models load
+    credit, search = instantiate(config.credit), instantiate(config.get("search"))
+    if isinstance(credit, Additive) and search is None:
+        raise UserError(
+            f"credit={type(credit).__name__} reads what a search finds: add search=credit"
+        )
     policy: HFPolicy = instantiate(config.student)
     if policy.search is not None:
         raise UserError(
@@ -63,7 +69,7 @@ def train(config: DictConfig) -> None:
         )
     teacher = instantiate(config.teacher)
     check_vocabulary(policy.format.tokenizer, teacher.tokenizer)
-    credit, build_trainer = instantiate(config.credit), instantiate(config.trainer)
+    build_trainer = instantiate(config.trainer)
     size = sum(p.numel() * p.element_size() for p in policy.model.parameters())
     kept = OmegaConf.select(config, "trainer.args.save_total_limit") or 2
     folder.need_space(size * (OPTIMISER_COPIES * (kept + 1) + 1))
@@ -79,7 +85,7 @@ def train(config: DictConfig) -> None:
         credit=credit,
         tasks=lambda count: deal(ids, "train", config.first_task, count),
         env_kwargs=dict(config.env.kwargs),
-        search=instantiate(config.get("search")),
+        search=search,
     )
     fit(build_trainer(parts=parts), folder.path)
     policy.model.eval()

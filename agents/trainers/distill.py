@@ -97,10 +97,6 @@ class OnPolicyDistillation(DistillationTrainer):
                 f"search.rows={search.rows}: expected a divisor of {rows * steps_per_generation}, "
                 f"the rows of a rollout (batch size * accumulation * steps_per_generation)"
             )
-        if isinstance(credit, Additive) and search is None:
-            raise UserError(
-                f"credit={type(credit).__name__} reads what a search finds: add search=credit"
-            )
         self._search = search
         self._steps_per_generation = steps_per_generation
         self._num_iterations = num_iterations
