@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import random
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType, ModuleType
@@ -90,14 +91,14 @@ class BenchmarkEnv(ToolEnv):
         return [tool.spec for tool in self._tools.values()]
 
     @classmethod
+    @abstractmethod
     def load(cls, number: int) -> Task:
         """The task at that place of the benchmark; the id is filled in by the caller."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def size(cls) -> int:
         """How many tasks the benchmark has."""
-        raise NotImplementedError
 
     @classmethod
     def generate(cls, rng: random.Random, split: Split, level: Level) -> Task:
