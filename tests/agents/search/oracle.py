@@ -2,11 +2,15 @@
 
     python tests/agents/search/oracle.py     writes golden/mctx/cases.json
 
-`test_select.py` holds our rules against that file; a slow test holds the file against mctx.
+    python tests/agents/search/oracle.py -   prints it instead
+
+`test_select.py` holds our rules against that file; a slow test holds the file against mctx, in a process
+of its own: jax starts threads, and a test process that has loaded it can fork no sandbox any more.
 """
 
 import functools
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -130,5 +134,9 @@ def _search(rng: np.random.Generator, rule: str, simulations: int, top: int) -> 
 
 
 if __name__ == "__main__":
-    FILE.parent.mkdir(exist_ok=True)
-    FILE.write_text(json.dumps(ask_mctx(), indent=1) + "\n")
+    answers = json.dumps(ask_mctx(), indent=1) + "\n"
+    if sys.argv[1:] == ["-"]:
+        sys.stdout.write(answers)
+    else:
+        FILE.parent.mkdir(exist_ok=True)
+        FILE.write_text(answers)
