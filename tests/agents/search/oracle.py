@@ -4,8 +4,8 @@
 
     python tests/agents/search/oracle.py -   prints it instead
 
-`test_select.py` holds our rules against that file; a slow test holds the file against mctx, in a process
-of its own: jax starts threads, and a test process that has loaded it can fork no sandbox any more.
+`test_select.py` holds our rules against that file; a slow test holds the file against mctx, in a
+process of its own: jax starts threads, and after that a test process can fork no sandbox any more.
 """
 
 import functools
