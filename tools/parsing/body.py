@@ -84,11 +84,7 @@ def _decode(body: str, span: Span, name: str = "") -> dict[str, Any] | ToolCall:
 
 def _plain(body: str) -> bool:
     """True of JSON that `well_formed` has no objection to, as one glance at it shows."""
-    return (
-        body.isascii()
-        and "\\u" not in body
-        and body.count("{") + body.count("[") <= MAX_DEPTH
-    )
+    return body.isascii() and "\\u" not in body and body.count("{") + body.count("[") <= MAX_DEPTH
 
 
 def deeper_than(limit: int, value: Any) -> bool:
