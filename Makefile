@@ -29,7 +29,7 @@ PARALLEL := -n auto --dist loadfile
 # More arguments for pytest: `make test ARGS="-k bank"`.
 ARGS ?=
 
-.PHONY: help setup system demo benchmarks-extras test test-slow test-docker test-benchmark lint typing-tree wheel wheel-test bench embedded-models clean
+.PHONY: help setup system demo benchmarks-extras test test-slow test-docker test-benchmark test-openenv lint typing-tree wheel wheel-test bench embedded-models clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -87,6 +87,16 @@ test-benchmark: benchmarks-extras ## the tests of the third-party benchmarks
 	@$(TEST_ENV) $(BIN)/pytest tests/envs -m benchmark --cov=envs/bfcl --cov=envs/tau2 \
 		--cov-config=/dev/null --cov-fail-under=90 $(ARGS)
 
+# OpenEnv wants an older `mcp` than the developer's tools: it gets a venv that borrows all else.
+OPENENV_VENV := .venv-openenv
+
+test-openenv: setup ## the tests of the OpenEnv server
+	@test -d $(OPENENV_VENV) || { $(BIN)/python -m venv --without-pip $(OPENENV_VENV); \
+		echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+		> "$$($(OPENENV_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/borrowed.pth"; }
+	@$(PIP) --python $(OPENENV_VENV)/bin/python install --quiet 'openenv>=0.10,<0.11'
+	@$(TEST_ENV) $(OPENENV_VENV)/bin/python -m pytest tests/envs/test_openenv.py $(ARGS)
+
 lint: setup typing-tree ## ruff, mypy, import-linter
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -121,6 +131,6 @@ embedded-models: setup ## train the embedded pair anew: hours
 	@$(BIN)/python -m journeyman.agents.embedded.build
 
 clean: ## remove everything that was made here, runs/ excepted
-	rm -rf $(VENV) $(WHEEL_VENV) build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache \
+	rm -rf $(VENV) $(WHEEL_VENV) $(OPENENV_VENV) build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache \
 		.hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -43,6 +43,9 @@ from journeyman.tools import (
 Action = str | Sequence[ToolCall]
 Observation = tuple[Message, ...]
 
+ENDLESS = 2**31
+"""How many tasks `reset` draws from where they have no end."""
+
 ANSWER = "Answer:"
 SYSTEM = f"Use the tools. End with one line: {ANSWER} value"
 
@@ -177,7 +180,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
             raise ValueError(f"max_turns={max_turns!r}: expected at least 1")
         if render_mode not in (None, "ansi"):
             raise ValueError(f"render_mode={render_mode!r}: expected None or 'ansi'")
-        self.split = _pool(*self._read_split(split))
+        self.split = pool_name(*self._read_split(split))
         self.max_turns = max_turns
         self.render_mode = render_mode
         self.observation_space = MessagesSpace()
@@ -232,7 +235,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         where = cls._read_split(split)
         count = cls.task_count(*where)
         numbers = itertools.count() if count is None else range(count)
-        return (f"{_pool(*where)}/{i}" for i in numbers)
+        return (f"{pool_name(*where)}/{i}" for i in numbers)
 
     @classmethod
     def load_task(cls, task_id: str) -> Task:
@@ -256,7 +259,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
 
     @classmethod
     def _task_at(cls, split: Split, level: Level, number: int) -> Task:
-        task_id = f"{_pool(split, level)}/{number}"
+        task_id = f"{pool_name(split, level)}/{number}"
         rng = random.Random(f"{cls.__name__}/{task_id}")
         return replace(cls.generate(rng, split, level), id=task_id)
 
@@ -302,9 +305,9 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
             where = self._read_split(options.get("split", self.split))
             count = self.task_count(*where)
             if count == 0:
-                raise UnknownTaskError(f"{type(self).__name__} has no tasks in {_pool(*where)}")
-            number = int(self.np_random.integers(2**31 if count is None else count))
-            task_id = f"{_pool(*where)}/{number}"
+                raise UnknownTaskError(f"{type(self).__name__} has no tasks in {pool_name(*where)}")
+            number = int(self.np_random.integers(ENDLESS if count is None else count))
+            task_id = f"{pool_name(*where)}/{number}"
         return self.begin(self.load_task(task_id))
 
     @_alone
@@ -484,7 +487,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
 _NUMBER = re.compile(r"0|[1-9][0-9]*", re.ASCII)
 
 
-def _pool(split: Split, level: Level) -> str:
+def pool_name(split: Split, level: Level) -> str:
     """How a split and a level are written: the first level goes without saying."""
     return split if level == LEVELS[0] else f"{split}/{level}"
 

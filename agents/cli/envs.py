@@ -45,8 +45,10 @@ def add(commands: Commands) -> None:
     new.add_argument("--path", default=".", help="where its folder goes (default: here)")
     serve = command(commands, "serve", _envs_serve, "let other programs play an environment")
     serve.add_argument("id", help="environment, such as journeyman/Bank-v0")
-    serve.add_argument("--mcp", action="store_true", required=True, help="by MCP, over stdio")
-    serve.add_argument("--http", type=int, metavar="PORT", help="over streamable HTTP instead")
+    how = serve.add_mutually_exclusive_group(required=True)
+    how.add_argument("--mcp", action="store_true", help="by MCP: over stdio, or with --http")
+    how.add_argument("--openenv", action="store_true", help="by OpenEnv, over HTTP (port 8000)")
+    serve.add_argument("--http", type=int, metavar="PORT", help="port to answer at")
     serve.add_argument("--host", default="127.0.0.1", help="for --http (default: %(default)s)")
     serve.add_argument("--split", default="train", help="where a random task is drawn from")
 
@@ -157,15 +159,17 @@ def _envs_new(options: argparse.Namespace) -> int:
 
 
 def _envs_serve(options: argparse.Namespace) -> int:
+    return _serve_openenv(options) if options.openenv else _serve_mcp(options)
+
+
+def _serve_mcp(options: argparse.Namespace) -> int:
     from journeyman.envs import make
 
     env = make(options.id, split=options.split)
     try:
         from journeyman.envs.mcp import make_server, serve_http, serve_stdio
-    except ModuleNotFoundError as error:
-        raise CommandError(
-            f"{error}: serving needs the optional packages: pip install 'journeyman[mcp]'"
-        ) from error
+    except ImportError as error:  # a venv with OpenEnv in it has an older `mcp`
+        raise _lacking("mcp", error) from error
     with env:
         server = make_server(env, options.id)
         if options.http is None:
@@ -173,3 +177,27 @@ def _envs_serve(options: argparse.Namespace) -> int:
         else:
             serve_http(server, options.host, options.http)
     return OK
+
+
+def _serve_openenv(options: argparse.Namespace) -> int:
+    from journeyman.envs import make
+
+    make(options.id, split=options.split).close()  # a bad id or split shows now
+    try:
+        from journeyman.envs.openenv import serve_http
+    except ImportError as error:
+        raise _lacking("openenv", error) from error
+    serve_http(
+        lambda: make(options.id, split=options.split),
+        options.id,
+        options.host,
+        8000 if options.http is None else options.http,
+    )
+    return OK
+
+
+def _lacking(extra: str, error: ImportError) -> CommandError:
+    return CommandError(
+        f"{error}: serving needs the optional packages: pip install 'journeyman[{extra}]' (mcp and "
+        f"openenv each in a venv of its own)"
+    )

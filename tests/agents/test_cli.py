@@ -87,7 +87,7 @@ def test_version(run: Run) -> None:
         (["envs", "check", "journeyman/Bnak-v0"], f"did you mean {BANK!r}"),
         (["envs", "serve", "journeyman/Bnak-v0", "--mcp"], f"did you mean {BANK!r}"),
         (["envs", "serve", BANK, "--mcp", "--split", "dev"], "no split 'dev'"),
-        (["envs", "serve", BANK], "required: --mcp"),
+        (["envs", "serve", BANK], "one of the arguments --mcp --openenv is required"),
         (["envs", "new", "Garden"], "write <namespace>/<Name>, such as acme/Garden"),
         (["tools", "list", "journeyman/Bnak-v0"], f"did you mean {BANK!r}"),
         (["play", BANK, "--task", "x"], "no task 'x'"),
@@ -270,14 +270,15 @@ def test_envs_check(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (asked[0], asked[-1]) == (1000, 7)
 
 
-def test_serving_without_the_sdk_says_what_to_install(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("library", ["mcp", "openenv"])
+def test_serving_without_its_library_says_what_to_install(
+    run: Run, monkeypatch: pytest.MonkeyPatch, library: str
 ) -> None:
-    monkeypatch.setitem(sys.modules, "mcp", None)
-    monkeypatch.delitem(sys.modules, "journeyman.envs.mcp", raising=False)
-    status, _, err = run("envs", "serve", BANK, "--mcp")
+    monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.delitem(sys.modules, f"journeyman.envs.{library}", raising=False)
+    status, _, err = run("envs", "serve", BANK, f"--{library}")
     assert status == 2
-    assert "pip install 'journeyman[mcp]'" in err
+    assert f"pip install 'journeyman[{library}]'" in err
 
 
 def test_tools_list(run: Run) -> None:
