@@ -57,6 +57,11 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+def task_id(text: str) -> str:
+    """A task's id, for argparse; a number alone is that of a test task."""
+    return f"test/{text}" if text.isdecimal() else text
+
+
 def columns(rows: Iterable[Sequence[str]]) -> str:
     """Rows as left-aligned columns."""
     listed = list(rows)

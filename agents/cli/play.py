@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 
-from journeyman.agents.cli.base import FAILED, OK, Commands, command
+from journeyman.agents.cli.base import FAILED, OK, Commands, command, task_id
 
 
 def add(commands: Commands) -> None:
     """Add the command."""
     parser = command(commands, "play", _play, "play the agent yourself")
     parser.add_argument("id", help="environment, such as journeyman/Bank-v0")
-    parser.add_argument("--task", help="task id, such as test/0 (default: a random one)")
+    parser.add_argument("--task", type=task_id, help="task id or number (default: a random one)")
     parser.add_argument("--split", default="train", help="where a random task is drawn from")
 
 

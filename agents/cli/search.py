@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from journeyman.agents.cli.base import OK, CommandError, Commands, command
+from journeyman.agents.cli.base import OK, CommandError, Commands, command, task_id
 
 
 def add(commands: Commands) -> None:
     """Add the command."""
     parser = command(commands, "search", _search, "grow the tree of one task and draw it")
     parser.add_argument("id", help="environment, such as journeyman/Orders-v0")
-    parser.add_argument("--task", default="test/0", help="task id (default: %(default)s)")
+    parser.add_argument(
+        "--task", type=task_id, default="test/0", help="task id or number (default: %(default)s)"
+    )
     parser.add_argument(
         "--student", default="embedded-student", help="model (default: %(default)s)"
     )

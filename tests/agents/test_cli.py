@@ -390,7 +390,7 @@ def test_models_pull_prints_the_folder_alone(
 
 def test_search_draws_a_tree(run: Run, tmp_path: Path) -> None:
     picture = tmp_path / "tree.svg"
-    asked = ["search", BANK, "--task", "test/1", "--rows", "3", "--trajectories", "2"]
+    asked = ["search", BANK, "--task", "1", "--rows", "3", "--trajectories", "2"]
     status, out, _ = run(*asked, "--svg", str(picture))
     assert status == 0
     assert out.startswith(f"{BANK} test/1: ")
