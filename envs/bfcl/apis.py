@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import pickle
 import random
@@ -13,7 +14,62 @@ from journeyman.envs.bfcl.data import api_class, api_functions
 from journeyman.tools import ToolError
 
 Objects = Mapping[str, Any]
-"""API objects by class name. Once shared, neither the mapping nor an object may change."""
+"""API objects by class name, live or `Packed`. Once shared, neither the mapping nor an object may
+change."""
+
+
+class Dice:
+    """An object's `random.Random`, copied when it is first used: its state is 625 integers."""
+
+    def __init__(self, start: random.Random) -> None:
+        """Go on from where `start` is, which others may hold."""
+        self._start, self._own = start, False
+
+    def share(self) -> random.Random:
+        """As it is now, for good."""
+        self._own = False
+        return self._start
+
+    def __getattr__(self, name: str) -> Any:
+        if not self._own:
+            copied = random.Random(0)
+            copied.setstate(self._start.getstate())
+            self._start, self._own = copied, True
+        return getattr(self._start, name)
+
+
+_DICE = "_random"
+"""The attribute, in every class that has dice."""
+
+
+class Packed:
+    """An object as bytes, for one that many begin with: a live one is then half a copy."""
+
+    def __init__(self, api: Any) -> None:
+        """Pack an object; it may change afterwards."""
+        attributes = dict(vars(api))
+        dice = attributes.pop(_DICE, None)
+        self._dice = dice.share() if isinstance(dice, Dice) else dice
+        self._class = type(api)
+        self._bytes = pickle.dumps(attributes, pickle.HIGHEST_PROTOCOL)
+
+    def unpack(self) -> Any:
+        """A live object of one's own."""
+        api = object.__new__(self._class)
+        vars(api).update(pickle.loads(self._bytes))
+        if self._dice is not None:
+            setattr(api, _DICE, Dice(self._dice))
+        return api
+
+    @functools.cached_property
+    def shared(self) -> Any:
+        """A live object to look at only."""
+        return self.unpack()
+
+
+def live(objects: Objects) -> dict[str, Any]:
+    """The objects to look at; they are others' too."""
+    return {name: api.shared if isinstance(api, Packed) else api for name, api in objects.items()}
 
 
 class Apis:
@@ -34,8 +90,8 @@ class Apis:
 
     @property
     def objects(self) -> Objects:
-        """The objects to look at; the next call may change them."""
-        return self._objects
+        """The live objects to look at; the next call may change them."""
+        return live(self._objects)
 
     def share(self) -> Objects:
         """The objects as they are now, for good."""
@@ -50,7 +106,9 @@ class Apis:
         """
         owner = self._owners[function]
         if owner not in self._owned:
-            self._objects[owner] = _copy(self._objects[owner])
+            api = self._objects[owner]
+            # A round trip through bytes takes a third of the time of `copy.deepcopy`.
+            self._objects[owner] = (api if isinstance(api, Packed) else Packed(api)).unpack()
             self._owned.add(owner)
         # Methods keep the lists they are given and change them later: never the caller's own.
         own_arguments = {
@@ -82,15 +140,11 @@ def initial_objects(
     for name in classes:
         api = api_class(name)()
         if hasattr(api, "_load_scenario"):
-            api._load_scenario(copy.deepcopy(config.get(name, {})), long_context=long_context)
+            own_config = pickle.loads(pickle.dumps(config.get(name, {})))
+            api._load_scenario(own_config, long_context=long_context)
         # Long scenarios hold records of a module's globals, which a booking would change for all.
-        objects[name] = _copy(api)
+        objects[name] = Packed(api)
     return objects
-
-
-def _copy(api: Any) -> Any:
-    """An independent object: a round trip that takes a third of `copy.deepcopy`'s time."""
-    return pickle.loads(pickle.dumps(api, pickle.HIGHEST_PROTOCOL))
 
 
 _UNSEEN = ("_api_description", "_last_modified")
@@ -99,8 +153,8 @@ _UNSEEN = ("_api_description", "_last_modified")
 
 def plain(value: Any) -> Any:
     """API objects as sequences, mappings and scalars that can be hashed."""
-    if isinstance(value, random.Random):
-        return value.getstate()
+    if isinstance(value, Dice):
+        return value.share().getstate()
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from journeyman.envs.benchmark import BenchmarkEnv, BenchmarkTool, benchmark_module
-from journeyman.envs.bfcl.apis import Apis, Objects, initial_objects, plain
+from journeyman.envs.bfcl.apis import Apis, Objects, initial_objects, live, plain
 from journeyman.envs.bfcl.data import Record, api_functions, entries, gold_call, ground_truth
 from journeyman.envs.core import Observation, Snapshot, Task, UserTurn
 from journeyman.tools import Tool, ToolCall, ToolError, ToolResult, ToolSpec, execute
@@ -37,13 +38,61 @@ class Progress:
     """Every user turn so far was solved."""
 
 
-@dataclass(frozen=True, slots=True)
 class _Gold:
-    """What the gold calls lead to at the end of one user turn."""
+    """A task's gold calls, played along with the first attempt; one for all attempts.
 
-    objects: Objects
-    results: tuple[str, ...]
-    """Texts of the results of this user turn."""
+    Whoever asks for an earlier turn makes it play them once more and keep what each turn led to.
+    """
+
+    def __init__(self, turns: Sequence[UserTurn], initial: Objects) -> None:
+        """Begin with the objects that attempts begin with."""
+        self._turns = turns
+        self._initial = initial
+        self._apis = Apis(initial)
+        self._results: list[list[str]] = []
+        """Texts of the results, by user turn."""
+        self._kept: list[Objects] = []
+        self._lock = threading.Lock()
+
+    def agrees(self, turn: int, objects: Objects, results: Sequence[str]) -> bool:
+        """The benchmark's checks of an attempt at the end of a user turn.
+
+        Args:
+            turn: Counted from 0.
+            objects: The attempt's.
+            results: Texts of all its results so far.
+        """
+        checker = benchmark_module("bfcl_eval.eval_checker.multi_turn_eval.multi_turn_checker")
+        with self._lock:
+            gold = self._at(turn)
+            if not checker.state_checker(objects, gold)["valid"]:
+                return False
+            found = checker.response_checker(list(results), list(self._results[turn]), turn)
+            return bool(found["valid"])
+
+    def _at(self, turn: int) -> Objects:
+        if not self._kept and turn < len(self._results) - 1:
+            again = Apis(self._initial)
+            self._results = []
+            for user_turn in self._turns:
+                self._results.append(_play(again, user_turn))
+                self._kept.append(again.share())
+        if self._kept:
+            return live(self._kept[turn])
+        while len(self._results) <= turn:
+            self._results.append(_play(self._apis, self._turns[len(self._results)]))
+        return self._apis.objects
+
+
+def _play(apis: Apis, turn: UserTurn) -> list[str]:
+    """Make the gold calls of a user turn; returns the texts of their results."""
+    results = []
+    for call in turn.gold:
+        try:
+            results.append(apis.call(call.name, call.arguments))
+        except ToolError as error:
+            results.append(str(error))
+    return results
 
 
 class BFCLMultiTurn(BenchmarkEnv):
@@ -138,8 +187,8 @@ class BFCLMultiTurn(BenchmarkEnv):
     def _execute(self, call: ToolCall) -> ToolResult:
         # As in the benchmark, a function runs even while it is held back: one gold program
         # (miss_func_49) needs that. What the student is told of tools is what it was shown.
-        shown = {spec.name for spec in self.tools}
-        known = {n: t for n, t in self._tools.items() if n in shown or n == call.name}
+        later = _held_back(self._entry(self.task), after=len(self._answers)) - {call.name}
+        known = {n: t for n, t in self._tools.items() if n not in later} if later else self._tools
         _, result = execute(call, known, self)
         if call.error is None:
             self._state = replace(self._state, attempts=self._state.attempts + 1)
@@ -170,34 +219,17 @@ class BFCLMultiTurn(BenchmarkEnv):
         turn, progress = len(self._answers), self._state
         passed = progress.passed
         if passed and self.task.turns[turn].gold:
-            passed = progress.attempts > 0 and self._matches(turn)
+            gold = self._gold(self.task.id)
+            passed = progress.attempts > 0 and gold.agrees(
+                turn, self._apis.objects, progress.results
+            )
         self._state = replace(progress, attempts=0, passed=passed)
         super()._take_answer(text)
 
-    def _matches(self, turn: int) -> bool:
-        checker = benchmark_module("bfcl_eval.eval_checker.multi_turn_eval.multi_turn_checker")
-        gold = self._gold(self.task.id)[turn]
-        if not checker.state_checker(self._apis.objects, gold.objects)["valid"]:
-            return False
-        results = list(self._state.results)
-        return bool(checker.response_checker(results, list(gold.results), turn)["valid"])
-
     @classmethod
     @functools.lru_cache(maxsize=1024)
-    def _gold(cls, task_id: str) -> tuple[_Gold, ...]:
-        """The gold calls' results, turn by turn."""
-        task = cls.load_task(task_id)
-        apis = Apis(cls._initial(task_id))
-        reached = []
-        for turn in task.turns:
-            results = []
-            for call in turn.gold:
-                try:
-                    results.append(apis.call(call.name, call.arguments))
-                except ToolError as error:
-                    results.append(str(error))
-            reached.append(_Gold(apis.share(), tuple(results)))
-        return tuple(reached)
+    def _gold(cls, task_id: str) -> _Gold:
+        return _Gold(cls.load_task(task_id).turns, cls._initial(task_id))
 
 
 def _prompt(entry: Record, turn: int) -> str:

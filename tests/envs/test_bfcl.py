@@ -213,6 +213,25 @@ def test_verdicts_are_those_of_the_benchmark() -> None:
     assert 40 < sum(verdicts) < 180
 
 
+@benchmark
+def test_attempts_at_one_task_side_by_side() -> None:
+    """Whoever is ahead, behind or gone, gold is where each attempt is."""
+    bfcl.CATEGORIES["multi_turn_long_context"]._gold.cache_clear()  # as in a new process
+    for number in range(0, 200, 10):
+        envs = [open_env("multi_turn_long_context") for _ in range(3)]
+        for env in envs:
+            env.reset(options={"task_id": f"test/{number}"})
+        actions = gold_actions(envs[0].task)
+        half = actions.index("Done.", 1) + 1
+        for env, count in zip(envs, (half, len(actions), len(actions)), strict=True):
+            for action in actions[:count]:
+                *_, info = env.step(action)
+        assert info["success"]
+        for action in actions[half:]:
+            *_, info = envs[0].step(action)
+        assert info["success"]
+
+
 def chain(env: BenchmarkEnv, actions: list[Any]) -> list[str]:
     hashes = []
     for action in actions:
