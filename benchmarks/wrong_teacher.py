@@ -48,9 +48,14 @@ COMMON = (
     "evaluation.tasks=0",
     "threads=1",
 )
+_GATED = ("credit=gated", "search=credit", "search.rows=4", "search.trajectories=1")
 ARMS = {
     "plain": ("credit=trace",),
-    "gated": ("credit=gated", "search=credit", "search.rows=4", "search.trajectories=1"),
+    "gated": _GATED,
+    # Without a part of it each: the teacher's call alone is tried, and the student plays on; the
+    # teacher is followed wherever the student fails as well.
+    "call": (*_GATED, "search.follow=false"),
+    "no_bar": (*_GATED, "credit.bar=0"),
 }
 
 
@@ -132,7 +137,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--seeds", default="0,1,2", help="default: %(default)s")
-    parser.add_argument("--arms", default=",".join(ARMS), help="default: %(default)s")
+    parser.add_argument(
+        "--arms", default="plain,gated", help=f"of {', '.join(ARMS)} (default: %(default)s)"
+    )
     parser.add_argument("--steps", type=int, default=144, help="default: %(default)s")
     parser.add_argument("--habit-steps", type=int, default=60, help="default: %(default)s")
     parser.add_argument("--tasks", type=int, default=200, help="for each test: %(default)s")
