@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import functools
 import itertools
 import json
 import os
@@ -16,12 +15,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import IO, Any, Self
 
 from journeyman.sandbox.base import KilledReason, Limits
 from journeyman.sandbox.errors import SandboxDied, SandboxError
-from journeyman.sandbox.worker import HEADER, MAX_FRAME, encode
+from journeyman.sandbox.worker.frames import HEADER, MAX_FRAME, encode
 
 # Printing too much is a mistake, and only cut; printing this many times more is a flood.
 FLOOD = 64
@@ -33,12 +31,6 @@ _STOP_GRACE_S = 0.5
 
 Reply = tuple[dict[str, Any] | None, KilledReason | None]
 """What the supervisor answered, if it did, and why the host would have no more of it."""
-
-
-@functools.cache
-def worker_source() -> bytes:
-    """What a backend hands through the wall."""
-    return files("journeyman.sandbox").joinpath("worker.py").read_bytes()
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 from journeyman.sandbox import image, seccomp
 from journeyman.sandbox.base import Limits
-from journeyman.sandbox.container import Worker, worker_config, worker_source
+from journeyman.sandbox.container import Worker, worker_config
 from journeyman.sandbox.errors import IsolationUnavailable, SandboxDied
 from journeyman.sandbox.namespace.interpreter import package_directories
 from journeyman.sandbox.session import WorkerSession
-from journeyman.sandbox.worker import Relay
+from journeyman.sandbox.worker import worker_source
+from journeyman.sandbox.worker.relay import Relay
 
 if TYPE_CHECKING:
     import docker

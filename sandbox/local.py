@@ -12,7 +12,6 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import MappingProxyType
 
 from journeyman.sandbox import spawn
@@ -20,6 +19,7 @@ from journeyman.sandbox.base import Limits
 from journeyman.sandbox.container import Worker, worker_config
 from journeyman.sandbox.errors import UnsafeSandboxWarning
 from journeyman.sandbox.session import WorkerSession
+from journeyman.sandbox.worker import worker_source
 
 
 class UnsafeLocalBackend:
@@ -55,20 +55,18 @@ class UnsafeLocalBackend:
 
 def _start(directory: str) -> Worker:
     ours, theirs = socket.socketpair()
-    source = str(Path(__file__).resolve().with_name("worker.py"))
-    try:
+    with theirs, spawn.memory_file("worker", worker_source()) as source:
+        script, link = f"/dev/fd/{source}", str(theirs.fileno())
         process = spawn.popen(
-            [sys.executable, "-I", "-B", "-u", "-X", "utf8", source, str(theirs.fileno())],
+            [sys.executable, "-I", "-B", "-u", "-X", "utf8", script, link],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            pass_fds=(theirs.fileno(),),
+            pass_fds=(source, theirs.fileno()),
             env={"HOME": directory, "PATH": os.defpath, "LANG": "C.UTF-8"},
             cwd=directory,
             start_new_session=True,
         )
-    finally:
-        theirs.close()
     return Worker.of(process, ours, _killer(process, directory))
 
 

@@ -54,7 +54,7 @@ class _Scene(Scene):
     def city_total(self) -> int:
         return sum(sum(self.sales[n]) for n, city in self.people.items() if city == self.city)
 
-    def plan(self, kind: str, policy: str = "") -> Plan:
+    def plan(self) -> Plan:
         rows = [(name, price) for name, prices in self.sales.items() for price in prices]
         self.rng.shuffle(rows)
         people = tuple((n, city, self.currency[n]) for n, city in self.people.items())
@@ -63,7 +63,7 @@ class _Scene(Scene):
             Table("people", ("name", "city", "currency"), people),
         )
         state = AnalystState(tables, self.table(self.rates), self.table(self.targets))
-        return Plan(self, kind, analyst.TOOLS, state, policy)
+        return Plan(self, analyst.TOOLS, state)
 
     def select(self, what: str) -> str:
         """The query for a person's sales."""
@@ -96,7 +96,7 @@ def _report(plan: Plan, scene: _Scene, value: int) -> None:
 
 def _figure(scene: _Scene) -> Task:
     word, function = scene.rng.choice((("total", "SUM"), ("highest", "MAX"), ("lowest", "MIN")))
-    plan = scene.plan(word)
+    plan = scene.plan()
     plan.user(
         'Report the {w} of the sales of "{p}" as "{n}". The table is sales.',
         'In the table sales, what is the {w} for "{p}"? Report it as "{n}".',
@@ -107,12 +107,12 @@ def _figure(scene: _Scene) -> Task:
     _describe(plan, "sales")
     _report(plan, scene, _value(plan, scene.select(f"{function}({scene.worth})")))
     plan.answer()
-    return plan.task()
+    return plan.task(word)
 
 
 def _rate(scene: _Scene) -> Task:
     currency = scene.rng.choice(list(scene.rates))
-    plan = scene.plan("rate")
+    plan = scene.plan()
     plan.user(
         'Report the rate of {c} as "{n}".',
         'What is one {c} worth? Report the rate as "{n}".',
@@ -121,12 +121,12 @@ def _rate(scene: _Scene) -> Task:
     )
     _report(plan, scene, plan.call("get_rate", currency=currency)["rate"])
     plan.answer()
-    return plan.task()
+    return plan.task("rate")
 
 
 def _lookup(scene: _Scene) -> Task:
     word = scene.rng.choice(("city", "currency"))
-    plan = scene.plan("lookup")
+    plan = scene.plan()
     plan.user(
         'What is the {w} of "{p}" in the table people?',
         'Look up the {w} of "{p}"; the table is people.',
@@ -135,7 +135,7 @@ def _lookup(scene: _Scene) -> Task:
     )
     _describe(plan, "people")
     plan.answer(_value(plan, f"SELECT {word} FROM people WHERE name = '{scene.person}'"))
-    return plan.task()
+    return plan.task("lookup")
 
 
 # Medium: what is found decides, or a tool refuses
@@ -143,7 +143,7 @@ def _lookup(scene: _Scene) -> Task:
 
 def _convert(scene: _Scene) -> Task:
     """A person's total, at the rate of the person's currency."""
-    plan = scene.plan("convert")
+    plan = scene.plan()
     plan.user(
         'Report as "{n}" what the sales of "{p}" come to in home units: the total from the '
         "table sales (columns {a} and {b}), times the rate of the currency that the table "
@@ -160,13 +160,13 @@ def _convert(scene: _Scene) -> Task:
     rate = plan.call("get_rate", currency=currency)["rate"]
     _report(plan, scene, _value(plan, f"SELECT {total} * {rate}"))
     plan.answer()
-    return plan.task()
+    return plan.task("convert")
 
 
 def _target(scene: _Scene) -> Task:
     """The total if it reaches the target, or else what is missing."""
     total, target = scene.city_total, scene.targets[scene.city]
-    plan = scene.plan("target_reached" if total >= target else "target_missed")
+    plan = scene.plan()
     plan.user(
         'Do the sales ({a}, {b}) to people (name, city, currency) of "{c}" reach its target? '
         'If so, report their total as "{n}", if not, how much is missing.',
@@ -183,7 +183,7 @@ def _target(scene: _Scene) -> Task:
         total = _value(plan, f"SELECT {target} - {total}")
     _report(plan, scene, total)
     plan.answer()
-    return plan.task()
+    return plan.task("target_reached" if total >= target else "target_missed")
 
 
 def _misnamed(scene: _Scene) -> Task:
@@ -191,7 +191,7 @@ def _misnamed(scene: _Scene) -> Task:
     wrong = scene.rng.choice([w for w in _WORTH if w != scene.worth])
     known = scene.toss()
     said = scene.worth if known else wrong
-    plan = scene.plan("named" if known else "misnamed")
+    plan = scene.plan()
     plan.user(
         'The table sales has {a} and {b}, I think. Report the total of "{p}" as "{n}".',
         'Report as "{n}" the sum of {b} in sales where {a} is "{p}", if these are the columns.',
@@ -205,12 +205,12 @@ def _misnamed(scene: _Scene) -> Task:
         _describe(plan, "sales")
     _report(plan, scene, _value(plan, scene.select(f"SUM({scene.worth})")))
     plan.answer()
-    return plan.task()
+    return plan.task("named" if known else "misnamed")
 
 
 def _median(scene: _Scene) -> Task:
     """SQLite has no median; the interpreter has the rows."""
-    plan = scene.plan("median")
+    plan = scene.plan()
     plan.user(
         'Report the median of the sales of "{p}" as "{n}". The table is sales.',
         'Which is the middle one, by size, of the sales of "{p}" in the table sales? Report it '
@@ -221,7 +221,7 @@ def _median(scene: _Scene) -> Task:
     _describe(plan, "sales")
     _report(plan, scene, _median_of(plan, scene))
     plan.answer()
-    return plan.task()
+    return plan.task("median")
 
 
 def _median_of(plan: Plan, scene: _Scene) -> int:
@@ -242,7 +242,7 @@ def _too_few(scene: _Scene) -> Task:
         "total of all sales instead, under the same name.",
         f'"{scene.draw.person()}" gets a copy of nothing.',
     )
-    plan = scene.plan("too_few" if few else "enough", policy)
+    plan = scene.plan()
     plan.user(
         'Report the total of the sales of "{p}" as "{n}". The table is sales.',
         'As "{n}", report what "{p}" has in the table sales, in total.',
@@ -256,7 +256,7 @@ def _too_few(scene: _Scene) -> Task:
         total = _value(plan, f"SELECT SUM({scene.worth}) FROM sales")
     _report(plan, scene, total)
     plan.answer()
-    return plan.task()
+    return plan.task("too_few" if few else "enough", policy)
 
 
 def _no_names(scene: _Scene) -> Task:
@@ -268,7 +268,7 @@ def _no_names(scene: _Scene) -> Task:
         "the table people gives for it.",
         f'Figures for "{scene.draw.person()}" are not reported.',
     )
-    plan = scene.plan("no_names", policy)
+    plan = scene.plan()
     plan.user(
         'It is not "{p}", is it? Who has the highest total in the table sales?',
         'Look into the table sales: who comes first by the total? "{p}" wants to know.',
@@ -282,7 +282,7 @@ def _no_names(scene: _Scene) -> Task:
     )["rows"][0][0]
     assert name == best
     plan.answer(_value(plan, f"SELECT city FROM people WHERE name = '{name}'"))
-    return plan.task()
+    return plan.task("no_names", policy)
 
 
 def _no_call(scene: _Scene) -> Task:
@@ -294,7 +294,7 @@ def _no_call(scene: _Scene) -> Task:
         "What the question itself tells is answered without a call.",
     )
     refuse = scene.toss()
-    plan = scene.plan("refuse" if refuse else "in_the_question", policy)
+    plan = scene.plan()
     if refuse:
         plan.user(
             'Report the total of "{p}" in the table sales as "{n}".',
@@ -303,7 +303,7 @@ def _no_call(scene: _Scene) -> Task:
             n=scene.label,
         )
         plan.answer(word)
-        return plan.task()
+        return plan.task("refuse", policy)
     plan.user(
         'The figure "{n}" was {k} last week, "{p}" says. What was it last week?',
         'I wrote down that "{p}" reported {k} as "{n}". What number was that?',
@@ -312,12 +312,12 @@ def _no_call(scene: _Scene) -> Task:
         k=number,
     )
     plan.answer(number)
-    return plan.task()
+    return plan.task("in_the_question", policy)
 
 
 def _follow_up(scene: _Scene) -> Task:
     """Three user turns about one person's sales."""
-    plan = scene.plan("follow_up")
+    plan = scene.plan()
     plan.user(
         'What is the total of "{p}" in the table sales?',
         'How much has "{p}" in the table sales, in total?',
@@ -340,12 +340,12 @@ def _follow_up(scene: _Scene) -> Task:
     plan.user('And report the median of the same sales as "{n}".', n=scene.label)
     _report(plan, scene, _median_of(plan, scene))
     plan.answer()
-    return plan.task()
+    return plan.task("follow_up")
 
 
 def _pipeline(scene: _Scene) -> Task:
     """All sources for one figure: database, rates, interpreter."""
-    plan = scene.plan("pipeline")
+    plan = scene.plan()
     plan.user(
         'Report as "{n}" the median of the sales of "{p}" in home units: at the rate of the '
         "currency of that person. The tables are sales and people.",
@@ -361,7 +361,7 @@ def _pipeline(scene: _Scene) -> Task:
     plan.write(ToolCall("python", {"code": f"{median} * {rate}"}))
     _report(plan, scene, median * rate)
     plan.answer()
-    return plan.task()
+    return plan.task("pipeline")
 
 
 _KINDS: Kinds[_Scene] = {

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
-
-from immutables import Map
 
 from journeyman.envs.core import Task, ToolEnv
-from journeyman.envs.tasks.entities import Entities
-from journeyman.envs.tasks.script import Script
+from journeyman.envs.tasks.scene import Kinds, Plan, Scene
 from journeyman.envs.types import LEVELS, Level, Split
-from journeyman.tools import ToolCall, execute
 from journeyman.tools.apis import bank
 from journeyman.tools.apis.bank import Account, BankState
 
-_TOOLS = {t.name: t for t in bank.TOOLS}
 _LIMITS = (300, 400, 500, 600, 700)
+_SEND = ('Send {n} from "{a}" to "{b}".', 'Move {n} from "{a}" to "{b}".')
 
 
-class _Scene:
-    """One bank under construction, with the two ids and names a task speaks of."""
+class _Scene(Scene):
+    """A bank under construction."""
 
     def __init__(self, rng: random.Random, split: Split) -> None:
-        self.rng = rng
-        self.draw = Entities(rng, split)
+        super().__init__(rng, split)
         self.accounts: dict[str, Account] = {}
         for _ in range(rng.randint(2, 5)):
             self.open(self.draw.person())
@@ -36,123 +30,97 @@ class _Scene:
         self.accounts[account] = Account(owner, balance, status)
         return account
 
-    def state(self) -> BankState:
-        items = list(self.accounts.items())
-        self.rng.shuffle(items)
-        return BankState(Map(items), salt=self.rng.randrange(2**31))
+    def plan(self) -> Plan:
+        state = BankState(self.table(self.accounts), salt=self.rng.randrange(2**31))
+        return Plan(self, bank.TOOLS, state)
 
 
-def _find(owner: str) -> ToolCall:
-    return ToolCall("find_account", {"owner": owner})
+def _account_of(plan: Plan, owner: str) -> str:
+    return str(plan.call("find_account", owner=owner)["account"])
 
 
-def _on(name: str, account: str) -> ToolCall:
-    return ToolCall(name, {"account": account})
+def _pay(plan: Plan, source: str, target: str, amount: int) -> None:
+    """Transfer, and answer with the id, which only the bank knows."""
+    plan.answer(plan.call("transfer", source=source, target=target, amount=amount)["transfer"])
 
 
 def _balance(scene: _Scene) -> Task:
     owner = scene.draw.person()
-    account = scene.open(owner)
-    prompt = scene.rng.choice(
-        (
-            'What is the balance of "{}"?',
-            'How much money does "{}" have?',
-            'Tell me the balance of "{}".',
-        )
-    ).format(owner)
-    gold = (_find(owner), _on("get_account", account))
-    answer = str(scene.accounts[account].balance)
-    return Task("", "balance", prompt, scene.state(), gold, answer)
+    scene.open(owner)
+    prompt = scene.ask(
+        'What is the balance of "{a}"?',
+        'How much money does "{a}" have?',
+        'Tell me the balance of "{a}".',
+        a=owner,
+    )
+    plan = scene.plan()
+    plan.user_says(prompt)
+    plan.answer(plan.call("get_account", account=_account_of(plan, owner))["balance"])
+    return plan.task("balance")
 
 
 def _transfer(scene: _Scene) -> Task:
     """A plain transfer; one time in two the receiving account turns out to be frozen."""
     payer, payee = scene.draw.person(), scene.draw.person()
-    frozen = scene.rng.random() < 0.5
-    source = scene.open(payer, status="active")
-    target = scene.open(payee, status="frozen" if frozen else "active")
+    frozen = scene.toss()
+    scene.open(payer, status="active")
+    scene.open(payee, status="frozen" if frozen else "active")
     amount = scene.draw.number(100, 999)
-    prompt = scene.rng.choice(
-        (
-            'Send {n} from "{a}" to "{b}".',
-            'Move {n} from "{a}" to "{b}".',
-            'Let "{a}" pay {n} to "{b}".',
-        )
-    ).format(n=amount, a=payer, b=payee)
-    pay = ToolCall("transfer", {"source": source, "target": target, "amount": amount})
-    recovery = (pay, _on("unfreeze", target)) if frozen else ()
-    gold = (_find(payer), _find(payee), *recovery, pay)
-    state = scene.state()
-    kind = "transfer_frozen" if frozen else "transfer"
-    return Task("", kind, prompt, state, gold, _transfer_id(state, gold))
+    prompt = scene.ask(*_SEND, 'Let "{a}" pay {n} to "{b}".', n=amount, a=payer, b=payee)
+    plan = scene.plan()
+    plan.user_says(prompt)
+    source, target = _account_of(plan, payer), _account_of(plan, payee)
+    if frozen:
+        plan.refused("transfer", source=source, target=target, amount=amount)
+        plan.call("unfreeze", account=target)
+    _pay(plan, source, target, amount)
+    return plan.task("transfer_frozen" if frozen else "transfer")
 
 
 def _second_payer(scene: _Scene) -> Task:
     """Pay from a second account if the first lacks the funds."""
     first, second, payee = (scene.draw.person() for _ in range(3))
     amount = scene.draw.number(100, 999)
-    poor = scene.rng.random() < 0.5
-    source = scene.open(first, scene.draw.number(10, 99) if poor else None, "active")
-    backup = scene.open(second, status="active")
-    target = scene.open(payee, status="active")
-    prompt = scene.rng.choice(
-        (
-            'Send {n} to "{c}" from "{a}", or from "{b}" if the funds are short.',
-            'Pay {n} to "{c}" from "{a}", or from "{b}" if the money is short.',
-        )
-    ).format(n=amount, a=first, b=second, c=payee)
-    pay = ToolCall("transfer", {"source": source, "target": target, "amount": amount})
-    gold: tuple[ToolCall, ...] = (_find(payee), _find(first), pay)
+    poor = scene.toss()
+    scene.open(first, scene.draw.number(10, 99) if poor else None, "active")
+    scene.open(second, status="active")
+    scene.open(payee, status="active")
+    prompt = scene.ask(
+        'Send {n} to "{c}" from "{a}", or from "{b}" if the funds are short.',
+        'Pay {n} to "{c}" from "{a}", or from "{b}" if the money is short.',
+        n=amount,
+        a=first,
+        b=second,
+        c=payee,
+    )
+    plan = scene.plan()
+    plan.user_says(prompt)
+    target, source = _account_of(plan, payee), _account_of(plan, first)
     if poor:
-        gold += (
-            _find(second),
-            ToolCall("transfer", {"source": backup, "target": target, "amount": amount}),
-        )
-    state = scene.state()
-    kind = "second_payer_used" if poor else "second_payer"
-    return Task("", kind, prompt, state, gold, _transfer_id(state, gold))
+        plan.refused("transfer", source=source, target=target, amount=amount)
+        source = _account_of(plan, second)
+    _pay(plan, source, target, amount)
+    return plan.task("second_payer_used" if poor else "second_payer")
 
 
 def _toggle(scene: _Scene) -> Task:
     """Freeze or unfreeze, by what the account turns out to be."""
     owner = scene.draw.person()
-    status = scene.rng.choice(("active", "frozen"))
-    account = scene.open(owner, status=status)
-    prompt = scene.rng.choice(
-        (
-            'If the account of "{}" is active, freeze it; if it is frozen, unfreeze it.',
-            'Unfreeze the account of "{}" if it is frozen, or else freeze it.',
-        )
-    ).format(owner)
-    act, answer = ("freeze", "frozen") if status == "active" else ("unfreeze", "active")
-    gold = (_find(owner), _on("get_account", account), _on(act, account))
-    return Task("", "toggle", prompt, scene.state(), gold, answer)
-
-
-def _transfer_id(state: BankState, gold: tuple[ToolCall, ...]) -> str:
-    """Run the gold calls for the one id that only the bank knows."""
-    final = state
-    for call in gold:
-        final, _ = execute(call, _TOOLS, final)
-    (reference,) = final.transfers
-    return reference
+    scene.open(owner, status=scene.rng.choice(("active", "frozen")))
+    prompt = scene.ask(
+        'If the account of "{a}" is active, freeze it; if it is frozen, unfreeze it.',
+        'Unfreeze the account of "{a}" if it is frozen, or else freeze it.',
+        a=owner,
+    )
+    plan = scene.plan()
+    plan.user_says(prompt)
+    account = _account_of(plan, owner)
+    active = plan.call("get_account", account=account)["status"] == "active"
+    plan.answer(plan.call("freeze" if active else "unfreeze", account=account)["status"])
+    return plan.task("toggle")
 
 
 # Medium: six calls, two accounts to compare, rules that forbid the obvious call, requests to refuse
-
-
-def _start(scene: _Scene) -> Script:
-    return Script(scene.state(), bank.TOOLS)
-
-
-def _account_of(script: Script, owner: str) -> str:
-    return str(script.call("find_account", owner=owner)["account"])
-
-
-def _send(scene: _Scene, amount: int, payer: str, payee: str) -> str:
-    return scene.rng.choice(
-        ('Send {n} from "{a}" to "{b}".', 'Move {n} from "{a}" to "{b}".')
-    ).format(n=amount, a=payer, b=payee)
 
 
 def _limit(scene: _Scene) -> Task:
@@ -161,38 +129,34 @@ def _limit(scene: _Scene) -> Task:
     scene.open(payer, status="active")
     scene.open(payee, status="active")
     amount, limit = scene.draw.number(100, 999), scene.rng.choice(_LIMITS)
-    script = _start(scene)
-    script.user(_send(scene, amount, payer, payee))
-    source = _account_of(script, payer)
+    plan = scene.plan()
+    plan.user(*_SEND, n=amount, a=payer, b=payee)
+    source = _account_of(plan, payer)
     if amount > limit:
-        script.call("freeze", account=source)
-        script.answer("held")
+        plan.call("freeze", account=source)
+        plan.answer("held")
     else:
-        _pay(script, source, _account_of(script, payee), amount)
+        _pay(plan, source, _account_of(plan, payee), amount)
     policy = (
         f"Never transfer more than {limit}: freeze the account that should pay, and answer: held"
     )
-    return script.task("limit_held" if amount > limit else "limit_paid", policy)
-
-
-def _pay(script: Script, source: str, target: str, amount: int) -> None:
-    script.answer(script.call("transfer", source=source, target=target, amount=amount)["transfer"])
+    return plan.task("limit_held" if amount > limit else "limit_paid", policy)
 
 
 def _keep_frozen(scene: _Scene) -> Task:
     """What a transfer needs may not be done: a frozen account stays frozen."""
     payer, payee = scene.draw.person(), scene.draw.person()
-    frozen = scene.rng.random() < 0.5
+    frozen = scene.toss()
     scene.open(payer, status="active")
     scene.open(payee, status="frozen" if frozen else "active")
     amount = scene.draw.number(100, 999)
-    script = _start(scene)
-    script.user(_send(scene, amount, payer, payee))
-    source, target = _account_of(script, payer), _account_of(script, payee)
-    said = script.call("transfer", source=source, target=target, amount=amount)
-    script.answer(said.get("transfer", "frozen"))
+    plan = scene.plan()
+    plan.user(*_SEND, n=amount, a=payer, b=payee)
+    source, target = _account_of(plan, payer), _account_of(plan, payee)
+    said = plan.attempt("transfer", source=source, target=target, amount=amount)
+    plan.answer(said.get("transfer", "frozen"))
     policy = "Never unfreeze an account: if one is frozen, nothing is sent; answer: frozen"
-    return script.task("keep_frozen" if frozen else "keep_frozen_paid", policy)
+    return plan.task("keep_frozen" if frozen else "keep_frozen_paid", policy)
 
 
 def _freeze_again(scene: _Scene) -> Task:
@@ -202,11 +166,11 @@ def _freeze_again(scene: _Scene) -> Task:
     scene.open(payer, status="frozen" if which == "payer" else "active")
     scene.open(payee, status="frozen" if which == "payee" else "active")
     amount = scene.draw.number(100, 999)
-    script = _start(scene)
-    script.user(_send(scene, amount, payer, payee))
-    source, target = _account_of(script, payer), _account_of(script, payee)
-    _pay_through(script, source, target, amount)
-    return script.task("freeze_again" if which != "none" else "freeze_again_paid", _AGAIN)
+    plan = scene.plan()
+    plan.user(*_SEND, n=amount, a=payer, b=payee)
+    source, target = _account_of(plan, payer), _account_of(plan, payee)
+    _pay_through(plan, source, target, amount)
+    return plan.task("freeze_again" if which != "none" else "freeze_again_paid", _AGAIN)
 
 
 _AGAIN = (
@@ -215,16 +179,16 @@ _AGAIN = (
 )
 
 
-def _pay_through(script: Script, source: str, target: str, amount: int) -> str:
+def _pay_through(plan: Plan, source: str, target: str, amount: int) -> str:
     """Transfer under the rule above, at most one account being frozen; answers with the id."""
     arguments = {"source": source, "target": target, "amount": amount}
-    said = script.call("transfer", **arguments)
+    said = plan.attempt("transfer", **arguments)
     if "error" in said:
         account = source if source in said["error"] else target
-        script.call("unfreeze", account=account)
-        said = script.call("transfer", **arguments)
-        script.call("freeze", account=account)
-    script.answer(said["transfer"])
+        plan.call("unfreeze", account=account)
+        said = plan.call("transfer", **arguments)
+        plan.call("freeze", account=account)
+    plan.answer(said["transfer"])
     return str(said["transfer"])
 
 
@@ -234,20 +198,20 @@ def _richer(scene: _Scene) -> Task:
     for owner in (one, other, payee):
         scene.open(owner, status="active")
     amount = scene.draw.number(100, 999)
-    script = _start(scene)
-    script.user(
-        scene.rng.choice(
-            (
-                'Send {n} to "{c}" from "{a}" or "{b}", whoever has more.',
-                'Whoever of "{a}" and "{b}" has more should pay {n} to "{c}".',
-            )
-        ).format(n=amount, a=one, b=other, c=payee)
+    plan = scene.plan()
+    plan.user(
+        'Send {n} to "{c}" from "{a}" or "{b}", whoever has more.',
+        'Whoever of "{a}" and "{b}" has more should pay {n} to "{c}".',
+        n=amount,
+        a=one,
+        b=other,
+        c=payee,
     )
-    accounts = [_account_of(script, owner) for owner in (one, other)]
-    balances = {a: int(script.call("get_account", account=a)["balance"]) for a in accounts}
+    accounts = [_account_of(plan, owner) for owner in (one, other)]
+    balances = {a: int(plan.call("get_account", account=a)["balance"]) for a in accounts}
     source = max(accounts, key=balances.__getitem__)
-    _pay(script, source, _account_of(script, payee), amount)
-    return script.task("richer")
+    _pay(plan, source, _account_of(plan, payee), amount)
+    return plan.task("richer")
 
 
 def _alike(scene: _Scene) -> Task:
@@ -255,22 +219,20 @@ def _alike(scene: _Scene) -> Task:
     one, other = scene.draw.person(), scene.draw.person()
     scene.open(one)
     scene.open(other)
-    script = _start(scene)
-    script.user(
-        scene.rng.choice(
-            (
-                'Give the account of "{b}" the status that the account of "{a}" has.',
-                'The account of "{b}" should get the same status as that of "{a}".',
-            )
-        ).format(a=one, b=other)
+    plan = scene.plan()
+    plan.user(
+        'Give the account of "{b}" the status that the account of "{a}" has.',
+        'The account of "{b}" should get the same status as that of "{a}".',
+        a=one,
+        b=other,
     )
-    wanted = script.call("get_account", account=_account_of(script, one))["status"]
-    account = _account_of(script, other)
-    same = script.call("get_account", account=account)["status"] == wanted
+    wanted = plan.call("get_account", account=_account_of(plan, one))["status"]
+    account = _account_of(plan, other)
+    same = plan.call("get_account", account=account)["status"] == wanted
     if not same:
-        script.call("freeze" if wanted == "frozen" else "unfreeze", account=account)
-    script.answer(wanted)
-    return script.task("alike_already" if same else "alike")
+        plan.call("freeze" if wanted == "frozen" else "unfreeze", account=account)
+    plan.answer(wanted)
+    return plan.task("alike_already" if same else "alike")
 
 
 def _own_only(scene: _Scene) -> Task:
@@ -280,20 +242,18 @@ def _own_only(scene: _Scene) -> Task:
     scene.open(asker)
     scene.open(owner)
     asked = asker if own else owner
-    script = _start(scene)
-    script.user(
-        scene.rng.choice(
-            (
-                '"{a}" asks for the balance of "{b}".',
-                'This is "{a}". How much money does "{b}" have?',
-            )
-        ).format(a=asker, b=asked)
+    plan = scene.plan()
+    plan.user(
+        '"{a}" asks for the balance of "{b}".',
+        'This is "{a}". How much money does "{b}" have?',
+        a=asker,
+        b=asked,
     )
     if own:
-        script.answer(script.call("get_account", account=_account_of(script, asked))["balance"])
+        plan.answer(plan.call("get_account", account=_account_of(plan, asked))["balance"])
     else:
-        script.answer("refused")
-    return script.task("own_only" if own else "own_only_refused", _OWN_ONLY)
+        plan.answer("refused")
+    return plan.task("own_only" if own else "own_only_refused", _OWN_ONLY)
 
 
 _OWN_ONLY = "Balances are told to the owner of the account only; to anyone else answer: refused"
@@ -312,25 +272,25 @@ def _pay_and_go_on(scene: _Scene) -> Task:
     scene.open(payer, status="frozen" if frozen == "payer" else "active")
     scene.open(payee, status="frozen" if frozen == "payee" else "active")
     scene.open(third, status="active")
-    script = _start(scene)
-    script.user(_send(scene, amount, payer, payee))
+    plan = scene.plan()
+    plan.user(*_SEND, n=amount, a=payer, b=payee)
     if held:
-        script.answer("held")
-        script.user(f"Then send {less} instead.")
-    source, target = _account_of(script, payer), _account_of(script, payee)
-    reference = _pay_through(script, source, target, less if held else amount)
+        plan.answer("held")
+        plan.user_says(f"Then send {less} instead.")
+    source, target = _account_of(plan, payer), _account_of(plan, payee)
+    reference = _pay_through(plan, source, target, less if held else amount)
     if not held:
-        script.user(f'Send {less} to "{third}" as well.')
-        reference = _pay_through(script, source, _account_of(script, third), less)
+        plan.user_says(f'Send {less} to "{third}" as well.')
+        reference = _pay_through(plan, source, _account_of(plan, third), less)
     last = scene.rng.choice(("none", "balance", "number"))
     if last == "balance":
-        script.user(f'What is the balance of "{payer}" now?')
-        script.answer(script.call("get_account", account=source)["balance"])
+        plan.user_says(f'What is the balance of "{payer}" now?')
+        plan.answer(plan.call("get_account", account=source)["balance"])
     elif last == "number":
-        script.user("What is the number of that transfer?")
-        script.answer(reference)
+        plan.user_says("What is the number of that transfer?")
+        plan.answer(reference)
     policy = f"Never transfer more than {limit}: answer instead: held\n{_AGAIN}"
-    return script.task("pay_held" if held else "pay_twice", policy)
+    return plan.task("pay_held" if held else "pay_twice", policy)
 
 
 def _compare(scene: _Scene) -> Task:
@@ -339,22 +299,22 @@ def _compare(scene: _Scene) -> Task:
     for owner in (one, other, payee):
         scene.open(owner, status="active")
     amount = scene.draw.number(100, 999)
-    script = _start(scene)
-    script.user(f'Who has more money, "{one}" or "{other}"?')
-    accounts = {owner: _account_of(script, owner) for owner in (one, other)}
+    plan = scene.plan()
+    plan.user_says(f'Who has more money, "{one}" or "{other}"?')
+    accounts = {owner: _account_of(plan, owner) for owner in (one, other)}
     balances = {
-        owner: int(script.call("get_account", account=account)["balance"])
+        owner: int(plan.call("get_account", account=account)["balance"])
         for owner, account in accounts.items()
     }
     richer, poorer = sorted(accounts, key=balances.__getitem__, reverse=True)
-    script.answer(richer)
-    script.user(f'Let that person pay {amount} to "{payee}".')
-    _pay(script, accounts[richer], _account_of(script, payee), amount)
-    third = scene.rng.random() < 0.5
+    plan.answer(richer)
+    plan.user_says(f'Let that person pay {amount} to "{payee}".')
+    _pay(plan, accounts[richer], _account_of(plan, payee), amount)
+    third = scene.toss()
     if third:
-        script.user("And freeze the account of the other.")
-        script.answer(script.call("freeze", account=accounts[poorer])["status"])
-    return script.task("compare_freeze" if third else "compare")
+        plan.user_says("And freeze the account of the other.")
+        plan.answer(plan.call("freeze", account=accounts[poorer])["status"])
+    return plan.task("compare_freeze" if third else "compare")
 
 
 def _own_after_all(scene: _Scene) -> Task:
@@ -362,22 +322,22 @@ def _own_after_all(scene: _Scene) -> Task:
     asker, owner = scene.draw.person(), scene.draw.person()
     scene.open(asker)
     scene.open(owner)
-    script = _start(scene)
-    script.user(f'This is "{asker}". How much money does "{owner}" have?')
-    script.answer("refused")
-    script.user("Then tell me my own balance.")
-    account = _account_of(script, asker)
-    record = script.call("get_account", account=account)
-    script.answer(record["balance"])
+    plan = scene.plan()
+    plan.user_says(f'This is "{asker}". How much money does "{owner}" have?')
+    plan.answer("refused")
+    plan.user_says("Then tell me my own balance.")
+    account = _account_of(plan, asker)
+    record = plan.call("get_account", account=account)
+    plan.answer(record["balance"])
     status = scene.rng.choice(("active", "frozen"))
-    script.user(f"See to it that my account is {status}.")
+    plan.user_says(f"See to it that my account is {status}.")
     if record["status"] != status:
-        script.call("freeze" if status == "frozen" else "unfreeze", account=account)
-    script.answer(status)
-    return script.task("own_after_all", _OWN_ONLY)
+        plan.call("freeze" if status == "frozen" else "unfreeze", account=account)
+    plan.answer(status)
+    return plan.task("own_after_all", _OWN_ONLY)
 
 
-_KINDS: Mapping[Level, tuple[Callable[[_Scene], Task], ...]] = {
+_KINDS: Kinds[_Scene] = {
     "easy": (_balance, _transfer, _second_payer, _toggle),
     "medium": (_limit, _keep_frozen, _freeze_again, _richer, _alike, _own_only),
     "hard": (_pay_and_go_on, _compare, _own_after_all),

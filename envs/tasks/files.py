@@ -42,11 +42,11 @@ class _Scene(Scene):
         """Another folder than that of the path."""
         return self.rng.choice([f for f in self.folders if f != path.rpartition("/")[0]])
 
-    def plan(self, kind: str, policy: str = "") -> Plan:
+    def plan(self) -> Plan:
         quota = sum(len(f.text) for f in self.files.values()) + self.room
         folders = frozenset((*self.folders, "/"))
         state = FilesState(self.table(self.files), folders, quota, self.user)
-        return Plan(self, kind, files.TOOLS, state, policy)
+        return Plan(self, files.TOOLS, state)
 
 
 def _name(path: str) -> str:
@@ -65,27 +65,27 @@ def _search(plan: Plan, path: str) -> str:
 def _fact(scene: _Scene) -> Task:
     number = scene.draw.number(100, 999)
     path = scene.file(f"In all it came to {number}.")
-    plan = scene.plan("fact")
+    plan = scene.plan()
     plan.user(
         'Which number is in the file "{f}"?', 'What does "{f}" say it came to?', f=_name(path)
     )
     plan.call("read_file", path=_search(plan, path))
     plan.answer(number)
-    return plan.task()
+    return plan.task("fact")
 
 
 def _info(scene: _Scene) -> Task:
     path = scene.file(owner=scene.draw.person())
-    plan = scene.plan("owner")
+    plan = scene.plan()
     plan.user('Whose file is "{f}"?', 'Who is the owner of the file "{f}"?', f=_name(path))
     plan.answer(plan.call("get_info", path=_search(plan, path))["owner"])
-    return plan.task()
+    return plan.task("owner")
 
 
 def _move(scene: _Scene) -> Task:
     path = scene.file()
     act = scene.rng.choice(("move", "copy"))
-    plan = scene.plan(act)
+    plan = scene.plan()
     plan.user(
         '{w} the file "{f}" into the folder "{d}".',
         'Please {v} "{f}" into "{d}".',
@@ -96,12 +96,12 @@ def _move(scene: _Scene) -> Task:
     )
     plan.call(act, path=_search(plan, path), folder=folder)
     plan.answer()
-    return plan.task()
+    return plan.task(act)
 
 
 def _rename(scene: _Scene) -> Task:
     path, name = scene.file(), scene.name()
-    plan = scene.plan("rename")
+    plan = scene.plan()
     plan.user(
         'Rename the file "{f}" to "{n}" and make it read-only.',
         'Call the file "{f}" "{n}" from now on, and protect it as read-only.',
@@ -111,7 +111,7 @@ def _rename(scene: _Scene) -> Task:
     new = plan.call("rename", path=_search(plan, path), name=name)["path"]
     plan.call("set_mode", path=new, mode="read-only")
     plan.answer()
-    return plan.task()
+    return plan.task("rename")
 
 
 # Medium: what is found decides, or a tool refuses
@@ -121,7 +121,7 @@ def _by_content(scene: _Scene) -> Task:
     """The text says whether the file is to be kept."""
     draft = scene.toss()
     path = scene.file(f"This is {'a draft' if draft else 'final'}.")
-    plan = scene.plan("draft" if draft else "final")
+    plan = scene.plan()
     plan.user(
         'If the text of "{f}" says draft, delete it; if it says final, move it to "{d}".',
         'Move "{f}" into "{d}" if it says that it is final, or delete it if it is a draft.',
@@ -135,14 +135,14 @@ def _by_content(scene: _Scene) -> Task:
     else:
         plan.call("move", path=found, folder=folder)
     plan.answer()
-    return plan.task()
+    return plan.task("draft" if draft else "final")
 
 
 def _protected(scene: _Scene) -> Task:
     """The file may be read-only: the tool says so, and what helps."""
     protected = scene.toss()
     path = scene.file(mode="read-only" if protected else "")
-    plan = scene.plan("protected" if protected else "not_protected")
+    plan = scene.plan()
     plan.user(
         'Delete the file "{f}"; if it is read-only, make it read-write first.',
         'The file "{f}" must go, even if it is read-only now.',
@@ -154,13 +154,13 @@ def _protected(scene: _Scene) -> Task:
         plan.call("set_mode", path=found, mode="read-write")
     plan.call("delete", path=found)
     plan.answer()
-    return plan.task()
+    return plan.task("protected" if protected else "not_protected")
 
 
 def _missing_folder(scene: _Scene) -> Task:
     path, missing = scene.file(), scene.toss()
     folder = scene.missing if missing else scene.other(path)
-    plan = scene.plan("missing_folder" if missing else "existing_folder")
+    plan = scene.plan()
     plan.user(
         'Move "{f}" into the folder "{d}"; make it if there is none.',
         'Put the file "{f}" into "{d}", a folder you make if it is missing.',
@@ -173,7 +173,7 @@ def _missing_folder(scene: _Scene) -> Task:
         plan.call("make_folder", folder=folder)
     plan.call("move", path=found, folder=folder)
     plan.answer()
-    return plan.task()
+    return plan.task("missing_folder" if missing else "existing_folder")
 
 
 def _quota(scene: _Scene) -> Task:
@@ -181,7 +181,7 @@ def _quota(scene: _Scene) -> Task:
     path, spare = scene.file(), scene.file()
     full = scene.toss()
     scene.room = 5 if full else _ROOM
-    plan = scene.plan("over_quota" if full else "in_quota")
+    plan = scene.plan()
     plan.user(
         'Copy "{f}" into "{d}". If the quota is too small, delete "{g}" first.',
         'Put a copy of "{f}" into "{d}"; only if the quota does not allow it, delete "{g}" '
@@ -196,7 +196,7 @@ def _quota(scene: _Scene) -> Task:
         plan.call("delete", path=_search(plan, spare))
     plan.call("copy", path=found, folder=folder)
     plan.answer()
-    return plan.task()
+    return plan.task("over_quota" if full else "in_quota")
 
 
 def _pointer(scene: _Scene) -> Task:
@@ -204,7 +204,7 @@ def _pointer(scene: _Scene) -> Task:
     number = scene.draw.number(100, 999)
     target = scene.file(f"The code is {number}.")
     path = scene.file(f"See {target}.")
-    plan = scene.plan("pointer")
+    plan = scene.plan()
     plan.user(
         'The file "{f}" names another file. Which code does that one hold?',
         'Look into "{f}", then into the file that it names: what is the code?',
@@ -213,7 +213,7 @@ def _pointer(scene: _Scene) -> Task:
     plan.call("read_file", path=_search(plan, path))
     plan.call("read_file", path=target)
     plan.answer(number)
-    return plan.task()
+    return plan.task("pointer")
 
 
 # Hard: rules, requests that need no call, users who come back, long programs
@@ -229,7 +229,7 @@ def _no_deleting(scene: _Scene) -> Task:
         f'Nothing is deleted: a file that has to go is moved into "{trash}".',
         "Files are not renamed.",
     )
-    plan = scene.plan("trash", policy)
+    plan = scene.plan()
     plan.user(
         'Delete the files "{f}" and "{g}".',
         'Please delete "{f}", and "{g}" as well.',
@@ -239,7 +239,7 @@ def _no_deleting(scene: _Scene) -> Task:
     for path in (one, other):
         plan.call("move", path=_search(plan, path), folder=trash)
     plan.answer()
-    return plan.task()
+    return plan.task("trash", policy)
 
 
 def _not_yours(scene: _Scene) -> Task:
@@ -253,7 +253,7 @@ def _not_yours(scene: _Scene) -> Task:
         f'"{folder}" and rename the copy.',
         "New folders are not made.",
     )
-    plan = scene.plan("own_file" if own else "file_of_another", policy)
+    plan = scene.plan()
     plan.user(
         'Rename the file "{f}" to "{n}".',
         'The file "{f}" should be called "{n}".',
@@ -266,7 +266,7 @@ def _not_yours(scene: _Scene) -> Task:
         found = plan.call("copy", path=found, folder=folder)["path"]
     plan.call("rename", path=found, name=name)
     plan.answer()
-    return plan.task()
+    return plan.task("own_file" if own else "file_of_another", policy)
 
 
 def _no_call(scene: _Scene) -> Task:
@@ -280,7 +280,7 @@ def _no_call(scene: _Scene) -> Task:
         "What the question itself tells is answered without a call.",
     )
     refuse = scene.toss()
-    plan = scene.plan("refuse" if refuse else "in_the_question", policy)
+    plan = scene.plan()
     if refuse:
         plan.user(
             'Which number is in the file "{p}"?',
@@ -290,7 +290,7 @@ def _no_call(scene: _Scene) -> Task:
             d=scene.other(path),
         )
         plan.answer(word)
-        return plan.task()
+        return plan.task("refuse", policy)
     plan.user(
         'My copy of "{f}" says: The number is {n}. Which number does it give?',
         '"{f}" has {n} characters, as you told me. How many were that again?',
@@ -298,7 +298,7 @@ def _no_call(scene: _Scene) -> Task:
         n=number,
     )
     plan.answer(number)
-    return plan.task()
+    return plan.task("in_the_question", policy)
 
 
 def _by_owner(scene: _Scene) -> Task:
@@ -310,7 +310,7 @@ def _by_owner(scene: _Scene) -> Task:
     owners = scene.rng.sample((owner, owner, other, other), 4)[: scene.rng.randint(3, 4)]
     for name in owners:
         scene.file(folder=source, owner=name)
-    plan = scene.plan("by_owner")
+    plan = scene.plan()
     plan.user(
         'Move all files of "{p}" from "{a}" into "{b}".',
         'Whatever belongs to "{p}" in the folder "{a}" should go to "{b}".',
@@ -324,7 +324,7 @@ def _by_owner(scene: _Scene) -> Task:
         if info["owner"] == owner:
             plan.call("move", path=path, folder=target)
     plan.answer()
-    return plan.task()
+    return plan.task("by_owner")
 
 
 def _session(scene: _Scene) -> Task:
@@ -333,7 +333,7 @@ def _session(scene: _Scene) -> Task:
     path = scene.file(f"Ask {person}.", mode="read-only")
     name = scene.name()
     text = f"Moved, case {scene.draw.number(100, 999)}."
-    plan = scene.plan("session")
+    plan = scene.plan()
     plan.user('Which file mentions "{p}"?', 'In which file is "{p}" mentioned?', p=person)
     (found,) = plan.call("search", text=person)
     plan.answer(found)
@@ -350,7 +350,7 @@ def _session(scene: _Scene) -> Task:
     plan.call("write_file", path=moved, text=text)
     plan.call("rename", path=moved, name=name)
     plan.answer()
-    return plan.task()
+    return plan.task("session")
 
 
 _KINDS: Kinds[_Scene] = {

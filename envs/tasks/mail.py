@@ -53,10 +53,10 @@ class _Scene(Scene):
         self.events[self.draw.identifier("E")] = Event(title, self.person(), day, hour, status)
         return title
 
-    def plan(self, kind: str, policy: str = "") -> Plan:
+    def plan(self) -> Plan:
         calendar = CalendarState(self.table(self.events))
         state = MailState(self.table(self.mails), self.table(self.contacts), calendar)
-        return Plan(self, kind, mail.TOOLS, state, policy)
+        return Plan(self, mail.TOOLS, state)
 
 
 def _search(plan: Plan, subject: str) -> str:
@@ -79,19 +79,19 @@ def _address(plan: Plan, person: str) -> str:
 def _fact(scene: _Scene) -> Task:
     number = scene.draw.number(100, 999)
     subject = scene.receive(scene.person(), f"For your files: the number is {number}.")
-    plan = scene.plan("fact")
+    plan = scene.plan()
     plan.user(
         'Which number is in the mail "{s}"?', 'What number does the mail "{s}" give?', s=subject
     )
     plan.call("read_mail", mail=_search(plan, subject))
     plan.answer(number)
-    return plan.task()
+    return plan.task("fact")
 
 
 def _archive(scene: _Scene) -> Task:
     sender = scene.person()
     subjects = [scene.receive(sender, "Please keep this.") for _ in range(2)]
-    plan = scene.plan("archive")
+    plan = scene.plan()
     plan.user(
         'Archive the mail "{s}" of "{p}".',
         'Put the mail "{s}" that "{p}" sent into the archive.',
@@ -100,27 +100,27 @@ def _archive(scene: _Scene) -> Task:
     )
     plan.call("archive", mail=_search(plan, subjects[0]))
     plan.answer()
-    return plan.task()
+    return plan.task("archive")
 
 
 def _reply(scene: _Scene) -> Task:
     subject = scene.receive(scene.person(), "How many do you need?")
     text = f"We need {scene.draw.number(100, 999)}."
-    plan = scene.plan("reply")
+    plan = scene.plan()
     plan.user('Reply "{t}" to the mail "{s}".', 'Answer the mail "{s}": "{t}"', s=subject, t=text)
     plan.call("reply", mail=_search(plan, subject), text=text)
     plan.answer()
-    return plan.task()
+    return plan.task("reply")
 
 
 def _forward(scene: _Scene) -> Task:
     subject, person = scene.receive(scene.person(), "See below."), scene.person()
-    plan = scene.plan("forward")
+    plan = scene.plan()
     plan.user('Forward the mail "{s}" to "{p}".', 'Send "{p}" the mail "{s}".', s=subject, p=person)
     key = _search(plan, subject)
     plan.call("forward", mail=key, address=_address(plan, person))
     plan.answer()
-    return plan.task()
+    return plan.task("forward")
 
 
 # Medium: what is found decides, or a tool refuses
@@ -134,7 +134,7 @@ def _asked_by_mail(scene: _Scene) -> Task:
     cancel = scene.toss()
     wish = f'Please cancel "{title}".' if cancel else f'Please move "{title}" to {day} at {hour}.'
     subject = scene.receive(scene.person(), wish)
-    plan = scene.plan("asked_to_cancel" if cancel else "asked_to_move")
+    plan = scene.plan()
     plan.user(
         'Do with the event what the mail "{s}" asks for.',
         'The mail "{s}" asks to move or cancel an event: do it.',
@@ -147,14 +147,14 @@ def _asked_by_mail(scene: _Scene) -> Task:
     else:
         plan.call("move_event", event=event, day=day, hour=hour)
     plan.answer()
-    return plan.task()
+    return plan.task("asked_to_cancel" if cancel else "asked_to_move")
 
 
 def _tell_host(scene: _Scene) -> Task:
     """Two lookups, one in each half of the desk, meet in the last call."""
     title, text = scene.event(), f"We are {scene.draw.number(100, 999)} people."
     subject = scene.draw.document()
-    plan = scene.plan("tell_host")
+    plan = scene.plan()
     plan.user(
         'Mail the host of "{e}", subject "{s}", text "{t}".',
         'Send the host of "{e}" a mail with the subject "{s}" and the text "{t}".',
@@ -165,7 +165,7 @@ def _tell_host(scene: _Scene) -> Task:
     host = plan.call("get_event", event=_event_id(plan, title))["host"]
     plan.call("send_mail", address=_address(plan, host), subject=subject, text=text)
     plan.answer()
-    return plan.task()
+    return plan.task("tell_host")
 
 
 def _no_contact(scene: _Scene) -> Task:
@@ -173,7 +173,7 @@ def _no_contact(scene: _Scene) -> Task:
     known = scene.toss()
     first, second = scene.person(known), scene.person()
     subject = scene.receive(scene.person(), "To be shared.")
-    plan = scene.plan("contact" if known else "no_contact")
+    plan = scene.plan()
     plan.user(
         'Forward the mail "{s}" to "{p}", or to "{q}" if "{p}" is no contact.',
         'Pass the mail "{s}" on to "{p}"; if there is no such contact, to "{q}".',
@@ -186,7 +186,7 @@ def _no_contact(scene: _Scene) -> Task:
         plan.refused("find_contact", person=first)
     plan.call("forward", mail=key, address=_address(plan, first if known else second))
     plan.answer()
-    return plan.task()
+    return plan.task("contact" if known else "no_contact")
 
 
 def _invitation(scene: _Scene) -> Task:
@@ -197,7 +197,7 @@ def _invitation(scene: _Scene) -> Task:
         scene.event((day, hour))
     title = scene.draw.title()
     subject = scene.receive(scene.person(), f'Let us do "{title}" on {day} at {hour}.')
-    plan = scene.plan("hour_taken" if taken else "hour_free")
+    plan = scene.plan()
     plan.user(
         'Add the event that the mail "{s}" proposes; if the hour is taken, at the free hour. '
         "At which hour is it?",
@@ -211,7 +211,7 @@ def _invitation(scene: _Scene) -> Task:
         hour = int(error.split("hour ")[1].split()[0])
     plan.call("add_event", title=title, day=day, hour=hour)
     plan.answer(hour)
-    return plan.task()
+    return plan.task("hour_taken" if taken else "hour_free")
 
 
 # Hard: rules, requests that need no call, users who come back, long programs
@@ -229,7 +229,7 @@ def _confidential(scene: _Scene) -> Task:
         f'reply "{refusal}" to it instead.',
         "Mails in the archive stay there.",
     )
-    plan = scene.plan("confidential" if secret else "not_confidential", policy)
+    plan = scene.plan()
     plan.user('Forward the mail "{s}" to "{p}".', 'Send "{p}" the mail "{s}".', s=subject, p=person)
     key = _search(plan, subject)
     plan.call("read_mail", mail=key)
@@ -238,7 +238,7 @@ def _confidential(scene: _Scene) -> Task:
     else:
         plan.call("forward", mail=key, address=_address(plan, person))
     plan.answer()
-    return plan.task()
+    return plan.task("confidential" if secret else "not_confidential", policy)
 
 
 def _confirmed(scene: _Scene) -> Task:
@@ -252,7 +252,7 @@ def _confirmed(scene: _Scene) -> Task:
         f'event\'s title as subject, "{request}" as text.',
         "Events are not moved to Friday.",
     )
-    plan = scene.plan("cancel_confirmed" if confirmed else "cancel_tentative", policy)
+    plan = scene.plan()
     plan.user('Cancel "{e}".', 'The event "{e}" is off: cancel it.', e=title)
     event = _event_id(plan, title)
     host = plan.call("get_event", event=event)["host"]
@@ -261,7 +261,7 @@ def _confirmed(scene: _Scene) -> Task:
     else:
         plan.call("cancel_event", event=event)
     plan.answer()
-    return plan.task()
+    return plan.task("cancel_confirmed" if confirmed else "cancel_tentative", policy)
 
 
 def _no_call(scene: _Scene) -> Task:
@@ -274,7 +274,7 @@ def _no_call(scene: _Scene) -> Task:
         "What the question itself tells is answered without a call.",
     )
     refuse = scene.toss()
-    plan = scene.plan("refuse" if refuse else "in_the_question", policy)
+    plan = scene.plan()
     if refuse:
         subject = scene.receive(person, f"The password is {number}.")
         wordings = (
@@ -283,7 +283,7 @@ def _no_call(scene: _Scene) -> Task:
         )
         plan.user(*wordings, s=subject, p=person, q=other)
         plan.answer(word)
-        return plan.task()
+        return plan.task("refuse", policy)
     title = scene.draw.title()
     wordings = (
         '"{p}" told me on the phone: "{e}" is in room {n}, with "{q}". Which room was that again?',
@@ -291,7 +291,7 @@ def _no_call(scene: _Scene) -> Task:
     )
     plan.user(*wordings, p=person, q=other, e=title, n=number)
     plan.answer(number)
-    return plan.task()
+    return plan.task("in_the_question", policy)
 
 
 def _conversation(scene: _Scene) -> Task:
@@ -301,7 +301,7 @@ def _conversation(scene: _Scene) -> Task:
     text = f"See you in room {scene.draw.number(100, 999)}."
     subject = scene.receive(event.host, "Where do we meet?")
     day, hour = scene.slot(but_not=event.day)
-    plan = scene.plan("conversation")
+    plan = scene.plan()
     plan.user('Who hosts "{e}"?', 'Who is the host of "{e}"?', e=title)
     key = _event_id(plan, title)
     plan.call("get_event", event=key)
@@ -322,7 +322,7 @@ def _conversation(scene: _Scene) -> Task:
     plan.call("reply", mail=received, text=text)
     plan.call("archive", mail=received)
     plan.answer()
-    return plan.task()
+    return plan.task("conversation")
 
 
 def _clear(scene: _Scene) -> Task:
@@ -332,7 +332,7 @@ def _clear(scene: _Scene) -> Task:
         scene.receive(sender, "For your information.") for _ in range(scene.rng.randint(2, 4))
     ]
     answered = scene.rng.choice(subjects)
-    plan = scene.plan("clear")
+    plan = scene.plan()
     plan.user(
         'Reply "{t}" to the mail "{s}", then archive all mails of "{p}".',
         'Archive all mails of "{p}" and reply "{t}" to "{s}".',
@@ -345,7 +345,7 @@ def _clear(scene: _Scene) -> Task:
     for heading in found:
         plan.call("archive", mail=heading["mail"])
     plan.answer()
-    return plan.task()
+    return plan.task("clear")
 
 
 _KINDS: Kinds[_Scene] = {

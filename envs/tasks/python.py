@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import ast
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
 from journeyman.envs.core import Task, UserTurn
-from journeyman.envs.tasks.entities import ITEMS, Entities
+from journeyman.envs.tasks.entities import ITEMS
 from journeyman.envs.tasks.interpreter import InterpreterEnv
+from journeyman.envs.tasks.scene import Kinds, Scene
 from journeyman.envs.types import LEVELS, Level, Split
 from journeyman.tools import ToolCall, ToolError, ToolResult
 from journeyman.tools import python as interpreter
@@ -34,24 +35,13 @@ class FunctionTask(Task):
     cases: tuple[Case, ...] = ()
 
 
-class _Scene:
-    """A task under construction."""
-
-    def __init__(self, rng: random.Random, split: Split) -> None:
-        self.rng = rng
-        self.draw = Entities(rng, split)
-
-    def ask(self, *wordings: str, **values: str) -> str:
-        return self.rng.choice(wordings).format(**values)
-
-
 def _task(kind: str, prompt: str, data: dict[str, Any], codes: list[str], answer: object) -> Task:
     loading = "\n".join(f"{name} = {value!r}" for name, value in data.items())
     gold = tuple(ToolCall("python", {"code": code}) for code in codes)
     return Task("", kind, prompt, (Cell(loading),), gold, str(answer))
 
 
-def _spent(scene: _Scene) -> Task:
+def _spent(scene: Scene) -> Task:
     """Select in one call, reckon in the next: what the first defined must still be there."""
     people = [scene.draw.person() for _ in range(3)]
     who = people[0]
@@ -79,10 +69,10 @@ def _spent(scene: _Scene) -> Task:
     return _task("spent", prompt, {"orders": orders}, [select, reckon], answer)
 
 
-def _most(scene: _Scene) -> Task:
+def _most(scene: Scene) -> Task:
     """The shape of the data decides how to go on: a dict, or a list of pairs."""
     stock = {scene.draw.item(): scene.draw.number(100, 999) for _ in range(scene.rng.randint(4, 8))}
-    pairs = scene.rng.random() < 0.5
+    pairs = scene.toss()
     prompt = scene.ask(
         "The variable `stock` is loaded. Look at it, then tell which item there is most of.",
         "Which item has the largest number in `stock`? The variable is loaded; look at it first.",
@@ -93,7 +83,7 @@ def _most(scene: _Scene) -> Task:
     return _task(kind, prompt, data, ["stock", reckon], max(stock, key=lambda item: stock[item]))
 
 
-def _dirty_sum(scene: _Scene) -> Task:
+def _dirty_sum(scene: Scene) -> Task:
     """The plain sum raises: some entries are no numbers."""
     numbers = [scene.draw.number(100, 999) for _ in range(scene.rng.randint(5, 9))]
     amounts: list[int | str | None] = list(numbers)
@@ -107,13 +97,13 @@ def _dirty_sum(scene: _Scene) -> Task:
     return _task("dirty_sum", prompt, {"amounts": amounts}, codes, sum(numbers))
 
 
-def _distance(scene: _Scene) -> Task:
+def _distance(scene: Scene) -> Task:
     """The plain lookup raises: the two dicts do not spell cities alike."""
     cities = [scene.draw.city() for _ in range(scene.rng.randint(3, 6))]
     home = {scene.draw.person(): city for city in cities}
     far = {city: scene.draw.number(100, 999) for city in cities}
     who = scene.rng.choice(list(home))
-    upper = scene.rng.random() < 0.5
+    upper = scene.toss()
     spelling: Callable[[str], str] = str.upper if upper else str.lower
     prompt = scene.ask(
         'The dicts `home` (person to city) and `far` (city to km) are loaded. How far is "{who}"?',
@@ -130,7 +120,7 @@ def _distance(scene: _Scene) -> Task:
 # Medium: two tables, a function to write, a question to refuse
 
 
-def _joined(scene: _Scene) -> Task:
+def _joined(scene: Scene) -> Task:
     """The prices are in another table than the orders."""
     prices = {scene.draw.item(): scene.draw.number(100, 999) for _ in range(4)}
     people = [scene.draw.person() for _ in range(3)]
@@ -151,7 +141,7 @@ def _joined(scene: _Scene) -> Task:
     return _task("joined", prompt, {"bought": bought, "prices": prices}, codes, paid)
 
 
-def _refused(scene: _Scene) -> Task:
+def _refused(scene: Scene) -> Task:
     """A rule forbids what would be easy: no call is called for."""
     people = [scene.draw.person() for _ in range(4)]
     who = people[0]
@@ -179,7 +169,7 @@ def _function(
     )
 
 
-def _fee(scene: _Scene) -> Task:
+def _fee(scene: Scene) -> Task:
     """One number decides between two others."""
     limit, low, high = (scene.draw.number(100, 999) for _ in range(3))
     prompt = scene.ask(
@@ -187,9 +177,9 @@ def _fee(scene: _Scene) -> Task:
         "be tested.",
         "Write `fee(amount)`, which returns {high} if amount is above {limit}, else {low}. It will "
         "be tested.",
-        low=str(low),
-        high=str(high),
-        limit=str(limit),
+        low=low,
+        high=high,
+        limit=limit,
     )
     code = f"def fee(amount):\n    return {low} if amount <= {limit} else {high}"
     amounts = (0, limit - 1, limit, limit + 1, 5 * limit)
@@ -197,13 +187,13 @@ def _fee(scene: _Scene) -> Task:
     return _function("fee", [(prompt, code)], cases, {})
 
 
-def _pick(scene: _Scene) -> Task:
+def _pick(scene: Scene) -> Task:
     """Select and sort."""
     limit = scene.draw.number(100, 999)
     prompt = scene.ask(
         "Define `pick(stock)`: of a dict of items and numbers, the items with at least {limit}, "
         "in alphabetical order, as a list. It will be tested.",
-        limit=str(limit),
+        limit=limit,
     )
     code = (
         "def pick(stock):\n"
@@ -222,7 +212,7 @@ def _pick(scene: _Scene) -> Task:
 # Hard: a second wish that builds on what was done for the first
 
 
-def _total_and_mean(scene: _Scene) -> Task:
+def _total_and_mean(scene: Scene) -> Task:
     """A function, then another one that calls it; both are tested."""
     least = scene.draw.number(100, 999)
     people = [scene.draw.person() for _ in range(3)]
@@ -262,7 +252,7 @@ def _total_and_mean(scene: _Scene) -> Task:
     return _function("total_and_mean", turns, cases, {"orders": books[0]})
 
 
-def _spent_and_most(scene: _Scene) -> Task:
+def _spent_and_most(scene: Scene) -> Task:
     """A question, then another one about the same data, then one that needs no call."""
     task = _spent(scene)
     prices = [o["price"] for o in ast.literal_eval(task.state[0].code.partition(" = ")[2])]
@@ -276,7 +266,7 @@ def _spent_and_most(scene: _Scene) -> Task:
     return replace(task, kind="spent_and_most", then=(more, again))
 
 
-_KINDS: Mapping[Level, tuple[Callable[[_Scene], Task], ...]] = {
+_KINDS: Kinds[Scene] = {
     "easy": (_spent, _most, _dirty_sum, _distance),
     "medium": (_joined, _refused, _fee, _pick),
     "hard": (_total_and_mean, _spent_and_most),
@@ -302,7 +292,7 @@ class PythonEnv(InterpreterEnv):
     def generate(cls, rng: random.Random, split: Split, level: Level) -> Task:
         """Draw data and a question about it."""
         kind = rng.choice(_KINDS[level])
-        return kind(_Scene(rng, split))
+        return kind(Scene(rng, split))
 
     def solved(self) -> bool:
         """The answer is right, and functions pass; what was run on the way does not matter."""

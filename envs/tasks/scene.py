@@ -51,22 +51,22 @@ class Scene:
 class Plan:
     """A task as it is written: what the user says, and the calls that solve it, run at once."""
 
-    def __init__(
-        self, scene: Scene, kind: str, tools: Iterable[Tool], state: Any, policy: str = ""
-    ) -> None:
+    def __init__(self, scene: Scene, tools: Iterable[Tool], state: Any) -> None:
         """Start with the state that the episode starts with; the scene chooses the wordings."""
         self._scene = scene
-        self._kind = kind
         self._tools = {t.name: t for t in tools}
         self._start = self._state = state
-        self._policy = policy
         self._turns: list[UserTurn] = []
         self._prompt = ""
         self._gold: list[ToolCall] = []
 
     def user(self, *wordings: str, **values: object) -> None:
         """Begin a user turn: one of the wordings, its blanks filled in."""
-        self._prompt = self._scene.ask(*wordings, **values)
+        self.user_says(self._scene.ask(*wordings, **values))
+
+    def user_says(self, prompt: str) -> None:
+        """Begin a user turn with just these words, drawn before the state or not at all."""
+        self._prompt = prompt
 
     def call(self, name: str, /, **arguments: Any) -> Any:
         """Write a call down and run it.
@@ -77,10 +77,7 @@ class Plan:
         Raises:
             AssertionError: The tool refused: the generator is wrong.
         """
-        status, content = self._run(ToolCall(name, arguments))
-        if status is not CallStatus.OK:
-            raise AssertionError(f"{self._kind}: {name}({arguments}) was refused: {content}")
-        return json.loads(content)
+        return self._run(ToolCall(name, arguments), CallStatus.OK)
 
     def refused(self, name: str, /, **arguments: Any) -> str:
         """Write a call down that the tool turns down, so that the student has to recover.
@@ -91,10 +88,20 @@ class Plan:
         Raises:
             AssertionError: The tool took it: the generator is wrong.
         """
-        status, content = self._run(ToolCall(name, arguments))
-        if status is not CallStatus.TOOL_ERROR:
-            raise AssertionError(f"{self._kind}: {name}({arguments}) went through: {content}")
-        return str(json.loads(content)["error"])
+        return str(self._run(ToolCall(name, arguments), CallStatus.TOOL_ERROR)["error"])
+
+    def attempt(self, name: str, /, **arguments: Any) -> dict[str, Any]:
+        """Write a call down of which only the tool knows whether it goes through.
+
+        Returns:
+            Its result, or `{"error": message}` if the tool turned it down.
+
+        Raises:
+            AssertionError: The call does not get as far as the tool: the generator is wrong.
+        """
+        call = ToolCall(name, arguments)
+        said: dict[str, Any] = self._run(call, CallStatus.OK, CallStatus.TOOL_ERROR)
+        return said
 
     def write(self, call: ToolCall) -> None:
         """Write a call down that cannot be run here and does not change what decides success."""
@@ -106,24 +113,22 @@ class Plan:
         self._turns.append(UserTurn(self._prompt, tuple(self._gold), text))
         self._gold = []
 
-    def task(self) -> Task:
+    def task(self, kind: str, policy: str = "") -> Task:
         """The finished task, its id still empty."""
         first, *then = self._turns
         return Task(
-            "",
-            self._kind,
-            first.prompt,
-            self._start,
-            first.gold,
-            first.answer,
-            tuple(then),
-            self._policy,
+            "", kind, first.prompt, self._start, first.gold, first.answer, tuple(then), policy
         )
 
-    def _run(self, call: ToolCall) -> tuple[CallStatus, str]:
+    def _run(self, call: ToolCall, *expected: CallStatus) -> Any:
         self._gold.append(call)
         self._state, result = execute(call, self._tools, self._state)
-        return result.call.status, result.content
+        if result.call.status not in expected:
+            raise AssertionError(
+                f"{call.name}({call.arguments}): expected {' or '.join(expected)}, "
+                f"not {result.call.status}: {result.content}"
+            )
+        return json.loads(result.content)
 
 
 def rules(scene: Scene, rule: str, *others: str) -> str:

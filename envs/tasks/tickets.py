@@ -46,9 +46,9 @@ class _Scene(Scene):
         load = self.agents[name].load
         self.agents[name] = Agent(self.agents[name].skill, load, load)
 
-    def plan(self, kind: str, policy: str = "") -> Plan:
+    def plan(self) -> Plan:
         state = TicketsState(self.table(self.tickets), self.table(self.agents))
-        return Plan(self, kind, tickets.TOOLS, state, policy)
+        return Plan(self, tickets.TOOLS, state)
 
 
 def _only(plan: Plan, customer: str) -> str:
@@ -74,17 +74,17 @@ def _read(scene: _Scene) -> Task:
         if money
         else ('How many days ago did "{c}" buy?', 'How many days is the purchase of "{c}" past?')
     )
-    plan = scene.plan("paid" if money else "days")
+    plan = scene.plan()
     plan.user(*wordings, c=customer)
     record = plan.call("read_ticket", ticket=_only(plan, customer))
     plan.answer(record["paid" if money else "days_since_purchase"])
-    return plan.task()
+    return plan.task("paid" if money else "days")
 
 
 def _prioritise(scene: _Scene) -> Task:
     customer, priority = scene.draw.person(), scene.rng.choice(("low", "high", "urgent"))
     scene.ticket(customer)
-    plan = scene.plan("prioritise")
+    plan = scene.plan()
     plan.user(
         'Set the ticket of "{c}" to {p}.',
         'The ticket of "{c}" gets the priority {p}.',
@@ -93,7 +93,7 @@ def _prioritise(scene: _Scene) -> Task:
     )
     plan.call("set_priority", ticket=_only(plan, customer), priority=priority)
     plan.answer()
-    return plan.task()
+    return plan.task("prioritise")
 
 
 def _close(scene: _Scene) -> Task:
@@ -101,7 +101,7 @@ def _close(scene: _Scene) -> Task:
     reason = f"Solved, see case {scene.draw.number(100, 999)}."
     scene.ticket(customer)
     scene.ticket(customer, subject=subject)
-    plan = scene.plan("close")
+    plan = scene.plan()
     plan.user(
         'Close the ticket "{s}" of "{c}" with the reason "{r}".',
         'Tell "{c}" about "{s}": "{r}" - and close that ticket.',
@@ -113,13 +113,13 @@ def _close(scene: _Scene) -> Task:
     key = next(t["ticket"] for t in found if t["subject"] == subject)
     plan.call("close", ticket=key, reason=reason)
     plan.answer()
-    return plan.task()
+    return plan.task("close")
 
 
 def _give(scene: _Scene) -> Task:
     customer, agent = scene.draw.person(), scene.rng.choice(scene.team)
     scene.ticket(customer)
-    plan = scene.plan("give")
+    plan = scene.plan()
     plan.user(
         'Give the ticket of "{c}" to "{a}" and set it to {p}.',
         '"{a}" takes the ticket of "{c}": assign it, with the priority {p}.',
@@ -131,7 +131,7 @@ def _give(scene: _Scene) -> Task:
     plan.call("assign", ticket=key, agent=agent)
     plan.call("set_priority", ticket=key, priority=priority)
     plan.answer()
-    return plan.task()
+    return plan.task("give")
 
 
 # Medium: what is found decides, or a tool refuses
@@ -140,7 +140,7 @@ def _give(scene: _Scene) -> Task:
 def _by_load(scene: _Scene) -> Task:
     customer = scene.draw.person()
     scene.ticket(customer)
-    plan = scene.plan("by_load")
+    plan = scene.plan()
     plan.user(
         'Give the ticket of "{c}" to whoever works on its topic and has the fewest tickets. '
         "Who is it?",
@@ -152,7 +152,7 @@ def _by_load(scene: _Scene) -> Task:
     agent = _least_busy(plan.call("list_agents", skill=topic))
     plan.call("assign", ticket=key, agent=agent)
     plan.answer(agent)
-    return plan.task()
+    return plan.task("by_load")
 
 
 def _full(scene: _Scene) -> Task:
@@ -161,7 +161,7 @@ def _full(scene: _Scene) -> Task:
     scene.ticket(customer)
     if full:
         scene.fill(agent)
-    plan = scene.plan("full" if full else "not_full")
+    plan = scene.plan()
     plan.user(
         'Give the ticket of "{c}" to "{a}"; if "{a}" is full, to the one of the same skill '
         "with the smallest load who is not.",
@@ -176,14 +176,14 @@ def _full(scene: _Scene) -> Task:
         agent = _least_busy(plan.call("list_agents", skill=scene.topic))
     plan.call("assign", ticket=key, agent=agent)
     plan.answer()
-    return plan.task()
+    return plan.task("full" if full else "not_full")
 
 
 def _refund_or_not(scene: _Scene) -> Task:
     customer, manager = scene.draw.person(), scene.draw.person()
     limit = scene.draw.number(300, 800)
     paid = scene.tickets[scene.ticket(customer)].paid
-    plan = scene.plan("refund" if paid <= limit else "escalate")
+    plan = scene.plan()
     plan.user(
         'If "{c}" paid {n} or less, refund all of it; if more, escalate the ticket to "{m}".',
         'Refund "{c}" in full if that is at most {n}, or else escalate the ticket to "{m}".',
@@ -197,7 +197,7 @@ def _refund_or_not(scene: _Scene) -> Task:
     else:
         plan.call("escalate", ticket=key, manager=manager)
     plan.answer()
-    return plan.task()
+    return plan.task("refund" if paid <= limit else "escalate")
 
 
 def _duplicates(scene: _Scene) -> Task:
@@ -206,7 +206,7 @@ def _duplicates(scene: _Scene) -> Task:
     scene.ticket(customer)
     for _ in range(2):
         scene.ticket(customer, subject=subject)
-    plan = scene.plan("duplicates")
+    plan = scene.plan()
     plan.user(
         '"{c}" wrote twice about "{s}": merge the second ticket of the list into the first, '
         "which gets the priority high.",
@@ -220,7 +220,7 @@ def _duplicates(scene: _Scene) -> Task:
     plan.call("merge", ticket=second, into=first)
     plan.call("set_priority", ticket=first, priority="high")
     plan.answer()
-    return plan.task()
+    return plan.task("duplicates")
 
 
 # Hard: rules, requests that need no call, users who come back, long programs
@@ -240,7 +240,7 @@ def _refund_rules(scene: _Scene) -> Task:
         "Priorities are left as they are.",
     )
     kind = "too_late" if old else "refundable" if paid <= limit else "too_dear"
-    plan = scene.plan(kind, policy)
+    plan = scene.plan()
     plan.user('Refund "{c}".', '"{c}" wants the money back: refund it.', c=customer)
     key = _only(plan, customer)
     plan.call("read_ticket", ticket=key)
@@ -251,7 +251,7 @@ def _refund_rules(scene: _Scene) -> Task:
     else:
         plan.call("escalate", ticket=key, manager=manager)
     plan.answer()
-    return plan.task()
+    return plan.task(kind, policy)
 
 
 def _not_urgent(scene: _Scene) -> Task:
@@ -265,7 +265,7 @@ def _not_urgent(scene: _Scene) -> Task:
         "another, set high.",
         f'Refunds are for "{scene.draw.person()}" to decide.',
     )
-    plan = scene.plan("urgent" if allowed else "not_urgent", policy)
+    plan = scene.plan()
     plan.user(
         'The ticket of "{c}" is urgent: set it so.',
         'Make the ticket of "{c}" urgent.',
@@ -275,7 +275,7 @@ def _not_urgent(scene: _Scene) -> Task:
     plan.call("read_ticket", ticket=key)
     plan.call("set_priority", ticket=key, priority="urgent" if allowed else "high")
     plan.answer()
-    return plan.task()
+    return plan.task("urgent" if allowed else "not_urgent", policy)
 
 
 def _no_call(scene: _Scene) -> Task:
@@ -289,7 +289,7 @@ def _no_call(scene: _Scene) -> Task:
         "What the question itself tells is answered without a call.",
     )
     refuse = scene.toss()
-    plan = scene.plan("refuse" if refuse else "in_the_question", policy)
+    plan = scene.plan()
     if refuse:
         plan.user(
             'I am "{d}", a customer. How much did "{c}" pay?',
@@ -298,7 +298,7 @@ def _no_call(scene: _Scene) -> Task:
             d=other,
         )
         plan.answer(word)
-        return plan.task()
+        return plan.task("refuse", policy)
     plan.user(
         '"{c}" wrote that ticket {k} is about {n} units that "{d}" owes. How many units?',
         'For my notes: "{d}" owes "{c}" {n} units, ticket {k}. How many units were it?',
@@ -308,7 +308,7 @@ def _no_call(scene: _Scene) -> Task:
         n=number,
     )
     plan.answer(number)
-    return plan.task()
+    return plan.task("in_the_question", policy)
 
 
 def _queue(scene: _Scene) -> Task:
@@ -316,7 +316,7 @@ def _queue(scene: _Scene) -> Task:
     for _ in range(scene.rng.randint(3, 4)):
         scene.ticket(scene.draw.person())
     code = scene.draw.number(100, 999)
-    plan = scene.plan("queue")
+    plan = scene.plan()
     plan.user(
         'Plan "{n}": assign the open tickets about {t} in the order of the list, each to the '
         "agent with the smallest load by then; of two with as many, to the first listed.",
@@ -332,7 +332,7 @@ def _queue(scene: _Scene) -> Task:
         load = plan.call("assign", ticket=ticket["ticket"], agent=agent)["load"]
         agents = [{**a, "load": load} if a["agent"] == agent else a for a in agents]
     plan.answer()
-    return plan.task()
+    return plan.task("queue")
 
 
 def _conversation(scene: _Scene) -> Task:
@@ -341,7 +341,7 @@ def _conversation(scene: _Scene) -> Task:
     scene.ticket(customer, subject=subject)
     other = scene.draw.document()
     scene.ticket(customer, subject=other)
-    plan = scene.plan("conversation")
+    plan = scene.plan()
     plan.user(
         'What did "{c}" pay, by the ticket "{s}"?',
         'Look at the ticket "{s}" of "{c}": how much was paid?',
@@ -364,7 +364,7 @@ def _conversation(scene: _Scene) -> Task:
     plan.call("merge", ticket=ids[other], into=ids[subject])
     plan.call("set_priority", ticket=ids[subject], priority=priority)
     plan.answer()
-    return plan.task()
+    return plan.task("conversation")
 
 
 _KINDS: Kinds[_Scene] = {

@@ -67,14 +67,14 @@ class _Scene(Scene):
         self.vouchers[key] = Voucher(owner, self.draw.number(*_RICH))
         return key
 
-    def plan(self, kind: str, policy: str = "") -> Plan:
+    def plan(self) -> Plan:
         state = TravelState(
             self.table(self.offers),
             self.table(self.bookings),
             self.table(self.vouchers),
             self.table(self.cards),
         )
-        return Plan(self, kind, travel.TOOLS, state, policy)
+        return Plan(self, travel.TOOLS, state)
 
     def ask(self, *wordings: str, **values: object) -> str:
         """A wording, with the cities and the way of travelling filled in as well."""
@@ -104,7 +104,7 @@ def _booked(plan: Plan, traveller: str) -> dict[str, Any]:
 def _fee(scene: _Scene) -> Task:
     person = scene.traveller()
     cheapest, *_ = scene.trips(scene.mode)
-    plan = scene.plan("fee")
+    plan = scene.plan()
     plan.user(
         '"{p}" goes from "{a}" to "{b}" by the cheapest {m}. What does cancelling cost?',
         'What is the cancellation fee of the cheapest {m} from "{a}" to "{b}"? "{p}" asks.',
@@ -112,13 +112,13 @@ def _fee(scene: _Scene) -> Task:
     )
     plan.call("get_offer", offer=_trips(plan, scene)[0]["offer"])
     plan.answer(scene.offers[cheapest].fee)
-    return plan.task()
+    return plan.task("fee")
 
 
 def _book_hotel(scene: _Scene) -> Task:
     person = scene.traveller()
     scene.hotels()
-    plan = scene.plan("book_hotel")
+    plan = scene.plan()
     plan.user(
         'Hold the cheapest hotel in "{b}" for "{p}" and pay it by card.',
         'Book "{p}" the cheapest hotel in "{b}": hold it, then pay by card.',
@@ -126,7 +126,7 @@ def _book_hotel(scene: _Scene) -> Task:
     )
     plan.call("pay_by_card", booking=_hold(plan, _hotels(plan, scene)[0], person))
     plan.answer()
-    return plan.task()
+    return plan.task("book_hotel")
 
 
 def _hotels(plan: Plan, scene: _Scene) -> list[dict[str, Any]]:
@@ -141,17 +141,17 @@ def _where(scene: _Scene) -> Task:
     word, answer = scene.rng.choice(
         (("to which city", offer.city), ("on which day", offer.day), ("at what price", offer.price))
     )
-    plan = scene.plan("where")
+    plan = scene.plan()
     plan.user('Tell me {w} "{p}" travels.', 'I want to know {w} "{p}" travels.', w=word, p=person)
     plan.call("get_offer", offer=_booked(plan, person)["offer"])
     plan.answer(answer)
-    return plan.task()
+    return plan.task("where")
 
 
 def _call_off(scene: _Scene) -> Task:
     person = scene.traveller()
     scene.book(person, scene.trips(scene.mode)[0], "card")
-    plan = scene.plan("call_off")
+    plan = scene.plan()
     plan.user(
         'Cancel the booking of "{p}". How much is paid back?',
         '"{p}" cannot travel: cancel the booking and tell me the refund.',
@@ -159,7 +159,7 @@ def _call_off(scene: _Scene) -> Task:
     )
     refund = plan.call("cancel_booking", booking=_booked(plan, person)["booking"])["refund"]
     plan.answer(refund)
-    return plan.task()
+    return plan.task("call_off")
 
 
 # Medium: what is found decides, or a tool refuses
@@ -170,7 +170,7 @@ def _limit(scene: _Scene) -> Task:
     person, limit = scene.traveller(), scene.draw.number(5000, 9000)
     flight = scene.offers[scene.trips("flight")[0]]
     scene.trips("train")
-    plan = scene.plan("below_limit" if flight.price < limit else "above_limit")
+    plan = scene.plan()
     plan.user(
         'Hold the cheapest flight from "{a}" to "{b}" for "{p}" if it costs less than {n}, or '
         "else the cheapest train.",
@@ -184,7 +184,7 @@ def _limit(scene: _Scene) -> Task:
         (first, *_) = _trips(plan, scene, "train")
     _hold(plan, first, person)
     plan.answer()
-    return plan.task()
+    return plan.task("below_limit" if flight.price < limit else "above_limit")
 
 
 def _sold_out(scene: _Scene) -> Task:
@@ -196,7 +196,7 @@ def _sold_out(scene: _Scene) -> Task:
         scene.offers[cheapest] = Offer(
             offer.kind, offer.origin, offer.city, offer.day, offer.price, offer.fee, seats=0
         )
-    plan = scene.plan("sold_out" if full else "not_sold_out")
+    plan = scene.plan()
     plan.user(
         'Hold the cheapest {m} from "{a}" to "{b}" for "{p}", the next one if it is sold out. '
         "What does it cost?",
@@ -210,7 +210,7 @@ def _sold_out(scene: _Scene) -> Task:
         first = second
     _hold(plan, first, person)
     plan.answer(first["price"])
-    return plan.task()
+    return plan.task("sold_out" if full else "not_sold_out")
 
 
 def _declined(scene: _Scene) -> Task:
@@ -219,7 +219,7 @@ def _declined(scene: _Scene) -> Task:
     person = scene.traveller(poor)
     scene.book(person, scene.trips(scene.mode)[0])
     scene.voucher(person)
-    plan = scene.plan("declined" if poor else "accepted")
+    plan = scene.plan()
     plan.user(
         'Pay the booking of "{p}" by card, or by voucher if the card is declined.',
         'The booking of "{p}" is due: pay by card; if it is declined, by voucher.',
@@ -228,7 +228,7 @@ def _declined(scene: _Scene) -> Task:
     booking = _booked(plan, person)["booking"]
     _pay(plan, booking, person, poor)
     plan.answer()
-    return plan.task()
+    return plan.task("declined" if poor else "accepted")
 
 
 def _pay(plan: Plan, booking: str, traveller: str, poor: bool) -> None:
@@ -246,7 +246,7 @@ def _rebook(scene: _Scene) -> Task:
     old, new, _ = scene.rng.sample(scene.trips(scene.mode, 3), 3)
     scene.book(person, old)
     day = scene.offers[new].day
-    plan = scene.plan("rebook")
+    plan = scene.plan()
     plan.user(
         '"{p}" travels on "{d}" instead: cancel the booking, hold the same kind of trip on the '
         "same way for that day.",
@@ -260,7 +260,7 @@ def _rebook(scene: _Scene) -> Task:
     plan.call("cancel_booking", booking=booked["booking"])
     _hold(plan, next(t for t in _trips(plan, scene) if t["day"] == day), person)
     plan.answer()
-    return plan.task()
+    return plan.task("rebook")
 
 
 # Hard: rules, requests that need no call, users who come back, long programs
@@ -279,7 +279,7 @@ def _dear_to_cancel(scene: _Scene) -> Task:
         f'passed on to "{colleague}".',
         "Hotels are held, not paid.",
     )
-    plan = scene.plan("pass_on" if dear else "cancel_cheap", policy)
+    plan = scene.plan()
     plan.user('Cancel the booking of "{p}".', '"{p}" cannot travel: cancel that.', p=person)
     booked = _booked(plan, person)
     plan.call("get_offer", offer=booked["offer"])
@@ -288,7 +288,7 @@ def _dear_to_cancel(scene: _Scene) -> Task:
     else:
         plan.call("cancel_booking", booking=booked["booking"])
     plan.answer()
-    return plan.task()
+    return plan.task("pass_on" if dear else "cancel_cheap", policy)
 
 
 def _train_first(scene: _Scene) -> Task:
@@ -304,7 +304,7 @@ def _train_first(scene: _Scene) -> Task:
         "cheapest train is held and paid instead, whatever was asked for.",
         "Vouchers are for hotels.",
     )
-    plan = scene.plan("train_instead" if rail else "no_train", policy)
+    plan = scene.plan()
     plan.user(
         'Book "{p}" the cheapest flight from "{a}" to "{b}": hold it and pay by card.',
         '"{p}" flies from "{a}" to "{b}". Hold the cheapest flight and pay it by card.',
@@ -317,7 +317,7 @@ def _train_first(scene: _Scene) -> Task:
         (first, *_) = _trips(plan, scene, "flight")
     plan.call("pay_by_card", booking=_hold(plan, first, person))
     plan.answer()
-    return plan.task()
+    return plan.task("train_instead" if rail else "no_train", policy)
 
 
 def _no_call(scene: _Scene) -> Task:
@@ -331,7 +331,7 @@ def _no_call(scene: _Scene) -> Task:
         "What the question itself tells is answered without a call.",
     )
     refuse = scene.toss()
-    plan = scene.plan("refuse" if refuse else "in_the_question", policy)
+    plan = scene.plan()
     if refuse:
         plan.user(
             'Hold the cheapest {m} from "{a}" to "{b}" for "{p}".',
@@ -340,7 +340,7 @@ def _no_call(scene: _Scene) -> Task:
             q=other,
         )
         plan.answer(word)
-        return plan.task()
+        return plan.task("refuse", policy)
     first, second = sorted(scene.draw.number(*_PRICE) for _ in range(2))
     plan.user(
         '"{p}" was offered a flight for {n} and a train for {k}; "{q}" wants the dearer one. '
@@ -352,14 +352,14 @@ def _no_call(scene: _Scene) -> Task:
         k=second,
     )
     plan.answer(second)
-    return plan.task()
+    return plan.task("in_the_question", policy)
 
 
 def _journey(scene: _Scene) -> Task:
     """Three user turns: ask, book, and think again."""
     person = scene.traveller()
     scene.trips(scene.mode)
-    plan = scene.plan("journey")
+    plan = scene.plan()
     plan.user(
         'What does the cheapest {m} from "{a}" to "{b}" cost? It is for "{p}".',
         'On behalf of "{p}": what is the lowest price by {m} from "{a}" to "{b}"?',
@@ -379,7 +379,7 @@ def _journey(scene: _Scene) -> Task:
     )
     plan.call("change_traveller", booking=booking, traveller=other)
     plan.answer(plan.call("get_offer", offer=first["offer"])["fee"])
-    return plan.task()
+    return plan.task("journey")
 
 
 def _package(scene: _Scene) -> Task:
@@ -390,7 +390,7 @@ def _package(scene: _Scene) -> Task:
     scene.hotels()
     if poor:
         scene.voucher(person)
-    plan = scene.plan("package_declined" if poor else "package")
+    plan = scene.plan()
     plan.user(
         'Hold "{p}" the cheapest {m} from "{a}" to "{b}" and the cheapest hotel there. Pay the '
         "trip by card, or by voucher if the card is declined; the hotel is paid later.",
@@ -402,7 +402,7 @@ def _package(scene: _Scene) -> Task:
     _pay(plan, trip, person, poor)
     _hold(plan, _hotels(plan, scene)[0], person)
     plan.answer()
-    return plan.task()
+    return plan.task("package_declined" if poor else "package")
 
 
 _KINDS: Kinds[_Scene] = {

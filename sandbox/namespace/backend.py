@@ -18,11 +18,12 @@ from typing import Any
 
 from journeyman.sandbox import seccomp, spawn
 from journeyman.sandbox.base import Limits
-from journeyman.sandbox.container import Worker, worker_config, worker_source
+from journeyman.sandbox.container import Worker, worker_config
 from journeyman.sandbox.errors import IsolationUnavailable, SandboxDied
 from journeyman.sandbox.namespace import bwrap, cgroup
 from journeyman.sandbox.namespace.interpreter import find_interpreter, package_directories
 from journeyman.sandbox.session import WorkerSession
+from journeyman.sandbox.worker import worker_source
 
 # Belongs to nobody: between the ranges that systemd, containers and distributions give away.
 UNUSED_UID = 61000
@@ -130,8 +131,8 @@ def _start(
     interpreter = find_interpreter(uid)
     source = worker_source()
     with contextlib.ExitStack() as stack:
-        source_fd = stack.enter_context(_memory_file("worker", source))
-        seccomp_fd = stack.enter_context(_memory_file("seccomp", seccomp.program()))
+        source_fd = stack.enter_context(spawn.memory_file("worker", source))
+        seccomp_fd = stack.enter_context(spawn.memory_file("seccomp", seccomp.program()))
         ours, theirs = socket.socketpair()
         stack.callback(theirs.close)
         info_read, info_write = os.pipe()
@@ -291,15 +292,3 @@ def _walls(pid: int, hello: dict[str, Any]) -> Iterator[tuple[str, bool]]:
     for kind in ("user", "pid", "net", "mnt", "ipc", "uts"):
         theirs = hello.get("namespaces", {}).get(kind)
         yield f"a {kind} namespace", theirs not in (None, os.readlink(f"/proc/self/ns/{kind}"))
-
-
-@contextlib.contextmanager
-def _memory_file(name: str, content: bytes) -> Iterator[int]:
-    fd = os.memfd_create(name)
-    try:
-        with os.fdopen(os.dup(fd), "wb") as file:
-            file.write(content)
-        os.lseek(fd, 0, os.SEEK_SET)
-        yield fd
-    finally:
-        os.close(fd)

@@ -9,9 +9,7 @@ import pytest
 from journeyman.envs import Level, Split, Task, env_class, make
 from journeyman.envs.core import answer_text, digest, normalise
 from journeyman.envs.tasks.entities import FIRST_NAMES, LAST_NAMES, MEETINGS, TOPICS, split_of
-from journeyman.envs.tasks.script import Script
 from journeyman.envs.types import LEVELS, SPLITS
-from journeyman.tools.apis import bank
 
 from .conftest import OFFICE
 from .test_tasks import OLDER, TASKS
@@ -138,19 +136,3 @@ def test_no_fixed_answer_is_what_someone_says_who_does_nothing(env_id: str) -> N
 @pytest.mark.parametrize("env_id", OFFICE)
 def test_the_bank_and_its_kin_excuse_nothing(env_id: str) -> None:
     assert not env_class(env_id).harmless
-
-
-def test_a_script_plays_what_it_writes() -> None:
-    account = bank.Account("Ada", 50, "frozen")
-    script = Script(bank.BankState(bank.Map({"A1": account})), bank.TOOLS)
-    script.user("Unfreeze A1.")
-    assert script.call("unfreeze", account="A1") == {"account": "A1", "status": "active"}
-    script.answer(7)
-    script.user("Again.")
-    assert "already active" in script.call("unfreeze", account="A1")["error"]
-    script.answer(None)
-    task = script.task("twice", "Be quick.")
-    assert (task.prompt, task.answer, task.policy) == ("Unfreeze A1.", "7", "Be quick.")
-    assert task.state.accounts["A1"] is account
-    (second,) = task.then
-    assert (second.prompt, second.answer, len(second.gold)) == ("Again.", None, 1)

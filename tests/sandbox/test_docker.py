@@ -23,7 +23,7 @@ from journeyman.sandbox import (
     image,
 )
 from journeyman.sandbox.docker import LABEL, DockerBackend, _frames, _owner, _verify, reap
-from journeyman.sandbox.worker import Relay
+from journeyman.sandbox.worker.relay import Relay
 
 docker = pytest.importorskip("docker")
 

@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from journeyman.sandbox import KilledReason, Limits, Sandbox, SandboxDied, Session, worker
+from journeyman.sandbox import KilledReason, Limits, Sandbox, SandboxDied, Session
 from journeyman.sandbox.container import Container
 from journeyman.sandbox.session import WorkerSession
+from journeyman.sandbox.worker.frames import MAX_FRAME, encode
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
@@ -106,7 +107,7 @@ def test_code_must_be_text_of_a_bounded_size(session: Session) -> None:
     with pytest.raises(TypeError, match="code is a bytes"):
         session.exec(b"1")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="the most is"):
-        session.exec("#" * worker.MAX_FRAME)
+        session.exec("#" * MAX_FRAME)
     assert session.exec("#" * 3_000_000 + "\n'long'").value_repr == "'long'"
 
 
@@ -141,7 +142,7 @@ def test_a_supervisor_gone_mad_is_infra(session: Session, frame: bytes) -> None:
 
 def test_a_reply_of_the_wrong_shape_is_infra(session: Session) -> None:
     assert isinstance(session, WorkerSession)
-    session.container.incoming += worker.encode({"ended": False, "cpu_s": "much"})
+    session.container.incoming += encode({"ended": False, "cpu_s": "much"})
     assert session.exec("1").killed_reason is KilledReason.INFRA
 
 

@@ -1,6 +1,8 @@
 """The worker's parts that make sense outside of a sandbox."""
 
 import ast
+import importlib
+import inspect
 import os
 import socket
 import sys
@@ -12,11 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from journeyman.sandbox import worker
+from journeyman.sandbox.worker import MODULES, frames, repl, supervisor
+
+PACKAGE = "journeyman.sandbox.worker"
 
 
 def run(code: str, namespace: dict[str, Any] | None = None) -> tuple[int, str | None, bool]:
-    return worker.run_cell(code, {} if namespace is None else namespace, "<cell 1>")
+    return repl.run_cell(code, {} if namespace is None else namespace, "<cell 1>")
 
 
 @pytest.mark.parametrize(
@@ -46,7 +50,7 @@ def test_a_cell_has_no_future_imports_of_the_worker() -> None:
 def test_a_long_repr_is_cut_by_bytes() -> None:
     status, value, cut = run("'é' * 40_000")
     assert status == 0 and cut and value is not None
-    assert len(value.encode()) <= worker.MAX_REPR
+    assert len(value.encode()) <= repl.MAX_REPR
 
 
 def test_an_exit_with_words_prints_them(capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,13 +62,13 @@ def test_an_exit_with_words_prints_them(capsys: pytest.CaptureFixture[str]) -> N
 def test_tracebacks_hide_the_worker(code: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(code) == (1, None, False)
     seen = capsys.readouterr().err
-    assert seen and "worker.py" not in seen and "ast.py" not in seen
+    assert seen and "repl.py" not in seen and "ast.py" not in seen
 
 
 def test_chained_exceptions_stay_whole(capsys: pytest.CaptureFixture[str]) -> None:
     run("try:\n    {}['a']\nexcept KeyError as e:\n    raise ValueError('b') from e")
     seen = capsys.readouterr().err
-    assert "KeyError: 'a'" in seen and "ValueError: b" in seen and "worker.py" not in seen
+    assert "KeyError: 'a'" in seen and "ValueError: b" in seen and "repl.py" not in seen
 
 
 def test_an_exception_that_cannot_be_printed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,7 +83,7 @@ def test_an_exception_that_cannot_be_printed(capsys: pytest.CaptureFixture[str])
 
 
 def test_warming_up_leaves_no_trace(capsys: pytest.CaptureFixture[str]) -> None:
-    worker.warm_up()
+    repl.warm_up()
     assert capsys.readouterr() == ("", "")
 
 
@@ -87,7 +91,7 @@ def test_warming_up_leaves_no_trace(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("cut", [False, True])
 def test_an_answer_arrives_as_it_was_meant(value: str | None, cut: bool) -> None:
     cut = cut and value is not None
-    assert worker.parse_answer(worker.pack_answer("n", 255, value, cut), "n") == {
+    assert supervisor.parse_answer(repl.pack_answer("n", 255, value, cut), "n") == {
         "exit_status": 255,
         "value_repr": value,
         "truncated": cut,
@@ -118,49 +122,54 @@ def test_an_answer_arrives_as_it_was_meant(value: str | None, cut: bool) -> None
     ],
 )
 def test_a_malformed_answer_is_none(raw: bytes) -> None:
-    assert worker.parse_answer(raw, "n") is None
+    assert supervisor.parse_answer(raw, "n") is None
 
 
 @given(st.binary(max_size=200))
 def test_no_bytes_make_it_raise(raw: bytes) -> None:
-    answer = worker.parse_answer(b"n 0 = " + raw, "n")
+    answer = supervisor.parse_answer(b"n 0 = " + raw, "n")
     assert answer is not None and isinstance(answer["value_repr"], str)
-    assert worker.parse_answer(raw, "nonce") is None
+    assert supervisor.parse_answer(raw, "nonce") is None
 
 
 @given(st.dictionaries(st.text(), st.text() | st.integers() | st.none()))
 def test_frames_survive_the_trip(message: dict[str, object]) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        ours.sendall(worker.encode(message))
+        ours.sendall(frames.encode(message))
         ours.shutdown(socket.SHUT_WR)
-        assert worker.receive(theirs.fileno()) == message
-        assert worker.receive(theirs.fileno()) is None
+        assert frames.receive(theirs.fileno()) == message
+        assert frames.receive(theirs.fileno()) is None
 
 
 def test_a_cut_frame_is_an_end() -> None:
     reader, writer = os.pipe()
-    os.write(writer, worker.encode({"a": 1})[:-1])
+    os.write(writer, frames.encode({"a": 1})[:-1])
     os.close(writer)
-    assert worker.receive(reader) is None
+    assert frames.receive(reader) is None
     os.close(reader)
 
 
-def test_older_pythons_can_read_the_source() -> None:
-    source = Path(worker.__file__).read_text()
-    tree = ast.parse(source, feature_version=(3, 9))
-    names = {
-        alias.name.partition(".")[0]
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Import)
-        for alias in node.names
-    }
-    assert names <= sys.stdlib_module_names
+def test_the_program_is_made_of_all_modules() -> None:
+    found = {path.stem for path in Path(frames.__file__).parent.glob("*.py")}
+    assert found == {"__init__", *MODULES}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_older_pythons_can_run_the_source(name: str) -> None:
+    source = inspect.getsource(importlib.import_module(f"{PACKAGE}.{name}"))
+    known = {f"{PACKAGE}.{earlier}" for earlier in MODULES[: MODULES.index(name)]}
+    for node in ast.walk(ast.parse(source, feature_version=(3, 9))):
+        if isinstance(node, ast.Import):
+            assert {alias.name for alias in node.names} <= sys.stdlib_module_names
+        elif isinstance(node, ast.ImportFrom):
+            top = (node.module or "").partition(".")[0]
+            assert node.module in known or top in sys.stdlib_module_names
 
 
 def test_a_huge_message_is_refused() -> None:
     with pytest.raises(ValueError, match="the most is"):
-        worker.encode({"code": "x" * worker.MAX_FRAME})
+        frames.encode({"code": "x" * frames.MAX_FRAME})
 
 
 def test_the_loop_answers_until_its_requests_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,23 +178,23 @@ def test_the_loop_answers_until_its_requests_end(monkeypatch: pytest.MonkeyPatch
     with ours, theirs:
         for nonce, code in (("a", "x = 5"), ("b", "x + 1"), ("c", "__name__")):
             request = {"op": "exec", "nonce": nonce, "code": code, "moved": nonce == "b"}
-            ours.send(worker.encode(request))
+            ours.send(frames.encode(request))
         ours.shutdown(socket.SHUT_WR)
-        worker.repl(theirs)
-        answers = [worker.parse_answer(ours.recv(4096), nonce) for nonce in "abc"]
+        repl.repl(theirs)
+        answers = [supervisor.parse_answer(ours.recv(4096), nonce) for nonce in "abc"]
     assert [answer and answer["value_repr"] for answer in answers] == [None, "6", "'__main__'"]
 
 
 def test_a_long_request_comes_in_pieces() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     request = {"code": "x" * 150_000}
-    data = worker.encode(request)
+    data = frames.encode(request)
     with ours, theirs:
         sender = threading.Thread(
             target=lambda: [ours.send(data[at : at + 65536]) for at in range(0, len(data), 65536)]
         )
         sender.start()
-        assert worker.receive_pieces(theirs) == (request, [])
+        assert frames.receive_pieces(theirs) == (request, [])
         sender.join()
         ours.close()
-        assert worker.receive_pieces(theirs) == (None, [])
+        assert frames.receive_pieces(theirs) == (None, [])

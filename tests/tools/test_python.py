@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from types import TracebackType
-from typing import Self, cast
+from typing import cast
 
 import pytest
 
@@ -17,6 +16,7 @@ from journeyman.sandbox import (
     SandboxError,
     Session,
 )
+from journeyman.sandbox.base import Closing
 from journeyman.tools import CallStatus, ToolCall, ToolError, ToolTimeout, execute
 from journeyman.tools.python import MAX_OUTPUT_CHARS, TOOLS, Cell, Repl, ReplayError, python
 
@@ -43,7 +43,7 @@ class FakeSnapshot:
         self.closed = True
 
 
-class FakeSession:
+class FakeSession(Closing):
     """Answers from a script; a result with a reason to die, or no status, ends it."""
 
     def __init__(self, backend: "FakeBackend") -> None:
@@ -79,18 +79,6 @@ class FakeSession:
 
     def close(self) -> None:
         self.alive = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
-        self.close()
 
 
 class FakeBackend:

@@ -8,6 +8,7 @@ from typing import Any
 
 from immutables import Map
 
+from journeyman.tools.apis.lookup import look_up
 from journeyman.tools.errors import ToolError
 from journeyman.tools.tool import tool
 
@@ -43,10 +44,7 @@ class BankState:
 
 
 def _account(state: BankState, account: str) -> Account:
-    try:
-        return state.accounts[account]
-    except KeyError:
-        raise ToolError(f"no account {account[:40]}") from None
+    return look_up(state.accounts, "account", account)
 
 
 @tool

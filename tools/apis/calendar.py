@@ -7,6 +7,7 @@ from typing import Any
 
 from immutables import Map
 
+from journeyman.tools.apis.lookup import look_up
 from journeyman.tools.errors import ToolError
 from journeyman.tools.tool import tool
 
@@ -37,10 +38,7 @@ class CalendarState:
 
 
 def _event(state: CalendarState, event: str) -> Event:
-    try:
-        return state.events[event]
-    except KeyError:
-        raise ToolError(f"no event {event[:40]}") from None
+    return look_up(state.events, "event", event)
 
 
 def check_free(state: CalendarState, day: str, hour: int, moving: str | None = None) -> None:

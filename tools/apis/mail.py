@@ -15,6 +15,7 @@ from immutables import Map
 
 from journeyman.tools.apis import calendar
 from journeyman.tools.apis.calendar import CalendarState, Event, check_free
+from journeyman.tools.apis.lookup import look_up
 from journeyman.tools.errors import ToolError
 from journeyman.tools.tool import Tool, tool
 
@@ -50,10 +51,7 @@ class MailState:
 
 
 def _mail(state: MailState, mail: str) -> Mail:
-    try:
-        return state.mails[mail]
-    except KeyError:
-        raise ToolError(f"no mail {mail[:40]}; search_mails gives ids") from None
+    return look_up(state.mails, "mail", mail, "search_mails gives ids")
 
 
 def _heading(key: str, mail: Mail) -> dict[str, Any]:
@@ -211,9 +209,7 @@ def find_contact(state: MailState, person: str) -> tuple[MailState, dict[str, An
     Args:
         person: Full name.
     """
-    if person not in state.contacts:
-        raise ToolError(f"no contact {person[:40]}")
-    return state, {"address": state.contacts[person]}
+    return state, {"address": look_up(state.contacts, "contact", person)}
 
 
 @tool

@@ -7,6 +7,7 @@ from typing import Any
 
 from immutables import Map
 
+from journeyman.tools.apis.lookup import look_up
 from journeyman.tools.errors import ToolError
 from journeyman.tools.tool import tool
 
@@ -32,10 +33,7 @@ class OrdersState:
 
 
 def _order(state: OrdersState, order: str) -> Order:
-    try:
-        return state.orders[order]
-    except KeyError:
-        raise ToolError(f"no order {order[:40]}") from None
+    return look_up(state.orders, "order", order)
 
 
 def _put(state: OrdersState, order: str, record: Order) -> OrdersState:

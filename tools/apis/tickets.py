@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from immutables import Map
 
+from journeyman.tools.apis.lookup import look_up
 from journeyman.tools.errors import ToolError
 from journeyman.tools.tool import tool
 
@@ -56,12 +57,7 @@ class TicketsState:
 
 
 def _ticket(state: TicketsState, ticket: str) -> Ticket:
-    try:
-        return state.tickets[ticket]
-    except KeyError:
-        raise ToolError(
-            f"no ticket {ticket[:40]}; find_tickets and list_tickets give ids"
-        ) from None
+    return look_up(state.tickets, "ticket", ticket, "find_tickets and list_tickets give ids")
 
 
 def _open(state: TicketsState, ticket: str) -> Ticket:
@@ -167,9 +163,7 @@ def assign(state: TicketsState, ticket: str, agent: str) -> tuple[TicketsState, 
         agent: Full name of the agent.
     """
     record = _open(state, ticket)
-    taker = state.agents.get(agent)
-    if taker is None:
-        raise ToolError(f"no agent {agent[:40]}; list_agents gives names")
+    taker = look_up(state.agents, "agent", agent, "list_agents gives names")
     if record.agent == agent:
         raise ToolError(f"ticket {ticket} is already with {agent}")
     if taker.skill != record.topic:

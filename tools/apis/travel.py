@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from immutables import Map
 
+from journeyman.tools.apis.lookup import look_up
 from journeyman.tools.errors import ToolError
 from journeyman.tools.tool import tool
 
@@ -62,17 +63,11 @@ class TravelState:
 
 
 def _offer(state: TravelState, offer: str) -> Offer:
-    try:
-        return state.offers[offer]
-    except KeyError:
-        raise ToolError(f"no offer {offer[:40]}; search_trips and search_hotels give ids") from None
+    return look_up(state.offers, "offer", offer, "search_trips and search_hotels give ids")
 
 
 def _booking(state: TravelState, booking: str) -> Booking:
-    try:
-        return state.bookings[booking]
-    except KeyError:
-        raise ToolError(f"no booking {booking[:40]}; find_bookings gives ids") from None
+    return look_up(state.bookings, "booking", booking, "find_bookings gives ids")
 
 
 def _found(state: TravelState, kind: str, origin: str, city: str) -> list[dict[str, Any]]:

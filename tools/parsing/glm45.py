@@ -59,20 +59,12 @@ def _read(source: Source, body: int) -> tuple[str, dict[str, str], int] | str:
             return f"In a call stands {_KEY}name{_END_KEY} or {CLOSE}."
         key = source.text[begin : key_end[0]].strip()
         value = source.at(key_end[0] + len(_END_KEY), _VALUE)
-        closed = _value_end(source, value) if value is not None else None
+        closed = source.value_end(value, _END_VALUE, _KEY, CLOSE) if value is not None else None
         if value is None or closed is None:
             return f"After the key {key[:80]!r} comes {_VALUE}its value{_END_VALUE}."
         arguments[key] = source.text[value:closed]
         position = closed + len(_END_VALUE)
     return name, arguments, end
-
-
-def _value_end(source: Source, start: int) -> int | None:
-    while found := source.find(start, _END_VALUE):
-        start = found[0] + len(_END_VALUE)
-        if source.at(start, _KEY, CLOSE) is not None:
-            return found[0]
-    return None
 
 
 def _write(calls: Sequence[ToolCall]) -> str:

@@ -72,7 +72,7 @@ def _read(source: Source, start: int) -> tuple[str, dict[str, str], int] | str:
         if tag is None:
             return f"The name in {_PARAMETER}name> is not closed with >."
         key, begin = tag
-        closed = _value_end(source, begin)
+        closed = source.value_end(begin, _END_PARAMETER, _PARAMETER, _END_FUNCTION)
         if closed is None:
             return f"The value of {key[:80]!r} is not closed with {_END_PARAMETER}."
         arguments[key] = _trim(source.text[begin:closed])
@@ -86,14 +86,6 @@ def _tag(source: Source, start: int) -> tuple[str, int] | None:
     if found is None or found[1] != ">":
         return None
     return source.text[start : found[0]].strip(), found[0] + 1
-
-
-def _value_end(source: Source, start: int) -> int | None:
-    while found := source.find(start, _END_PARAMETER):
-        start = found[0] + len(_END_PARAMETER)
-        if source.at(start, _PARAMETER, _END_FUNCTION) is not None:
-            return found[0]
-    return None
 
 
 def _trim(value: str) -> str:

@@ -96,6 +96,18 @@ class Source:
             raise MoreText
         return (match.start(), match[0]) if match else None
 
+    def value_end(self, start: int, closer: str, *followers: str) -> int | None:
+        """Where an unquoted value ends: at the first closer that one of the followers follows.
+
+        Raises:
+            MoreText: More text may end it.
+        """
+        while found := self.find(start, closer):
+            start = found[0] + len(closer)
+            if self.at(start, *followers) is not None:
+                return found[0]
+        return None
+
     def object_end(self, start: int) -> int | None:
         """Where the JSON object ends that stands at `start`; None if it is not well-formed.
 

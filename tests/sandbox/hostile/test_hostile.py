@@ -23,8 +23,8 @@ import protocol
 import surfaces
 
 from journeyman.sandbox import ExecResult, KilledReason, Limits, Sandbox, Session, seccomp
-from journeyman.sandbox.container import worker_source
 from journeyman.sandbox.namespace import NamespaceBackend
+from journeyman.sandbox.worker import worker_source
 
 sys.path.remove(str(Path(__file__).parent))
 

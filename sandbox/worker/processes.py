@@ -1,0 +1,174 @@
+"""The processes of a session: counted, timed, stopped, ended."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import socket
+import time
+from typing import Any
+
+PR_SET_DUMPABLE = 4
+PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+# How long killed processes may take to be gone before their remains are left to the next call.
+_GONE_S = 0.5
+
+
+def prctl(option: int, value: int) -> None:  # pragma: no cover - runs inside the sandbox
+    """Changes what the kernel lets this process do, or do to it."""
+    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), f"prctl({option}, {value})")
+
+
+def cpu_clock(pid: int) -> int:
+    """The kernel's clock of another process: nanoseconds, where /proc has hundredths."""
+    return (~pid << 3) | 2
+
+
+def _read_proc(pid: int, name: str) -> bytes:  # pragma: no cover - runs inside the sandbox
+    """One of the short files about a process; empty if it is gone."""
+    try:
+        fd = os.open(f"/proc/{pid}/{name}", os.O_RDONLY)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, 4096)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
+
+
+class Branch:  # pragma: no cover - runs inside the sandbox
+    """A REPL, as the supervisor knows it."""
+
+    def __init__(self, number: int, pid: int, channel: socket.socket) -> None:
+        self.number = number
+        self.pid = pid
+        self.channel = channel
+        self.handle = os.pidfd_open(pid)
+        self.files: list[Any] = []  # while another branch's are in place
+        self.status: int | None = None  # what `waitpid` said of its end
+        self.doom: str | None = None  # the limit it was found beyond when it was put away
+        self.tasks = 1  # threads, and children it has not waited for
+        self.waited_s = 0.0  # processor seconds of the children that it has waited for
+        self.cpu_limit = 0.0
+        self.process_limit = 0
+
+
+class Processes:  # pragma: no cover - runs inside the sandbox
+    """Counts and ends the processes of the session."""
+
+    def __init__(self, contained: bool) -> None:
+        # Out of a pid namespace "all processes" would mean the host's: then only REPLs count.
+        self.contained = contained
+        assert not contained or os.getpid() == 1
+        self.repls: dict[int, Branch] = {}
+        self.dying: set[int] = set()  # killed, but not yet gone
+        # Processor seconds: of those that were waited for here; of strays, when last looked at.
+        self.dead_s = self.stray_s = 0.0
+
+    def strays(self) -> list[int]:
+        """All but the supervisor and the REPLs: what the running one has started."""
+        if not self.contained:
+            return []
+        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+        ours = {1, *self.dying}
+        return [pid for pid in pids if pid not in ours and pid not in self.repls]
+
+    @staticmethod
+    def stat(pid: int) -> list[bytes]:
+        """What /proc says of a process, from its state on; empty if it is gone."""
+        return _read_proc(pid, "stat").rpartition(b")")[2].split()
+
+    def adopted(self, pid: int) -> bool:
+        """Whether it is a stray that is the supervisor's own child."""
+        return pid in self.strays() and self.stat(pid)[1:2] == [b"1"]
+
+    def reap(self) -> None:
+        """Takes the dead in; as process 1 that means every orphan."""
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status, used = os.wait4(-1, os.WNOHANG)
+                if pid == 0:
+                    return
+                if pid in self.dying:  # a branch that is nobody's any more: not to be charged
+                    self.dying.remove(pid)
+                    continue
+                self.dead_s += used.ru_utime + used.ru_stime
+                if pid in self.repls:
+                    self.repls[pid].status = status
+
+    def seconds(self, branch: Branch) -> float:
+        """Processor seconds of a REPL and of all the dead."""
+        seconds = self.dead_s
+        if branch.status is None:
+            seconds += branch.waited_s
+            with contextlib.suppress(OSError):  # none for a zombie
+                seconds += time.clock_gettime(cpu_clock(branch.pid))
+        return seconds
+
+    def usage(self, branch: Branch, strays: list[int]) -> tuple[float, int]:
+        """Processor seconds so far, the dead's included, and bytes resident now."""
+        self.stray_s, resident, remains = 0.0, 0, 0
+        for pid in [*strays, *([branch.pid] if branch.status is None else [])]:
+            fields = self.stat(pid)
+            if not fields:
+                continue
+            statm = _read_proc(pid, "statm").split()
+            if statm:
+                resident += (int(statm[1]) - int(statm[2])) * _PAGE
+            own, waited = (
+                (int(fields[at]) + int(fields[at + 1])) / _TICKS_PER_SECOND for at in (11, 13)
+            )
+            if pid == branch.pid:
+                branch.tasks, branch.waited_s = int(fields[17]), waited
+                continue
+            remains += fields[:2] == [b"Z", b"%d" % branch.pid]
+            with contextlib.suppress(OSError):  # none for a zombie
+                own = time.clock_gettime(cpu_clock(pid))
+            self.stray_s += own + waited
+        branch.tasks += remains
+        return self.stray_s + self.seconds(branch), resident
+
+    def rest(self) -> list[int]:
+        """Leaves only the REPLs, stopped, and such dead as they have not waited for: the result."""
+        if not self.contained:
+            return []
+        deadline = time.monotonic() + _GONE_S
+        # One call stops all at once, forks under way included, so that none can outrun the kill.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(-1, signal.SIGSTOP)
+        while True:
+            self.reap()
+            strays = self.strays()
+            running = [pid for pid in strays if self.stat(pid)[:1] != [b"Z"]]
+            if not running or time.monotonic() > deadline:
+                return strays
+            for pid in running:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.0005)
+
+    def discard(self, branch: Branch) -> None:
+        """Ends a REPL that rests, without waiting for its end."""
+        if branch.status is None:
+            os.kill(branch.pid, signal.SIGKILL)
+            self.dying.add(branch.pid)
+        del self.repls[branch.pid]
+
+    def kill(self, branch: Branch) -> None:
+        """Ends a REPL and all that it has started."""
+        self.rest()
+        if branch.status is None:
+            os.kill(branch.pid, signal.SIGKILL)
+        while branch.status is None:
+            self.reap()
+            if branch.status is None:
+                select.select([branch.handle], [], [], 1.0)
