@@ -1,4 +1,4 @@
-"""What a credit algorithm is: what it is given, and what it gives."""
+"""What a credit algorithm is: what it is given, what it gives, and what it may keep."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
+from journeyman.agents.reading import step_states
 from journeyman.agents.scoring import EpisodeScores, score_episodes
 from journeyman.agents.search.evidence import Evidence
 from journeyman.agents.teacher import Teacher
@@ -24,6 +27,8 @@ class Experience:
     evidence: Sequence[Sequence[Evidence | None]] | None = None
     """What a search knows of each step of each episode; None without a search."""
     teacher: Teacher | None = None
+    student: PreTrainedModel | None = None
+    """The network that played the episodes, in evaluation mode."""
 
     @cached_property
     def scores(self) -> list[EpisodeScores]:
@@ -35,6 +40,26 @@ class Experience:
         if self.teacher is None:
             raise ValueError("this credit reads teacher scores and was given no teacher")
         return score_episodes(self.teacher, self.episodes)
+
+    @cached_property
+    def states(self) -> list[Tensor]:
+        """[S, H] of each episode: the student's last hidden state before each of its S steps.
+
+        Raises:
+            ValueError: There is no student.
+        """
+        return step_states(self.network, self.episodes)
+
+    @property
+    def network(self) -> PreTrainedModel:
+        """The student.
+
+        Raises:
+            ValueError: There is none.
+        """
+        if self.student is None:
+            raise ValueError("this credit reads the student's network and was given no student")
+        return self.student
 
 
 @dataclass(frozen=True)
@@ -58,6 +83,25 @@ class Credit(ABC):
     @abstractmethod
     def assign(self, experience: Experience) -> list[TokenCredit]:
         """Credit of each episode of one batch."""
+
+    def learn(self, experience: Experience) -> None:  # noqa: B027 - most learn nothing
+        """Get better by a batch whose credit has been assigned; called in training only.
+
+        What learns here and not in `assign` cannot let an episode's outcome into its own credit.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was learned, for checkpoints: tensors and plain values."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`.
+
+        Raises:
+            ValueError: The state is another algorithm's.
+        """
+        if state:
+            raise ValueError(f"{type(self).__name__} learns nothing and was given {sorted(state)}")
 
 
 def spread(episode: Episode, weights: Tensor, advantages: Tensor) -> TokenCredit:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
+from typing import Any
 
 from journeyman.agents.credit.interface import Credit, Experience, TokenCredit
 from journeyman.agents.search.evidence import Evidence
@@ -47,6 +48,18 @@ class Additive(Credit):
         return [
             self._join(*parts) for parts in zip(episodes, credit, evidence, factors, strict=True)
         ]
+
+    def learn(self, experience: Experience) -> None:
+        """The base learns."""
+        self._base.learn(experience)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The base's."""
+        return self._base.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The base's."""
+        self._base.load_state_dict(state)
 
     def _figures(self, evidence: Sequence[Sequence[Evidence | None]]) -> dict[str, float]:
         return {}

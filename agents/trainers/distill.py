@@ -12,6 +12,7 @@ import dataclasses
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -186,11 +187,13 @@ class OnPolicyDistillation(DistillationTrainer):
         training = self._policy.model.training
         self._policy.model.eval()
         rows = self._play(tasks)
-        self._policy.model.train(training)
         episodes = [row.episode for row in rows]
         evidence = None if self._search is None else [row.steps for row in rows]
-        experience = Experience(episodes, evidence, self._teacher)
+        experience = Experience(episodes, evidence, self._teacher, self._policy.model)
         credit = self._credit.assign(experience)
+        if training:
+            self._credit.learn(experience)
+        self._policy.model.train(training)
         batch = to_batch(episodes, credit, self._tokenizer.pad_token_id)
         batch = {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
         self._log_rollouts(episodes, time.perf_counter() - started)
@@ -231,6 +234,21 @@ class OnPolicyDistillation(DistillationTrainer):
         """A seed by place in the run, not by history: a resumed run draws the same."""
         key = (self.args.seed, self.state.global_step, self.accelerator.process_index, row)
         return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """What the credit has learned goes into the checkpoint too (TRL's seam)."""
+        super()._save_optimizer_and_scheduler(output_dir)
+        if learned := self._credit.state_dict():
+            torch.save(learned, self._credit_file(output_dir))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and (file := self._credit_file(checkpoint)).exists():
+            self._credit.load_state_dict(torch.load(file))
+
+    def _credit_file(self, checkpoint: str) -> Path:
+        """Each process has its own episodes, and learns its own credit."""
+        return Path(checkpoint) / f"credit_{self.accelerator.process_index}.pt"
 
     def _compute_loss(
         self,
