@@ -91,6 +91,11 @@ def test_nothing_known_leaves_the_base() -> None:
         assert torch.equal(found.advantages, base.advantages)
 
 
+def test_credit_from_trees_needs_a_search() -> None:
+    with pytest.raises(ValueError, match="reads what a search finds and was given no evidence"):
+        Additive(Uniform()).assign(Experience([episode()]))
+
+
 def test_bad_settings() -> None:
     with pytest.raises(ValueError, match=r"epsilon=0.0, doubt=0.1: expected above 0"):
         Gated(Uniform(), epsilon=0.0)
