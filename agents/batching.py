@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import torch
+from torch import Tensor
+
 LEAST_FILL = 0.75
 """A row goes with longer ones only if it fills this share of their length."""
 
@@ -31,3 +34,13 @@ def similar_lengths(lengths: Sequence[int], most: int | None = None) -> Iterator
         group.append(row)
     if group:
         yield group
+
+
+def right_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids and mask (1 on tokens, 0 on padding), both [B, T], of rows of at most T tokens."""
+    ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long, device=device)
+    mask = torch.zeros_like(ids)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row, device=device)
+        mask[i, : len(row)] = 1
+    return ids, mask

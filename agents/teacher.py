@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from journeyman.agents.batching import similar_lengths
+from journeyman.agents.batching import right_padded, similar_lengths
 from journeyman.agents.errors import VocabularyMismatchError
 
 
@@ -52,12 +52,7 @@ class LocalTeacher:
 @torch.inference_mode()
 def token_logprobs(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> list[Tensor]:
     """Log-probability of each token of right-padded rows under a model; entry 0 of a row is 0."""
-    length = max(map(len, rows))
-    ids = torch.zeros(len(rows), length, dtype=torch.long, device=model.device)
-    mask = torch.zeros_like(ids)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row, device=model.device)
-        mask[i, : len(row)] = 1
+    ids, mask = right_padded(rows, model.device)
     logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
     chosen = logits[:, :-1].float().log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0]
     padded = torch.nn.functional.pad(chosen, (1, 0)).cpu()

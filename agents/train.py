@@ -18,7 +18,6 @@ from journeyman.agents.app import (
     machine,
     run_app,
 )
-from journeyman.agents.credit.trees import Additive
 from journeyman.agents.errors import UserError
 from journeyman.agents.evaluation.metrics import Metrics
 from journeyman.agents.evaluation.report import plot, table, write_atomically, write_summary
@@ -57,7 +56,7 @@ def train(config: DictConfig) -> None:
     ids = list(config.env.ids)
     deal(ids, "train", 0, 1)  # an unknown id fails here, before models load
     credit, search = instantiate(config.credit), instantiate(config.get("search"))
-    if isinstance(credit, Additive) and search is None:
+    if credit.needs_search and search is None:
         raise UserError(
             f"credit={type(credit).__name__} reads what a search finds: add search=credit"
         )

@@ -1,15 +1,24 @@
 """Which steps deserve how much: token weights and advantages.
 
-`episodes.py` needs episodes and teacher scores alone; `trees.py` adds what a search has measured.
+One algorithm is one small class (`interface.py` says what it is given and gives) and one file in
+`conf/credit/`. The trainer multiplies each token's divergence by its weight and adds a
+policy-gradient term with its advantage. `episodes.py` needs episodes and teacher scores alone;
+`models.py` reads the student's network; `trees.py` adds what a search has measured.
 """
 
-from journeyman.agents.credit.episodes import (
-    Credit,
-    Outcome,
-    StepDecay,
-    TokenCredit,
-    Trace,
-    Uniform,
-)
+from journeyman.agents.credit.episodes import Outcome, StepDecay, Trace, Uniform
+from journeyman.agents.credit.interface import Credit, Experience, TokenCredit
+from journeyman.agents.credit.models import GAE, Attention, Critic
 
-__all__ = ["Credit", "Outcome", "StepDecay", "TokenCredit", "Trace", "Uniform"]
+__all__ = [
+    "GAE",
+    "Attention",
+    "Credit",
+    "Critic",
+    "Experience",
+    "Outcome",
+    "StepDecay",
+    "TokenCredit",
+    "Trace",
+    "Uniform",
+]

@@ -9,17 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
+from typing import Any
 
-from journeyman.agents.credit.episodes import Credit, TokenCredit
-from journeyman.agents.scoring import EpisodeScores
+from journeyman.agents.credit.interface import Credit, Experience, TokenCredit
 from journeyman.agents.search.evidence import Evidence
 from journeyman.envs import Episode
 
 _NORMAL = NormalDist()
 
 
-class Additive:
+class Additive(Credit):
     """Distillation plus the measured advantage of each step (form i)."""
+
+    needs_search = True
 
     def __init__(self, base: Credit, reinforce: float = 1.0) -> None:
         """Add to `base`.
@@ -28,24 +30,39 @@ class Additive:
             base: Gives the weights of the divergence.
             reinforce: Multiplies the estimator's advantages (lambda).
         """
-        self.needs_scores = base.needs_scores
         self._base = base
         self._reinforce = reinforce
-        self.log: dict[str, float] = {}
-        """Figures of the last batch."""
 
-    def assign(
-        self,
-        episodes: Sequence[Episode],
-        scores: Sequence[EpisodeScores] | None,
-        evidence: Sequence[Sequence[Evidence | None]],
-    ) -> list[TokenCredit]:
-        """The base's weights, times what `_factors` says; advantages from evidence."""
+    def assign(self, experience: Experience) -> list[TokenCredit]:
+        """The base's weights, times what `_factors` says; advantages from evidence.
+
+        Raises:
+            ValueError: There is no evidence.
+        """
+        episodes, evidence = experience.episodes, experience.evidence
+        if evidence is None:
+            raise ValueError("this credit reads what a search finds and was given no evidence")
+        credit = self._base.assign(experience)
+        self.log = {**self._base.log, **self._figures(evidence)}
         factors = self._factors(evidence)
-        credit = self._base.assign(episodes, scores)
         return [
-            self._spread(*parts) for parts in zip(episodes, credit, evidence, factors, strict=True)
+            self._join(*parts) for parts in zip(episodes, credit, evidence, factors, strict=True)
         ]
+
+    def learn(self, experience: Experience) -> None:
+        """The base learns."""
+        self._base.learn(experience)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The base's."""
+        return self._base.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The base's."""
+        self._base.load_state_dict(state)
+
+    def _figures(self, evidence: Sequence[Sequence[Evidence | None]]) -> dict[str, float]:
+        return {}
 
     def _factors(self, evidence: Sequence[Sequence[Evidence | None]]) -> list[list[float]]:
         return [[1.0] * len(steps) for steps in evidence]
@@ -53,7 +70,7 @@ class Additive:
     def _advantage(self, known: Evidence) -> float:
         return self._reinforce * known.credit
 
-    def _spread(
+    def _join(
         self,
         episode: Episode,
         credit: TokenCredit,
@@ -143,17 +160,22 @@ class Gated(Additive):
         self._correct = correct
         self._bar = bar
 
+    def _figures(self, evidence: Sequence[Sequence[Evidence | None]]) -> dict[str, float]:
+        known = [e for steps in evidence for e in steps if e is not None]
+        if not known:
+            return {}
+        gates = [self.gate(e) for e in known if e.teacher is not None]
+        return {
+            "gate/mean": sum(gates) / len(gates) if gates else 1.0,
+            "gate/closed": sum(g < 0.5 for g in gates) / len(gates) if gates else 0.0,
+            "gate/known": len(gates) / len(known),
+        }
+
     def _factors(self, evidence: Sequence[Sequence[Evidence | None]]) -> list[list[float]]:
         known = [e for steps in evidence for e in steps if e is not None]
         if not known:
             return super()._factors(evidence)
         mean = sum(self._epsilon + e.influence for e in known) / len(known)
-        gates = [self.gate(e) for e in known if e.teacher is not None]
-        self.log = {
-            "gate/mean": sum(gates) / len(gates) if gates else 1.0,
-            "gate/closed": sum(g < 0.5 for g in gates) / len(gates) if gates else 0.0,
-            "gate/known": len(gates) / len(known),
-        }
         return [
             [
                 1.0 if e is None else (self._epsilon + e.influence) / mean * self.gate(e)

@@ -12,6 +12,7 @@ import dataclasses
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -26,14 +27,12 @@ from trl import DistillationConfig, DistillationTrainer
 from trl.trainer.utils import RepeatSampler, shuffle_sequence_dict, split_tensor_dict
 
 from journeyman.agents.batching import similar_lengths
-from journeyman.agents.credit import Credit
-from journeyman.agents.credit.trees import Additive
+from journeyman.agents.credit import Credit, Experience
 from journeyman.agents.errors import UserError
 from journeyman.agents.hf import HFPolicy
 from journeyman.agents.losses import policy_gradient, weighted_mean
 from journeyman.agents.rollout import TaskRef, rollout
 from journeyman.agents.samples import to_batch
-from journeyman.agents.scoring import score_episodes
 from journeyman.agents.search.evidence import Spent, TreeEpisode, TreeRollouts
 from journeyman.agents.teacher import LocalTeacher
 from journeyman.agents.trainers.divergence import Head, compare
@@ -188,13 +187,13 @@ class OnPolicyDistillation(DistillationTrainer):
         training = self._policy.model.training
         self._policy.model.eval()
         rows = self._play(tasks)
-        self._policy.model.train(training)
         episodes = [row.episode for row in rows]
-        scores = score_episodes(self._teacher, episodes) if self._credit.needs_scores else None
-        if isinstance(self._credit, Additive):
-            credit = self._credit.assign(episodes, scores, [row.steps for row in rows])
-        else:
-            credit = self._credit.assign(episodes, scores)
+        evidence = None if self._search is None else [row.steps for row in rows]
+        experience = Experience(episodes, evidence, self._teacher, self._policy.model)
+        credit = self._credit.assign(experience)
+        if training:
+            self._credit.learn(experience)
+        self._policy.model.train(training)
         batch = to_batch(episodes, credit, self._tokenizer.pad_token_id)
         batch = {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
         self._log_rollouts(episodes, time.perf_counter() - started)
@@ -215,11 +214,8 @@ class OnPolicyDistillation(DistillationTrainer):
 
     def _log_search(self, rows: Sequence[TreeEpisode], spent: Spent) -> None:
         metrics = self._metrics["train" if self._policy.model.training else "eval"]
-        figures = {f"search/{name}": float(n) for name, n in dataclasses.asdict(spent).items()}
-        if isinstance(self._credit, Additive):
-            figures |= self._credit.log
-        for name, figure in figures.items():
-            metrics[name].append(figure)
+        for name, count in dataclasses.asdict(spent).items():
+            metrics[f"search/{name}"].append(float(count))
         values, tools = defaultdict(list), defaultdict(list)
         for row in rows:
             for turn, (step, known) in enumerate(zip(row.episode.steps, row.steps, strict=True)):
@@ -238,6 +234,21 @@ class OnPolicyDistillation(DistillationTrainer):
         """A seed by place in the run, not by history: a resumed run draws the same."""
         key = (self.args.seed, self.state.global_step, self.accelerator.process_index, row)
         return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """What the credit has learned goes into the checkpoint too (TRL's seam)."""
+        super()._save_optimizer_and_scheduler(output_dir)
+        if learned := self._credit.state_dict():
+            torch.save(learned, self._credit_file(output_dir))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and (file := self._credit_file(checkpoint)).exists():
+            self._credit.load_state_dict(torch.load(file))
+
+    def _credit_file(self, checkpoint: str) -> Path:
+        """Each process has its own episodes, and learns its own credit."""
+        return Path(checkpoint) / f"credit_{self.accelerator.process_index}.pt"
 
     def _compute_loss(
         self,
@@ -293,6 +304,8 @@ class OnPolicyDistillation(DistillationTrainer):
         metrics["rollout/infra_errors"].append(float(len(episodes) - len(sound)))
         metrics["rollout/seconds"].append(seconds)
         metrics["rollout/tokens_per_s"].append(tokens / seconds)
+        for name, figure in self._credit.log.items():
+            metrics[name].append(figure)
 
     def _log_divergence(self, divergence: Tensor, turns: Tensor) -> None:
         metrics = self._metrics["train" if self._policy.model.training else "eval"]

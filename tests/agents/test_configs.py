@@ -142,8 +142,7 @@ def test_a_sweep_gives_each_run_its_folder(tmp_path: Path, journeyman: Any) -> N
         "--multirun",
         "debug=tiny",
         "steps=1",
-        "seed=1,2",
-        "credit=outcome",
+        "credit=attention,gae",
         "teacher.model=embedded-student",
         "evaluation.tasks=0",
         f"run_dir={tmp_path}",
@@ -151,8 +150,8 @@ def test_a_sweep_gives_each_run_its_folder(tmp_path: Path, journeyman: Any) -> N
     assert swept.status == 0, swept.stderr
     models = sorted(path.parent.parent.name for path in tmp_path.rglob("model/model.safetensors"))
     assert len(models) == 2
-    assert "seed=1" in models[0]
-    assert "seed=2" in models[1]
+    assert "credit=attention" in models[0]
+    assert "credit=gae" in models[1]
 
 
 def test_a_sweep_over_environments(tmp_path: Path, journeyman: Any) -> None:

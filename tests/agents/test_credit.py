@@ -1,19 +1,35 @@
 import math
 import random
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor
 
-from journeyman.agents.credit import Credit, Outcome, StepDecay, Trace, Uniform
-from journeyman.agents.scoring import EpisodeScores
+from journeyman.agents.credit import Credit, Experience, Outcome, StepDecay, Trace, Uniform
 from journeyman.envs import Episode, StopReason
 
 from .tiny import broken, episode
 
 
-def scores(played: Episode, steps: tuple[float, ...]) -> EpisodeScores:
-    return EpisodeScores(torch.zeros(len(played.tokens)), steps, tuple({} for _ in steps))
+@dataclass
+class Opinion:
+    """A teacher that is given its log-probabilities."""
+
+    given: Sequence[Tensor]
+
+    def score(self, rows: Sequence[Sequence[int]]) -> list[Tensor]:
+        assert [len(row) for row in rows] == [len(scores) for scores in self.given]
+        return list(self.given)
+
+
+def apart(played: Episode, distances: tuple[float, ...]) -> Tensor:
+    """Log-probabilities that differ from the student's by so much on each token of a step."""
+    scores = torch.tensor(played.logprobs)
+    for step, distance in zip(played.steps, distances, strict=True):
+        scores[slice(*step.span)] -= distance
+    return scores
 
 
 def by_step(played: Episode, values: Tensor) -> list[float]:
@@ -31,7 +47,7 @@ def by_step(played: Episode, values: Tensor) -> list[float]:
 
 def test_uniform() -> None:
     played = [episode(random.Random(1), turns=3), broken(), broken(reset=False)]
-    first, *others = Uniform().assign(played, None)
+    first, *others = Uniform().assign(Experience(played))
     assert by_step(played[0], first.weights) == [1, 1, 1]
     assert not first.advantages.any()
     for credit, e in zip(others, played[1:], strict=True):
@@ -40,36 +56,30 @@ def test_uniform() -> None:
 
 def test_step_decay_weighs_by_distance_from_the_first_step() -> None:
     played = episode(random.Random(1), turns=4)
-    (credit,) = StepDecay(delta=0.5, epsilon=0.1).assign(
-        [played], [scores(played, (0.3, 0.7, 0.3, 0.0))]
-    )
+    teacher = Opinion([apart(played, (0.3, 0.7, 0.3, 0.0))])
+    (credit,) = StepDecay(delta=0.5, epsilon=0.1).assign(Experience([played], teacher=teacher))
     # (d_1 + eps) / (d_k + eps), at most 1 + delta.
     assert by_step(played, credit.weights) == pytest.approx([1.0, 0.5, 1.0, 1.5])
     assert not credit.advantages.any()
 
 
 def test_step_decay_takes_episodes_without_steps() -> None:
-    (credit,) = StepDecay().assign([broken(reset=False)], [scores(broken(reset=False), ())])
+    (credit,) = StepDecay().assign(Experience([broken(reset=False)], teacher=Opinion([])))
     assert credit.weights.tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("algorithm", [StepDecay(), Trace()])
 def test_what_reads_scores_needs_them(algorithm: Credit) -> None:
-    assert algorithm.needs_scores
-    with pytest.raises(ValueError, match="was given none"):
-        algorithm.assign([episode(random.Random(1))], None)
-    with pytest.raises(ValueError, match="zip"):
-        algorithm.assign([episode(random.Random(1))], [])
+    with pytest.raises(ValueError, match="reads teacher scores and was given no teacher"):
+        algorithm.assign(Experience([episode(random.Random(1))]))
 
 
 def traced(played: Episode, ratios: dict[int, float], decay: float = 1.0) -> Tensor:
     """Weights where the teacher finds tokens `ratios` times as likely as the student did."""
-    log_ratio = torch.zeros(len(played.tokens))
+    scores = torch.tensor(played.logprobs)
     for place, ratio in ratios.items():
-        log_ratio[place] = math.log(ratio)
-    steps = (0.0,) * len(played.steps)
-    given = EpisodeScores(log_ratio, steps, tuple({} for _ in steps))
-    (credit,) = Trace(decay).assign([played], [given])
+        scores[place] += math.log(ratio)
+    (credit,) = Trace(decay).assign(Experience([played], teacher=Opinion([scores])))
     assert not credit.advantages.any()
     return credit.weights
 
@@ -109,7 +119,7 @@ def test_outcome_compares_with_the_environments_mean() -> None:
         # A failure of the infrastructure is no reward of zero.
         episode(rng, turns=1, env_id="a", reward=0.0, stop=StopReason.INFRA_ERROR),
     ]
-    credit = Outcome(scale=2.0, weight=0.25).assign(played, None)
+    credit = Outcome(scale=2.0, weight=0.25).assign(Experience(played))
     advantages = [by_step(e, c.advantages) for e, c in zip(played, credit, strict=True)]
     assert advantages[:5] == [[1.0, 1.0], [-1.0], [0.0, 0.0, 0.0], [1.0], [-1.0]]
     for e, c in zip(played, credit, strict=True):
@@ -117,7 +127,7 @@ def test_outcome_compares_with_the_environments_mean() -> None:
 
 
 def test_outcome_of_broken_episodes_alone() -> None:
-    credit = Outcome().assign([broken(), broken(reset=False)], None)
+    credit = Outcome().assign(Experience([broken(), broken(reset=False)]))
     assert [len(c.advantages) for c in credit] == [0, 3]
     assert not any(c.advantages.any() for c in credit)
 
@@ -126,6 +136,6 @@ def test_outcome_of_broken_episodes_alone() -> None:
 def test_credit_is_as_long_as_its_episode(algorithm: Credit) -> None:
     rng = random.Random(3)
     played = [episode(rng, turns=n) for n in (1, 2, 5)] + [broken()]
-    given = [scores(e, (0.5,) * len(e.steps)) for e in played]
-    for e, c in zip(played, algorithm.assign(played, given), strict=True):
+    teacher = Opinion([apart(e, (0.5,) * len(e.steps)) for e in played if e.steps])
+    for e, c in zip(played, algorithm.assign(Experience(played, teacher=teacher)), strict=True):
         assert c.weights.shape == c.advantages.shape == (len(e.tokens),)

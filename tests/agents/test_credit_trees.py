@@ -6,7 +6,7 @@ from statistics import NormalDist
 import pytest
 import torch
 
-from journeyman.agents.credit import Uniform
+from journeyman.agents.credit import Experience, Uniform
 from journeyman.agents.credit.trees import Additive, Gated, PolicyTarget
 from journeyman.agents.search.backup import Advantage, NodeValue, expected_backup
 from journeyman.agents.search.estimators import Estimate
@@ -39,8 +39,8 @@ def known(
 def test_additive() -> None:
     credit = Additive(Uniform(), reinforce=2.0)
     evidence = (known(0.5), None)
-    (found,) = credit.assign([episode()], None, [evidence])
-    assert found.weights.tolist() == Uniform().assign([episode()], None)[0].weights.tolist()
+    (found,) = credit.assign(Experience([episode()], [evidence]))
+    assert found.weights.tolist() == Uniform().assign(Experience([episode()]))[0].weights.tolist()
     assert found.advantages.tolist() == [0, 0, 1, 1, 0, 0, 0, 0, 0]
 
 
@@ -48,7 +48,7 @@ def test_policy_target() -> None:
     """Two choices, worth 1 and 0, equally often: the target gives the better one 1 / (1 + e^-2)."""
     credit = PolicyTarget(Uniform(), reinforce=2.0, temperature=0.5)
     good, bad = known(0.5, influence=0.5), known(-0.5, influence=0.5)
-    (found,) = credit.assign([episode()], None, [(good, bad)])
+    (found,) = credit.assign(Experience([episode()], [(good, bad)]))
     share = 1 / (1 + math.exp(-2))
     assert found.advantages[2] == pytest.approx(2 * (share / 0.5 - 1))
     assert found.advantages[5] == pytest.approx(2 * ((1 - share) / 0.5 - 1))
@@ -60,7 +60,7 @@ def test_policy_target() -> None:
 def test_gated_weighs_by_what_a_step_decides() -> None:
     credit = Gated(Uniform(), reinforce=0.0, epsilon=0.5, doubt=0.1)
     evidence = (known(influence=0.0), known(influence=1.0))
-    (found,) = credit.assign([episode()], None, [evidence])
+    (found,) = credit.assign(Experience([episode()], [evidence]))
     assert found.weights[list(range(2, 4))].tolist() == [0.5, 0.5]  # 0.5 / mean(0.5, 1.5)
     assert found.weights[list(range(5, 8))].tolist() == [1.5, 1.5, 1.5]
     assert found.advantages.abs().sum() == 0
@@ -77,7 +77,7 @@ def test_the_gate_closes_on_evidence_against_the_teacher_only() -> None:
     z = -0.4 / (0.15 + 0.2 + 0.01) ** 0.5  # the student fails too: the bar decides
     both = known(value=0.0, teacher=Estimate(0.0, 0.2))
     assert credit.gate(both) == pytest.approx(2 * NormalDist().cdf(z))
-    (found,) = credit.assign([episode()], None, [(wrong, known(teacher=Estimate(1.0)))])
+    (found,) = credit.assign(Experience([episode()], [(wrong, known(teacher=Estimate(1.0)))]))
     assert found.weights[2] == pytest.approx(credit.gate(wrong))
     assert found.weights[5] == 1.0
     assert credit.log["gate/closed"] == 0.5
@@ -85,10 +85,15 @@ def test_the_gate_closes_on_evidence_against_the_teacher_only() -> None:
 
 def test_nothing_known_leaves_the_base() -> None:
     for credit in (Additive(Uniform()), Gated(Uniform())):
-        (found,) = credit.assign([episode()], None, [(None, None)])
-        (base,) = Uniform().assign([episode()], None)
+        (found,) = credit.assign(Experience([episode()], [(None, None)]))
+        (base,) = Uniform().assign(Experience([episode()]))
         assert torch.equal(found.weights, base.weights)
         assert torch.equal(found.advantages, base.advantages)
+
+
+def test_credit_from_trees_needs_a_search() -> None:
+    with pytest.raises(ValueError, match="reads what a search finds and was given no evidence"):
+        Additive(Uniform()).assign(Experience([episode()]))
 
 
 def test_bad_settings() -> None:
@@ -126,7 +131,7 @@ def test_evidence_of_a_node() -> None:
 def test_where_the_teacher_is_worse_the_students_call_takes_its_place() -> None:
     credit = Gated(Uniform(), reinforce=0.0, doubt=0.1, correct=0.5)
     better, open_gate = known(0.3, teacher=Estimate(0.0)), known(-0.3, teacher=Estimate(1.0))
-    (found,) = credit.assign([episode()], None, [(better, open_gate)])
+    (found,) = credit.assign(Experience([episode()], [(better, open_gate)]))
     closed = 1 - credit.gate(better)
     assert 0.5 < closed < 1
     assert found.advantages[2] == pytest.approx(0.5 * closed * 0.8)

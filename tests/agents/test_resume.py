@@ -87,6 +87,11 @@ MOMENTS: dict[str, list[Moment]] = {
         ("transformers", "Trainer.training_step", 4, 2),
         (CALLBACKS, "Progress.on_train_end", 1, 6),
     ],
+    "critic": [
+        ("transformers", "Trainer.training_step", 3, 2),
+        (f"{AGENTS}.credit.models", "Critic.fit", 2, 4),  # after the rollout of steps 5 and 6
+        (CALLBACKS, "Progress.on_train_end", 1, 6),
+    ],
     "sft": [
         ("transformers", "Trainer.training_step", 2, None),
         ("transformers", "Trainer._save_optimizer_and_scheduler", 2, 2),
@@ -102,6 +107,15 @@ TRAINERS = {
     "distill": ("trainer=distill",),
     "shared rollouts": ("trainer=distill", "trainer.steps_per_generation=2"),
     "trees": ("search=credit", "credit=additive", "search.rows=2", "search.trajectories=1"),
+    # Episodes long enough for some to succeed: of failures alone a critic learns nothing.
+    "critic": (
+        "credit=gae",
+        "credit.critic.hidden=8",
+        "trainer.steps_per_generation=2",
+        "trainer.args.per_device_train_batch_size=8",
+        "env.kwargs.max_turns=8",
+        "student.max_turn_tokens=48",
+    ),
     "sft": ("trainer=sft",),
 }
 
@@ -143,6 +157,7 @@ def same_end(run: Path, unbroken: Path) -> None:
         pytest.param("distill", marks=pytest.mark.slow),
         "shared rollouts",
         pytest.param("trees", marks=pytest.mark.slow),
+        pytest.param("critic", marks=pytest.mark.slow),
         "sft",
     ],
 )

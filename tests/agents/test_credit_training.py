@@ -1,0 +1,115 @@
+"""Every credit algorithm and every estimator of step values trains, as its file configures it."""
+
+import copy
+import dataclasses
+import importlib.resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from peft import LoraConfig
+
+from journeyman.agents.credit import GAE, Attention, Critic
+from journeyman.agents.rollout import TaskRef, rollout
+from journeyman.agents.trainers import distill
+from journeyman.agents.trainers.parts import Parts
+from journeyman.envs import Episode
+
+from .test_trainers import babbler, changed, distillation, make_parts, steps, weights
+
+CONF = importlib.resources.files("journeyman.conf")
+
+
+def options(group: str) -> list[str]:
+    return sorted(p.name.removesuffix(".yaml") for p in CONF.joinpath(group).iterdir())
+
+
+def configured(credit: str, values: str = "tree") -> Parts:
+    """The parts of a run with these files; trees of two rows where the credit needs a search."""
+    config = OmegaConf.create({"seed": 0})
+    for group, option in (("credit", credit), ("values", values), ("search", "credit")):
+        config[group] = OmegaConf.create(CONF.joinpath(group, f"{option}.yaml").read_text())
+    parts = make_parts(babbler(), instantiate(config.credit))
+    if not parts.credit.needs_search:
+        return parts
+    search = instantiate(config.search, rows=2, trajectories=1)
+    return dataclasses.replace(parts, search=search)
+
+
+def train(parts: Parts, folder: Path) -> list[dict[str, float]]:
+    """What is logged of each step; the student must have changed."""
+    before = weights(parts.policy.model)
+    trainer = distill.build(parts, distillation(folder, max_steps=1))
+    trainer.train()
+    assert changed(parts.policy.model, before)
+    assert all(p.isfinite().all() for p in parts.policy.model.parameters())
+    return steps(trainer)
+
+
+@pytest.mark.parametrize("credit", options("credit"))
+def test_a_step_with_every_credit(credit: str, tmp_path: Path) -> None:
+    (record,) = train(configured(credit), tmp_path)
+    assert record["grad_norm"] > 0
+    assert ("critic/loss" in record) == (credit == "gae")
+
+
+@pytest.mark.parametrize("values", options("values"))
+def test_a_step_with_every_estimator(values: str, tmp_path: Path) -> None:
+    (record,) = train(configured("additive", values), tmp_path)
+    assert record["search/env_steps"] > 0
+
+
+# --- what reads the student's network -------------------------------------------------------------
+
+
+def paid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outcomes that differ: no tiny model solves a task."""
+
+    def play(policy: Any, tasks: list[TaskRef], *rest: Any) -> list[Episode]:
+        played = rollout(policy, tasks, *rest)
+        return [dataclasses.replace(e, reward=float(i % 2)) for i, e in enumerate(played)]
+
+    monkeypatch.setattr(distill, "rollout", play)
+
+
+@pytest.mark.parametrize("credit", [GAE(Critic(hidden=4), weight=0.0), Attention(weight=0.0)])
+@pytest.mark.parametrize("lora", [False, True])
+def test_reinforcement_alone_over_shared_rollouts(
+    credit: Any, lora: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paid(monkeypatch)
+    parts = make_parts(babbler(), copy.deepcopy(credit))
+    adapter = LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True, task_type="CAUSAL_LM")
+    trainer = distill.build(
+        parts,
+        distillation(tmp_path, max_steps=5, per_device_train_batch_size=2),
+        steps_per_generation=2,
+        num_iterations=2,
+        peft_config=adapter if lora else None,
+    )
+    before = weights(trainer.model)
+    trainer.train()
+    names = changed(trainer.model, before)
+    assert names
+    assert not lora or all("lora_" in name for name in names)
+    assert parts.policy.model.config._attn_implementation == "sdpa"
+    records = steps(trainer)
+    if isinstance(credit, GAE):
+        judged = ["critic/loss" in record for record in records]
+        assert judged == [True, False, False, False, True]  # a rollout is learned from once
+        assert records[4]["critic/explained_variance"] != 0
+        assert records[0]["critic/explained_variance"] == 0  # it knew nothing
+
+
+def test_evaluation_teaches_the_critic_nothing(tmp_path: Path) -> None:
+    parts = make_parts(babbler(), GAE(Critic()))
+    trainer = distill.build(parts, distillation(tmp_path))
+    rows = [trainer.train_dataset[i] for i in range(4)]
+    trainer.model.eval()
+    trainer._generate_and_score_completions(rows)
+    assert parts.credit.state_dict() == {}
+    trainer.model.train()
+    trainer._generate_and_score_completions(rows)
+    assert parts.credit.state_dict()
