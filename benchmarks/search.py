@@ -281,6 +281,8 @@ def main() -> int:
         clock, figures = improvement(pair, tasks[: math.ceil(len(tasks) / 4)])
         clocks[IMPROVEMENT].append(clock)
         counts[IMPROVEMENT].append(figures)
+        shares = ", ".join(f"{kind} {it[-1].share(OVERHEAD):.2%}" for kind, it in clocks.items())
+        print(f"repeat {repeat}: overhead {shares}", flush=True)
     for kind, found in clocks.items():
         report(kind, found, counts[kind])
     print(
