@@ -3,8 +3,8 @@
     python benchmarks/search.py [--json FILE] [--repeats N] [--searches N] [--threads N]
 
 The embedded pair on the office domains, with the settings of `journeyman train search=credit`; and
-a quarter as many searches for the first turn, as `journeyman eval student.search=gumbel` makes
-them, since each plays three times as many conversations.
+a quarter as many episodes, whose first two turns are chosen as `journeyman eval
+student.search=gumbel` does, since each search plays three times as many conversations.
 
 Time is exclusive: while the model runs, no other clock does. The model: forward passes of student
 and teacher, what is read off their logits, moving the key-value cache when a batch shrinks (growing
@@ -213,10 +213,10 @@ def whole(row: Episode) -> int:
 
 
 def improvement(pair: Pair, tasks: Sequence[TaskRef]) -> tuple[Clock, dict[str, float]]:
-    """Choose a first turn for each task, side by side; returns times and counts."""
+    """Choose the first two turns of each task, side by side; returns times and counts."""
     policy = SearchPolicy(pair.student, "gumbel", env_kwargs=pair.env_kwargs)
     with pair.timing() as clock:
-        rollout.rollout(policy, tasks, BATCH, {**pair.env_kwargs, "max_turns": 1})
+        rollout.rollout(policy, tasks, BATCH, {**pair.env_kwargs, "max_turns": 2})
     figures = {
         "searches": clock.calls["ImprovementSearch.__init__"],
         "simulations": clock.calls["ImprovementSearch.tell"],
