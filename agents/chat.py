@@ -6,6 +6,7 @@ rendered and appended, so the student's own tokens are never decoded and encoded
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -52,6 +53,9 @@ class ChatFormat:
         self.render = render
         self.eos_id = _token_id(tokenizer)
         self._turn = self._probe_turn()
+        # Templates and tokenizers take their time, and forks of an episode hear the same again.
+        self._piece = functools.lru_cache(1 << 16)(self._decode)
+        self._reply = functools.lru_cache(1 << 12)(self._render_reply)
 
     def opening(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> list[int]:
         """Tokens of the first prompt, up to where the student starts to write."""
@@ -72,6 +76,9 @@ class ChatFormat:
         Raises:
             ChatFormatError: The template writes earlier turns differently once others follow.
         """
+        return list(self._reply(tuple(messages)))
+
+    def _render_reply(self, messages: tuple[Message, ...]) -> list[int]:
         text = self._template([*_PROBE, *(m.as_dict() for m in messages)], True)
         if not text.startswith(self._turn):
             raise ChatFormatError(
@@ -85,6 +92,9 @@ class ChatFormat:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of student tokens, markers kept."""
+        return self._piece(ids[0]) if len(ids) == 1 else self._decode(*ids)
+
+    def _decode(self, *ids: int) -> str:
         return str(
             self.tokenizer.decode(
                 list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False

@@ -6,6 +6,7 @@
         ├── UnsupportedModelError   (ValueError)  the in-process student cannot run the model
         ├── VocabularyMismatchError (ValueError)  student and teacher count tokens differently
         ├── RunDirError             (ValueError)  the run folder holds another run
+        ├── NoSnapshotError         (ValueError)  a search in an environment without snapshots
         └── DiskFullError           (OSError)     no room for checkpoints
 
 The command line prints their message on one line.
@@ -32,6 +33,10 @@ class VocabularyMismatchError(UserError, ValueError):
 
 class RunDirError(UserError, ValueError):
     """The run folder belongs to a run with another configuration."""
+
+
+class NoSnapshotError(UserError, ValueError):
+    """A search goes back to states, and the environment cannot."""
 
 
 class DiskFullError(UserError, OSError):

@@ -8,9 +8,10 @@ nothing is computed twice, and no row waits for another's turn to end.
 
 from __future__ import annotations
 
+import operator
 from collections import deque
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -93,18 +94,50 @@ class _Row:
     def __init__(self, index: int, request: Request) -> None:
         self.index = index
         self.pending: deque[int] = deque(request.tokens)
-        """Tokens to feed before the row writes again."""
-        self.uniform = np.random.Generator(np.random.Philox(request.seed))
+        """Tokens to feed before the row writes again; none while it writes."""
+        self.dice = _dice(request.seed)
         self.tokens: list[int] = []
+        """Written so far in this turn; the last is fed next."""
         self.logprobs: list[float] = []
         self.waiting = False
         """True from the end of a turn until the environment has answered."""
         self.done = False
 
-    def take_turn(self, truncated: bool) -> Turn:
-        turn = Turn(self.index, tuple(self.tokens), tuple(self.logprobs), truncated)
+    def take_turn(self, forced: int | None = None) -> Turn:
+        """End the turn, if need be with a token that was not chosen."""
+        last = self.tokens[-1:]
+        if forced is not None:
+            last.append(forced)
+            self.tokens.append(forced)
+            self.logprobs.append(0.0)
+        turn = Turn(self.index, tuple(self.tokens), tuple(self.logprobs), forced is not None)
+        self.pending.extend(last)
         self.tokens, self.logprobs, self.waiting = [], [], True
         return turn
+
+
+def _dice(seed: int) -> Iterator[float]:
+    """Numbers in [0, 1) without end; asked for one by one, numpy takes longer for each."""
+    generator = np.random.Generator(np.random.Philox(seed))
+    while True:
+        yield from generator.random(64).tolist()
+
+
+class _Places(NamedTuple):
+    """Who does what in the model's batch: nothing changes while all go on writing."""
+
+    feeding: list[tuple[int, _Row]]
+    writing: list[tuple[int, _Row]]
+    active: Tensor
+    """[B, 1] which rows are either."""
+
+    @classmethod
+    def of(cls, live: Sequence[_Row], device: torch.device) -> _Places:
+        active = [not (row.waiting or row.done) for row in live]
+        rows = [(i, row) for i, row in enumerate(live) if active[i]]
+        feeding = [(i, row) for i, row in rows if row.pending]
+        writing = [(i, row) for i, row in rows if not row.pending]
+        return cls(feeding, writing, torch.tensor(active, device=device)[:, None])
 
 
 class HFStream:
@@ -118,9 +151,13 @@ class HFStream:
         self._rows = [_Row(i, r) for i, r in enumerate(requests)]
         self._live = list(self._rows)
         """The rows of the model's batch, in its order."""
-        self._cache = growing_cache(policy.model.config.get_text_config().num_hidden_layers)
-        self._mask = torch.ones(len(requests), 0, dtype=torch.long, device=self._device)
+        self._places: _Places | None = None
+        """Of `_live`; None after a change."""
+        config = policy.model.config.get_text_config()
+        self._cache = growing_cache(config.num_hidden_layers)
+        self._mask = torch.ones(len(requests), 0, dtype=torch.bool, device=self._device)
         self._positions = torch.zeros(len(requests), dtype=torch.long, device=self._device)
+        self._offsets = torch.arange(int(config.max_position_embeddings), device=self._device)
         self._gaps = False
 
     @property
@@ -132,10 +169,12 @@ class HFStream:
         """Feed the environment's answer."""
         self._rows[row].pending.extend(tokens)
         self._rows[row].waiting = False
+        self._places = None
 
     def finish(self, row: int) -> None:
         """Drop a row; the batch shrinks once half of it is gone: shrinking copies the cache."""
         self._rows[row].done = True
+        self._places = None
         keep = [i for i, r in enumerate(self._live) if not r.done]
         if keep and len(keep) <= len(self._live) // 2:
             indices = torch.tensor(keep, device=self._device)
@@ -146,27 +185,30 @@ class HFStream:
     @torch.inference_mode()
     def advance(self) -> list[Turn]:
         """One tick: one forward pass over the batch, one token (or one shared chunk) a row."""
-        if self.idle:
+        places = self._places = self._places or _Places.of(self._live, self._device)
+        if not (places.feeding or places.writing):
             return []
-        logits = self._forward(*self._inputs())
-        return self._sample(logits)
+        logits = self._forward(*self._inputs(places))
+        writing = places.writing
+        if any(not row.pending for _, row in places.feeding):
+            self._places = None
+            rows = sorted(places.feeding + writing, key=operator.itemgetter(0))
+            writing = [(i, row) for i, row in rows if not row.pending]
+        return self._sample(logits, writing)
 
-    def _inputs(self) -> tuple[Tensor, Tensor]:
+    def _inputs(self, places: _Places) -> tuple[Tensor, Tensor]:
         """The next tokens [B, K] and which are real [B, K]; K > 1 only if no row samples."""
-        active = [r for r in self._live if not (r.waiting or r.done)]
-        width = min(len(r.pending) for r in active)
-        ids = np.zeros((len(self._live), width), dtype=np.int64)
-        real = np.zeros((len(self._live), width), dtype=np.int64)
-        for i, row in enumerate(self._live):
-            if not (row.waiting or row.done):
-                ids[i] = [row.pending.popleft() for _ in range(width)]
-                real[i] = 1
-        return torch.from_numpy(ids).to(self._device), torch.from_numpy(real).to(self._device)
+        width = 1 if places.writing else min(len(row.pending) for _, row in places.feeding)
+        ids = [[0] * width for _ in self._live]
+        for i, row in places.feeding:
+            ids[i] = [row.pending.popleft() for _ in range(width)]
+        for i, row in places.writing:
+            ids[i] = row.tokens[-1:]
+        return torch.tensor(ids, device=self._device), places.active.expand(-1, width)
 
     def _forward(self, ids: Tensor, real: Tensor) -> Tensor:
         """Logits [B, V] after the last of the fed tokens."""
-        offsets = torch.arange(ids.shape[1], device=self._device)
-        positions = self._positions[:, None] + offsets
+        positions = self._positions[:, None] + self._offsets[: ids.shape[1]]
         self._positions = self._positions + real.sum(1)
         self._mask = torch.cat([self._mask, real], dim=1)
         # Without a gap before a live row, plain causal attention is right, and faster.
@@ -182,32 +224,31 @@ class HFStream:
         logits: Tensor = output.logits[:, -1]
         return logits
 
-    def _sample(self, logits: Tensor) -> list[Turn]:
-        """Sample where nothing is pending; returns the turns that ended."""
-        writing = [
-            (i, r) for i, r in enumerate(self._live) if not (r.waiting or r.done) and not r.pending
-        ]
+    def _sample(self, logits: Tensor, writing: Sequence[tuple[int, _Row]]) -> list[Turn]:
+        """The rows that write get a token each; returns the turns that ended."""
         if not writing:
             return []
-        chosen = logits[[i for i, _ in writing]].float()
+        if len(writing) < len(self._live):
+            rows = torch.tensor([i for i, _ in writing], device=self._device)
+            logits = logits.index_select(0, rows)
+        chosen = logits.float()
         uniforms = torch.tensor(
-            [row.uniform.random() for _, row in writing], device=self._device, dtype=chosen.dtype
+            [next(row.dice) for _, row in writing], device=self._device, dtype=chosen.dtype
         )
         tokens, logprobs = sample(chosen, self._policy.temperature, uniforms)
+        eos, limit = self._policy.format.eos_id, self._policy.max_turn_tokens
         turns = []
         for (_, row), token, logprob in zip(
             writing, tokens.tolist(), logprobs.tolist(), strict=True
         ):
             row.tokens.append(token)
             row.logprobs.append(logprob)
-            row.pending.append(token)
-            if token == self._policy.format.eos_id:
-                turns.append(row.take_turn(truncated=False))
-            elif len(row.tokens) >= self._policy.max_turn_tokens:
-                row.tokens.append(self._policy.format.eos_id)
-                row.logprobs.append(0.0)
-                row.pending.append(self._policy.format.eos_id)
-                turns.append(row.take_turn(truncated=True))
+            if token == eos:
+                turns.append(row.take_turn())
+            elif len(row.tokens) >= limit:
+                turns.append(row.take_turn(forced=eos))
+        if turns:
+            self._places = None
         return turns
 
 

@@ -14,6 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from journeyman.agents.errors import NoSnapshotError
 from journeyman.agents.policy import Policy, Request, Stream, Turn
 from journeyman.envs import BranchPoint, Episode, Message, Step, StopReason, ToolEnv, make
 from journeyman.tools.parsing import locate, token_ends
@@ -109,6 +110,9 @@ def rollout(
 
     Returns:
         One `Episode` a task; one whose environment broke has `StopReason.INFRA_ERROR`.
+
+    Raises:
+        NoSnapshotError: Branch points are to be kept, and an environment has no snapshots.
     """
     episodes: list[Episode] = []
     for start in range(0, len(tasks), batch_size):
@@ -238,16 +242,17 @@ class _Batch:
 
     def _submit(self, stream: Stream, row: int, index: int, turn: Turn) -> None:
         env = self._records[index].env
-        if self._keep:
-            here = BranchPoint(env.snapshot(), env.state_hash())
-            self._records[index].branch_points.append(here)
         text = self._text(turn)
-        if env.waits:
-            self._pool = self._pool or ThreadPoolExecutor(MAX_WORKERS)
-            self._running[self._pool.submit(_step, env, text)] = (index, turn)
-            return
         try:
+            if self._keep:
+                self._records[index].branch_points.append(_branch_point(env))
+            if env.waits:
+                self._pool = self._pool or ThreadPoolExecutor(MAX_WORKERS)
+                self._running[self._pool.submit(_step, env, text)] = (index, turn)
+                return
             outcome = _step(env, text)
+        except NoSnapshotError:
+            raise
         except Exception as error:
             self._fail(self._records[index], error)
             stream.finish(row)
@@ -322,6 +327,16 @@ class _Batch:
 
     def _text(self, turn: Turn) -> str:
         return self._format.decode(turn.tokens[:-1])
+
+
+def _branch_point(env: ToolEnv) -> BranchPoint:
+    try:
+        return BranchPoint(env.snapshot(), env.state_hash())
+    except NotImplementedError as error:
+        raise NoSnapshotError(
+            f"{type(env).__name__} takes no snapshots, and a search goes back to them: implement "
+            f"snapshot() and restore(), or train without search=credit"
+        ) from error
 
 
 def _step(env: ToolEnv, text: str) -> _Outcome:

@@ -143,7 +143,7 @@ class TreeRollouts:
             env_kwargs: For the environments.
         """
         grown = self.grow(policy, teacher, tasks, batch_size, env_kwargs)
-        return [row for it in grown for row in self._rows(it)]
+        return [row for it in grown for row in self.episodes(it)]
 
     def grow(
         self,
@@ -246,7 +246,8 @@ class TreeRollouts:
         for tree, request, played in zip(trees, requests, world.expand(requests), strict=True):
             tree.add(request.key, played, request.kind)
 
-    def _rows(self, grown: Grown) -> list[TreeEpisode]:
+    def episodes(self, grown: Grown) -> list[TreeEpisode]:
+        """A tree's episodes, in the order they were played, with what is known of their steps."""
         tree = grown.tree
         values = expected_backup(tree)
         teacher = dict(grown.followed)

@@ -62,7 +62,7 @@ class LanguageWorld:
         for task, episode in zip(tasks, self._play(tasks), strict=True):
             if (task.env_id, task.task_id) != last:
                 handle = Fork(episode, 0, 0) if episode.branch_points else None
-                trees.append(Tree(*_key(episode, 0)[1:], handle=handle))
+                trees.append(Tree(*_keys(episode)[0][1:], handle=handle))
                 last = (task.env_id, task.task_id)
             trees[-1].add(trees[-1].root, self._continuation(episode))
         return trees
@@ -120,15 +120,15 @@ class LanguageWorld:
     def _continuation(self, episode: Episode) -> Continuation:
         """The steps that were played in this episode."""
         broken = episode.stop is StopReason.INFRA_ERROR
-        steps = []
+        keys, steps = _keys(episode), []
         for k in range(episode.first_step, len(episode.steps)):
             step = episode.steps[k]
             action = canonical_action(step.text, [result.call for result in step.results])
             turn = episode.tokens[step.span[0] : step.span[1]]
-            self._written.setdefault((_key(episode, k), action), turn)
-            if k + 1 < len(episode.branch_points):
+            self._written.setdefault((keys[k], action), turn)
+            if k + 1 < len(keys):
                 place = Fork(episode, k + 1, 0)
-                steps.append(Step(action, 0.0, *_key(episode, k + 1)[1:], False, place, episode))
+                steps.append(Step(action, 0.0, *keys[k + 1][1:], False, place, episode))
             else:
                 end = Step(action, episode.reward, episode.state_hash, END, True, payload=episode)
                 steps.append(end)
@@ -148,13 +148,22 @@ def canonical_action(text: str, calls: Sequence[ToolCall]) -> str:
     return text
 
 
-def _key(episode: Episode, step: int) -> NodeKey:
-    """The node before a step."""
+def _keys(episode: Episode) -> list[NodeKey]:
+    """The node before each step, and the one it stopped in if the environment broke there."""
     if not episode.branch_points:  # it broke before it began
-        return NodeKey(0, episode.task_id, END)
-    prefix = np.array(Fork(episode, step, 0).prefix, dtype=np.int64)
-    context = hashlib.blake2b(prefix.tobytes(), digest_size=16).hexdigest()
-    return NodeKey(step, episode.branch_points[step].state_hash, context)
+        return [NodeKey(0, episode.task_id, END)]
+    tokens, seen, start = (
+        np.array(episode.tokens, dtype=np.int64),
+        hashlib.blake2b(digest_size=16),
+        0,
+    )
+    keys = []
+    for step, point in enumerate(episode.branch_points):
+        end = len(Fork(episode, step, 0).prefix)
+        seen.update(tokens[start:end].tobytes())
+        keys.append(NodeKey(step, point.state_hash, seen.hexdigest()))
+        start = end
+    return keys
 
 
 def _next_turns(policy: Policy, conversations: Sequence[Conversation]) -> list[tuple[int, ...]]:

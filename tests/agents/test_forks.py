@@ -115,3 +115,16 @@ def test_an_environment_that_breaks_costs_its_own_fork_only() -> None:
     lost, whole = rollout(ScriptedPolicy(chat(), oracle), [Fork(broken, 0, 0), Fork(parent, 0, 0)])
     assert lost.stop is StopReason.INFRA_ERROR
     assert whole.success
+
+
+def test_a_snapshot_that_fails_costs_its_own_episode_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    def snapshot(self: object) -> None:
+        raise ConnectionError("the bank is gone")
+
+    monkeypatch.setattr(env_class(BUILTIN[0]), "snapshot", snapshot)
+    tasks = [TaskRef(env_id, "test/0") for env_id in BUILTIN[:2]]
+    policy = ScriptedPolicy(chat(), oracle)
+    lost, whole = rollout(policy, tasks, keep=True)
+    assert (lost.stop, lost.error) == (StopReason.INFRA_ERROR, "ConnectionError: the bank is gone")
+    assert whole.success
+    assert all(e.success for e in rollout(policy, tasks))  # nobody goes back: none is taken

@@ -4,17 +4,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from torch import Tensor
 
+from journeyman.agents import hf
+from journeyman.agents.errors import NoSnapshotError
 from journeyman.agents.hf import HFPolicy, load_policy, load_teacher
 from journeyman.agents.rollout import Fork, TaskRef
 from journeyman.agents.scripted import ScriptedPolicy, no_op, oracle
 from journeyman.agents.search import Budget, CreditSearch, Kind, Request, expected_backup
-from journeyman.agents.search.evidence import TreeEpisode, TreeRollouts
+from journeyman.agents.search.evidence import Grown, TreeEpisode, TreeRollouts
 from journeyman.agents.search.language import LanguageWorld, canonical_action
-from journeyman.agents.search.search import run_searches
+from journeyman.agents.search.search import PATIENCE, run_searches
 from journeyman.agents.teacher import LocalTeacher
 from journeyman.envs import Episode, env_class, make
 from journeyman.tools import ToolCall, get_parser, render_hermes
+from journeyman.tools.python import ReplayError
 
 from ..tiny import BUILTIN, chat
 
@@ -112,6 +116,34 @@ def test_an_environment_that_breaks_has_no_value(
     assert len(trees[0].paths) < 40  # it gave up
 
 
+def test_a_state_that_cannot_be_restored_leaves_the_trajectories(
+    student: HFPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a replay that does not reproduce: no branch has a value, and the search gives up."""
+    world = LanguageWorld(student.at(0.0), 64, KWARGS)
+    trees = world.begin(tasks(1, rows=2))
+    before = expected_backup(trees[0])
+    monkeypatch.setattr(env_class(BUILTIN[0]), "restore", _lost)
+    run_searches(world, [CreditSearch(trees[0], list(trees[0].paths), Budget(continuations=40))])
+    assert len(trees[0].paths) == 2 + PATIENCE
+    assert expected_backup(trees[0]) == before
+
+
+def _lost(self: Any, snapshot: Any) -> None:
+    raise ReplayError("cell 1 of 2 gave '2' when it was replayed, not '0'")
+
+
+def test_without_snapshots_there_is_no_search(
+    student: HFPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def snapshot(self: Any) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(env_class(BUILTIN[0]), "snapshot", snapshot)
+    with pytest.raises(NoSnapshotError, match=r"BankEnv takes no snapshots, .* search=credit"):
+        LanguageWorld(student, 64, KWARGS).begin(tasks(1))
+
+
 def _broken(self: Any, call: ToolCall) -> Any:
     raise ConnectionError("the bank is gone")
 
@@ -171,6 +203,54 @@ def test_many_searches_share_each_batch(student: HFPolicy) -> None:
     ]
     run_searches(world, searches)
     assert policy.opened == [64, 64, 64]
+
+
+SHORT = {"max_turns": 2}
+"""So that 64 searches take seconds."""
+
+
+@pytest.fixture(scope="module")
+def company(student: HFPolicy, teacher: LocalTeacher) -> tuple[TreeRollouts, list[Grown], int]:
+    """64 searches side by side, and the tokens drawn for them, counted where they are drawn."""
+    drawn, sample = 0, hf.sample
+
+    def counting(logits: Tensor, temperature: float, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        nonlocal drawn
+        drawn += len(uniforms)
+        return sample(logits, temperature, uniforms)
+
+    rollouts = TreeRollouts(rows=3, trajectories=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hf, "sample", counting)
+        grown = rollouts.grow(student, teacher, tasks(64, rows=3), 64, SHORT)
+    return rollouts, grown, drawn
+
+
+def test_no_token_of_64_searches_is_drawn_or_trained_twice(
+    company: tuple[TreeRollouts, list[Grown], int],
+) -> None:
+    rollouts, grown, drawn = company
+    episodes = [row.episode for it in grown for row in rollouts.episodes(it)]
+    trained = sum(sum(episode.mask) for episode in episodes)
+    assert len(episodes) == 64 * 3
+    assert drawn == trained + rollouts.spent.teacher_tokens
+    assert trained == rollouts.spent.sampled_tokens
+    shared = sum(step.span[1] - step.span[0] for e in episodes for step in e.steps[: e.first_step])
+    assert shared > 0.1 * trained  # or else the counts would say little
+
+
+def test_a_tree_is_the_same_alone_and_in_company(
+    student: HFPolicy,
+    teacher: LocalTeacher,
+    company: tuple[TreeRollouts, list[Grown], int],
+) -> None:
+    """A batch changes logits in their last bits; a token is another one once in a million."""
+    _, together, _ = company
+    every = tasks(64, rows=3)
+    for i in (0, 31, 62):
+        rows = every[3 * i : 3 * i + 3]
+        (alone,) = TreeRollouts(rows=3, trajectories=1).grow(student, teacher, rows, 64, SHORT)
+        assert alone.tree.to_json() == together[i].tree.to_json()
 
 
 def test_a_greedy_student_has_no_advantages(student: HFPolicy, teacher: LocalTeacher) -> None:

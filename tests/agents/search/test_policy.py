@@ -2,13 +2,14 @@
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from journeyman.agents.rollout import TaskRef, rollout
 from journeyman.agents.scripted import ScriptedPolicy, no_op, oracle
 from journeyman.agents.search.policy import SearchPolicy
-from journeyman.envs import StopReason, ToolEnv
+from journeyman.envs import StopReason, ToolEnv, env_class
 from journeyman.tools import render_hermes
 
 from ..tiny import BUILTIN, chat
@@ -44,6 +45,33 @@ def test_one_candidate_needs_no_simulation() -> None:
     episodes = rollout(policy, TASKS[:3])
     plain = rollout(ScriptedPolicy(chat(), no_op), TASKS[:3])
     assert [(e.tokens, e.reward) for e in episodes] == [(e.tokens, e.reward) for e in plain]
+
+
+def test_where_no_simulation_ends_the_prior_decides(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where a replay does not reproduce: six proposals of eight say no, and so does it."""
+    bank, count, lost = env_class(BUILTIN[0]), itertools.count(), set()
+    restore, step = bank.restore, bank.step
+
+    def mostly(env: ToolEnv) -> Iterator[str]:
+        return iter(["Answer: yes" if next(count) % 4 == 3 else "Answer: no"])
+
+    def losing(self: ToolEnv, snapshot: Any) -> None:
+        restore(self, snapshot)
+        lost.add(self)
+
+    def breaking(self: ToolEnv, action: Any) -> Any:
+        if self in lost:
+            raise ConnectionError("the bank is gone")
+        return step(self, action)
+
+    monkeypatch.setattr(bank, "restore", losing)
+    monkeypatch.setattr(bank, "step", breaking)
+    policy = SearchPolicy(ScriptedPolicy(chat(), mostly), "puct", candidates=8, simulations=8)
+    (episode,) = rollout(policy, TASKS[:1])
+    assert [s.text for s in episode.steps] == ["Answer: no"]
+    assert len(caplog.records) == 8  # all simulations broke
 
 
 def test_the_searched_environment_is_left_alone() -> None:
