@@ -24,7 +24,8 @@ from immutables import Map
 
 from journeyman.agents.app import machine
 from journeyman.envs import Task, ToolEnv, make, register
-from journeyman.envs.core import Action, answer_text
+from journeyman.envs.core import Action
+from journeyman.envs.task import answer_text
 from journeyman.tools import ToolCall, render_hermes, tool
 from journeyman.tools.apis.bank import Account, BankState
 

@@ -1,7 +1,8 @@
 """Gymnasium environments for tool use: the base class, the registry and the built-in tasks."""
 
-from journeyman.envs.core import Snapshot, Task, ToolEnv, UserTurn, answer_text
+from journeyman.envs.core import Snapshot, ToolEnv
 from journeyman.envs.registry import env_class, env_ids, load_plugins, make, register
+from journeyman.envs.task import Task, UserTurn, answer_text
 from journeyman.envs.types import BranchPoint, Episode, Level, Message, Split, Step, StopReason
 
 __all__ = [

@@ -13,8 +13,9 @@ from typing import Any, ClassVar
 
 from jsonschema.protocols import Validator
 
-from journeyman.envs.core import Task, ToolEnv
+from journeyman.envs.core import ToolEnv
 from journeyman.envs.errors import EnvError
+from journeyman.envs.task import Task
 from journeyman.envs.types import Level, Split
 from journeyman.tools import Tool, ToolSpec
 from journeyman.tools.tool import _Validator

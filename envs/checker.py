@@ -20,9 +20,11 @@ from typing import Any
 from gymnasium.utils.env_checker import check_env
 from tqdm import tqdm
 
-from journeyman.envs.core import ANSWER, Task, ToolEnv, digest
+from journeyman.envs.core import ToolEnv
+from journeyman.envs.hashing import digest
 from journeyman.envs.nearmiss import near_misses, program
 from journeyman.envs.registry import env_class, make
+from journeyman.envs.task import ANSWER, Task
 from journeyman.envs.types import SPLITS
 from journeyman.tools import ToolCall, render_hermes
 

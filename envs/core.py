@@ -10,13 +10,12 @@ change in place).
 from __future__ import annotations
 
 import functools
-import hashlib
 import itertools
 import random
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
@@ -28,7 +27,9 @@ from journeyman.envs.errors import (
     EpisodeOverError,
     UnknownTaskError,
 )
+from journeyman.envs.hashing import digest
 from journeyman.envs.spaces import ActionSpace, MessagesSpace
+from journeyman.envs.task import ANSWER, Task, UserTurn, extract_answer, normalise
 from journeyman.envs.types import LEVELS, SPLITS, Level, Message, Split
 from journeyman.tools import (
     Tool,
@@ -43,50 +44,10 @@ from journeyman.tools import (
 Action = str | Sequence[ToolCall]
 Observation = tuple[Message, ...]
 
-ENDLESS = 2**31
-"""How many tasks `reset` draws from where they have no end."""
-
-ANSWER = "Answer:"
 SYSTEM = f"Use the tools. End with one line: {ANSWER} value"
 
-
-@dataclass(frozen=True, slots=True)
-class UserTurn:
-    """One thing the user says, and what it takes."""
-
-    prompt: str
-    gold: tuple[ToolCall, ...]
-    """Calls that solve it, one a turn; none if no call is called for."""
-    answer: str | None
-    """The value to report; None if what is said does not matter, only what was done."""
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One problem with its solution."""
-
-    id: str
-    """"<split>/<number>", or "<split>/<level>/<number>" above the first level; with the environment
-    id it names the task for good."""
-    kind: str
-    """The generator's name for this shape of task; evaluation breaks results down by it."""
-    prompt: str
-    """What the user says first."""
-    state: Any
-    """Initial state."""
-    gold: tuple[ToolCall, ...]
-    """Calls that solve it."""
-    answer: str | None
-    """The value to report; None if only what was done matters."""
-    then: tuple[UserTurn, ...] = ()
-    """What the user says next, each after the student's answer to the one before."""
-    policy: str = ""
-    """Rules for the student that go below the system message."""
-
-    @property
-    def turns(self) -> tuple[UserTurn, ...]:
-        """All that the user says; `prompt`, `gold` and `answer` are the first of them."""
-        return (UserTurn(self.prompt, self.gold, self.answer), *self.then)
+ENDLESS = 2**31
+"""How many tasks `reset` draws from where they have no end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -490,66 +451,3 @@ _NUMBER = re.compile(r"0|[1-9][0-9]*", re.ASCII)
 def pool_name(split: Split, level: Level) -> str:
     """How a split and a level are written: the first level goes without saying."""
     return split if level == LEVELS[0] else f"{split}/{level}"
-
-
-def extract_answer(text: str) -> str:
-    """What follows the last "Answer:", or the whole text if there is none."""
-    return text.rpartition(ANSWER)[2].strip()
-
-
-def answer_text(turn: UserTurn) -> str:
-    """The assistant's turn that reports what a user turn asks for."""
-    return f"{ANSWER} {'done' if turn.answer is None else turn.answer}"
-
-
-_QUOTES = "\"' "
-
-
-def normalise(answer: str) -> str:
-    """Case, outer quotes and a final full stop do not decide an answer."""
-    text = " ".join(answer.split()).strip(_QUOTES)
-    return text.rstrip(".").strip(_QUOTES).casefold()
-
-
-def digest(value: Any) -> str:
-    """128-bit hex digest of a frozen value, equal in every process."""
-    return hashlib.blake2b(canonical(value).encode(), digest_size=16).hexdigest()
-
-
-_SCALARS: tuple[type, ...] = (str, int, float, bool, bytes, type(None))
-_PLAIN = frozenset(_SCALARS)
-
-
-@functools.cache
-def _field_names(kind: type) -> tuple[str, ...] | None:
-    """Names of a dataclass's fields; None for another class."""
-    return tuple(f.name for f in fields(kind)) if is_dataclass(kind) else None
-
-
-def canonical(value: Any) -> str:
-    """A text form of dataclasses, mappings, sets, sequences and scalars.
-
-    Injective but for one thing: a list and a tuple of equal items are the same sequence.
-    """
-    kind: Any = type(value)
-    if kind in _PLAIN:
-        return repr(value)
-    names = _field_names(kind)
-    if names is not None:
-        # Most values are scalars in records: a call less for each of them halves the time.
-        parts = [getattr(value, name) for name in names]
-        inner = ",".join([repr(v) if type(v) in _PLAIN else canonical(v) for v in parts])
-        return f"{kind.__name__}({inner})"
-    if isinstance(value, (list, tuple)):
-        return "[" + ",".join([canonical(v) for v in value]) + "]"
-    if isinstance(value, Mapping):
-        items = sorted([(canonical(k), canonical(v)) for k, v in value.items()])
-        return "{" + ",".join([f"{k}:{v}" for k, v in items]) + "}"
-    if isinstance(value, (set, frozenset)):
-        return "<" + ",".join(sorted([canonical(v) for v in value])) + ">"
-    if isinstance(value, _SCALARS):
-        return repr(value)
-    raise TypeError(
-        f"cannot hash a {type(value).__name__}: build states from dataclasses, mappings, sets, "
-        f"sequences, str, int, float, bool, bytes and None"
-    )

@@ -17,7 +17,8 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from journeyman.envs.core import Task, ToolEnv
+from journeyman.envs.core import ToolEnv
+from journeyman.envs.task import Task
 from journeyman.envs.types import SPLITS, Level, Split
 from journeyman.tools import ToolCall, ToolError, tool
 

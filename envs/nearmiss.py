@@ -13,16 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Literal
 
-from journeyman.envs.core import (
-    ANSWER,
-    Action,
-    Snapshot,
-    Task,
-    ToolEnv,
-    UserTurn,
-    answer_text,
-    digest,
-)
+from journeyman.envs.core import Action, Snapshot, ToolEnv
+from journeyman.envs.hashing import digest
+from journeyman.envs.task import ANSWER, Task, UserTurn, answer_text
 from journeyman.tools import ToolCall, ToolResult
 
 Edit = Literal["dropped", "changed", "added", "answer"]

@@ -25,9 +25,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from journeyman.envs.core import Task
 from journeyman.envs.errors import BrokenEpisodeError, EnvError
 from journeyman.envs.registry import env_class, make
+from journeyman.envs.task import Task
 from journeyman.tools import Tool, ToolCall, ToolDefinitionError
 from journeyman.tools.tool import STATE
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from journeyman.envs.core import Observation, Snapshot, Task, ToolEnv, digest
+from journeyman.envs.core import Observation, Snapshot, ToolEnv
+from journeyman.envs.hashing import digest
+from journeyman.envs.task import Task
 from journeyman.tools import ToolCall, ToolResult
 from journeyman.tools.faults import FaultPlan, FaultState, inject
 

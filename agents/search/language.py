@@ -20,7 +20,7 @@ from journeyman.agents.rollout import Fork, TaskRef, rollout
 from journeyman.agents.search.search import Request
 from journeyman.agents.search.tree import Action, Continuation, NodeKey, Step, Tree
 from journeyman.envs import Episode, StopReason, make
-from journeyman.envs.core import extract_answer, normalise
+from journeyman.envs.task import extract_answer, normalise
 from journeyman.tools import CallStatus, ToolCall, get_parser
 
 _UNREAD = (CallStatus.INVALID_JSON, CallStatus.UNCLOSED, CallStatus.MISSING_NAME)

@@ -18,7 +18,8 @@ from typing import Any, ClassVar
 from journeyman.envs.benchmark import BenchmarkEnv, BenchmarkTool, benchmark_module
 from journeyman.envs.bfcl.apis import Apis, Objects, initial_objects, live, plain
 from journeyman.envs.bfcl.data import Record, api_functions, entries, gold_call, ground_truth
-from journeyman.envs.core import Observation, Snapshot, Task, UserTurn
+from journeyman.envs.core import Observation, Snapshot
+from journeyman.envs.task import Task, UserTurn
 from journeyman.tools import Tool, ToolCall, ToolError, ToolResult, ToolSpec, execute
 
 MORE_FUNCTIONS = "I have updated some more functions you can choose from. What about now?"

@@ -17,7 +17,8 @@ from typing import Any, ClassVar
 
 from journeyman.envs.benchmark import BenchmarkEnv, BenchmarkTool, benchmark_module
 from journeyman.envs.bfcl.data import Record, entries, ground_truth, tool_spec
-from journeyman.envs.core import Observation, Snapshot, Task
+from journeyman.envs.core import Observation, Snapshot
+from journeyman.envs.task import Task
 from journeyman.tools import Tool, ToolCall, ToolResult, execute
 
 

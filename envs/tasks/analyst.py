@@ -10,7 +10,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from journeyman.envs.core import Task
+from journeyman.envs.task import Task
 from journeyman.envs.tasks.interpreter import InterpreterEnv
 from journeyman.envs.tasks.scene import Kinds, Plan, Scene, rules
 from journeyman.envs.types import LEVELS, Level, Split

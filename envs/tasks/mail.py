@@ -6,7 +6,9 @@ import random
 from types import MappingProxyType
 from typing import Any
 
-from journeyman.envs.core import Task, ToolEnv, canonical
+from journeyman.envs.core import ToolEnv
+from journeyman.envs.hashing import canonical
+from journeyman.envs.task import Task
 from journeyman.envs.tasks.scene import Kinds, Plan, Scene, rules
 from journeyman.envs.types import LEVELS, Level, Split
 from journeyman.tools.apis import mail

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 
-from journeyman.envs.core import Task, ToolEnv
+from journeyman.envs.core import ToolEnv
+from journeyman.envs.task import Task
 from journeyman.envs.tasks.scene import Kinds, Plan, Scene
 from journeyman.envs.types import LEVELS, Level, Split
 from journeyman.tools.apis import orders

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from journeyman.envs.core import Task, UserTurn
+from journeyman.envs.task import Task, UserTurn
 from journeyman.envs.tasks.entities import ITEMS
 from journeyman.envs.tasks.interpreter import InterpreterEnv
 from journeyman.envs.tasks.scene import Kinds, Scene

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from immutables import Map
 
-from journeyman.envs.core import Task, UserTurn
+from journeyman.envs.task import Task, UserTurn
 from journeyman.envs.tasks.entities import Entities
 from journeyman.envs.types import Level, Split
 from journeyman.tools import CallStatus, Tool, ToolCall, execute

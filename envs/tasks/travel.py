@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from journeyman.envs.core import Task, ToolEnv
+from journeyman.envs.core import ToolEnv
+from journeyman.envs.task import Task
 from journeyman.envs.tasks.scene import Kinds, Plan, Scene, rules
 from journeyman.envs.types import LEVELS, Level, Split
 from journeyman.tools.apis import travel

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from journeyman.envs.benchmark import BenchmarkEnv
-from journeyman.envs.core import Observation, Snapshot, Task
+from journeyman.envs.core import Observation, Snapshot
+from journeyman.envs.task import Task
 from journeyman.envs.tau2.domain import Domain, tau2
 from journeyman.envs.tau2.records import difference
 from journeyman.tools import ToolCall, ToolResult, execute

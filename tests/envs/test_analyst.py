@@ -7,7 +7,7 @@ import pytest
 
 from journeyman.envs import make
 from journeyman.envs.checker import check
-from journeyman.envs.core import answer_text
+from journeyman.envs.task import answer_text
 from journeyman.envs.tasks.analyst import AnalystEnv
 from journeyman.envs.types import LEVELS, SPLITS
 from journeyman.tools import CallStatus, ToolCall

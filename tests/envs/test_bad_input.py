@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from journeyman.envs import make
-from journeyman.envs.core import ToolEnv, answer_text
+from journeyman.envs.core import ToolEnv
 from journeyman.envs.errors import (
     BadActionError,
     EnvBusyError,
@@ -16,6 +16,7 @@ from journeyman.envs.errors import (
     UnknownEnvError,
     UnknownTaskError,
 )
+from journeyman.envs.task import answer_text
 from journeyman.tools import ToolCall, ToolDefinitionError, render_hermes, tool
 
 from .conftest import SumEnv

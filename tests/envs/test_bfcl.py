@@ -11,8 +11,8 @@ import pytest
 from journeyman.agents.app import deal
 from journeyman.envs import bfcl, checker, env_class, env_ids, make
 from journeyman.envs.benchmark import BenchmarkEnv, MissingBenchmarkError
-from journeyman.envs.core import Task
 from journeyman.envs.errors import UnknownTaskError
+from journeyman.envs.task import Task
 from journeyman.tools import CallStatus, ToolCall
 
 benchmark = pytest.mark.benchmark

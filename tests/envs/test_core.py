@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from immutables import Map
 
 from journeyman.envs import Message, Snapshot, Split, Task, ToolEnv, make
-from journeyman.envs.core import canonical, digest, extract_answer, normalise
 from journeyman.envs.errors import BadActionError, EnvError, EpisodeOverError, UnknownTaskError
+from journeyman.envs.hashing import canonical, digest
+from journeyman.envs.task import extract_answer, normalise
 from journeyman.tools import CallStatus, ToolCall, render_hermes
 
 from .conftest import BUILTIN, SumEnv, add

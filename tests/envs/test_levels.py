@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 
 from journeyman.envs import Level, Split, Task, env_class, make
-from journeyman.envs.core import answer_text, digest, normalise
+from journeyman.envs.hashing import digest
+from journeyman.envs.task import answer_text, normalise
 from journeyman.envs.tasks.entities import FIRST_NAMES, LAST_NAMES, MEETINGS, TOPICS, split_of
 from journeyman.envs.types import LEVELS, SPLITS
 

@@ -16,8 +16,8 @@ import pytest
 from mcp import Client, MCPError, StdioServerParameters
 
 from journeyman.envs import env_class, make
-from journeyman.envs.core import answer_text
 from journeyman.envs.mcp import make_server
+from journeyman.envs.task import answer_text
 
 from .conftest import SumEnv, add
 

@@ -15,9 +15,9 @@ import pytest
 
 from journeyman.envs import make
 from journeyman.envs.checker import check
-from journeyman.envs.core import ANSWER
 from journeyman.envs.errors import EpisodeOverError
 from journeyman.envs.nearmiss import program
+from journeyman.envs.task import ANSWER
 from journeyman.envs.tasks.python import PythonEnv
 from journeyman.envs.types import SPLITS
 from journeyman.sandbox import Limits, Sandbox, SandboxDied

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from journeyman.envs import Split, Task, ToolEnv, env_class, make
-from journeyman.envs.core import ANSWER, answer_text, digest
+from journeyman.envs.hashing import digest
+from journeyman.envs.task import ANSWER, answer_text
 from journeyman.envs.tasks.entities import (
     CITIES,
     DOCUMENTS,

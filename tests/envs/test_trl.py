@@ -9,8 +9,9 @@ import pytest
 from transformers.utils.chat_template_utils import get_json_schema
 
 from journeyman.envs import Split, Task, env_class, register
-from journeyman.envs.core import ToolEnv, UserTurn
+from journeyman.envs.core import ToolEnv
 from journeyman.envs.errors import BrokenEpisodeError, UnknownEnvError, UnknownTaskError
+from journeyman.envs.task import UserTurn
 from journeyman.envs.trl import trl_environment, trl_reward, trl_rows
 from journeyman.tools import Tool, ToolDefinitionError, ToolSpec, tool
 

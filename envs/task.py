@@ -1,0 +1,68 @@
+"""What an episode is about: a task, what its user says, and when an answer is the right one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from journeyman.tools import ToolCall
+
+ANSWER = "Answer:"
+
+
+@dataclass(frozen=True, slots=True)
+class UserTurn:
+    """One thing the user says, and what it takes."""
+
+    prompt: str
+    gold: tuple[ToolCall, ...]
+    """Calls that solve it, one a turn; none if no call is called for."""
+    answer: str | None
+    """The value to report; None if what is said does not matter, only what was done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One problem with its solution."""
+
+    id: str
+    """"<split>/<number>", or "<split>/<level>/<number>" above the first level; with the environment
+    id it names the task for good."""
+    kind: str
+    """The generator's name for this shape of task; evaluation breaks results down by it."""
+    prompt: str
+    """What the user says first."""
+    state: Any
+    """Initial state."""
+    gold: tuple[ToolCall, ...]
+    """Calls that solve it."""
+    answer: str | None
+    """The value to report; None if only what was done matters."""
+    then: tuple[UserTurn, ...] = ()
+    """What the user says next, each after the student's answer to the one before."""
+    policy: str = ""
+    """Rules for the student that go below the system message."""
+
+    @property
+    def turns(self) -> tuple[UserTurn, ...]:
+        """All that the user says; `prompt`, `gold` and `answer` are the first of them."""
+        return (UserTurn(self.prompt, self.gold, self.answer), *self.then)
+
+
+def extract_answer(text: str) -> str:
+    """What follows the last "Answer:", or the whole text if there is none."""
+    return text.rpartition(ANSWER)[2].strip()
+
+
+def answer_text(turn: UserTurn) -> str:
+    """The assistant's turn that reports what a user turn asks for."""
+    return f"{ANSWER} {'done' if turn.answer is None else turn.answer}"
+
+
+_QUOTES = "\"' "
+
+
+def normalise(answer: str) -> str:
+    """Case, outer quotes and a final full stop do not decide an answer."""
+    text = " ".join(answer.split()).strip(_QUOTES)
+    return text.rstrip(".").strip(_QUOTES).casefold()
