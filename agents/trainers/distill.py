@@ -29,8 +29,8 @@ from journeyman.agents.batching import similar_lengths
 from journeyman.agents.credit import Credit
 from journeyman.agents.credit.trees import Additive
 from journeyman.agents.errors import UserError
-from journeyman.agents.hf import HFPolicy
 from journeyman.agents.losses import policy_gradient, weighted_mean
+from journeyman.agents.policy import Student
 from journeyman.agents.rollout import TaskRef, rollout
 from journeyman.agents.samples import to_batch
 from journeyman.agents.scoring import score_episodes
@@ -51,7 +51,7 @@ class OnPolicyDistillation(DistillationTrainer):
 
     def __init__(
         self,
-        policy: HFPolicy,
+        policy: Student,
         teacher: LocalTeacher,
         credit: Credit,
         args: DistillationConfig,
