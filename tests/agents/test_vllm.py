@@ -11,7 +11,12 @@ import pytest
 import torch
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
-from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
+from transformers import (
+    MistralConfig,
+    MistralForCausalLM,
+    OpenAIGPTConfig,
+    OpenAIGPTLMHeadModel,
+)
 
 from journeyman.agents.chat import ChatFormat
 from journeyman.agents.credit import Uniform
@@ -266,6 +271,36 @@ def test_weights_are_copied_into_a_model_of_transformers_too(
         student.model.load_state_dict(twin.model.state_dict())
         student.engine.sync()
         del student.engine.model
+
+
+@needs_vllm
+def test_a_model_that_transformers_cannot_play(tmp_path: Path) -> None:
+    """A window much shorter than the episodes: it matters what is masked."""
+    config = MistralConfig(
+        vocab_size=len(tokenizer()),
+        hidden_size=128,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        sliding_window=16,
+        initializer_range=0.3,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = MistralForCausalLM(config).eval()
+    model.save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModelError, match="student=vllm"):
+        load_policy(str(tmp_path), "names", device="cpu")
+    policy = load_vllm(str(tmp_path), "names", 8, engine=SMALL)
+    episodes = rollout(policy, tasks(3), env_kwargs={"max_turns": 3})
+    assert max(differences(model, episodes)) < CLOSE
+    blind = MistralForCausalLM(copy.deepcopy(config)).eval()
+    blind.load_state_dict(model.state_dict())
+    blind.config.sliding_window = None
+    assert max(differences(blind, episodes)) > 0.1
 
 
 @needs_vllm
