@@ -169,4 +169,5 @@ def _reason(error: ValueError) -> str:
     """The text of an error; pydantic's own wraps it in much else."""
     from pydantic import ValidationError
 
-    return error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+    text = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+    return text.removeprefix("Value error, ")

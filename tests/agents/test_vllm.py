@@ -338,7 +338,9 @@ def test_a_turn_longer_than_the_context_is_refused(engine: Engine) -> None:
 
 @needs_vllm
 def test_a_context_longer_than_the_models_is_refused(folder: Path) -> None:
-    with pytest.raises(UnsupportedModelError, match=r"vLLM refuses .*max_model_len \(5008\)"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"refuses .*: User-specified max_model_len \(5008\)"
+    ):
         load_vllm(str(folder), "names", 8, max_context=5000, engine=SMALL)
 
 
