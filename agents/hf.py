@@ -58,7 +58,8 @@ class HFPolicy:
         if kinds != {"full_attention"}:
             raise UnsupportedModelError(
                 f"the in-process student needs full attention in every layer, this model "
-                f"({config.model_type}) has {', '.join(sorted(kinds))}; serve it with vLLM instead"
+                f"({config.model_type}) has {', '.join(sorted(kinds))}; let vLLM play it, with "
+                f"student=vllm"
             )
         self.model = model
         self.format = format

@@ -9,10 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from journeyman.agents.chat import ChatFormat
 from journeyman.envs import ToolEnv
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from journeyman.agents.search.search import Rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,3 +73,21 @@ class Policy(Protocol):
 
     def open(self, requests: Sequence[Request]) -> Stream:
         """Start a batch of conversations."""
+
+
+class Student(Policy, Protocol):
+    """A policy with a model of its own: what is evaluated and trained (`conf/student`)."""
+
+    temperature: float
+    """Of its dice; 0 takes the most probable token."""
+    max_turn_tokens: int
+    """A turn that gets longer is ended by force."""
+    search: Rule | None
+    """How `journeyman eval` is to choose turns; see `SearchPolicy`."""
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """What trainers train; what is played has its weights."""
+
+    def at(self, temperature: float) -> Student:
+        """The same model at another temperature."""

@@ -22,6 +22,7 @@ from journeyman.agents.errors import UserError
 from journeyman.agents.evaluation.metrics import Metrics
 from journeyman.agents.evaluation.report import plot, table, write_atomically, write_summary
 from journeyman.agents.hf import HFPolicy
+from journeyman.agents.policy import Student
 from journeyman.agents.scripted import ScriptedPolicy, no_op, oracle
 from journeyman.agents.teacher import check_vocabulary
 from journeyman.agents.trainers.callbacks import (
@@ -60,7 +61,7 @@ def train(config: DictConfig) -> None:
         raise UserError(
             f"credit={type(credit).__name__} reads what a search finds: add search=credit"
         )
-    policy: HFPolicy = instantiate(config.student)
+    policy: Student = instantiate(config.student)
     if policy.search is not None:
         raise UserError(
             f"student.search={policy.search}: that is for `journeyman eval`; to learn from what a "
@@ -98,7 +99,7 @@ def train(config: DictConfig) -> None:
         finish(folder.path, rows, config, time.perf_counter() - started)
 
 
-def bounds(policy: HFPolicy, config: DictConfig) -> dict[str, Metrics]:
+def bounds(policy: Student, config: DictConfig) -> dict[str, Metrics]:
     """The rows every evaluation prints: doing nothing, and the gold calls."""
     scripts = {"no-op": no_op, "oracle": oracle}
     return {n: evaluate(n, ScriptedPolicy(policy.format, s), config) for n, s in scripts.items()}
@@ -137,5 +138,5 @@ def finish(run: Path, rows: dict[str, Metrics], config: DictConfig, seconds: flo
     print(f"\n{text}\nsummary: {run / 'summary.json'}\npicture: {run / 'plot.png'}")
 
 
-def _tested(policy: HFPolicy, config: DictConfig) -> HFPolicy:
+def _tested(policy: Student, config: DictConfig) -> Student:
     return policy.at(config.evaluation.temperature)

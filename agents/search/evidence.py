@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from journeyman.agents.hf import HFPolicy
+from journeyman.agents.policy import Student
 from journeyman.agents.rollout import Fork, TaskRef
 from journeyman.agents.scoring import score_episodes
 from journeyman.agents.search.backup import Advantage, NodeValue, expected_backup
@@ -127,7 +128,7 @@ class TreeRollouts:
 
     def play(
         self,
-        policy: HFPolicy,
+        policy: Student,
         teacher: LocalTeacher,
         tasks: Sequence[TaskRef],
         batch_size: int,
@@ -147,7 +148,7 @@ class TreeRollouts:
 
     def grow(
         self,
-        policy: HFPolicy,
+        policy: Student,
         teacher: LocalTeacher,
         tasks: Sequence[TaskRef],
         batch_size: int,
@@ -187,7 +188,7 @@ class TreeRollouts:
         )
 
     def _ask_teacher(
-        self, world: LanguageWorld, policy: HFPolicy, teacher: LocalTeacher, trees: Sequence[Tree]
+        self, world: LanguageWorld, policy: Student, teacher: LocalTeacher, trees: Sequence[Tree]
     ) -> list[Grown]:
         """What the teacher would do in the nodes of the trajectories, where it is worth a try."""
         grown = [Grown(tree) for tree in trees]

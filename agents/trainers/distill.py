@@ -29,8 +29,8 @@ from trl.trainer.utils import RepeatSampler, shuffle_sequence_dict, split_tensor
 from journeyman.agents.batching import similar_lengths
 from journeyman.agents.credit import Credit, Experience
 from journeyman.agents.errors import UserError
-from journeyman.agents.hf import HFPolicy
 from journeyman.agents.losses import policy_gradient, weighted_mean
+from journeyman.agents.policy import Student
 from journeyman.agents.rollout import TaskRef, rollout
 from journeyman.agents.samples import to_batch
 from journeyman.agents.search.evidence import Spent, TreeEpisode, TreeRollouts
@@ -50,7 +50,7 @@ class OnPolicyDistillation(DistillationTrainer):
 
     def __init__(
         self,
-        policy: HFPolicy,
+        policy: Student,
         teacher: LocalTeacher,
         credit: Credit,
         args: DistillationConfig,

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from journeyman.agents.credit import Credit
-from journeyman.agents.hf import HFPolicy
+from journeyman.agents.policy import Student
 from journeyman.agents.rollout import TaskRef
 from journeyman.agents.search.evidence import TreeRollouts
 from journeyman.agents.teacher import LocalTeacher
@@ -19,7 +19,7 @@ from journeyman.agents.teacher import LocalTeacher
 class Parts:
     """The pieces of a run."""
 
-    policy: HFPolicy
+    policy: Student
     """The student."""
     teacher: LocalTeacher
     """Scores the student's tokens; supervised training has no use for it."""

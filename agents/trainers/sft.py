@@ -13,7 +13,7 @@ from trl import SFTConfig, SFTTrainer
 
 from journeyman.agents.chat import ChatFormat
 from journeyman.agents.demonstrations import demonstrate
-from journeyman.agents.hf import HFPolicy
+from journeyman.agents.policy import Student
 from journeyman.agents.rollout import TaskRef
 from journeyman.agents.trainers.parts import Parts, tasks_needed
 from journeyman.envs import make
@@ -29,7 +29,7 @@ class DemonstrationTuning(SFTTrainer):
 
     def __init__(
         self,
-        policy: HFPolicy,
+        policy: Student,
         args: SFTConfig,
         tasks: Sequence[TaskRef],
         error_rate: float = 0.0,

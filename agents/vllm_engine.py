@@ -1,0 +1,173 @@
+"""vLLM's engine in this process, which `journeyman.agents.vllm` writes turns with.
+
+It steps only when it is told to, so a run is as deterministic as its arithmetic; and the weights in
+it can be replaced while it runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from transformers import MODEL_MAPPING, AutoConfig, PreTrainedModel
+
+from journeyman.agents.errors import MissingExtraError, UnsupportedModelError
+from journeyman.agents.hf import load_model
+from journeyman.agents.models import resolve
+
+
+class Engine:
+    """vLLM's engine in this process; the policies and streams on it share its batch."""
+
+    def __init__(self, model: str, **arguments: Any) -> None:
+        """Load a model.
+
+        Args:
+            model: Its name (see `journeyman.agents.models`).
+            arguments: Those of `vllm.LLM`, passed on as they are.
+
+        Raises:
+            MissingExtraError: vLLM is not installed.
+            ModelNotFoundError: No such model here.
+            UnsupportedModelError: vLLM does not know the model, or cannot run it as asked.
+        """
+        self._model_name = model
+        path = resolve(model)
+        # Read when the engine starts: it shall live in this process, where weights can be copied.
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        try:
+            import vllm
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(
+                f"{error}: this student needs vLLM: pip install 'journeyman[vllm]' (on a machine "
+                f"without a GPU see docs/vllm.md)"
+            ) from error
+        _keep_weights_where_they_are()
+        try:
+            with _restoring_transformers(path, arguments):
+                self._llm = vllm.LLM(
+                    path, skip_tokenizer_init=True, logprobs_mode="raw_logprobs", **arguments
+                )
+        except ValueError as error:
+            raise UnsupportedModelError(f"vLLM refuses {model}: {_reason(error)}") from error
+        self._params = vllm.SamplingParams
+        self._final = vllm.sampling_params.RequestOutputKind.FINAL_ONLY
+        self._ids = map(str, itertools.count())
+        self._finished: dict[str, Any] = {}
+        config = self._llm.llm_engine.model_config
+        self.max_length: int = config.max_model_len
+        """Longest token stream, the tokens that are to be written included."""
+        self.vocabulary: int = config.get_vocab_size()
+        """Tokens that the model tells apart."""
+        self._stance = "force_eager" if config.enforce_eager else "default"
+
+    def submit(self, tokens: Sequence[int], end: int, **sampling: Any) -> str:
+        """Ask for a turn: what is written after `tokens` up to the token `end`; returns its id."""
+        params = self._params(
+            **sampling,
+            stop_token_ids=[end],
+            ignore_eos=True,  # else the tokens of the model's generation_config.json would end too
+            logprobs=0,  # of the sampled token alone; "raw" ones are those at temperature 1
+            detokenize=False,
+            output_kind=self._final,
+        )
+        request = next(self._ids)
+        self._llm.llm_engine.add_request(request, {"prompt_token_ids": list(tokens)}, params)
+        return request
+
+    def step(self) -> None:
+        """One forward pass over what the scheduler chooses, a token for each row in it."""
+        # `enforce_eager` alone leaves a helper of the sampler that needs a C++ compiler.
+        with torch.compiler.set_stance(self._stance):
+            outputs = self._llm.llm_engine.step()
+        self._finished |= {output.request_id: output.outputs[0] for output in outputs}
+
+    def take(self, request: str) -> tuple[list[int], list[float]] | None:
+        """Tokens and log-probabilities of a request, once, if it has finished."""
+        output = self._finished.pop(request, None)
+        if output is None:
+            return None
+        tokens = list(output.token_ids)
+        chosen = zip(output.logprobs, tokens, strict=True)
+        return tokens, [float(places[token].logprob) for places, token in chosen]
+
+    def abort(self, request: str) -> None:
+        """Forget a request."""
+        self._llm.llm_engine.abort_request([request])
+
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        """The same weights as a transformers model, to be trained; see `sync`."""
+        dtype = str(self._llm.llm_engine.model_config.dtype).removeprefix("torch.")
+        return load_model(self._model_name, dtype)
+
+    def sync(self) -> None:
+        """Copy the weights of `model` into the engine, if anyone has asked for it.
+
+        Raises:
+            UnsupportedModelError: The model has adapters.
+            RuntimeError: A weight of the engine is not among those of the model.
+        """
+        if "model" not in self.__dict__:
+            return
+        source = self.model
+        if any("lora_" in name for name, _ in source.named_parameters()):
+            raise UnsupportedModelError(
+                "the weights of an adapter cannot be copied into vLLM's engine: train all weights, "
+                "or train with a student of journeyman.agents.hf"
+            )
+
+        def load(target: torch.nn.Module) -> set[str]:
+            loaded = target.load_weights(source.named_parameters())  # type: ignore[operator]
+            return {name for name, _ in target.named_parameters()} - set(loaded)
+
+        for stale in self._llm.apply_model(load):
+            if stale:
+                raise RuntimeError(f"weights that the model does not have: {sorted(stale)}")
+        self._llm.reset_prefix_cache(reset_running_requests=True)
+
+
+def _keep_weights_where_they_are() -> None:
+    """Keep vLLM on a CPU from packing weights away, out of the reach of `Engine.sync`."""
+    from vllm import _custom_ops
+
+    _custom_ops._supports_onednn = False
+
+
+@contextlib.contextmanager
+def _restoring_transformers(path: str, arguments: dict[str, Any]) -> Iterator[None]:
+    """Undo what vLLM does to the class of a model that it has no code of its own for.
+
+    It runs such a model by transformers' class, which it changes in place, and no model of that
+    class could be made in this process any more, be it a teacher. The change is for the compiler;
+    an engine with `enforce_eager` does without.
+    """
+    trust = bool(arguments.get("trust_remote_code"))
+    config = AutoConfig.from_pretrained(path, trust_remote_code=trust)
+    kind: Any = MODEL_MAPPING.get(type(config.get_text_config()), None)
+    if kind is None or not arguments.get("enforce_eager"):
+        yield
+        return
+    bases, own = kind.__bases__, dict(vars(kind))
+    try:
+        yield
+    finally:
+        kind.__bases__ = bases
+        for name in {"__init__", "__call__"} & vars(kind).keys():
+            if name in own:
+                setattr(kind, name, own[name])
+            else:
+                delattr(kind, name)
+
+
+def _reason(error: ValueError) -> str:
+    """The text of an error; pydantic's own wraps it in much else."""
+    from pydantic import ValidationError
+
+    text = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+    return text.removeprefix("Value error, ")

@@ -1,0 +1,361 @@
+"""The student in vLLM's engine against the one in transformers (`make test-vllm`)."""
+
+import copy
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from hydra.utils import instantiate
+from transformers import (
+    MistralConfig,
+    MistralForCausalLM,
+    OpenAIGPTConfig,
+    OpenAIGPTLMHeadModel,
+)
+
+from journeyman.agents.chat import ChatFormat
+from journeyman.agents.credit import Uniform
+from journeyman.agents.errors import (
+    MissingExtraError,
+    UnsupportedModelError,
+    VocabularyMismatchError,
+)
+from journeyman.agents.hf import HFPolicy, load_policy, load_teacher
+from journeyman.agents.policy import Request
+from journeyman.agents.rollout import TaskRef, rollout
+from journeyman.agents.teacher import LocalTeacher, token_logprobs
+from journeyman.agents.trainers.parts import Parts
+from journeyman.agents.vllm import VLLMPolicy
+from journeyman.agents.vllm import load_policy as load_vllm
+from journeyman.agents.vllm_engine import Engine
+from journeyman.envs import Episode, make
+
+from .tiny import BUILTIN, chat, llama, tokenizer
+
+needs_vllm = pytest.mark.vllm
+# vLLM's own imports warn.
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:vllm", "ignore::DeprecationWarning")
+
+CLOSE = 1e-3
+"""Most that two log-probabilities differ in float32."""
+SMALL: dict[str, Any] = {
+    "dtype": "float32",
+    "enforce_eager": True,
+    "kv_cache_memory_bytes": 1 << 26,
+    "block_size": 32,
+}
+
+
+@pytest.fixture(scope="module")
+def student() -> VLLMPolicy:
+    """`student=vllm`: a model that vLLM runs by transformers' class."""
+    with initialize_config_module("journeyman.conf", version_base="1.3"):
+        policy: VLLMPolicy = instantiate(compose("eval", ["student=vllm"]).student)
+    return policy
+
+
+@pytest.fixture(scope="module")
+def twin(student: VLLMPolicy) -> HFPolicy:
+    """The same model in transformers, made after vLLM has had its way with the class."""
+    return load_policy("embedded-student", "names", 48, 640, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that vLLM has code of its own for; its heads are as wide as vLLM wants them."""
+    folder = tmp_path_factory.mktemp("models") / "llama"
+    llama(len(tokenizer()), width=128, seed=4).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path) -> Engine:
+    return Engine(str(folder), **SMALL)
+
+
+@pytest.fixture
+def native(engine: Engine) -> Iterator[VLLMPolicy]:
+    yield VLLMPolicy(engine, chat(), max_turn_tokens=8)
+    engine.__dict__.pop("model", None)  # a test may have asked for it
+
+
+def tasks(count: int) -> list[TaskRef]:
+    ids = (BUILTIN[i % len(BUILTIN)] for i in range(count))
+    return [TaskRef(env_id, f"test/{i}", seed=i) for i, env_id in enumerate(ids)]
+
+
+def differences(model: Any, episodes: Sequence[Episode]) -> list[float]:
+    """Of each chosen token: its log-probability in the episode from that of a full forward pass."""
+    theirs = token_logprobs(model, [e.tokens for e in episodes])
+    return [
+        abs(float(expected) - found)
+        for row, episode in zip(theirs, episodes, strict=True)
+        for expected, found, chosen in zip(row, episode.logprobs, episode.mask, strict=True)
+        if chosen
+    ]
+
+
+@needs_vllm
+def test_greedy_episodes_are_those_of_transformers(student: VLLMPolicy, twin: HFPolicy) -> None:
+    assert student.max_context == twin.max_context
+    ours = rollout(student.at(0.0), tasks(24), batch_size=10)
+    theirs = rollout(twin.at(0.0), tasks(24), batch_size=10)
+    same = 0
+    for mine, other in zip(ours, theirs, strict=True):
+        pairs = zip(mine.tokens, other.tokens, strict=False)
+        fork = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
+        if fork is not None:  # rounding may break a tie
+            with torch.inference_mode():
+                logits = twin.model(torch.tensor([mine.tokens[:fork]])).logits[0, -1]
+            assert logits.max() - logits[mine.tokens[fork]] < CLOSE
+            continue
+        same += 1
+        assert mine.logprobs == pytest.approx(other.logprobs, abs=CLOSE)
+        assert (mine.mask, mine.stop, mine.success) == (other.mask, other.stop, other.success)
+        assert [s.truncated for s in mine.steps] == [s.truncated for s in other.steps]
+        assert mine.state_hash == other.state_hash
+    assert same >= 22
+    assert len({len(e.steps) for e in ours}) > 2  # else there was little to compare
+    assert {e.success for e in ours} == {True, False}
+
+
+@needs_vllm
+def test_sampled_tokens_have_their_logprobs_at_temperature_1(
+    student: VLLMPolicy, twin: HFPolicy
+) -> None:
+    episodes = rollout(student.at(1.3), tasks(12))
+    found = differences(twin.model, episodes)
+    assert len(found) > 500
+    assert max(found) < CLOSE
+
+
+@needs_vllm
+def test_samples_follow_the_softmax(native: VLLMPolicy, folder: Path) -> None:
+    draws, temperature = 2000, 1.5
+    prompt = tuple(chat().opening([], []))
+    policy = VLLMPolicy(native.engine, chat(), temperature, max_turn_tokens=1)
+    stream = policy.open([Request(prompt, seed, make(BUILTIN[0])) for seed in range(draws)])
+    counts: Counter[int] = Counter()
+    while not stream.idle:
+        counts.update(turn.tokens[0] for turn in stream.advance())
+    assert counts.total() == draws
+    model = load_policy(str(folder), "names", device="cpu").model
+    with torch.inference_mode():
+        logits = model(torch.tensor([prompt])).logits[0, -1]
+    expected = (logits / temperature).softmax(-1) * draws
+    common = [int(token) for token in (expected > 20).nonzero()[:, 0]]
+    assert len(common) > 9
+    rest = draws - float(expected[common].sum())
+    observed = [*(counts[token] for token in common), draws - sum(counts[t] for t in common)]
+    wanted = [*expected[common].tolist(), rest]
+    chi_square = sum((o - e) ** 2 / e for o, e in zip(observed, wanted, strict=True))
+    freedom = len(common)
+    assert chi_square < freedom + 4 * (2 * freedom) ** 0.5  # mean and four standard deviations
+
+
+@needs_vllm
+def test_a_row_depends_on_its_seed_and_not_on_its_batch(native: VLLMPolicy) -> None:
+    def play(refs: Sequence[TaskRef]) -> list[tuple[int, ...]]:
+        return [e.tokens for e in rollout(native, refs, env_kwargs={"max_turns": 3})]
+
+    together = play(tasks(6))
+    assert [play([task])[0] for task in tasks(6)] == together
+    assert play(tasks(6)[::-1])[::-1] == together
+    other = TaskRef(BUILTIN[0], "test/0", seed=100)
+    assert play([other])[0] != together[0]
+
+
+@needs_vllm
+def test_turns_of_a_row_have_dice_of_their_own(native: VLLMPolicy) -> None:
+    prompt = tuple(chat().opening([], []))
+    stream = native.open([Request(prompt, 0, make(BUILTIN[0]))])
+    first = finished(stream)
+    stream._tokens[0] = []  # the same prompt once more
+    stream.extend(0, prompt)
+    assert finished(stream).tokens != first.tokens
+
+
+def finished(stream: Any) -> Any:
+    while not (turns := stream.advance()):
+        assert not stream.idle
+    (turn,) = turns
+    return turn
+
+
+@needs_vllm
+def test_a_turn_that_is_too_long_is_ended(native: VLLMPolicy) -> None:
+    policy = VLLMPolicy(native.engine, chat(), 0.0, max_turn_tokens=4)
+    stream = policy.open([Request(tuple(chat().opening([], [])), 0, make(BUILTIN[0]))])
+    turn = finished(stream)
+    assert turn.truncated
+    assert len(turn.tokens) == len(turn.logprobs) == 5
+    assert turn.tokens[-1] == chat().eos_id not in turn.tokens[:-1]
+    assert turn.logprobs[-1] == 0
+    assert stream.idle and stream.advance() == []
+
+
+@needs_vllm
+def test_a_row_can_be_dropped_while_it_writes(native: VLLMPolicy) -> None:
+    request = Request(tuple(chat().opening([], [])), 0, make(BUILTIN[0]))
+    stream = native.open([request, request])
+    assert stream.advance() == []
+    stream.finish(0)
+    assert finished(stream).row == 1
+    assert stream.idle
+    assert not native.engine._llm.llm_engine.has_unfinished_requests()
+
+
+@needs_vllm
+def test_the_engine_plays_what_was_trained(
+    native: VLLMPolicy, folder: Path, tmp_path: Path
+) -> None:
+    """After each optimiser step the next rollout's log-probabilities are the trained model's."""
+    from trl import DistillationConfig  # imports vLLM if it is there, which warns
+
+    from journeyman.agents.trainers import distill
+
+    own = copy.deepcopy(tokenizer())  # a trainer may set its padding
+    policy = VLLMPolicy(native.engine, ChatFormat(own, "names"), max_turn_tokens=8)
+    teacher = LocalTeacher(llama(len(own), width=48, seed=9), own)
+    parts = Parts(policy, teacher, Uniform(), tasks, {"max_turns": 3})
+    args = DistillationConfig(
+        output_dir=str(tmp_path),
+        max_steps=2,
+        per_device_train_batch_size=6,
+        learning_rate=1e-2,
+        save_strategy="no",
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        dataloader_pin_memory=False,
+        report_to="none",
+        disable_tqdm=True,
+    )
+    trainer = distill.build(parts, args)
+    played = []
+
+    def playing(refs: Sequence[TaskRef]) -> Any:
+        rows = play(refs)
+        played.append(max(differences(policy.model, [row.episode for row in rows])))
+        return rows
+
+    play, trainer._play = trainer._play, playing
+    trainer.train()
+    assert len(played) == 2
+    assert max(played) < CLOSE
+
+    after = rollout(policy, tasks(6), env_kwargs={"max_turns": 3})
+    assert max(differences(policy.model, after)) < CLOSE
+    before = load_policy(str(folder), "names", device="cpu").model
+    assert max(differences(before, after)) > 0.1
+
+
+@needs_vllm
+def test_weights_are_copied_into_a_model_of_transformers_too(
+    student: VLLMPolicy, twin: HFPolicy
+) -> None:
+    try:
+        with torch.no_grad():
+            for weight in student.model.parameters():
+                weight *= 1.1
+        episodes = rollout(student, tasks(3), env_kwargs={"max_turns": 3})
+        assert max(differences(student.model, episodes)) < CLOSE
+        assert max(differences(twin.model, episodes)) > 0.1
+    finally:  # the engine as it was
+        student.model.load_state_dict(twin.model.state_dict())
+        student.engine.sync()
+        del student.engine.model
+
+
+@needs_vllm
+def test_a_model_that_transformers_cannot_play(tmp_path: Path) -> None:
+    """A window much shorter than the episodes: it matters what is masked."""
+    config = MistralConfig(
+        vocab_size=len(tokenizer()),
+        hidden_size=128,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        sliding_window=16,
+        initializer_range=0.3,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = MistralForCausalLM(config).eval()
+    model.save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModelError, match="student=vllm"):
+        load_policy(str(tmp_path), "names", device="cpu")
+    policy = load_vllm(str(tmp_path), "names", 8, engine=SMALL)
+    episodes = rollout(policy, tasks(3), env_kwargs={"max_turns": 3})
+    assert max(differences(model, episodes)) < CLOSE
+    blind = MistralForCausalLM(copy.deepcopy(config)).eval()
+    blind.load_state_dict(model.state_dict())
+    blind.config.sliding_window = None
+    assert max(differences(blind, episodes)) > 0.1
+
+
+@needs_vllm
+def test_what_cannot_be_copied_is_refused(native: VLLMPolicy) -> None:
+    native.model.register_parameter("lora_A", torch.nn.Parameter(torch.zeros(1)))
+    with pytest.raises(UnsupportedModelError, match="adapter"):
+        native.open([])
+    native.engine.model = torch.nn.Linear(1, 1, bias=False)
+    native.engine.model.named_parameters = lambda: iter(())
+    with pytest.raises(RuntimeError, match=r"does not have: .*model\.embed_tokens\.weight"):
+        native.open([])
+
+
+@needs_vllm
+def test_a_teacher_can_be_made_beside_the_engine(student: VLLMPolicy) -> None:
+    teacher = load_teacher("embedded-teacher", device="cpu")
+    (scores,) = teacher.score([[1, 2, 3]])
+    assert scores.isfinite().all()
+
+
+@needs_vllm
+def test_a_tokenizer_of_another_model_is_refused(engine: Engine) -> None:
+    larger = copy.deepcopy(tokenizer())
+    larger.add_tokens(["<extra>"])
+    with pytest.raises(VocabularyMismatchError, match=r"the tokenizer has \d+ tokens"):
+        VLLMPolicy(engine, ChatFormat(larger, "names"))
+
+
+@needs_vllm
+def test_a_turn_longer_than_the_context_is_refused(engine: Engine) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"max_turn_tokens=512: .*max_model_len=512"):
+        VLLMPolicy(engine, chat(), max_turn_tokens=512)
+    assert VLLMPolicy(engine, chat(), max_turn_tokens=500, max_context=100).max_context == 12
+
+
+@needs_vllm
+def test_a_context_longer_than_the_models_is_refused(folder: Path) -> None:
+    with pytest.raises(
+        UnsupportedModelError, match=r"refuses .*: User-specified max_model_len \(5008\)"
+    ):
+        load_vllm(str(folder), "names", 8, max_context=5000, engine=SMALL)
+
+
+@needs_vllm
+def test_a_model_that_vllm_does_not_know_is_refused(tmp_path: Path) -> None:
+    config = OpenAIGPTConfig(
+        vocab_size=len(tokenizer()), n_embd=16, n_layer=1, n_head=1, architectures=["NoSuchModel"]
+    )
+    OpenAIGPTLMHeadModel(config).save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModelError, match=r"vLLM refuses .*OpenAIGPTLMHeadModel"):
+        load_vllm(str(tmp_path), "names", engine=SMALL)
+
+
+def test_without_vllm_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'journeyman\[vllm\]'"):
+        load_vllm("embedded-student", "names")
