@@ -7,6 +7,7 @@ are read again as context (see `Fork`): nothing before the node is sampled or tr
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Sequence
@@ -76,7 +77,9 @@ class LanguageWorld:
         actions: list[Action] = []
         for start in range(0, len(nodes), self._batch_size):
             batch = nodes[start : start + self._batch_size]
-            turns = _next_turns(policy, [self._conversation(place) for _, place in batch])
+            with contextlib.ExitStack() as envs:
+                conversations = [self._conversation(place, envs) for _, place in batch]
+                turns = _next_turns(policy, conversations)
             for (key, _), turn in zip(batch, turns, strict=True):
                 text = self._policy.format.decode(turn[:-1])
                 actions.append(canonical_action(text, self._parse(text)))
@@ -112,8 +115,8 @@ class LanguageWorld:
         self.episodes += played
         return played
 
-    def _conversation(self, place: Fork) -> Conversation:
-        env = make(place.env_id, **self._env_kwargs)
+    def _conversation(self, place: Fork, envs: contextlib.ExitStack) -> Conversation:
+        env = envs.enter_context(make(place.env_id, **self._env_kwargs))
         env.restore(place.parent.branch_points[place.step].snapshot)
         return Conversation(place.prefix, place.seed, env)
 

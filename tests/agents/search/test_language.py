@@ -101,6 +101,22 @@ def test_the_teachers_call_is_played_as_written(student: HFPolicy) -> None:
     assert world.teacher_tokens > 0
 
 
+def test_environments_of_proposals_are_closed(
+    student: HFPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = LanguageWorld(student.at(0.0), 64, KWARGS)
+    (tree,) = world.begin(tasks(1))
+    closed: list[Any] = []
+    monkeypatch.setattr(env_class(BUILTIN[0]), "close", lambda self: closed.append(self))
+    nodes = [(tree.root, tree.nodes[tree.root].handle)] * 2
+    world.propose(ScriptedPolicy(chat(), oracle), nodes)
+    assert len(closed) == 2
+    monkeypatch.setattr(env_class(BUILTIN[0]), "restore", _lost)
+    with pytest.raises(ReplayError):
+        world.propose(ScriptedPolicy(chat(), oracle), nodes)
+    assert len(closed) == 3
+
+
 def test_an_environment_that_breaks_has_no_value(
     student: HFPolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
