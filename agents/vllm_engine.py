@@ -128,7 +128,11 @@ class Engine:
 
         for stale in self._llm.apply_model(load):
             if stale:
-                raise RuntimeError(f"weights that the model does not have: {sorted(stale)}")
+                raise RuntimeError(
+                    f"the engine has weights that the transformers model has not, and would play "
+                    f"with old ones: {', '.join(sorted(stale))}; train this model with a student "
+                    f"of journeyman.agents.hf"
+                )
         self._llm.reset_prefix_cache(reset_running_requests=True)
 
 

@@ -287,8 +287,8 @@ def main() -> int:
         report(kind, found, counts[kind])
     print(
         f"\n{options.searches} credit searches side by side: {speed_up:.1f} times as fast as one "
+        f"after the other; {same} of {options.alone} trees are the same alone\n"
     )
-    print(f"after the other; {same} of {options.alone} trees are the same alone\n")
     verdicts = bounds(clocks, counts[CREDIT])
     for what, holds in verdicts.items():
         print(f"{what}: {'holds' if holds else 'FAILS'}")

@@ -240,8 +240,13 @@ def test_sliding_windows_are_refused(model: PreTrainedModel, kind: str) -> None:
 
 
 def test_models_without_windows_are_taken() -> None:
-    HFPolicy(MistralForCausalLM(MistralConfig(**SMALL, sliding_window=None)), MARKS)
-    HFPolicy(GemmaForCausalLM(GemmaConfig(**SMALL)), MARKS)
+    for model in (
+        MistralForCausalLM(MistralConfig(**SMALL, sliding_window=None)),
+        GemmaForCausalLM(GemmaConfig(**SMALL)),
+    ):
+        policy = HFPolicy(model, MARKS)
+        longest = policy.max_context + policy.max_turn_tokens  # nothing shortens what it sees
+        assert longest == model.config.max_position_embeddings
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])

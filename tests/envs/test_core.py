@@ -517,10 +517,15 @@ def test_spaces() -> None:
 
 def test_sampled_actions_can_be_played(sum_env: SumEnv) -> None:
     sum_env.action_space.seed(0)
+    ends = 0
     for _ in range(200):
-        _, _, terminated, truncated, _ = sum_env.step(sum_env.action_space.sample())
+        messages, reward, terminated, truncated, _ = sum_env.step(sum_env.action_space.sample())
+        assert reward in (0.0, 1.0)
+        assert sum_env.observation_space.contains(messages)
         if terminated or truncated:
+            ends += 1
             sum_env.reset()
+    assert 0 < ends < 200
 
 
 def test_split_of_the_env_decides_where_tasks_come_from() -> None:

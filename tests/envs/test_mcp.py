@@ -124,4 +124,5 @@ def test_names_that_the_server_needs() -> None:
 
 def test_every_environment_can_be_served() -> None:
     for env_id in ("journeyman/Python-v0", "journeyman/Orders-v0"):
-        make_server(make(env_id), env_id)
+        with make(env_id) as env:
+            assert make_server(env, env_id).name == env_id
