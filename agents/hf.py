@@ -22,7 +22,7 @@ from journeyman.agents.cache import growing_cache
 from journeyman.agents.chat import ChatFormat, ToolRender
 from journeyman.agents.errors import UnsupportedModelError
 from journeyman.agents.models import resolve
-from journeyman.agents.policy import Request, Stream, Turn
+from journeyman.agents.policy import Request, Stream, Student, Turn
 from journeyman.agents.search.search import Rule
 from journeyman.agents.teacher import LocalTeacher
 
@@ -76,9 +76,7 @@ class HFPolicy:
 
     def at(self, temperature: float) -> HFPolicy:
         """The same model at another temperature."""
-        return HFPolicy(
-            self.model, self.format, temperature, self.max_turn_tokens, self.max_context
-        )
+        return alike(self, self.model, temperature)
 
 
 def _layer_kinds(config: PretrainedConfig) -> set[str]:
@@ -287,6 +285,13 @@ def load_model(name: str, dtype: str = "float32", device: str | None = None) -> 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     loaded: PreTrainedModel = model.to(device).eval()
     return loaded
+
+
+def alike(student: Student, model: PreTrainedModel, temperature: float = 1.0) -> HFPolicy:
+    """Another model that plays as a student does: in its format and within its limits."""
+    return HFPolicy(
+        model, student.format, temperature, student.max_turn_tokens, student.max_context
+    )
 
 
 def load_policy(

@@ -21,7 +21,7 @@ from journeyman.agents.app import (
 from journeyman.agents.errors import UserError
 from journeyman.agents.evaluation.metrics import Metrics
 from journeyman.agents.evaluation.report import plot, table, write_atomically, write_summary
-from journeyman.agents.hf import HFPolicy
+from journeyman.agents.hf import alike
 from journeyman.agents.policy import Student
 from journeyman.agents.scripted import ScriptedPolicy, no_op, oracle
 from journeyman.agents.teacher import check_vocabulary
@@ -93,7 +93,7 @@ def train(config: DictConfig) -> None:
         write_atomically(report, b"trained without evaluation (evaluation.tasks=0)\n")
         return
     rows["student after"] = evaluate("student after", _tested(policy, config), config)
-    master = HFPolicy(teacher.model, policy.format, 1.0, policy.max_turn_tokens, policy.max_context)
+    master = alike(policy, teacher.model)
     rows["teacher"] = evaluate("teacher", _tested(master, config), config)
     with explaining_full_disk(folder.path):
         finish(folder.path, rows, config, time.perf_counter() - started)

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 from hydra import compose, initialize_config_module
+from scipy import stats
 
 from journeyman.agents.app import machine
 from journeyman.agents.hf import load_policy
@@ -119,16 +120,16 @@ def examine(model: str | Path, count: int) -> dict[str, float]:
     return found
 
 
-QUANTILES = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}
-"""Student's t at 97.5%, by number of seeds."""
-
-
 def over_seeds(values: Sequence[float]) -> str:
     """Mean and 95% interval over seeds; the mean alone of a single one."""
     mean = statistics.fmean(values)
     if len(values) < 2:
         return f"{mean:.1%}"
-    half = QUANTILES[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
+    half = (
+        float(stats.t.ppf(0.975, len(values) - 1))
+        * statistics.stdev(values)
+        / math.sqrt(len(values))
+    )
     return f"{mean:.1%} [{mean - half:.1%}, {mean + half:.1%}]"
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from journeyman.agents.hf import HFPolicy
+from journeyman.agents.hf import alike
 from journeyman.agents.policy import Student
 from journeyman.agents.rollout import Fork, TaskRef
 from journeyman.agents.scoring import score_episodes
@@ -207,9 +207,7 @@ class TreeRollouts:
             if not self.follow:
                 new = new[: self.rows - self.trajectories]
             disputed += [(it, key) for key in new]
-        master = HFPolicy(
-            teacher.model, policy.format, 0.0, policy.max_turn_tokens, policy.max_context
-        )
+        master = alike(policy, teacher.model, temperature=0.0)
         places: list[tuple[NodeKey, Fork]] = [(k, it.tree.nodes[k].handle) for it, k in disputed]
         if self.follow:
             for (it, key), episode in zip(disputed, world.follow(master, places), strict=True):

@@ -29,6 +29,7 @@ from trl.trainer.utils import RepeatSampler, shuffle_sequence_dict, split_tensor
 from journeyman.agents.batching import similar_lengths
 from journeyman.agents.credit import Credit, Experience
 from journeyman.agents.errors import UserError
+from journeyman.agents.hf import alike
 from journeyman.agents.losses import policy_gradient, weighted_mean
 from journeyman.agents.policy import Student
 from journeyman.agents.rollout import TaskRef, rollout
@@ -59,6 +60,7 @@ class OnPolicyDistillation(DistillationTrainer):
         rollout_batch: int = 64,
         steps_per_generation: int = 1,
         num_iterations: int = 1,
+        lmbda: float = 1.0,
         search: TreeRollouts | None = None,
         **kwargs: Any,
     ) -> None:
@@ -76,13 +78,23 @@ class OnPolicyDistillation(DistillationTrainer):
                 decoding is the faster the more rows it has.
             num_iterations: Times that each rollout is learned from. Both as in TRL's GRPO; both 1
                 is strictly on policy.
+            lmbda: Chance of a task to be played by the student, as in TRL's GKD; the teacher plays
+                the others (0 is distillation on the teacher's episodes).
             search: Grows each task's rows into a tree; None plays one episode a task.
             kwargs: Passed to `transformers.Trainer` (callbacks, optimizers, …).
 
         Raises:
             UserError: Checkpoints would fall between a rollout and its last step. A run could not
-                go on from there as if it had not stopped: the rollout is not in a checkpoint.
+                go on from there as if it had not stopped: the rollout is not in a checkpoint. Or
+                `lmbda` is no probability, or the teacher is to play where trees are to grow.
         """
+        if not 0 <= lmbda <= 1:
+            raise UserError(f"trainer.lmbda={lmbda}: expected 0 (the teacher plays) to 1")
+        if search is not None and lmbda < 1:
+            raise UserError(
+                f"trainer.lmbda={lmbda}: a search grows trees of the student's own episodes; "
+                f"expected 1, or no search"
+            )
         if args.save_strategy == "steps" and args.save_steps % (
             steps_per_generation * num_iterations
         ):
@@ -112,6 +124,7 @@ class OnPolicyDistillation(DistillationTrainer):
         )
         self._policy = policy
         self._teacher = teacher
+        self._lmbda = lmbda
         self._credit = credit
         self._env_kwargs = env_kwargs or {}
         self._rollout_batch = rollout_batch
@@ -186,7 +199,8 @@ class OnPolicyDistillation(DistillationTrainer):
         ]
         training = self._policy.model.training
         self._policy.model.eval()
-        rows = self._play(tasks)
+        theirs = [_dice(task) >= self._lmbda for task in tasks]
+        rows = self._play(tasks, theirs)
         episodes = [row.episode for row in rows]
         evidence = None if self._search is None else [row.steps for row in rows]
         experience = Experience(episodes, evidence, self._teacher, self._policy.model)
@@ -196,21 +210,34 @@ class OnPolicyDistillation(DistillationTrainer):
         self._policy.model.train(training)
         batch = to_batch(episodes, credit, self._tokenizer.pad_token_id)
         batch = {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
-        self._log_rollouts(episodes, time.perf_counter() - started)
+        self._log_rollouts(episodes, theirs, time.perf_counter() - started)
         if self._search is not None:
             self._log_search(rows, self._search.spent)
         return batch
 
-    def _play(self, tasks: Sequence[TaskRef]) -> list[TreeEpisode]:
-        """An episode a task, or trees of as many rows; rows that a budget saves are left blank."""
+    def _play(self, tasks: Sequence[TaskRef], theirs: Sequence[bool]) -> list[TreeEpisode]:
+        """An episode a task, or trees of as many rows; rows that a budget saves are left blank.
+
+        Args:
+            tasks: One a row.
+            theirs: True where the teacher plays.
+        """
         if self._search is None:
-            episodes = rollout(self._policy, tasks, self._rollout_batch, self._env_kwargs)
-            return [TreeEpisode(e, (None,) * len(e.steps)) for e in episodes]
-        rows = self._search.play(
+            episodes: dict[int, Episode] = {}
+            for by_teacher in set(theirs):
+                player = alike(self._policy, self._teacher.model) if by_teacher else self._policy
+                rows = [i for i, it in enumerate(theirs) if it is by_teacher]
+                played = rollout(
+                    player, [tasks[i] for i in rows], self._rollout_batch, self._env_kwargs
+                )
+                episodes.update(zip(rows, played, strict=True))
+            found = [episodes[i] for i in range(len(tasks))]
+            return [TreeEpisode(e, (None,) * len(e.steps)) for e in found]
+        trees = self._search.play(
             self._policy, self._teacher, tasks, self._rollout_batch, self._env_kwargs
         )
         blank = _blank(tasks[0], self._policy.format.eos_id)
-        return rows + [blank] * (len(tasks) - len(rows))
+        return trees + [blank] * (len(tasks) - len(trees))
 
     def _log_search(self, rows: Sequence[TreeEpisode], spent: Spent) -> None:
         metrics = self._metrics["train" if self._policy.model.training else "eval"]
@@ -293,15 +320,23 @@ class OnPolicyDistillation(DistillationTrainer):
         self._log_divergence(found.divergence.detach(), inputs["turns"][chosen])
         return loss, found.entropy.sum(), chosen.sum()
 
-    def _log_rollouts(self, episodes: Sequence[Episode], seconds: float) -> None:
-        sound = [e for e in episodes if e.stop is not StopReason.INFRA_ERROR]
+    def _log_rollouts(
+        self, episodes: Sequence[Episode], theirs: Sequence[bool], seconds: float
+    ) -> None:
+        broken = sum(e.stop is StopReason.INFRA_ERROR for e in episodes)
+        own = [e for e, by_teacher in zip(episodes, theirs, strict=True) if not by_teacher]
+        sound = [e for e in own if e.stop is not StopReason.INFRA_ERROR]
         metrics = self._metrics["train" if self._policy.model.training else "eval"]
         tokens = sum(sum(e.mask) for e in sound)
         if sound:
             metrics["rollout/success"].append(sum(e.success for e in sound) / len(sound))
             metrics["rollout/calls"].append(sum(len(e.calls) for e in sound) / len(sound))
+            metrics["rollout/turns"].append(sum(len(e.steps) for e in sound) / len(sound))
             metrics["rollout/tokens"].append(tokens / len(sound))
-        metrics["rollout/infra_errors"].append(float(len(episodes) - len(sound)))
+        if any(theirs):
+            written = sum(sum(e.mask) for e in episodes) - sum(sum(e.mask) for e in own)
+            metrics["rollout/teacher_tokens"].append(float(written))
+        metrics["rollout/infra_errors"].append(float(broken))
         metrics["rollout/seconds"].append(seconds)
         metrics["rollout/tokens_per_s"].append(tokens / seconds)
         for name, figure in self._credit.log.items():
@@ -351,6 +386,11 @@ def _hidden_states(model: PreTrainedModel, inputs: dict[str, Tensor], chosen: Te
     return torch.cat(states)[torch.cat(places).argsort()]
 
 
+def _dice(task: TaskRef) -> float:
+    """Says who plays a row: a number in [0, 1) that follows from its seed."""
+    return float(np.random.default_rng((task.seed, 1)).random())
+
+
 def _blank(task: TaskRef, token: int) -> TreeEpisode:
     """A row that is trained on nothing."""
     nothing = Episode(
@@ -371,6 +411,7 @@ def build(
     rollout_batch: int = 64,
     steps_per_generation: int = 1,
     num_iterations: int = 1,
+    lmbda: float = 1.0,
     **kwargs: Any,
 ) -> OnPolicyDistillation:
     """The trainer of `trainer=distill`."""
@@ -385,6 +426,7 @@ def build(
         rollout_batch,
         steps_per_generation,
         num_iterations,
+        lmbda,
         parts.search,
         **kwargs,
     )

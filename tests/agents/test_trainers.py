@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from journeyman.agents.demonstrations import demonstrate
 from journeyman.agents.errors import UserError
 from journeyman.agents.hf import HFPolicy
 from journeyman.agents.rollout import TaskRef, rollout
+from journeyman.agents.search.evidence import TreeRollouts
 from journeyman.agents.teacher import LocalTeacher
 from journeyman.agents.trainers import distill, sft
 from journeyman.agents.trainers.parts import Parts, tasks_needed
@@ -98,6 +100,7 @@ def test_two_steps_of_distillation(accumulation: int, tmp_path: Path) -> None:
         assert record["grad_norm"] > 0
         assert record["rollout/success"] == 0
         assert record["rollout/infra_errors"] == 0
+        assert 1 < record["rollout/turns"] <= 3
         assert record["rollout/calls"] >= 1
         assert record["rollout/tokens"] >= 6
         assert record["rollout/seconds"] > 0
@@ -197,6 +200,49 @@ def test_rollouts_depend_on_the_step_not_on_what_was_played(tmp_path: Path) -> N
     later = trainer._generate_and_score_completions(rows)
     assert torch.equal(first["completion_ids"], again["completion_ids"])
     assert not torch.equal(first["completion_ids"], later["completion_ids"])
+
+
+@pytest.mark.parametrize("lmbda", [0.0, 0.5, 1.0])
+def test_the_teacher_plays_what_the_student_does_not(
+    lmbda: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = make_parts(babbler())
+    trainer = distill.build(parts, distillation(tmp_path), lmbda=lmbda)
+    trainer.model.train()
+    played: dict[str, Any] = {}
+
+    def playing(policy: Any, tasks: Sequence[TaskRef], *rest: Any) -> Any:
+        found = rollout(policy, tasks, *rest)
+        played.update({t.task_id: (policy.model, e) for t, e in zip(tasks, found, strict=True)})
+        return found
+
+    monkeypatch.setattr(distill, "rollout", playing)
+    rows = [trainer.train_dataset[i % 4] | {"task_id": f"train/{i}"} for i in range(24)]
+    batch = trainer._generate_and_score_completions(rows)
+    episodes = [played[row["task_id"]][1] for row in rows]
+    theirs = [played[row["task_id"]][0] is parts.teacher.model for row in rows]
+    assert sum(theirs) == {0.0: 24, 0.5: 9, 1.0: 0}[lmbda]
+    # Rows stay in the tasks' order, and each has the probabilities it was sampled with.
+    chosen = batch["tool_mask"].bool()
+    for i, episode in enumerate(episodes):
+        own = [logprob for logprob, it in zip(episode.logprobs, episode.mask, strict=True) if it]
+        assert batch["sampled_logprobs"][i][chosen[i]].tolist() == pytest.approx(own)
+    metrics = trainer._metrics["train"]
+    own = [e for e, it in zip(episodes, theirs, strict=True) if not it]
+    written = [sum(e.mask) for e, it in zip(episodes, theirs, strict=True) if it]
+    assert metrics["rollout/teacher_tokens"] == ([sum(written)] if written else [])
+    calls = [sum(len(e.calls) for e in own) / len(own)] if own else []
+    assert metrics["rollout/calls"] == calls
+    assert metrics["rollout/infra_errors"] == [0]
+
+
+def test_who_plays_must_be_a_probability_and_trees_are_the_students(tmp_path: Path) -> None:
+    args = distillation(tmp_path)
+    with pytest.raises(UserError, match=r"trainer\.lmbda=1\.5: expected 0"):
+        distill.build(make_parts(babbler()), args, lmbda=1.5)
+    parts = dataclasses.replace(make_parts(babbler()), search=TreeRollouts(rows=4))
+    with pytest.raises(UserError, match=r"trainer\.lmbda=0\.5: a search grows"):
+        distill.build(parts, args, lmbda=0.5)
 
 
 @pytest.mark.parametrize("training", [True, False])
