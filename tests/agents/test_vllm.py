@@ -240,8 +240,8 @@ def test_the_engine_plays_what_was_trained(
     trainer = distill.build(parts, args)
     played = []
 
-    def playing(refs: Sequence[TaskRef]) -> Any:
-        rows = play(refs)
+    def playing(*arguments: Any) -> Any:
+        rows = play(*arguments)
         played.append(max(differences(policy.model, [row.episode for row in rows])))
         return rows
 
