@@ -35,7 +35,7 @@ def _scan(source: Source, start: int) -> list[ToolCall]:
 
 
 def _read_unopened(source: Source, start: int, marker: re.Match[str]) -> ToolCall:
-    """The object before a closing marker; a string of it may hold that marker, and another close it.
+    """The object before a closing marker; the marker may stand in a string of it.
 
     One that is not whole is not searched for another inside it: that would be its arguments.
     """
