@@ -188,6 +188,24 @@ def test_attempts_that_nothing_opens_count(form: str, data: st.DataObject, size:
     assert [c for chunk in chunks for c in stream.feed(chunk)] + stream.finish() == calls
 
 
+@pytest.mark.parametrize("form", UNOPENED)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Answer: 42",
+        'It is {"name": "a", "arguments": {}} or {}.',
+        '[{"name": "a", "arguments": {}}]',
+        "See [1] and [args]: a(x=1), b[0] < c > d.",
+        "<b>bold</b> </think> tool_call /tool_call",
+        "</think>\n\nThe tool_call was made; ARGS were [1, 2].",
+    ],
+)
+def test_prose_is_no_attempt(form: str, text: str) -> None:
+    assert get_parser(form)(text) == []
+    stream = get_parser(form).stream()
+    assert [c for character in text for c in stream.feed(character)] + stream.finish() == []
+
+
 @pytest.mark.parametrize("form", FORMS)
 @quick
 @given(data=st.data())
