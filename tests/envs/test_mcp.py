@@ -135,7 +135,8 @@ def test_tau2_is_served_with_its_tools() -> None:
     async def play(client: Client) -> None:
         listed = {t.name for t in (await client.list_tools()).tools}
         assert {"cancel_reservation", "episode_reset", "episode_answer"} <= listed
-        await call(client, "episode_reset", task_id="test/0")
+        task_id = next(i for i in env.tasks("test") if env.load_task(i).gold)
+        await call(client, "episode_reset", task_id=task_id)
         gold = env.task.gold[0]
         assert not (await call(client, gold.name, **gold.arguments))[1]
 
