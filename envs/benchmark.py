@@ -68,7 +68,7 @@ class BenchmarkEnv(ToolEnv):
     """A benchmark's tasks in their order, all in the split "test"."""
 
     toolset: ClassVar[tuple[Tool, ...]] = ()
-    """Empty: every task has its own tools, see `tools`."""
+    """Empty: the tools come with the tasks, see `tools`."""
     harmless = MappingProxyType(
         dict.fromkeys(
             ("dropped", "changed", "added", "answer", "no_op"),

@@ -29,7 +29,7 @@ from journeyman.envs.errors import (
 )
 from journeyman.envs.hashing import digest
 from journeyman.envs.spaces import ActionSpace, MessagesSpace
-from journeyman.envs.task import ANSWER, Task, UserTurn, extract_answer, normalise
+from journeyman.envs.task import ANSWER, Task, UserTurn, extract_answer, matches
 from journeyman.envs.types import LEVELS, SPLITS, Level, Message, Split
 from journeyman.tools import (
     Tool,
@@ -209,8 +209,8 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         split, _, number = task_id.rpartition("/") if isinstance(task_id, str) else ("", "", "")
         if not split or not _NUMBER.fullmatch(number):
             raise UnknownTaskError(
-                f"no task {task_id!r}: write <split>/<number> or <split>/<level>/<number>, "
-                f"e.g. test/0"
+                f"no task {str(task_id)[:80]!r}: write <split>/<number> or "
+                f"<split>/<level>/<number>, e.g. test/0"
             )
         where = cls._read_split(split)
         count = cls.task_count(*where)
@@ -404,7 +404,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
     def answered(self) -> bool:
         """Every answer is the one that its user turn asks for."""
         return all(
-            turn.answer is None or normalise(answer) == normalise(turn.answer)
+            turn.answer is None or matches(answer, turn.answer)
             for turn, answer in zip(self.task.turns, self._answers, strict=True)
         )
 
@@ -445,7 +445,8 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         )
 
 
-_NUMBER = re.compile(r"0|[1-9][0-9]*", re.ASCII)
+# Python refuses to read a number of thousands of digits.
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,17}", re.ASCII)
 
 
 def pool_name(split: Split, level: Level) -> str:

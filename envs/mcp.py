@@ -22,7 +22,7 @@ from mcp.server.stdio import stdio_server
 
 from journeyman.envs.core import Observation, ToolEnv
 from journeyman.envs.errors import EpisodeOverError, UnknownTaskError
-from journeyman.tools import ToolCall
+from journeyman.tools import ToolCall, ToolDefinitionError
 
 RESET, ANSWER = "episode_reset", "episode_answer"
 INSTRUCTIONS = (
@@ -42,8 +42,14 @@ def make_server(env: ToolEnv, name: str, options: Mapping[str, Any] | None = Non
         options: Passed to `reset` where the client names no task: "split" or "task_id".
 
     Raises:
+        ToolDefinitionError: Every task of the environment has tools of its own.
         ValueError: The environment has a tool of a name that the server needs.
     """
+    if not env.tools:
+        raise ToolDefinitionError(
+            f"{name}: every task has its own tools, and a server's are there before a task is "
+            f"chosen; serve it by OpenEnv, whose observations list them"
+        )
     taken = {RESET, ANSWER} & {spec.name for spec in env.tools}
     if taken:
         raise ValueError(f"{name}: the server needs the name {taken.pop()!r}, but a tool has it")

@@ -6,6 +6,7 @@ The environment is the one that docs/new-environment.md walks through, under ano
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from journeyman.envs.errors import ScaffoldError
@@ -38,18 +39,22 @@ def new_package(name: str, folder: Path) -> Path:
     package = folder / project
     if package.exists():
         raise ScaffoldError(f"{package} is there already: choose another name, or --path")
+    names = {
+        "acme/Garden": name,
+        "acme-garden": project,
+        "acme_garden": module,
+        "GardenEnv": f"{title}Env",
+    }
     for path, text in _FILES.items():
-        for old, new in (
-            ("acme/Garden", name),
-            ("acme-garden", project),
-            ("acme_garden", module),
-            ("GardenEnv", f"{title}Env"),
-        ):
-            path, text = path.replace(old, new), text.replace(old, new)
-        target = package / path
+        target = package / _renamed(path, names)
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text, encoding="utf-8")
+        target.write_text(_renamed(text, names), encoding="utf-8")
     return package
+
+
+def _renamed(text: str, names: Mapping[str, str]) -> str:
+    """The text with every name replaced, all at once: a new name may hold an old one."""
+    return re.sub("|".join(names), lambda match: names[match[0]], text)
 
 
 _ENVIRONMENT = '''\

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,14 +50,38 @@ class Task:
         return (UserTurn(self.prompt, self.gold, self.answer), *self.then)
 
 
+_MARKER = re.compile(r"(?<![^\W_])answer[*_`]*:", re.IGNORECASE)
+
+
 def extract_answer(text: str) -> str:
-    """What follows the last "Answer:", or the whole text if there is none."""
-    return text.rpartition(ANSWER)[2].strip()
+    """What follows the last "Answer:", in any case and type; the whole text if there is none."""
+    return _MARKER.split(text)[-1].strip()
 
 
 def answer_text(turn: UserTurn) -> str:
     """The assistant's turn that reports what a user turn asks for."""
     return f"{ANSWER} {'done' if turn.answer is None else turn.answer}"
+
+
+def matches(answer: str, gold: str) -> bool:
+    """True if an answer is the gold answer.
+
+    Typography does not decide: what `normalise` overlooks; Markdown around the answer; and where a
+    whole number is asked for, commas between thousands and zeros after the point.
+    """
+    wanted = normalise(gold)
+    # A file's name may begin or end with underscores that are no Markdown: they go last.
+    stripped = (normalise(normalise(answer).strip(marks)) for marks in ("", "*`", "*_`"))
+    return wanted in {one for text in stripped for one in (text, _whole_number(text))}
+
+
+_WHOLE = re.compile(r"(-?\d{1,3}(?:,\d{3})+|-?\d+)(?:\.0+)?", re.ASCII)
+
+
+def _whole_number(text: str) -> str:
+    """A whole number as gold has it; other text as it is."""
+    match = _WHOLE.fullmatch(text)
+    return match[1].replace(",", "") if match else text
 
 
 _QUOTES = "\"' "

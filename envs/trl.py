@@ -116,9 +116,14 @@ def trl_environment(env_id: str, **kwargs: Any) -> type[TRLEnvironment]:
     Raises:
         UnknownEnvError: No such id; the message suggests the nearest.
         ToolDefinitionError: A tool that TRL would not take for the same: it has no Python
-            signature, or its name means something else there.
+            signature, or its name means something else there. Or the tools are not the class's own.
     """
     tools = env_class(env_id).toolset
+    if not tools:
+        raise ToolDefinitionError(
+            f"{env_id}: its tools come as JSON schemas with a benchmark's tasks, and one TRL class "
+            f"needs Python functions that all tasks share"
+        )
     name = "".join(re.findall(r"[A-Za-z0-9]+", env_id.rpartition("/")[2]))
     methods = {tool.name: _method(tool) for tool in tools}
     doc = f"{env_id} for TRL."

@@ -9,7 +9,7 @@ from journeyman.envs.core import Observation, Snapshot, ToolEnv
 from journeyman.envs.hashing import digest
 from journeyman.envs.task import Task
 from journeyman.tools import ToolCall, ToolResult
-from journeyman.tools.faults import FaultPlan, FaultState, inject
+from journeyman.tools.faults import Fault, FaultPlan, FaultState, inject
 
 
 class Faults(ToolEnv):
@@ -23,6 +23,21 @@ class Faults(ToolEnv):
     """Which calls meet which faults; the task's id is added to its seed."""
     _plan: FaultPlan
     _faults: FaultState = FaultState()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Check the plan.
+
+        Raises:
+            TypeError: It has stale reads, but the environment cannot run a call on another state.
+        """
+        super().__init_subclass__(**kwargs)
+        # One whose state is a value has no need of a `restore` of its own. In objects that change
+        # in place, a call that is tried on an earlier state would be carried out now.
+        if cls.plan.rates.get(Fault.STALE_READ) and super().restore is not ToolEnv.restore:
+            raise TypeError(
+                f"{cls.__name__}: {Fault.STALE_READ} needs an environment whose state is a value, "
+                f"and this one's objects change in place: give a plan whose rates leave it out"
+            )
 
     @classmethod
     def load_task(cls, task_id: str) -> Task:
@@ -76,6 +91,9 @@ def with_faults(env: type[ToolEnv], plan: FaultPlan | None = None) -> type[Fault
     Args:
         env: The plain class.
         plan: By default a call in four meets a fault, of any kind.
+
+    Raises:
+        TypeError: The plan has stale reads, and the environment's objects change in place.
     """
     members = {"plan": plan or FaultPlan(), "__doc__": env.__doc__, "__module__": env.__module__}
     return type(f"Faulty{env.__name__}", (Faults, env), members)

@@ -20,7 +20,8 @@ MAX_ARGUMENT_CHARS = 100_000
 """Longest canonical call accepted; a longer one is a runaway generation, not a request."""
 
 _BIG = 10**18
-_encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps makes an encoder every time
+# json.dumps makes an encoder every time. NaN and the infinities are not JSON.
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
 def execute(call: ToolCall, tools: Mapping[str, Tool], state: Any) -> tuple[Any, ToolResult]:

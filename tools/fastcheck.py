@@ -15,6 +15,12 @@ Check = Callable[[Any], bool]
 _ANNOTATIONS = {"description", "title", "default", "examples", "nullable"}
 """Keywords that reject nothing."""
 
+
+def is_nullable(schema: Mapping[str, Any]) -> bool:
+    """True if null is accepted whatever else the schema says (a keyword of OpenAPI's)."""
+    return schema.get("nullable") is True
+
+
 _SCALARS: dict[str, Check] = {
     "string": lambda value: isinstance(value, str),
     "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
@@ -33,6 +39,13 @@ def compile_check(schema: Mapping[str, Any]) -> Check | None:
     Returns:
         None if the schema says more than types, choices of strings, items and properties.
     """
+    check = _compile(schema)
+    if check is None or not is_nullable(schema):
+        return check
+    return lambda value: value is None or check(value)
+
+
+def _compile(schema: Mapping[str, Any]) -> Check | None:
     keywords = set(schema) - _ANNOTATIONS
     kind = schema.get("type")
     if not isinstance(kind, str):

@@ -105,7 +105,7 @@ class FaultState:
     """Calls that reached a tool, faulty ones too."""
     renamed: tuple[Renamed, ...] = ()
     before: Any = None
-    """The tools' state before the last change; None if nothing has changed."""
+    """The tools' state before the last change; None without a change, or a plan for stale reads."""
 
     def adapt(self, call: ToolCall) -> ToolCall:
         """The call as the schemas want it now: what somebody writes who heeds the errors."""
@@ -171,7 +171,7 @@ def inject(
             stale = f'{{"stale": true, "result": {_as_json(result)}}}' if result.ok else None
             return seen, state, replace(_as_written(result, call), content=stale or result.content)
     after, result = run(state, plain)
-    if after is not state:
+    if after is not state and plan.rates.get(Fault.STALE_READ):
         seen = replace(seen, before=state)
     return seen, after, _as_written(result, call)
 

@@ -17,7 +17,7 @@ import jsonschema
 from jsonschema.protocols import Validator
 
 from journeyman.tools.errors import ToolDefinitionError
-from journeyman.tools.fastcheck import Check, compile_check
+from journeyman.tools.fastcheck import Check, compile_check, is_nullable
 from journeyman.tools.schema import read_spec
 from journeyman.tools.types import ToolSpec
 
@@ -25,10 +25,23 @@ STATE = "state"
 """Name of the parameter that the environment injects."""
 
 
+def _unless_null(keyword: Callable[..., Any]) -> Callable[..., Any]:
+    """The check of a keyword, which a schema that is nullable does not make of null."""
+
+    def check(validator: Any, value: Any, instance: Any, schema: Any) -> Any:
+        if instance is None and is_nullable(schema):
+            return ()
+        return keyword(validator, value, instance, schema)
+
+    return check
+
+
 # To JSON Schema 250.0 is an integer; to a function typed `int` it is a float that spreads through
-# the state, whose hash then differs from the one with 250.
+# the state, whose hash then differs from the one with 250. And it knows no "nullable", which is how
+# transformers writes `str | None`.
 _Validator: type[Validator] = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
     jsonschema.Draft202012Validator,
+    {n: _unless_null(check) for n, check in jsonschema.Draft202012Validator.VALIDATORS.items()},
     type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
         "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
     ),

@@ -20,7 +20,8 @@ from journeyman.agents.cli.base import (
 )
 
 if TYPE_CHECKING:
-    from journeyman.envs import Task
+    from journeyman.envs import Task, ToolEnv
+    from journeyman.tools import ToolSpec
 
 
 def add(commands: Commands) -> None:
@@ -70,7 +71,8 @@ def _envs_list(options: argparse.Namespace) -> int:
                 {
                     "id": env_id,
                     "class": f"{cls.__module__}:{cls.__qualname__}",
-                    "tools": [tool.name for tool in cls.toolset],
+                    # null: they come with the tasks of a benchmark, which may not be installed
+                    "tools": [tool.name for tool in cls.toolset] or None,
                     "levels": list(cls.levels),
                     "description": first_line(cls.__doc__),
                 }
@@ -88,20 +90,36 @@ def _envs_list(options: argparse.Namespace) -> int:
 
 
 def _number_of_tools(tools: Sequence[object]) -> str:
+    if not tools:
+        return "see show"  # they come with the tasks of a benchmark, which may not be installed
     return f"{len(tools)} tool{'s' if len(tools) > 1 else ''}"
+
+
+def tools_of(env: ToolEnv) -> tuple[str, list[ToolSpec]]:
+    """A heading, and the tools: those of the first task if every task has its own."""
+    if specs := env.tools:
+        return "Tools", specs
+    task_id = _first_task(env, env.levels[0])
+    env.reset(options={"task_id": task_id})
+    return f"Tools of {task_id}; every task has its own", env.tools
+
+
+def _first_task(env: ToolEnv, level: str) -> str | None:
+    from journeyman.envs.types import SPLITS
+
+    return next((task_id for s in SPLITS for task_id in env.tasks(f"{s}/{level}")), None)
 
 
 def _envs_show(options: argparse.Namespace) -> int:
     from journeyman.envs import make
-    from journeyman.envs.types import SPLITS
 
     with make(options.id) as env:
-        print(f"{options.id}: {first_line(type(env).__doc__)}\n\nTools")
-        for spec in env.tools:
+        heading, specs = tools_of(env)
+        print(f"{options.id}: {first_line(type(env).__doc__)}\n\n{heading}")
+        for spec in specs:
             print(f"  {spec.signature()}: {spec.description}")
         for level in env.levels:
-            samples = (next(env.tasks(f"{split}/{level}"), None) for split in SPLITS)
-            task_id = next((sample for sample in samples if sample is not None), None)
+            task_id = _first_task(env, level)
             if task_id is not None:
                 _show_task(env.load_task(task_id), level)
     return OK

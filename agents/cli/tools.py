@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from journeyman.agents.cli.base import OK, Commands, command, first_line, print_json
+from journeyman.agents.cli.envs import tools_of
+
+if TYPE_CHECKING:
+    from journeyman.tools import ToolSpec
 
 
 def add(commands: Commands) -> None:
@@ -18,21 +23,39 @@ def add(commands: Commands) -> None:
 
 
 def _tools_list(options: argparse.Namespace) -> int:
-    from journeyman.envs import env_class, env_ids
+    from journeyman.envs import env_ids
     from journeyman.tools import load_plugins, plugin_tools
 
+    listed: dict[str, tuple[str, list[ToolSpec] | None]]
+    """Heading and tools by name; None where they come with tasks."""
     if options.plugins:
         names = list(load_plugins()) if options.id is None else [options.id]
-        toolsets = {name: plugin_tools(name) for name in names}
+        listed = {name: (name, [tool.spec for tool in plugin_tools(name)]) for name in names}
+    elif options.id is not None:
+        listed = {options.id: _of_one(options.id)}
     else:
-        names = env_ids() if options.id is None else [options.id]
-        toolsets = {env_id: env_class(env_id).toolset for env_id in names}
-    specs = {name: [tool.spec for tool in toolset] for name, toolset in toolsets.items()}
+        listed = {env_id: _of_class(env_id) for env_id in env_ids()}
     if options.json:
-        print_json({name: [s.as_function() for s in specs[name]] for name in names})
+        print_json({n: s and [spec.as_function() for spec in s] for n, (_, s) in listed.items()})
         return OK
-    for name in names:
-        print(name)
-        for spec in specs[name]:
+    for heading, specs in listed.values():
+        print(heading)
+        for spec in specs or ():
             print(f"  {spec.signature()}: {first_line(spec.description)}")
     return OK
+
+
+def _of_class(env_id: str) -> tuple[str, list[ToolSpec] | None]:
+    from journeyman.envs import env_class
+
+    specs = [tool.spec for tool in env_class(env_id).toolset]
+    # A benchmark's come with its tasks, and it may not be installed.
+    return (env_id, specs) if specs else (f"{env_id}: name it alone to see its tools", None)
+
+
+def _of_one(env_id: str) -> tuple[str, list[ToolSpec]]:
+    from journeyman.envs import make
+
+    with make(env_id) as env:
+        heading, specs = tools_of(env)
+    return (env_id if heading == "Tools" else f"{env_id}: {heading}"), specs

@@ -164,6 +164,8 @@ class BFCLMultiTurn(BenchmarkEnv):
     @property
     def tools(self) -> list[ToolSpec]:
         """What the student has been shown: functions that are held back come with a user turn."""
+        if self._task is None:
+            return []
         entry = self._entry(self.task)
         later = _held_back(entry, after=len(self._answers))
         return [tool.spec for name, tool in self._tools.items() if name not in later]

@@ -18,7 +18,7 @@ from journeyman.envs.core import Observation, Snapshot
 from journeyman.envs.task import Task
 from journeyman.envs.tau2.domain import Domain, tau2
 from journeyman.envs.tau2.records import difference
-from journeyman.tools import ToolCall, ToolResult, execute
+from journeyman.tools import ToolCall, ToolResult, ToolSpec, execute
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,11 @@ class Tau2Env(BenchmarkEnv):
         opening = super().begin(task)
         self._resume()
         return opening
+
+    @property
+    def tools(self) -> list[ToolSpec]:
+        """The schemas of the domain's tools, which all its tasks share; known before `reset`."""
+        return [tool.spec for tool in self.loaded().toolset.values()]
 
     def snapshot(self) -> Snapshot:
         """The current branch point; going on forks the databases."""

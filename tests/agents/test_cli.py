@@ -9,13 +9,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from gymnasium.envs import registration
 
 from journeyman.agents.cli import main
-from journeyman.envs import Task, UserTurn, env_class, env_ids
-from journeyman.envs.benchmark import BenchmarkEnv
+from journeyman.envs import Task, UserTurn, env_class, env_ids, register, registry
+from journeyman.envs.benchmark import BenchmarkEnv, BenchmarkTool
 from journeyman.envs.checker import CheckResult
 from journeyman.sandbox import IsolationUnavailable
-from journeyman.tools import ToolCall
+from journeyman.tools import ToolCall, ToolSpec
 
 BANK = "journeyman/Bank-v0"
 BENCHMARKS = [i for i in env_ids() if issubclass(env_class(i), BenchmarkEnv)]
@@ -228,6 +229,41 @@ def test_envs_show(run: Run, env_id: str) -> None:
     assert "\n    Answer: " in out
     for level in env_class(env_id).levels[1:]:
         assert f"\nTask train/{level}/0 ({level}, " in out
+
+
+class PickyEnv(BenchmarkEnv):
+    """A benchmark in small: every task has its own tools."""
+
+    @classmethod
+    def size(cls) -> int:
+        return 2
+
+    @classmethod
+    def load(cls, number: int) -> Task:
+        return Task("", "picky", "Water it.", number, (), None)
+
+    def begin(self, task: Task) -> Any:
+        spec = ToolSpec(f"water_{task.state}", "Water.\nMuch.", {"type": "object"})
+        self._tools = {spec.name: BenchmarkTool(lambda *_: "ok", spec.name, True, spec)}
+        return super().begin(task)
+
+
+def test_tools_that_come_with_tasks(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_ids", {*registry._ids})
+    monkeypatch.setattr(registration, "registry", {**registration.registry})
+    register("acme/Picky-v0", PickyEnv)
+    (line,) = (x for x in run("envs", "list")[1].splitlines() if x.startswith("acme/Picky-v0"))
+    assert line.split()[1:5] == ["see", "show", "easy", "A"]
+    (entry,) = (e for e in json.loads(run("envs", "list", "--json")[1]) if e["id"][:4] == "acme")
+    assert entry["tools"] is None
+    shown = run("envs", "show", "acme/Picky-v0")[1].splitlines()
+    assert shown[2:4] == ["Tools of test/0; every task has its own", "  water_0(): Water."]
+    one = run("tools", "list", "acme/Picky-v0")[1].splitlines()
+    assert one == ["acme/Picky-v0: Tools of test/0; every task has its own", "  water_0(): Water."]
+    assert "acme/Picky-v0: name it alone to see its tools" in run("tools", "list")[1].splitlines()
+    assert json.loads(run("tools", "list", "--json")[1])["acme/Picky-v0"] is None
+    (tools,) = json.loads(run("tools", "list", "acme/Picky-v0", "--json")[1]).values()
+    assert [t["function"]["name"] for t in tools] == ["water_0"]
 
 
 def test_envs_show_the_whole_talk(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,6 +115,15 @@ def test_another_name(tmp_path: Path) -> None:
         assert not re.search("acme|Garden", file.name + file.read_text()), file
 
 
+def test_a_name_that_holds_the_example_s(tmp_path: Path) -> None:
+    package = new_package("acme-garden/GardenEnv", tmp_path)
+    assert package == tmp_path / "acme-garden-garden-env"
+    text = (package / "acme_garden_garden_env.py").read_text()
+    names = '"acme-garden/GardenEnv-v0", "acme_garden_garden_env:GardenEnvEnv"'
+    assert f"register({names})" in text
+    assert "class GardenEnvEnv(ToolEnv):" in text
+
+
 @pytest.mark.parametrize("name", ["Garden", "acme/garden", "acme/Garden-v0", "../x/Y", "a/B/C", ""])
 def test_a_bad_name(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["envs", "new", name, "--path", str(tmp_path)]) == 2

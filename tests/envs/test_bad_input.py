@@ -99,6 +99,12 @@ RAISED: dict[str, tuple[Callable[[ToolEnv], object], type[Exception], str]] = {
         UnknownTaskError,
         "no task 'test/-1': write <split>/<number> or <split>/<level>/<number>, e.g. test/0",
     ),
+    "endless task id": (
+        lambda env: env.reset(options={"task_id": "test/" + "9" * 5000}),
+        UnknownTaskError,
+        f"no task 'test/{'9' * 75}': write <split>/<number> or <split>/<level>/<number>, "
+        "e.g. test/0",
+    ),
     "bad option": (
         lambda env: env.reset(options={"taskid": "test/1"}),
         ValueError,

@@ -69,6 +69,11 @@ def test_a_missing_package_names_the_command(monkeypatch: pytest.MonkeyPatch) ->
             attempt()
 
 
+@pytest.mark.parametrize("category", ["multi_turn_miss_func", "irrelevance"])
+def test_no_tools_before_a_task(category: str) -> None:
+    assert open_env(category).tools == []
+
+
 @pytest.mark.parametrize("category", ["multi_turn_base", "irrelevance"])
 def test_only_test_tasks(category: str) -> None:
     env = open_env(category)

@@ -19,7 +19,7 @@ from immutables import Map
 from journeyman.envs import Message, Snapshot, Split, Task, ToolEnv, make
 from journeyman.envs.errors import BadActionError, EnvError, EpisodeOverError, UnknownTaskError
 from journeyman.envs.hashing import canonical, digest
-from journeyman.envs.task import extract_answer, normalise
+from journeyman.envs.task import extract_answer, matches, normalise
 from journeyman.tools import CallStatus, ToolCall, render_hermes
 
 from .conftest import BUILTIN, SumEnv, add
@@ -465,6 +465,14 @@ def test_any_text_can_be_hashed(text: str) -> None:
         ("42", "42"),
         ("Answer:", ""),
         ("", ""),
+        ("answer: 42", "42"),
+        ("So.\nANSWER: 42", "42"),
+        ("**Answer**: 42", "42"),
+        ("**Answer:** 42", "** 42"),
+        ("_Answer:_ 42", "_ 42"),
+        ("answer: 1\nAnswer: 2", "2"),
+        ("No answers: 1", "No answers: 1"),
+        ("Unanswer: 1", "Unanswer: 1"),
     ],
 )
 def test_extract_answer(text: str, answer: str) -> None:
@@ -487,6 +495,61 @@ def test_extract_answer(text: str, answer: str) -> None:
 )
 def test_normalise(one: str, other: str, same: bool) -> None:
     assert (normalise(one) == normalise(other)) == same
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "right"),
+    [
+        *(
+            (text, "4321", True)
+            for text in ("4321", "4,321", "4321.00", "4,321.0", "4321.", "`4321`")
+        ),
+        *(
+            (text, "4321", True)
+            for text in ("**4321**", "**4,321**.", '"`4321`"', "_4321_", "* 4321")
+        ),
+        *(
+            (text, "4321", True)
+            for text in ("**Answer:** 4321", "**Answer: 4321**", "answer: 4321")
+        ),
+        *(
+            (text, "4321", False)
+            for text in ("4322", "-4321", "4321.01", "4.321", "43,21", "4,3,21")
+        ),
+        *(
+            (text, "4321", False)
+            for text in ("4,321,000", "04321", "4321,", "4321%", "4 321", "432*1")
+        ),
+        *(
+            (text, "4321", False)
+            for text in ("4321e0", "", "**", "4,321.5", "4321 or 4322", ",321")
+        ),
+        ("1,234,567.00", "1234567", True),
+        ("-1,234", "-1234", True),
+        ("12,345", "12345", True),
+        ("12345,678", "12345678", False),
+        ("7", "007", False),
+        ("007.0", "007", True),
+        ("4.20", "4.2", False),
+        ("4,321.5", "4321.5", False),  # no whole number is asked for
+        ("1, 2", "12", False),
+        ("Ada Abbott", "Ada Abbott", True),
+        ("**Ada Abbott**", "Ada Abbott", True),
+        ("`ada  abbott`.", "Ada Abbott", True),
+        ("Ada", "Ada Abbott", False),
+        ("my_file_2.txt", "my_file_2.txt", True),
+        ("`my_file_2.txt`", "my_file_2.txt", True),
+        ("myfile2.txt", "my_file_2.txt", False),
+        ("**__init__.py**", "__init__.py", True),
+        ("init__.py", "__init__.py", False),
+        ("`notes_`", "notes_", True),
+        ("notes", "notes_", False),
+        ("*.py", "*.py", True),
+        (".py", "*.py", False),
+    ],
+)
+def test_typography_does_not_decide(text: str, gold: str, right: bool) -> None:
+    assert matches(extract_answer(text), gold) == right
 
 
 # Types

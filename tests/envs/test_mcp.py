@@ -18,6 +18,7 @@ from mcp import Client, MCPError, StdioServerParameters
 from journeyman.envs import env_class, make
 from journeyman.envs.mcp import make_server
 from journeyman.envs.task import answer_text
+from journeyman.tools import ToolDefinitionError
 
 from .conftest import SumEnv, add
 
@@ -120,6 +121,27 @@ def test_names_that_the_server_needs() -> None:
 
     with pytest.raises(ValueError, match="acme/Odd-v0: the server needs the name 'episode_reset'"):
         make_server(OddEnv(), "acme/Odd-v0")
+
+
+@pytest.mark.parametrize("category", ["multi_turn_base", "parallel"])
+def test_tools_that_come_with_tasks_are_refused(category: str) -> None:
+    env_id = f"journeyman/BFCL-{category}-v0"
+    with pytest.raises(ToolDefinitionError, match=f"{env_id}: every task has its own tools"):
+        make_server(make(env_id), env_id)
+
+
+@pytest.mark.benchmark
+def test_tau2_is_served_with_its_tools() -> None:
+    async def play(client: Client) -> None:
+        listed = {t.name for t in (await client.list_tools()).tools}
+        assert {"cancel_reservation", "episode_reset", "episode_answer"} <= listed
+        task_id = next(i for i in env.tasks("test") if env.load_task(i).gold)
+        await call(client, "episode_reset", task_id=task_id)
+        gold = env.task.gold[0]
+        assert not (await call(client, gold.name, **gold.arguments))[1]
+
+    with make("journeyman/Tau2-airline-v0") as env:
+        connect(make_server(env, "journeyman/Tau2-airline-v0"), play)
 
 
 def test_every_environment_can_be_served() -> None:

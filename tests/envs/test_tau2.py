@@ -51,6 +51,15 @@ def test_gold_passes_and_doing_nothing_seldom(domain: str) -> None:
 
 @benchmark
 @pytest.mark.parametrize("domain", SIZES)
+def test_tools_are_known_before_a_task(domain: str) -> None:
+    with open_env(domain) as env:
+        before = env.tools
+        env.reset(options={"task_id": "test/0"})
+        assert before == env.tools != []
+
+
+@benchmark
+@pytest.mark.parametrize("domain", SIZES)
 def test_restore_and_continue(domain: str) -> None:
     rng = random.Random(0)
     with open_env(domain) as env, open_env(domain) as other:

@@ -150,6 +150,14 @@ class Schemaed(Tool):
     spec = ToolSpec("reset_all", "Go back.", {"type": "object", "properties": {}})
 
 
+@pytest.mark.parametrize("name", ["BFCL-multi_turn_base", "BFCL-parallel", "Tau2-airline"])
+def test_tools_that_come_with_tasks_are_refused(name: str) -> None:
+    with pytest.raises(
+        ToolDefinitionError, match=f"{name}-v0: its tools come as JSON schemas with"
+    ):
+        trl_environment(f"journeyman/{name}-v0")
+
+
 @pytest.mark.usefixtures("scratch_registry")
 @pytest.mark.parametrize(
     ("one", "message"),

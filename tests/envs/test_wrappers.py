@@ -1,10 +1,15 @@
 """Environments whose tools fail by plan."""
 
+import random
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
-from journeyman.envs import ToolEnv, env_class
+from journeyman.envs import Split, Task, ToolEnv, env_class
+from journeyman.envs.core import Observation, Snapshot
 from journeyman.envs.wrappers import Faults, with_faults
-from journeyman.tools import CallStatus, ToolCall, ToolResult
+from journeyman.tools import CallStatus, ToolCall, ToolResult, execute, tool
 from journeyman.tools.faults import Fault, FaultPlan
 
 DOMAINS = ["journeyman/Bank-v0", "journeyman/Calendar-v0", "journeyman/Orders-v0"]
@@ -104,6 +109,70 @@ def test_a_snapshot_of_another_class_is_refused() -> None:
     plain.reset(options={"task_id": "test/0"})
     with pytest.raises(ValueError, match="cannot be restored into a FaultyBankEnv"):
         env.restore(plain.snapshot())
+
+
+class Ledger:
+    """Changes in place."""
+
+    def __init__(self, entries: list[int]) -> None:
+        self.entries = entries
+
+
+@tool
+def enter(state: Ledger, number: int) -> tuple[Ledger, int]:
+    """Enter a number.
+
+    Args:
+        number: What to enter.
+    """
+    state.entries.append(number)
+    return state, len(state.entries)
+
+
+class LedgerEnv(ToolEnv):
+    """Keeps its books in an object, as environments made of benchmarks do."""
+
+    toolset = (enter,)
+
+    @classmethod
+    def generate(cls, rng: random.Random, split: Split, level: str) -> Task:
+        return Task("", "book", "Enter 7.", (), (ToolCall("enter", {"number": 7}),), None)
+
+    def begin(self, task: Task) -> tuple[Observation, dict[str, Any]]:
+        self._ledger = Ledger([])
+        return super().begin(task)
+
+    def snapshot(self) -> Snapshot:
+        return replace(super().snapshot(), state=tuple(self._ledger.entries))
+
+    def restore(self, snapshot: Snapshot) -> None:
+        super().restore(snapshot)
+        self._ledger = Ledger([*snapshot.state])
+
+    def solved(self) -> bool:
+        return self._ledger.entries == [7]
+
+    def _execute(self, call: ToolCall) -> ToolResult:
+        _, result = execute(call, self._tools, self._ledger)
+        self._state = tuple(self._ledger.entries)
+        return result
+
+
+def test_no_stale_reads_where_objects_change_in_place() -> None:
+    """The call that is tried on the state before would be carried out, and then once more."""
+    for plan in (None, FaultPlan({Fault.STALE_READ: 0.5})):
+        with pytest.raises(
+            TypeError, match=r"FaultyLedgerEnv: stale_read needs an environment who"
+        ):
+            with_faults(LedgerEnv, plan)
+    with pytest.raises(TypeError, match="FaultyAirline: stale_read needs"):
+        with_faults(env_class("journeyman/Tau2-airline-v0"))
+    others = {kind: 0.2 for kind in Fault if kind is not Fault.STALE_READ}
+    env = with_faults(LedgerEnv, FaultPlan(others))(max_turns=60)
+    for index in range(20):
+        env.reset(options={"task_id": f"test/{index}"})
+        assert solve(env)[1] == 1.0
+        assert env.snapshot().state[1].before is None
 
 
 def test_faults_stand_before_an_environment() -> None:

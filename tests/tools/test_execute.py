@@ -1,6 +1,7 @@
 """One call: every status is reached, every message says what to do, a failure changes nothing."""
 
 import json
+import math
 import re
 from types import MappingProxyType
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from journeyman.tools import (
     CallStatus,
+    Tool,
     ToolCall,
     ToolError,
     ToolTimeout,
@@ -20,7 +22,7 @@ from journeyman.tools import (
     validate,
 )
 from journeyman.tools.execute import MAX_ARGUMENT_CHARS
-from journeyman.tools.types import ToolResult
+from journeyman.tools.types import ToolResult, ToolSpec
 
 
 @tool
@@ -227,6 +229,11 @@ def test_infrastructure_failures_pass_through() -> None:
 def test_a_result_that_is_not_json_names_the_tool() -> None:
     with pytest.raises(TypeError, match=r"tool 'broken' returned what is not JSON: .*set"):
         run("broken")
+    boundless = Tool(lambda: {"x": math.inf}, "boundless", False, ToolSpec("boundless", "", {}))
+    with pytest.raises(
+        TypeError, match=r"tool 'boundless' returned what is not JSON: Out of range"
+    ):
+        execute(ToolCall("boundless"), {"boundless": boundless}, None)
 
 
 def test_validate_leaves_a_good_call_alone() -> None:

@@ -6,14 +6,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from journeyman.tools import Tool, ToolCall, tool
+from journeyman.tools import Tool, ToolCall, get_parser, tool
 from journeyman.tools.apis import bank, calendar, orders
 from journeyman.tools.execute import MAX_ARGUMENT_CHARS, validate
 from journeyman.tools.fastcheck import compile_check
 from journeyman.tools.tool import _Validator
 
 names = st.sampled_from(["a", "b", "c"])
-notes = st.dictionaries(st.sampled_from(["description", "title", "nullable"]), st.just("x"))
+notes = st.fixed_dictionaries(
+    {}, optional={"description": st.just("x"), "nullable": st.booleans() | st.just("x")}
+)
 leaves = st.one_of(
     st.sampled_from(["string", "integer", "number", "boolean", "null"]).map(lambda t: {"type": t}),
     st.lists(names, min_size=1).map(lambda words: {"type": "string", "enum": words}),
@@ -23,9 +25,15 @@ leaves = st.one_of(
 def nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     objects = st.fixed_dictionaries(
         {"type": st.just("object")},
-        optional={"properties": st.dictionaries(names, inner), "required": st.lists(names)},
+        optional={
+            "properties": st.dictionaries(names, inner),
+            "required": st.lists(names),
+            "nullable": st.booleans(),
+        },
     )
-    arrays = st.fixed_dictionaries({"type": st.just("array")}, optional={"items": inner})
+    arrays = st.fixed_dictionaries(
+        {"type": st.just("array")}, optional={"items": inner, "nullable": st.booleans()}
+    )
     return objects | arrays
 
 
@@ -44,6 +52,10 @@ values = st.recursive(
 @example({"type": "integer"}, True)
 @example({"type": "integer"}, 250.0)
 @example({"type": "number"}, False)
+@example({"type": "string", "nullable": True}, None)
+@example({"type": "string", "enum": ["a"], "nullable": True}, None)
+@example({"type": "string", "nullable": False}, None)
+@example({"type": "array", "items": {"type": "string", "nullable": True}}, [None])
 @example({"type": "object", "required": ["a"]}, {"a": None})
 def test_it_agrees_with_jsonschema(schema: dict[str, Any], value: Any) -> None:
     check = compile_check(schema)
@@ -88,6 +100,34 @@ def note(text: str, size: int = 0, parts: list[str] | None = None) -> str:
         parts: More.
     """
     return text
+
+
+@pytest.mark.parametrize(
+    ("schema", "accepted"),
+    [
+        ({"type": "string", "nullable": True}, True),
+        ({"type": "string"}, False),
+        ({"enum": ["a"], "nullable": True}, True),
+        ({"anyOf": [{"type": "string"}, {"type": "integer"}], "nullable": True}, True),
+        ({"anyOf": [{"type": "string", "nullable": True}, {"type": "integer"}]}, True),
+        ({"type": "string", "minLength": 1, "nullable": False}, False),
+    ],
+)
+def test_nullable_accepts_null(schema: dict[str, Any], accepted: bool) -> None:
+    assert _Validator(schema).is_valid(None) == accepted
+    assert compile_check(schema) is None or compile_check(schema)(None) == accepted  # type: ignore[misc]
+
+
+def test_an_optional_argument_may_be_null() -> None:
+    for found in ({"text": "x", "parts": None}, {"text": "x", "parts": ["a"]}, {"text": "x"}):
+        call = ToolCall("note", found)
+        assert validate(call, {"note": note}) is call
+    assert validate(ToolCall("note", {"text": None}), {"note": note}).error is not None
+    form = get_parser("qwen3_coder")
+    written = form.render(ToolCall("note", {"text": "null", "parts": None}))
+    (call,) = form(written, [note.spec])
+    assert call.arguments == {"text": "null", "parts": None}
+    assert validate(call, {"note": note}) is call
 
 
 class _Slow(Tool):

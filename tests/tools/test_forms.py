@@ -98,6 +98,8 @@ TABLE: dict[str, dict[str, tuple[str, list[Expected]]]] = {
         "prose": ("Answer: {42}", []),
         "an object in prose": ('It is {"city": "Oslo"}.', []),
         "empty": ("", []),
+        "another key": ('{"name": "a", "x": 1}', [I("a")]),
+        "too large a number": ('{"name": "a", "parameters": {"x": 1e999}}', [J()]),
         "no parameters": ('{"name": "a"}', [P("a")]),
         "arguments as key": ('{"name": "a", "arguments": {"x": 1}}', [P("a")]),
         "with a type": ('So {"type": "function", "name": "a", "parameters": {}}', [P("a")]),
@@ -149,6 +151,7 @@ TABLE: dict[str, dict[str, tuple[str, list[Expected]]]] = {
         "call as value": ("[a(x=b())]", [J("a")]),
         "f-string": ('[a(x=f"{y}")]', [J("a")]),
         "bytes": ('[a(x=b"y")]', [J("a")]),
+        "too large a number": ("[a(x=1e999), a(x=[-1e999])]", [J("a"), J("a")]),
         "a set": ("[a(x={1, 2})]", [J("a")]),
         "unpacked": ("[a(x={**y})]", [J("a")]),
         "number as key": ("[a(x={1: 2})]", [J("a")]),
@@ -182,6 +185,7 @@ TABLE: dict[str, dict[str, tuple[str, list[Expected]]]] = {
             [P("a")],
         ),
         "no opening marker": ("<function=a>\n</function>\n</tool_call>", [P("a")]),
+        "not opened": ("<parameter=x>1</parameter></function></tool_call>", [J()]),
         "bare": ("So <function=a>\n<parameter=x>\n1\n</parameter>\n</function>.", [P("a")]),
         "two bare": ("<function=a></function><function=b></function>", [P("a"), P("b")]),
         "closing tag in a value": (
@@ -233,7 +237,25 @@ TABLE: dict[str, dict[str, tuple[str, list[Expected]]]] = {
     "mistral": {
         "prose": ("Answer: [42]", []),
         "json without the marker": ('[{"name": "a", "arguments": {}}]', []),
-        "args without the marker": ("a[ARGS]{}", []),
+        "args without the marker": ("I try a[ARGS]{} then.", [P("a")]),
+        "id without the marker": ("a[CALL_ID]123[ARGS]{}", [P("a")]),
+        "no marker for the second": ("[TOOL_CALLS]f[ARGS]{} g[ARGS]{}", [P("f"), P("g")]),
+        "no marker, no object": ("f[ARGS]a=1 g[ARGS]{}", [J("f"), P("g")]),
+        "no marker, nothing": ("f[ARGS] g[ARGS]{}", [U("f"), P("g")]),
+        "no marker after a missing brace": (
+            '[TOOL_CALLS]f[ARGS]{"a": 1 g[ARGS]{}',
+            [U("f"), P("g")],
+        ),
+        "no marker, no name": ('{"a": 1} [ARGS]{}', [M]),
+        "no marker, cut": ("f[ARGS]", [U("f")]),
+        "two lists": (
+            '[TOOL_CALLS][{"name": "f"}] [{"name": "g"}]\n[{"name": ',
+            [P("f"), P("g"), U()],
+        ),
+        "a list in prose after a list": ('[TOOL_CALLS][{"name": "f"}] [1] is it', [P("f")]),
+        "a name after a list that is cut": ('[TOOL_CALLS][{"name" g[ARGS]{}', [U(), P("g")]),
+        "list: parameters": ('[TOOL_CALLS][{"name": "f", "parameters": {"a": 1}}]', [P("f")]),
+        "list: another key": ('[TOOL_CALLS][{"name": "f", "a": 1}]', [I("f")]),
         # As mistral-common 1.13 writes two calls with its tokenizers v3, v11 and v13.
         "v3": (
             '[TOOL_CALLS][{"name": "f", "arguments": {"a": "x é", "n": 1}, "id": "abcdefghi"}, '
@@ -343,6 +365,8 @@ TABLE: dict[str, dict[str, tuple[str, list[Expected]]]] = {
             [P("a")],
         ),
         "no arguments": ("<tool_call>a</tool_call>", [P("a")]),
+        "not opened": ("a\n<arg_key>x</arg_key><arg_value>1</arg_value>\n</tool_call>", [J()]),
+        "not opened, then good": ("a</tool_call><tool_call>b</tool_call>", [J(), P("b")]),
         "closing marker in a value": (
             "<tool_call>a\n<arg_key>x</arg_key>\n<arg_value>f</tool_call>g</arg_value>\n</tool_call>",
             [P("a")],

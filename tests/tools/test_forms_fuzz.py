@@ -159,6 +159,53 @@ SPOILT = {
 }
 
 
+# What is left of a good attempt whose opening marker was left out. (GLM's and Qwen3-Coder's have no
+# quotes: there a closing marker in a value ends what was never opened.)
+UNOPENED = {
+    "hermes": '\n{"name": "a", "arguments": {"x": "</tool_call>"}}\n</tool_call>',
+    "qwen3_coder": "\n<parameter=x>\ny\n</parameter>\n</function>\n</tool_call>",
+    "glm45": "a\n<arg_key>x</arg_key>\n<arg_value>y</arg_value>\n</tool_call>",
+    "mistral": ' a[ARGS]{"x": "[TOOL_CALLS]"}',
+}
+
+
+@pytest.mark.parametrize("form", UNOPENED)
+@quick
+@given(data=st.data(), size=st.integers(1, 9))
+def test_attempts_that_nothing_opens_count(form: str, data: st.DataObject, size: int) -> None:
+    parse = get_parser(form)
+    good = parse.render(ToolCall("a", {"x": "y"}))
+    attempts = data.draw(st.lists(st.sampled_from([good, UNOPENED[form]]), min_size=1, max_size=4))
+    prose = data.draw(st.lists(plain, min_size=len(attempts) + 1, max_size=len(attempts) + 1))
+    text = prose[0] + "".join(a + p for a, p in zip(attempts, prose[1:], strict=True))
+    calls = parse(text)
+    assert len(calls) == len(attempts)
+    read = form in ("hermes", "mistral")
+    assert [c.status is CallStatus.PARSED for c in calls] == [read or a == good for a in attempts]
+    assert not parse("".join(prose))
+    stream = parse.stream()
+    chunks = (text[i : i + size] for i in range(0, len(text), size))
+    assert [c for chunk in chunks for c in stream.feed(chunk)] + stream.finish() == calls
+
+
+@pytest.mark.parametrize("form", UNOPENED)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Answer: 42",
+        'It is {"name": "a", "arguments": {}} or {}.',
+        '[{"name": "a", "arguments": {}}]',
+        "See [1] and [args]: a(x=1), b[0] < c > d.",
+        "<b>bold</b> </think> tool_call /tool_call",
+        "</think>\n\nThe tool_call was made; ARGS were [1, 2].",
+    ],
+)
+def test_prose_is_no_attempt(form: str, text: str) -> None:
+    assert get_parser(form)(text) == []
+    stream = get_parser(form).stream()
+    assert [c for character in text for c in stream.feed(character)] + stream.finish() == []
+
+
 @pytest.mark.parametrize("form", FORMS)
 @quick
 @given(data=st.data())

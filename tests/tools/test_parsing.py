@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from journeyman.tools import CallStatus, ToolCall, get_parser, parse_hermes, render_hermes
 from journeyman.tools.parsing import MAX_DEPTH, locate, token_ends
-from journeyman.tools.parsing.hermes import CLOSE, OPEN
+from journeyman.tools.parsing.tags import CLOSE, OPEN
 
 PARSED, INVALID_JSON, UNCLOSED, MISSING_NAME, INVALID_ARGUMENTS = (
     CallStatus.PARSED,
@@ -51,6 +51,8 @@ TABLE: list[tuple[str, str, list[Expected]]] = [
     ("no whitespace", OPEN + A + CLOSE, [ok("a")]),
     ("much whitespace", f"{OPEN} \r\n\t {A} \n\n {CLOSE}", [ok("a")]),
     ("no arguments", hermes('{"name": "a"}'), [ok("a")]),
+    ("llama's key", hermes('{"name": "a", "parameters": {"x": 1}}'), [ok("a", x=1)]),
+    ("no arguments, other keys", hermes('{"id": 7, "type": "function", "name": "a"}'), [ok("a")]),
     ("more keys", hermes('{"id": 7, "name": "a", "arguments": {"x": 1}}'), [ok("a", x=1)]),
     ("keys the other way", hermes('{"arguments": {"x": 1}, "name": "a"}'), [ok("a", x=1)]),
     ("key twice: the last holds", hermes('{"name": "b", "name": "a"}'), [ok("a")]),
@@ -88,6 +90,18 @@ TABLE: list[tuple[str, str, list[Expected]]] = [
     ("reasoning", f"<think>call a</think>{hermes(A)}", [ok("a")]),
     ("stray closing marker before", f"{CLOSE}{hermes(A)}", [ok("a")]),
     ("stray closing marker after", f"{hermes(A)}{CLOSE}", [ok("a")]),
+    ("other closing tags before", f"</think>\n</parameter></function>{CLOSE}", []),
+    # Not opened
+    ("not opened", f"{A}\n{CLOSE}", [ok("a")]),
+    ("not opened, text before", f"So {{1}} it is. {A}{CLOSE} ok", [ok("a")]),
+    ("not opened, after a good one", f"{hermes(A)}\n{A}\n{CLOSE}", [ok("a"), ok("a")]),
+    ("not opened, then a good one", f"{A}{CLOSE}{hermes(A)}", [ok("a"), ok("a")]),
+    ("not opened, closing marker in a string", f'{{"name": "{CLOSE}"}}{CLOSE}', [ok(CLOSE)]),
+    ("not opened, an opening marker in a string", MARKED + CLOSE, [bad(INVALID_JSON)] * 2),
+    ("not opened, missing brace", A[:-1] + CLOSE, [bad(INVALID_JSON)]),
+    ("not opened, objects before", f'{{}} is {{"x": 1}}: {A}{CLOSE}', [ok("a")]),
+    ("not opened, prose", f"look up Ada\n{CLOSE}", [bad(INVALID_JSON)]),
+    ("not opened, no name", f"{{}}{CLOSE}", [bad(MISSING_NAME)]),
     # Parallel
     ("two", hermes(A) + hermes('{"name": "b"}'), [ok("a"), ok("b")]),
     ("two, text between", f"{hermes(A)} and {hermes(A)}", [ok("a"), ok("a")]),
@@ -135,6 +149,7 @@ TABLE: list[tuple[str, str, list[Expected]]] = [
     ("comment", hermes('{"name": "a"} // done'), [bad(INVALID_JSON)]),
     ("code fence", hermes(f"```json\n{A}\n```"), [bad(INVALID_JSON)]),
     ("NaN", hermes('{"name": "a", "arguments": {"x": NaN}}'), [bad(INVALID_JSON)]),
+    ("too large a number", hermes('{"name": "a", "arguments": {"x": 1e999}}'), [bad(INVALID_JSON)]),
     ("infinity", hermes('{"name": "a", "arguments": {"x": -Infinity}}'), [bad(INVALID_JSON)]),
     ("half a surrogate pair", hermes(r'{"name": "a\ud83e"}'), [bad(INVALID_JSON)]),
     ("an endless number", hermes(f'{{"name": "a", "x": {"9" * 5000}}}'), [bad(INVALID_JSON)]),
@@ -162,6 +177,8 @@ TABLE: list[tuple[str, str, list[Expected]]] = [
         hermes('{"name": "a", "arguments": "{}"}'),
         [bad(INVALID_ARGUMENTS, "a")],
     ),
+    ("another key", hermes('{"name": "a", "args": {"x": 1}}'), [bad(INVALID_ARGUMENTS, "a")]),
+    ("arguments beside the name", hermes('{"name": "a", "x": 1}'), [bad(INVALID_ARGUMENTS, "a")]),
     ("arguments null", hermes('{"name": "a", "arguments": null}'), [bad(INVALID_ARGUMENTS, "a")]),
     # Cut short
     ("opening marker alone", OPEN, [bad(UNCLOSED)]),
@@ -184,17 +201,24 @@ def test_table(text: str, expected: list[Expected]) -> None:
 
 
 def check_account(text: str, calls: list[ToolCall]) -> None:
-    """Every opening marker lies in one call's span; errors stand where something is wrong."""
+    """Every marker lies in one call's span; errors stand where something is wrong."""
     position = 0
     for call in calls:
         assert call.span is not None
         start, end = call.span
-        assert text.find(OPEN, position) == start
-        assert start + len(OPEN) <= end <= len(text)
+        assert position <= start < end <= len(text)
+        assert text.startswith(OPEN, start) or text[start:end].endswith(CLOSE)
         assert text[start:end].endswith(CLOSE) or call.status is UNCLOSED
         assert (call.error is None) == (call.status is PARSED)
+        check_prose(text[position:start])
         position = end
-    assert OPEN not in text[position:]
+    check_prose(text[position:])
+
+
+def check_prose(text: str) -> None:
+    """Nothing was attempted: a closing marker has nothing before it but others of its kind."""
+    assert OPEN not in text
+    assert re.fullmatch(r"(\s|</\w+>)*", text.rpartition(CLOSE)[0])
 
 
 @pytest.mark.parametrize(
@@ -209,6 +233,9 @@ def check_account(text: str, calls: list[ToolCall]) -> None:
         (hermes(r'{"name": "\ud83e"}'), "half a character"),
         (hermes("{}"), 'no "name"'),
         (hermes('{"name": "a", "arguments": 3}'), '"arguments" must be a JSON object'),
+        (hermes('{"name": "a", "x": 3}'), """'x' is not read: arguments go under "arguments"."""),
+        (hermes('{"name": "a", "arguments": {"x": -1e999}}'), "-1e999 is too large a number"),
+        (A[1:] + CLOSE, "not opened with <tool_call>"),
     ],
 )
 def test_errors_say_what_to_mend(text: str, says: str) -> None:

@@ -14,6 +14,9 @@ MAX_DEPTH = 100
 
 Span = tuple[int, int]
 
+_NO_ARGUMENTS = ("name", "id", "type")
+"""Keys of a call that may stand beside its arguments."""
+
 
 def failed(status: CallStatus, error: str, span: Span, name: str = "") -> ToolCall:
     """An attempt that is not a call; the error is for the model."""
@@ -37,13 +40,14 @@ def well_formed(name: str, arguments: Mapping[str, Any], span: Span) -> ToolCall
     return ToolCall(name, arguments, span=span)
 
 
-def read_json(body: str, span: Span, keys: Sequence[str] = ("arguments",)) -> ToolCall:
+def read_json(body: str, span: Span, keys: Sequence[str] = ("arguments", "parameters")) -> ToolCall:
     """Read `{"name": …, "arguments": {…}}`.
 
     Args:
         body: The text between the markers.
         span: The call's place, markers included.
-        keys: Names that the arguments go by; the first that is there counts.
+        keys: Names that the arguments go by, the family's own first; the first that is there
+            counts. Models write another family's too.
     """
     value = _decode(body, span)
     if isinstance(value, ToolCall):
@@ -52,6 +56,10 @@ def read_json(body: str, span: Span, keys: Sequence[str] = ("arguments",)) -> To
     if not isinstance(name, str) or not name:
         return failed(CallStatus.MISSING_NAME, 'The call has no "name".', span)
     key = next((key for key in keys if key in value), None)
+    if key is None and (astray := [k for k in value if k not in _NO_ARGUMENTS]):
+        # Unheard, the call would run without what the model gave it.
+        error = f'{astray[0][:80]!r} is not read: arguments go under "{keys[0]}".'
+        return failed(CallStatus.INVALID_ARGUMENTS, error, span, name)
     arguments = {} if key is None else value[key]
     if not isinstance(arguments, dict):
         error = f'"{key}" must be a JSON object.'

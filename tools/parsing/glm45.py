@@ -17,20 +17,24 @@ from collections.abc import Sequence
 from journeyman.tools.parsing.body import failed, unclosed, well_formed
 from journeyman.tools.parsing.form import CallFormat
 from journeyman.tools.parsing.source import Source
+from journeyman.tools.parsing.tags import CLOSE, OPEN, next_attempt, unopened
 from journeyman.tools.parsing.values import to_text
 from journeyman.tools.types import CallStatus, ToolCall
 
-OPEN, CLOSE = "<tool_call>", "</tool_call>"
 _KEY, _END_KEY = "<arg_key>", "</arg_key>"
 _VALUE, _END_VALUE = "<arg_value>", "</arg_value>"
+_MARKERS = re.compile(f"{OPEN}|{CLOSE}")
 _NAME = re.compile(r"[^\s<>{}\[\]\"']*")
 
 
 def _scan(source: Source, start: int) -> list[ToolCall]:
-    start = source.text.find(OPEN, start)
-    if start < 0:
+    attempt = next_attempt(source.text, start, _MARKERS)
+    if attempt is None:
         return []
-    body = start + len(OPEN)
+    start, marker = attempt
+    if marker[0] == CLOSE:
+        return [unopened((start, marker.end()))]
+    body = marker.end()
     limit = source.text.find(OPEN, body)
     if limit >= 0:
         source = source.until(limit)

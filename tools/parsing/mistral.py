@@ -5,6 +5,9 @@
 
 In v11 `[CALL_ID]` and an id stand between name and `[ARGS]`. The newer form has no closing marker.
 Each item of a list is an attempt, closed by the comma or bracket after it.
+
+Models leave out `[TOOL_CALLS]`, mostly that of the second call: the word before an `[ARGS]` begins
+an attempt as well, and so does a list of objects right after a call.
 """
 
 from __future__ import annotations
@@ -25,19 +28,39 @@ from journeyman.tools.types import CallStatus, ToolCall
 
 OPEN = "[TOOL_CALLS]"
 _ARGS, _CALL_ID = "[ARGS]", "[CALL_ID]"
-_STOPS = (re.escape(OPEN), "</s>")
+_STOPS = tuple(map(re.escape, (OPEN, _ARGS, _CALL_ID, "</s>")))
+_NOT_IN_NAMES = " \t\n\r{}[]()\"'"
+_MARKERS = re.compile("|".join(_STOPS[:3]))
 
 
 def _scan(source: Source, start: int) -> list[ToolCall]:
-    start = source.text.find(OPEN, start)
-    if start < 0:
+    listed = source.at(start, "[") if start else None
+    if listed is not None and source.at(listed, "{") is not None:
+        return _read_list(source, listed - 1, listed)
+    marker = _MARKERS.search(source.text, start)
+    if marker is None:
         return []
-    body = start + len(OPEN)
+    if marker[0] != OPEN:
+        start = _name_before(source.text, start, marker.start())
+        return [_read_named(source, start, start)]
+    start, body = marker.span()
     if source.at(body, OPEN, _ARGS, _CALL_ID) is None:
         inside = source.at(body, "[")
         if inside is not None:
             return _read_list(source, start, inside)
     return [_read_named(source, start, body)]
+
+
+def _name_before(text: str, start: int, marker: int) -> int:
+    """Where the name begins that stands before a marker; the marker's place if there is none."""
+    before = text[start:marker].rstrip()
+    begin = 1 + max(map(before.rfind, _NOT_IN_NAMES))
+    return start + begin if begin < len(before) else marker
+
+
+def _attempt_end(source: Source, start: int, place: int, mark: str) -> int:
+    """Where an attempt ends that a stop cuts short: before the name, if the stop has one."""
+    return _name_before(source.text, start, place) if mark in (_ARGS, _CALL_ID) else place
 
 
 def _read_list(source: Source, begin: int, inside: int) -> list[ToolCall]:
@@ -47,11 +70,12 @@ def _read_list(source: Source, begin: int, inside: int) -> list[ToolCall]:
         # A well-formed object first: only there do strings surely end where they seem to.
         after = source.object_end(inside)
         end, mark = source.item_end(after or inside, "]", JSON_STRINGS, _STOPS)
-        body, inside = source.text[inside:end], end + len(mark)
         if mark not in (",", "]"):  # the text ended, or the list did without a bracket
-            if body.strip() or not calls:
+            end = _attempt_end(source, after or inside, end, mark)
+            if source.text[inside:end].strip() or not calls:
                 calls.append(unclosed("]", (begin, end)))
             break
+        body, inside = source.text[inside:end], end + len(mark)
         if body.strip() or not (calls or mark == ","):
             calls.append(read_json(body, (begin, inside)))
             begin = inside
@@ -72,14 +96,14 @@ def _read_named(source: Source, start: int, body: int) -> ToolCall:
     if end is None:
         brace = source.at(opened, "{")
         if brace is None:
-            found = source.find(opened, OPEN, "</s>")
-            end = found[0] if found else source.end
+            end, mark = source.find(opened, OPEN, _ARGS, _CALL_ID, "</s>") or (source.end, "")
+            end = _attempt_end(source, opened, end, mark)
             if not source.text[opened:end].strip():
                 return unclosed("{…}", (start, end), name)
         else:
             end, mark = source.item_end(brace, "}", JSON_STRINGS, _STOPS, comma=False)
             if mark != "}":
-                return unclosed("}", (start, end), name)
+                return unclosed("}", (start, _attempt_end(source, brace, end, mark)), name)
             end += 1
     if len(name.split()) > 1:
         error = f"Between {OPEN} and {_ARGS} stands the tool's name alone."

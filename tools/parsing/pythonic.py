@@ -8,6 +8,7 @@ list. Each item is an attempt, closed by the comma or bracket after it.
 from __future__ import annotations
 
 import ast
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -84,7 +85,7 @@ def read_python(body: str, span: Span) -> ToolCall:
         try:
             arguments[argument[1]] = _literal(given[argument.end() :].strip())
         except (SyntaxError, ValueError, RecursionError, MemoryError):
-            error = f"The value of {argument[1][:80]!r} is not a Python literal."
+            error = f"The value of {argument[1][:80]!r} is not a Python literal that JSON has."
             return failed(CallStatus.INVALID_JSON, error, span, name)
     if mark != ")" or body[end + 1 :].strip():
         error = f"The call of {name[:80]!r} does not end with its closing parenthesis."
@@ -109,12 +110,14 @@ _JSON_NAMES = {"true": True, "false": False, "null": None}
 def _value(node: ast.expr) -> Any:
     """A literal as JSON has it; models mix JSON's names into Python."""
     match node:
+        case ast.Constant(value=float() as value) if math.isinf(value):
+            raise ValueError("too large a number")
         case ast.Constant(value=str() | int() | float() | None as value):
             return value
         case ast.Name(id=("true" | "false" | "null") as name):
             return _JSON_NAMES[name]
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
-            return -value
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float()) as operand):
+            return -_value(operand)
         case ast.List(elts=items) | ast.Tuple(elts=items):
             return [_value(item) for item in items]
         case ast.Dict(keys=keys, values=values):

@@ -21,20 +21,23 @@ from collections.abc import Sequence
 from journeyman.tools.parsing.body import failed, unclosed, well_formed
 from journeyman.tools.parsing.form import CallFormat
 from journeyman.tools.parsing.source import Source
+from journeyman.tools.parsing.tags import CLOSE, OPEN, next_attempt, unopened
 from journeyman.tools.parsing.values import to_text
 from journeyman.tools.types import CallStatus, ToolCall
 
-OPEN, CLOSE = "<tool_call>", "</tool_call>"
 _FUNCTION, _END_FUNCTION = "<function=", "</function>"
 _PARAMETER, _END_PARAMETER = "<parameter=", "</parameter>"
-_OPENER = re.compile(f"{OPEN}|{_FUNCTION}")
+_MARKERS = re.compile(f"{OPEN}|{_FUNCTION}|{CLOSE}")
 
 
 def _scan(source: Source, start: int) -> list[ToolCall]:
-    match = _OPENER.search(source.text, start)
-    if match is None:
+    attempt = next_attempt(source.text, start, _MARKERS)
+    if attempt is None:
         return []
-    opener, bare = match.start(), match[0] == _FUNCTION
+    opener, match = attempt
+    if match[0] == CLOSE:
+        return [unopened((opener, match.end()))]
+    bare = match[0] == _FUNCTION
     limit = source.text.find(OPEN, match.end())
     if limit >= 0:
         source = source.until(limit)

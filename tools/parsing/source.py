@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,8 +22,15 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
 
 
-DECODER = json.JSONDecoder(parse_constant=_no_constant)
-"""Strict JSON: no NaN, no infinities."""
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text[:20]} is too large a number")
+    return number
+
+
+DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite)
+"""Strict JSON: no NaN, no infinities, nor what Python would round to one (1e999)."""
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _BRACKETS = {"{": "}", "[": "]", "(": ")"}

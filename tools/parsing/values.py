@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from journeyman.tools.fastcheck import is_nullable
 from journeyman.tools.parsing.body import MAX_DEPTH, deeper_than, is_text
 from journeyman.tools.parsing.source import DECODER
 from journeyman.tools.types import ToolCall, ToolSpec
@@ -66,7 +67,7 @@ def _types(schema: Any) -> list[str]:
     if not types:
         values = [schema["const"]] if "const" in schema else schema.get("enum", ())
         types = [_type_of(value) for value in values]
-    if schema.get("nullable"):
+    if is_nullable(schema):
         types.append("null")
     return types
 
