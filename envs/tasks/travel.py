@@ -126,7 +126,7 @@ def _book_hotel(scene: _Scene) -> Task:
         p=person,
     )
     plan.call("pay_by_card", booking=_hold(plan, _hotels(plan, scene)[0], person))
-    plan.answer()
+    plan.done()
     return plan.task("book_hotel")
 
 
@@ -184,7 +184,7 @@ def _limit(scene: _Scene) -> Task:
     if first["price"] >= limit:
         (first, *_) = _trips(plan, scene, "train")
     _hold(plan, first, person)
-    plan.answer()
+    plan.done()
     return plan.task("below_limit" if flight.price < limit else "above_limit")
 
 
@@ -228,7 +228,7 @@ def _declined(scene: _Scene) -> Task:
     )
     booking = _booked(plan, person)["booking"]
     _pay(plan, booking, person, poor)
-    plan.answer()
+    plan.done()
     return plan.task("declined" if poor else "accepted")
 
 
@@ -260,7 +260,7 @@ def _rebook(scene: _Scene) -> Task:
     plan.call("get_offer", offer=booked["offer"])
     plan.call("cancel_booking", booking=booked["booking"])
     _hold(plan, next(t for t in _trips(plan, scene) if t["day"] == day), person)
-    plan.answer()
+    plan.done()
     return plan.task("rebook")
 
 
@@ -288,7 +288,7 @@ def _dear_to_cancel(scene: _Scene) -> Task:
         plan.call("change_traveller", booking=booked["booking"], traveller=colleague)
     else:
         plan.call("cancel_booking", booking=booked["booking"])
-    plan.answer()
+    plan.done()
     return plan.task("pass_on" if dear else "cancel_cheap", policy)
 
 
@@ -317,7 +317,7 @@ def _train_first(scene: _Scene) -> Task:
         plan.refused("search_trips", mode="train", origin=scene.home, destination=scene.away)
         (first, *_) = _trips(plan, scene, "flight")
     plan.call("pay_by_card", booking=_hold(plan, first, person))
-    plan.answer()
+    plan.done()
     return plan.task("train_instead" if rail else "no_train", policy)
 
 
@@ -371,7 +371,7 @@ def _journey(scene: _Scene) -> Task:
     plan.user("Good: hold it and pay by card.", "Fine. Hold that one and pay by card.")
     booking = _hold(plan, first, person)
     plan.call("pay_by_card", booking=booking)
-    plan.answer()
+    plan.done()
     plan.user(
         'It will be "{q}" who travels: change the booking. What is the fee if that falls '
         "through as well?",
@@ -402,7 +402,7 @@ def _package(scene: _Scene) -> Task:
     trip = _hold(plan, _trips(plan, scene)[0], person)
     _pay(plan, trip, person, poor)
     _hold(plan, _hotels(plan, scene)[0], person)
-    plan.answer()
+    plan.done()
     return plan.task("package_declined" if poor else "package")
 
 

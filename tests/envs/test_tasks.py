@@ -90,6 +90,22 @@ def test_gold_solves_every_task_and_nothing_less_does(
             assert task.answer.casefold() not in task.prompt.casefold(), task
 
 
+def asks(prompt: str) -> bool:
+    """A prompt asks for a value."""
+    return re.search(r"\?|[Tt]ell |[Ll]ook up|asks for|to know|Add up", prompt) is not None
+
+
+@pytest.mark.parametrize(
+    ("env_id", "level"), [(env_id, level) for env_id in ALL for level in env_class(env_id).levels]
+)
+def test_no_answer_is_demanded_that_nobody_asked_for(env_id: str, level: Level) -> None:
+    for split in SPLITS:
+        for task in tasks(env_id, level, split):
+            for turn in task.turns:
+                if turn.answer is not None:
+                    assert asks(turn.prompt) or "answer" in task.policy, (task, turn)
+
+
 WORDS = {"active", "frozen"}
 """Answers that are words of a domain."""
 
