@@ -277,7 +277,8 @@ def _pay_and_go_on(scene: _Scene) -> Task:
     less, held = scene.draw.number(100, limit), amount > limit
     # A frozen payer who pays twice would leave few turns to err.
     frozen = scene.rng.choice(("payer", "payee", "none") if held else ("payee", "none"))
-    scene.open(payer, status="frozen" if frozen == "payer" else "active")
+    balance = scene.draw.number(2000, 9999)  # enough for both payments
+    scene.open(payer, balance, "frozen" if frozen == "payer" else "active")
     scene.open(payee, status="frozen" if frozen == "payee" else "active")
     scene.open(third, status="active")
     plan = scene.plan()

@@ -200,8 +200,9 @@ def _opening_hours(scene: _Scene) -> Task:
 def _same_day(scene: _Scene) -> Task:
     """The day is that of another event, the hour may be taken."""
     title, other = scene.draw.title(), scene.draw.title()
-    scene.add(title)
-    key = scene.add(other)
+    day = scene.events[scene.add(title)].day
+    # Of another day than the event: that one could be where it is wanted already.
+    key = scene.add(other, scene.rng.choice([d for d in DAYS if d != day]))
     taken = scene.rng.random() < 0.7
     hour = scene.events[key].hour if taken else scene.rng.choice(HOURS[:-1])
     plan = scene.plan()

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from journeyman.envs import Level, Split, Task, env_class, make
+from journeyman.envs.checker import answers_alone
 from journeyman.envs.hashing import digest
 from journeyman.envs.task import ANSWER, answer_text
 from journeyman.envs.tasks.entities import FIRST_NAMES, LAST_NAMES, MEETINGS, TOPICS, split_of
@@ -145,6 +146,16 @@ def test_a_wrong_answer_fails_only_where_a_value_is_asked_for(env_id: str) -> No
             assert reward == (0.0 if asked else 1.0), task
             judged[asked] += 1
     assert min(judged[True], judged[False]) >= 30
+
+
+@pytest.mark.parametrize("env_id", OFFICE)
+def test_nothing_is_won_by_words_alone(env_id: str) -> None:
+    env = make(env_id)
+    for level in LEVELS:
+        for task in tasks(env_id, "train", level):
+            for answers in answers_alone(task):
+                env.begin(task)
+                assert [env.step(answer)[1] for answer in answers][-1] == 0.0, (task, answers)
 
 
 @pytest.mark.parametrize("env_id", OFFICE)
