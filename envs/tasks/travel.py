@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 from journeyman.envs.core import ToolEnv
@@ -58,9 +59,13 @@ class _Scene(Scene):
         for _ in range(2):
             self.offer("hotel", "", self.away)
 
-    def book(self, traveller: str, offer: str, paid_with: str = "") -> str:
+    def book(self, traveller: str, offer: str, paid_by_card: bool = False) -> str:
+        """A booking, held or, if `paid_by_card`, paid with the traveller's card; returns its id."""
         key = self.draw.identifier("B")
-        self.bookings[key] = Booking(traveller, offer, "paid" if paid_with else "held", paid_with)
+        booking = Booking(traveller, offer)
+        if paid_by_card:
+            booking = replace(booking, status="paid", paid_with="card", payer=traveller)
+        self.bookings[key] = booking
         return key
 
     def voucher(self, owner: str) -> str:
@@ -151,7 +156,7 @@ def _where(scene: _Scene) -> Task:
 
 def _call_off(scene: _Scene) -> Task:
     person = scene.traveller()
-    scene.book(person, scene.trips(scene.mode)[0], "card")
+    scene.book(person, scene.trips(scene.mode)[0], paid_by_card=True)
     plan = scene.plan()
     plan.user(
         'Cancel the booking of "{p}". How much is paid back?',
@@ -271,7 +276,7 @@ def _dear_to_cancel(scene: _Scene) -> Task:
     """A rule forbids to cancel if the fee is high: the booking is passed on."""
     person, colleague = scene.traveller(), scene.draw.person()
     offer = scene.trips(scene.mode)[0]
-    scene.book(person, offer, "card")
+    scene.book(person, offer, paid_by_card=True)
     limit = scene.draw.number(400, 700)
     dear = scene.offers[offer].fee > limit
     policy = rules(
