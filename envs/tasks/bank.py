@@ -159,7 +159,10 @@ def _keep_frozen(scene: _Scene) -> Task:
         plan.answer(target)
     else:
         plan.done(said["transfer"])
-    policy = "Never unfreeze an account: if one is frozen, nothing is sent; answer with its id"
+    policy = (
+        "Never unfreeze an account: if one is frozen, nothing is sent; "
+        "answer with the id of the frozen account"
+    )
     return plan.task("keep_frozen" if frozen else "keep_frozen_paid", policy)
 
 
