@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +25,7 @@ from journeyman.envs.core import ToolEnv
 from journeyman.envs.hashing import digest
 from journeyman.envs.nearmiss import near_misses, program
 from journeyman.envs.registry import env_class, make
-from journeyman.envs.task import ANSWER, Task
+from journeyman.envs.task import ANSWER, Task, answer_text
 from journeyman.envs.types import SPLITS
 from journeyman.tools import ToolCall, render_hermes
 
@@ -218,17 +219,35 @@ def _no_op(subject: _Subject) -> str:
     """Answers without a call never succeed."""
     count = passed = 0
     with subject.make() as env:
-        for task in _tasks(subject, env):
+        attempts = ((t, said) for t in _tasks(subject, env) for said in answers_alone(t))
+        for task, answers in attempts:
             env.begin(task)
-            for _ in task.turns:
-                _, reward, _, _, info = env.step(NO_OP)
+            for answer in answers:
+                _, reward, _, _, info = env.step(answer)
             count += 1
             if info["success"] or reward > 0.0:
                 passed += 1
                 if "no_op" not in env.harmless:
-                    raise _Failed(f"task {task.id} ({task.kind}): {NO_OP!r} at once got {reward}")
+                    said = " then ".join(map(repr, answers))
+                    raise _Failed(f"task {task.id} ({task.kind}): {said} at once got {reward}")
         excuse = f"; harmless: {env.harmless['no_op']}" if passed else ""
     return f"{passed}/{count} empty attempts succeeded{excuse}"
+
+
+_RULE = re.compile(r"\banswer(?: instead)?: (.+)")
+
+
+def answers_alone(task: Task) -> Iterator[list[str]]:
+    """What may be said without any call, an answer for each user turn; none of it may succeed.
+
+    "done", and every word that the task's rules say to answer: who obeys a rule blindly has not
+    found out that it holds. Where a user turn calls for no call, the right answer is no offence.
+    """
+    if not any(turn.gold for turn in task.turns):
+        yield [NO_OP for _ in task.turns]
+        return
+    for guess in (NO_OP, *(f"{ANSWER} {word}" for word in _RULE.findall(task.policy))):
+        yield [guess if turn.gold else answer_text(turn) for turn in task.turns]
 
 
 def _near_misses(subject: _Subject) -> str:

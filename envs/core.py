@@ -119,7 +119,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
     def __init__(
         self,
         split: str = "train",
-        max_turns: int = 12,
+        max_turns: int = 20,
         parser: str = "hermes",
         render_mode: str | None = None,
     ) -> None:
@@ -128,7 +128,8 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         Args:
             split: Where `reset` draws tasks from unless its options say otherwise: "test", or with
                 a level, "test/hard".
-            max_turns: Student turns before truncation.
+            max_turns: Student turns before truncation; the longest gold program of the built-in
+                domains takes 12, the rest is room to err.
             parser: Form of calls in text actions, a key of `journeyman.tools.parsing.PARSERS`.
             render_mode: None or "ansi" (`render()` returns the transcript).
 

@@ -19,7 +19,10 @@ class UserTurn:
     gold: tuple[ToolCall, ...]
     """Calls that solve it, one a turn; none if no call is called for."""
     answer: str | None
-    """The value to report; None if what is said does not matter, only what was done."""
+    """The value that `prompt` asks for, or a rule; None if no value is asked for: then what is said
+    does not matter, only what was done."""
+    remark: str = "done"
+    """What a demonstration says where no value is asked for; nobody is judged by it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +41,18 @@ class Task:
     gold: tuple[ToolCall, ...]
     """Calls that solve it."""
     answer: str | None
-    """The value to report; None if only what was done matters."""
+    """The value that is asked for; None if only what was done matters."""
     then: tuple[UserTurn, ...] = ()
     """What the user says next, each after the student's answer to the one before."""
     policy: str = ""
     """Rules for the student that go below the system message."""
+    remark: str = "done"
+    """What a demonstration says where no value is asked for; nobody is judged by it."""
 
     @property
     def turns(self) -> tuple[UserTurn, ...]:
-        """All that the user says; `prompt`, `gold` and `answer` are the first of them."""
-        return (UserTurn(self.prompt, self.gold, self.answer), *self.then)
+        """All that the user says; `prompt`, `gold`, `answer`, `remark` are the first of them."""
+        return (UserTurn(self.prompt, self.gold, self.answer, self.remark), *self.then)
 
 
 _MARKER = re.compile(r"(?<![^\W_])answer[*_`]*:", re.IGNORECASE)
@@ -59,8 +64,8 @@ def extract_answer(text: str) -> str:
 
 
 def answer_text(turn: UserTurn) -> str:
-    """The assistant's turn that reports what a user turn asks for."""
-    return f"{ANSWER} {'done' if turn.answer is None else turn.answer}"
+    """The assistant's turn that reports what a user turn asks for, or that it is done."""
+    return f"{ANSWER} {turn.remark if turn.answer is None else turn.answer}"
 
 
 def matches(answer: str, gold: str) -> bool:

@@ -106,7 +106,7 @@ def _figure(scene: _Scene) -> Task:
     )
     _describe(plan, "sales")
     _report(plan, scene, _value(plan, scene.select(f"{function}({scene.worth})")))
-    plan.answer()
+    plan.done()
     return plan.task(word)
 
 
@@ -120,7 +120,7 @@ def _rate(scene: _Scene) -> Task:
         n=scene.label,
     )
     _report(plan, scene, plan.call("get_rate", currency=currency)["rate"])
-    plan.answer()
+    plan.done()
     return plan.task("rate")
 
 
@@ -159,7 +159,7 @@ def _convert(scene: _Scene) -> Task:
     currency = _value(plan, f"SELECT currency FROM people WHERE name = '{scene.person}'")
     rate = plan.call("get_rate", currency=currency)["rate"]
     _report(plan, scene, _value(plan, f"SELECT {total} * {rate}"))
-    plan.answer()
+    plan.done()
     return plan.task("convert")
 
 
@@ -182,7 +182,7 @@ def _target(scene: _Scene) -> Task:
     if total < target:
         total = _value(plan, f"SELECT {target} - {total}")
     _report(plan, scene, total)
-    plan.answer()
+    plan.done()
     return plan.task("target_reached" if total >= target else "target_missed")
 
 
@@ -204,7 +204,7 @@ def _misnamed(scene: _Scene) -> Task:
         plan.refused("sql", query=scene.select(f"SUM({said})"))
         _describe(plan, "sales")
     _report(plan, scene, _value(plan, scene.select(f"SUM({scene.worth})")))
-    plan.answer()
+    plan.done()
     return plan.task("named" if known else "misnamed")
 
 
@@ -220,7 +220,7 @@ def _median(scene: _Scene) -> Task:
     )
     _describe(plan, "sales")
     _report(plan, scene, _median_of(plan, scene))
-    plan.answer()
+    plan.done()
     return plan.task("median")
 
 
@@ -255,7 +255,7 @@ def _too_few(scene: _Scene) -> Task:
     if few:
         total = _value(plan, f"SELECT SUM({scene.worth}) FROM sales")
     _report(plan, scene, total)
-    plan.answer()
+    plan.done()
     return plan.task("too_few" if few else "enough", policy)
 
 
@@ -335,11 +335,11 @@ def _follow_up(scene: _Scene) -> Task:
     )
     rate = plan.call("get_rate", currency=currency)["rate"]
     _report(plan, scene, _value(plan, f"SELECT {total} * {rate}"))
-    plan.answer()
+    plan.done()
     scene.label = scene.draw.document()
     plan.user('And report the median of the same sales as "{n}".', n=scene.label)
     _report(plan, scene, _median_of(plan, scene))
-    plan.answer()
+    plan.done()
     return plan.task("follow_up")
 
 
@@ -360,7 +360,7 @@ def _pipeline(scene: _Scene) -> Task:
     median = _median_of(plan, scene)
     plan.write(ToolCall("python", {"code": f"{median} * {rate}"}))
     _report(plan, scene, median * rate)
-    plan.answer()
+    plan.done()
     return plan.task("pipeline")
 
 

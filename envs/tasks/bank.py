@@ -41,8 +41,8 @@ def _account_of(plan: Plan, owner: str) -> str:
 
 
 def _pay(plan: Plan, source: str, target: str, amount: int) -> None:
-    """Transfer, and answer with the id, which only the bank knows."""
-    plan.answer(plan.call("transfer", source=source, target=target, amount=amount)["transfer"])
+    """Transfer; a demonstration says the id, which nobody asks for."""
+    plan.done(plan.call("transfer", source=source, target=target, amount=amount)["transfer"])
 
 
 def _balance(scene: _Scene) -> Task:
@@ -117,7 +117,7 @@ def _toggle(scene: _Scene) -> Task:
     plan.user_says(prompt)
     account = _account_of(plan, owner)
     active = plan.call("get_account", account=account)["status"] == "active"
-    plan.answer(plan.call("freeze" if active else "unfreeze", account=account)["status"])
+    plan.done(plan.call("freeze" if active else "unfreeze", account=account)["status"])
     return plan.task("toggle")
 
 
@@ -155,8 +155,14 @@ def _keep_frozen(scene: _Scene) -> Task:
     plan.user(*_SEND, n=amount, a=payer, b=payee)
     source, target = _account_of(plan, payer), _account_of(plan, payee)
     said = plan.attempt("transfer", source=source, target=target, amount=amount)
-    plan.answer(said.get("transfer", "frozen"))
-    policy = "Never unfreeze an account: if one is frozen, nothing is sent; answer: frozen"
+    if frozen:
+        plan.answer(target)
+    else:
+        plan.done(said["transfer"])
+    policy = (
+        "Never unfreeze an account: if one is frozen, nothing is sent; "
+        "answer with the id of the frozen account"
+    )
     return plan.task("keep_frozen" if frozen else "keep_frozen_paid", policy)
 
 
@@ -181,7 +187,7 @@ _AGAIN = (
 
 
 def _pay_through(plan: Plan, source: str, target: str, amount: int) -> str:
-    """Transfer under the rule above, at most one account being frozen; answers with the id."""
+    """Transfer under the rule above, at most one account being frozen; returns the id."""
     arguments = {"source": source, "target": target, "amount": amount}
     said = plan.attempt("transfer", **arguments)
     if "error" in said:
@@ -189,7 +195,7 @@ def _pay_through(plan: Plan, source: str, target: str, amount: int) -> str:
         plan.call("unfreeze", account=account)
         said = plan.call("transfer", **arguments)
         plan.call("freeze", account=account)
-    plan.answer(said["transfer"])
+    plan.done(said["transfer"])
     return str(said["transfer"])
 
 
@@ -221,18 +227,22 @@ def _alike(scene: _Scene) -> Task:
     scene.open(one)
     scene.open(other)
     plan = scene.plan()
+    # What is asked for must be read: the two may be alike already, and then nothing is done.
     plan.user(
-        'Give the account of "{b}" the status that the account of "{a}" has.',
-        'The account of "{b}" should get the same status as that of "{a}".',
+        'Give the account of "{b}" the status that the account of "{a}" has. What is the balance '
+        'of "{b}"?',
+        'The account of "{b}" should get the same status as that of "{a}". Tell me the balance '
+        'of "{b}", too.',
         a=one,
         b=other,
     )
     wanted = plan.call("get_account", account=_account_of(plan, one))["status"]
     account = _account_of(plan, other)
-    same = plan.call("get_account", account=account)["status"] == wanted
+    record = plan.call("get_account", account=account)
+    same = record["status"] == wanted
     if not same:
         plan.call("freeze" if wanted == "frozen" else "unfreeze", account=account)
-    plan.answer(wanted)
+    plan.answer(record["balance"])
     return plan.task("alike_already" if same else "alike")
 
 
@@ -268,9 +278,10 @@ def _pay_and_go_on(scene: _Scene) -> Task:
     payer, payee, third = (scene.draw.person() for _ in range(3))
     amount, limit = scene.draw.number(100, 999), scene.rng.choice(_LIMITS)
     less, held = scene.draw.number(100, limit), amount > limit
-    # A frozen payer who pays twice would take more turns than an episode has.
+    # A frozen payer who pays twice would leave few turns to err.
     frozen = scene.rng.choice(("payer", "payee", "none") if held else ("payee", "none"))
-    scene.open(payer, status="frozen" if frozen == "payer" else "active")
+    balance = scene.draw.number(2000, 9999)  # enough for both payments
+    scene.open(payer, balance, "frozen" if frozen == "payer" else "active")
     scene.open(payee, status="frozen" if frozen == "payee" else "active")
     scene.open(third, status="active")
     plan = scene.plan()
@@ -314,7 +325,7 @@ def _compare(scene: _Scene) -> Task:
     third = scene.toss()
     if third:
         plan.user_says("And freeze the account of the other.")
-        plan.answer(plan.call("freeze", account=accounts[poorer])["status"])
+        plan.done(plan.call("freeze", account=accounts[poorer])["status"])
     return plan.task("compare_freeze" if third else "compare")
 
 
@@ -334,7 +345,7 @@ def _own_after_all(scene: _Scene) -> Task:
     plan.user_says(f"See to it that my account is {status}.")
     if record["status"] != status:
         plan.call("freeze" if status == "frozen" else "unfreeze", account=account)
-    plan.answer(status)
+    plan.done(status)
     return plan.task("own_after_all", _OWN_ONLY)
 
 

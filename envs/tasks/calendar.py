@@ -85,7 +85,7 @@ def _reschedule(scene: _Scene) -> Task:
     )
     plan = scene.plan()
     plan.user_says(prompt)
-    plan.answer(_put(plan, _key_of(plan, title), day, hour))
+    plan.done(_put(plan, _key_of(plan, title), day, hour))
     return plan.task("move" if scene.free(day, hour) else "move_taken")
 
 
@@ -103,7 +103,7 @@ def _invite_host(scene: _Scene) -> Task:
     plan.user_says(prompt)
     host = plan.call("get_event", event=_key_of(plan, one))["host"]
     plan.call("invite", event=_key_of(plan, other), person=host)
-    plan.answer(host)
+    plan.done(host)
     return plan.task("invite_host")
 
 
@@ -123,10 +123,10 @@ def _by_status(scene: _Scene) -> Task:
     tentative = plan.call("get_event", event=event)["status"] == "tentative"
     if tentative:
         plan.call("cancel_event", event=event)
-        plan.answer("cancelled")
+        plan.done("cancelled")
     else:
         plan.call("invite", event=event, person=person)
-        plan.answer(person)
+        plan.done(person)
     return plan.task("by_status_cancel" if tentative else "by_status_invite")
 
 
@@ -142,9 +142,13 @@ def _confirmed_stays(scene: _Scene) -> Task:
     plan = scene.plan()
     plan.user_says(f'Move "{title}" to "{day}" {hour}, or to the free hour if it is taken.')
     event = _key_of(plan, title)
-    fixed = plan.call("get_event", event=event)["status"] == "confirmed"
-    plan.answer("fixed" if fixed else _put(plan, event, day, hour))
-    policy = "Never move a confirmed event: leave it, and answer: fixed"
+    record = plan.call("get_event", event=event)
+    fixed = record["status"] == "confirmed"
+    if fixed:
+        plan.answer(record["host"])
+    else:
+        plan.done(_put(plan, event, day, hour))
+    policy = "Never move a confirmed event: leave it, and answer with the name of its host"
     return plan.task("confirmed_stays" if fixed else "tentative_moves", policy)
 
 
@@ -162,11 +166,18 @@ def _host_only(scene: _Scene) -> Task:
         t=title,
     )
     event = _key_of(plan, title)
-    if plan.call("get_event", event=event)["host"] == asker:
+    found = plan.call("get_event", event=event)["host"]
+    if found == asker:
         plan.call("cancel_event", event=event)
-    plan.answer("cancelled" if host else "refused")
-    policy = "Only its host may have an event cancelled; to anyone else answer: refused"
-    return plan.task("host_only" if host else "host_only_refused", policy)
+        plan.done("cancelled")
+    else:
+        plan.answer(found)
+    return plan.task("host_only" if host else "host_only_refused", _HOST_ONLY)
+
+
+_HOST_ONLY = (
+    "Only its host may have an event cancelled; to anyone else answer with the name of the host"
+)
 
 
 def _opening_hours(scene: _Scene) -> Task:
@@ -178,7 +189,10 @@ def _opening_hours(scene: _Scene) -> Task:
     plan = scene.plan()
     plan.user_says(f'Put "{title}" on "{day}" at {hour}, or at the free hour if it is taken.')
     late = hour > last
-    plan.answer("late" if late else _put(plan, _key_of(plan, title), day, hour))
+    if late:
+        plan.answer("late")
+    else:
+        plan.done(_put(plan, _key_of(plan, title), day, hour))
     policy = f"Never move an event to a start after {last} that is asked for; answer instead: late"
     return plan.task("opening_hours_late" if late else "opening_hours", policy)
 
@@ -186,8 +200,9 @@ def _opening_hours(scene: _Scene) -> Task:
 def _same_day(scene: _Scene) -> Task:
     """The day is that of another event, the hour may be taken."""
     title, other = scene.draw.title(), scene.draw.title()
-    scene.add(title)
-    key = scene.add(other)
+    day = scene.events[scene.add(title)].day
+    # Of another day than the event: that one could be where it is wanted already.
+    key = scene.add(other, scene.rng.choice([d for d in DAYS if d != day]))
     taken = scene.rng.random() < 0.7
     hour = scene.events[key].hour if taken else scene.rng.choice(HOURS[:-1])
     plan = scene.plan()
@@ -196,7 +211,7 @@ def _same_day(scene: _Scene) -> Task:
     )
     event, guide = _key_of(plan, title), _key_of(plan, other)
     day = str(plan.call("get_event", event=guide)["day"])
-    plan.answer(_put(plan, event, day, hour))
+    plan.done(_put(plan, event, day, hour))
     return plan.task("same_day")
 
 
@@ -233,15 +248,15 @@ def _move_and_go_on(scene: _Scene) -> Task:
     plan.user_says(f'Move "{title}" to "{day}" {hour}, or to the free hour if it is taken.')
     event = _key_of(plan, title)
     start = _put(plan, event, day, hour)
-    plan.answer(start)
+    plan.done(start)
     plan.user_says(f'Invite "{person}" to it.')
     plan.call("invite", event=event, person=person)
-    plan.answer(person)
+    plan.done(person)
     last = scene.rng.choice(("cancel", "when", "host"))
     if last == "cancel":
         plan.user_says("Too many things at once: cancel it.")
         plan.call("cancel_event", event=event)
-        plan.answer("cancelled")
+        plan.done("cancelled")
     elif last == "when":
         plan.user_says("At which hour does it start now?")
         plan.answer(start)
@@ -258,15 +273,13 @@ def _host_after_all(scene: _Scene) -> Task:
     scene.add(other)
     plan = scene.plan()
     plan.user_says(f'This is "{scene.events[key].host}". Please cancel "{other}".')
-    plan.call("get_event", event=_key_of(plan, other))
-    plan.answer("refused")
+    plan.answer(plan.call("get_event", event=_key_of(plan, other))["host"])
     plan.user_says(f'Then cancel "{own}".')
     event = _key_of(plan, own)
     plan.call("get_event", event=event)
     plan.call("cancel_event", event=event)
-    plan.answer("cancelled")
-    policy = "Only its host may have an event cancelled; to anyone else answer: refused"
-    return plan.task("host_after_all", policy)
+    plan.done("cancelled")
+    return plan.task("host_after_all", _HOST_ONLY)
 
 
 def _both(scene: _Scene) -> Task:
@@ -284,7 +297,7 @@ def _both(scene: _Scene) -> Task:
     plan.user_says("Invite each of them to the event of the other.")
     for event, host in zip(events, reversed(hosts), strict=True):
         plan.call("invite", event=event, person=host)
-    plan.answer(None)
+    plan.done()
     return plan.task("both")
 
 

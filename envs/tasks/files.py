@@ -96,7 +96,7 @@ def _move(scene: _Scene) -> Task:
         d=(folder := scene.other(path)),
     )
     plan.call(act, path=_search(plan, path), folder=folder)
-    plan.answer()
+    plan.done()
     return plan.task(act)
 
 
@@ -111,7 +111,7 @@ def _rename(scene: _Scene) -> Task:
     )
     new = plan.call("rename", path=_search(plan, path), name=name)["path"]
     plan.call("set_mode", path=new, mode="read-only")
-    plan.answer()
+    plan.done()
     return plan.task("rename")
 
 
@@ -135,7 +135,7 @@ def _by_content(scene: _Scene) -> Task:
         plan.call("delete", path=found)
     else:
         plan.call("move", path=found, folder=folder)
-    plan.answer()
+    plan.done()
     return plan.task("draft" if draft else "final")
 
 
@@ -154,7 +154,7 @@ def _protected(scene: _Scene) -> Task:
         plan.refused("delete", path=found)
         plan.call("set_mode", path=found, mode="read-write")
     plan.call("delete", path=found)
-    plan.answer()
+    plan.done()
     return plan.task("protected" if protected else "not_protected")
 
 
@@ -173,7 +173,7 @@ def _missing_folder(scene: _Scene) -> Task:
         plan.refused("move", path=found, folder=folder)
         plan.call("make_folder", folder=folder)
     plan.call("move", path=found, folder=folder)
-    plan.answer()
+    plan.done()
     return plan.task("missing_folder" if missing else "existing_folder")
 
 
@@ -196,7 +196,7 @@ def _quota(scene: _Scene) -> Task:
         plan.refused("copy", path=found, folder=folder)
         plan.call("delete", path=_search(plan, spare))
     plan.call("copy", path=found, folder=folder)
-    plan.answer()
+    plan.done()
     return plan.task("over_quota" if full else "in_quota")
 
 
@@ -239,7 +239,7 @@ def _no_deleting(scene: _Scene) -> Task:
     )
     for path in (one, other):
         plan.call("move", path=_search(plan, path), folder=trash)
-    plan.answer()
+    plan.done()
     return plan.task("trash", policy)
 
 
@@ -266,7 +266,7 @@ def _not_yours(scene: _Scene) -> Task:
     if not own:
         found = plan.call("copy", path=found, folder=folder)["path"]
     plan.call("rename", path=found, name=name)
-    plan.answer()
+    plan.done()
     return plan.task("own_file" if own else "file_of_another", policy)
 
 
@@ -324,7 +324,7 @@ def _by_owner(scene: _Scene) -> Task:
     for path, info in infos.items():
         if info["owner"] == owner:
             plan.call("move", path=path, folder=target)
-    plan.answer()
+    plan.done()
     return plan.task("by_owner")
 
 
@@ -335,7 +335,11 @@ def _session(scene: _Scene) -> Task:
     name = scene.name()
     text = f"Moved, case {scene.draw.number(100, 999)}."
     plan = scene.plan()
-    plan.user('Which file mentions "{p}"?', 'In which file is "{p}" mentioned?', p=person)
+    plan.user(
+        'Which file mentions "{p}"? Give its path.',
+        'In which file is "{p}" mentioned? Give the path of it.',
+        p=person,
+    )
     (found,) = plan.call("search", text=person)
     plan.answer(found)
     plan.user(
@@ -346,11 +350,11 @@ def _session(scene: _Scene) -> Task:
     plan.refused("move", path=found, folder=folder)
     plan.call("set_mode", path=found, mode="read-write")
     moved = plan.call("move", path=found, folder=folder)["path"]
-    plan.answer()
+    plan.done()
     plan.user('Now write "{t}" into it, and rename it to "{n}".', t=text, n=name)
     plan.call("write_file", path=moved, text=text)
     plan.call("rename", path=moved, name=name)
-    plan.answer()
+    plan.done()
     return plan.task("session")
 
 

@@ -16,7 +16,7 @@ class InterpreterEnv(ToolEnv):
     def __init__(
         self,
         split: str = "train",
-        max_turns: int = 12,
+        max_turns: int = 20,
         parser: str = "hermes",
         render_mode: str | None = None,
         sandbox: Sandbox | str = "namespace",

@@ -101,7 +101,7 @@ def _archive(scene: _Scene) -> Task:
         p=sender,
     )
     plan.call("archive", mail=_search(plan, subjects[0]))
-    plan.answer()
+    plan.done()
     return plan.task("archive")
 
 
@@ -111,7 +111,7 @@ def _reply(scene: _Scene) -> Task:
     plan = scene.plan()
     plan.user('Reply "{t}" to the mail "{s}".', 'Answer the mail "{s}": "{t}"', s=subject, t=text)
     plan.call("reply", mail=_search(plan, subject), text=text)
-    plan.answer()
+    plan.done()
     return plan.task("reply")
 
 
@@ -121,7 +121,7 @@ def _forward(scene: _Scene) -> Task:
     plan.user('Forward the mail "{s}" to "{p}".', 'Send "{p}" the mail "{s}".', s=subject, p=person)
     key = _search(plan, subject)
     plan.call("forward", mail=key, address=_address(plan, person))
-    plan.answer()
+    plan.done()
     return plan.task("forward")
 
 
@@ -148,7 +148,7 @@ def _asked_by_mail(scene: _Scene) -> Task:
         plan.call("cancel_event", event=event)
     else:
         plan.call("move_event", event=event, day=day, hour=hour)
-    plan.answer()
+    plan.done()
     return plan.task("asked_to_cancel" if cancel else "asked_to_move")
 
 
@@ -166,7 +166,7 @@ def _tell_host(scene: _Scene) -> Task:
     )
     host = plan.call("get_event", event=_event_id(plan, title))["host"]
     plan.call("send_mail", address=_address(plan, host), subject=subject, text=text)
-    plan.answer()
+    plan.done()
     return plan.task("tell_host")
 
 
@@ -187,7 +187,7 @@ def _no_contact(scene: _Scene) -> Task:
     if not known:
         plan.refused("find_contact", person=first)
     plan.call("forward", mail=key, address=_address(plan, first if known else second))
-    plan.answer()
+    plan.done()
     return plan.task("contact" if known else "no_contact")
 
 
@@ -239,7 +239,7 @@ def _confidential(scene: _Scene) -> Task:
         plan.call("reply", mail=key, text=refusal)
     else:
         plan.call("forward", mail=key, address=_address(plan, person))
-    plan.answer()
+    plan.done()
     return plan.task("confidential" if secret else "not_confidential", policy)
 
 
@@ -262,7 +262,7 @@ def _confirmed(scene: _Scene) -> Task:
         plan.call("send_mail", address=_address(plan, host), subject=title, text=request)
     else:
         plan.call("cancel_event", event=event)
-    plan.answer()
+    plan.done()
     return plan.task("cancel_confirmed" if confirmed else "cancel_tentative", policy)
 
 
@@ -317,13 +317,13 @@ def _conversation(scene: _Scene) -> Task:
     )
     plan.call("move_event", event=key, day=day, hour=hour)
     plan.call("invite", event=key, person=guest)
-    plan.answer()
+    plan.done()
     plan.user('Reply "{t}" to the mail of the host and archive it.', t=text)
     found = plan.call("search_mails", text=event.host)
     received = next(m["mail"] for m in found if m["subject"] == subject)
     plan.call("reply", mail=received, text=text)
     plan.call("archive", mail=received)
-    plan.answer()
+    plan.done()
     return plan.task("conversation")
 
 
@@ -346,7 +346,7 @@ def _clear(scene: _Scene) -> Task:
     plan.call("reply", mail=next(m["mail"] for m in found if m["subject"] == answered), text=text)
     for heading in found:
         plan.call("archive", mail=heading["mail"])
-    plan.answer()
+    plan.done()
     return plan.task("clear")
 
 

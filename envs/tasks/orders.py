@@ -75,7 +75,7 @@ def _call_off(scene: _Scene) -> Task:
     plan.user_says(prompt)
     key = _key_of(plan, order)
     pending = plan.call("get_order", order=key)["status"] == "pending"
-    plan.answer(plan.call("cancel_order" if pending else "refund_order", order=key)["status"])
+    plan.done(plan.call("cancel_order" if pending else "refund_order", order=key)["status"])
     return plan.task("call_off")
 
 
@@ -84,7 +84,7 @@ def _cancel(scene: _Scene) -> Task:
     prompt = scene.ask(*_CANCEL, i=order.item, c=order.customer)
     plan = scene.plan()
     plan.user_says(prompt)
-    plan.answer(_end(plan, _key_of(plan, order)))
+    plan.done(_end(plan, _key_of(plan, order)))
     return plan.task("cancel" if order.status == "pending" else "cancel_shipped")
 
 
@@ -102,7 +102,7 @@ def _cancel_two(scene: _Scene) -> Task:
     plan.user_says(prompt)
     for order in pair:
         plan.call("cancel_order", order=_key_of(plan, order))
-    plan.answer("cancelled")
+    plan.done("cancelled")
     return plan.task("cancel_two")
 
 
@@ -121,10 +121,10 @@ def _redirect(scene: _Scene) -> Task:
     plan.user_says(prompt)
     key = _key_of(plan, order)
     if order.status == "pending":
-        plan.answer(plan.call("set_city", order=key, city=city)["city"])
+        plan.done(plan.call("set_city", order=key, city=city)["city"])
         return plan.task("redirect")
     plan.refused("set_city", order=key, city=city)
-    plan.answer(plan.call("refund_order", order=key)["status"])
+    plan.done(plan.call("refund_order", order=key)["status"])
     return plan.task("redirect_shipped")
 
 
@@ -142,9 +142,13 @@ def _dear(scene: _Scene) -> Task:
         c=order.customer,
     )
     key = _key_of(plan, order)
-    dear = int(plan.call("get_order", order=key)["price"]) > limit
-    plan.answer("manager" if dear else _end(plan, key))
-    policy = f"Never cancel or refund an order above {limit}: leave it, and answer: manager"
+    price = int(plan.call("get_order", order=key)["price"])
+    dear = price > limit
+    if dear:
+        plan.answer(price)
+    else:
+        plan.done(_end(plan, key))
+    policy = f"Never cancel or refund an order above {limit}: leave it, and answer with its price"
     return plan.task("dear_left" if dear else "dear_ended", policy)
 
 
@@ -165,7 +169,7 @@ def _dearer(scene: _Scene) -> Task:
     records = {key: plan.call("get_order", order=key) for key in keys}
     dearer = max(keys, key=lambda key: int(records[key]["price"]))
     act = "refund_order" if records[dearer]["status"] == "shipped" else "cancel_order"
-    plan.answer(plan.call(act, order=dearer)["status"])
+    plan.done(plan.call(act, order=dearer)["status"])
     return plan.task("dearer")
 
 
@@ -198,7 +202,10 @@ def _only_theirs(scene: _Scene) -> Task:
         i=order.item,
         c=order.customer,
     )
-    plan.answer(_end(plan, _key_of(plan, order)) if theirs else "refused")
+    if theirs:
+        plan.done(_end(plan, _key_of(plan, order)))
+    else:
+        plan.answer("refused")
     return plan.task("only_theirs" if theirs else "only_theirs_refused", _ONLY_THEIRS)
 
 
@@ -217,10 +224,14 @@ def _until_shipped(scene: _Scene) -> Task:
         c=order.customer,
         t=city,
     )
-    said = plan.attempt("set_city", order=_key_of(plan, order), city=city)
-    plan.answer(said.get("city", "shipped"))
-    policy = "Never refund: if an order is shipped, leave it, and answer: shipped"
-    return plan.task("until_shipped" if "city" in said else "until_shipped_left", policy)
+    key = _key_of(plan, order)
+    sent = "city" in plan.attempt("set_city", order=key, city=city)
+    if sent:
+        plan.done(city)
+    else:
+        plan.answer(key)
+    policy = "Never refund: if an order is shipped, leave it, and answer with its id"
+    return plan.task("until_shipped" if sent else "until_shipped_left", policy)
 
 
 # Hard: two or three things to do, the later ones about the earlier
@@ -236,14 +247,14 @@ def _send_and_go_on(scene: _Scene) -> Task:
     price = plan.call("get_order", order=key)["price"]
     plan.answer(price)
     plan.user_says(f'Send it to "{city}".')
-    plan.answer(plan.call("set_city", order=key, city=city)["city"])
+    plan.done(plan.call("set_city", order=key, city=city)["city"])
     last = scene.rng.choice(("elsewhere", "off", "price"))
     if last == "elsewhere":
         plan.user_says(f'No, send it to "{second}" after all.')
-        plan.answer(plan.call("set_city", order=key, city=second)["city"])
+        plan.done(plan.call("set_city", order=key, city=second)["city"])
     elif last == "off":
         plan.user_says("I have changed my mind: cancel it.")
-        plan.answer(plan.call("cancel_order", order=key)["status"])
+        plan.done(plan.call("cancel_order", order=key)["status"])
     else:
         plan.user_says("What did you say it costs?")
         plan.answer(price)
@@ -260,7 +271,7 @@ def _stranger_after_all(scene: _Scene) -> Task:
     )
     plan.answer("refused")
     plan.user_says(f'Then cancel my "{own.item}", or refund it if it is shipped.')
-    plan.answer(_end(plan, _key_of(plan, own)))
+    plan.done(_end(plan, _key_of(plan, own)))
     return plan.task("stranger_after_all", _ONLY_THEIRS)
 
 
@@ -275,9 +286,9 @@ def _compare(scene: _Scene) -> Task:
     dear, cheap = sorted(prices, key=prices.__getitem__, reverse=True)
     plan.answer(dear)
     plan.user_says("Cancel that one.")
-    plan.answer(plan.call("cancel_order", order=keys[dear])["status"])
+    plan.done(plan.call("cancel_order", order=keys[dear])["status"])
     plan.user_says(f'And send the other to "{city}".')
-    plan.answer(plan.call("set_city", order=keys[cheap], city=city)["city"])
+    plan.done(plan.call("set_city", order=keys[cheap], city=city)["city"])
     return plan.task("compare")
 
 

@@ -304,15 +304,32 @@ class PythonEnv(InterpreterEnv):
         calls = ", ".join(f"{name}(*{arguments!r})" for name, arguments, _ in task.cases)
         code = (
             "import contextlib as _c, io as _i\n"
-            f"with _c.redirect_stdout(_i.StringIO()): _results = [{calls}]\n_results"
+            "with _c.redirect_stdout(_i.StringIO()), _c.redirect_stderr(_i.StringIO()):\n"
+            f"    _results = [{calls}]\n"
+            "_results"
         )
         self._repl.cells = self._state
         try:
-            shown = self._repl.run(code)
-        except ToolError:  # it raised, or met a limit
+            results = ast.literal_eval(self._repl.run(code))
+        except (ToolError, *_NO_LITERAL):  # it raised, met a limit, or returned no plain value
             return False
-        return shown == repr([expected for _, _, expected in task.cases])
+        return _same(results, [expected for _, _, expected in task.cases])
 
     def _execute(self, call: ToolCall) -> ToolResult:
         self._state, result = self._run_python(call, self._state)
         return result
+
+
+_NO_LITERAL = (ValueError, TypeError, SyntaxError, MemoryError, RecursionError)
+"""What `ast.literal_eval` raises, by its documentation."""
+
+
+def _same(found: object, expected: object) -> bool:
+    """Equal in value: 707.0 is 707. But True is not 1, nor is a tuple a list."""
+    if isinstance(expected, list | tuple):
+        return (
+            type(found) is type(expected)
+            and len(found) == len(expected)
+            and all(map(_same, found, expected))
+        )
+    return isinstance(found, bool) == isinstance(expected, bool) and found == expected

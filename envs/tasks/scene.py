@@ -107,17 +107,29 @@ class Plan:
         """Write a call down that cannot be run here and does not change what decides success."""
         self._gold.append(call)
 
-    def answer(self, answer: object = None) -> None:
-        """End the user turn; None if what is said does not matter, only what was done."""
-        text = None if answer is None else str(answer)
-        self._turns.append(UserTurn(self._prompt, tuple(self._gold), text))
+    def answer(self, value: object) -> None:
+        """End a user turn that asks for a value, or to which a rule says what to answer."""
+        self._turns.append(UserTurn(self._prompt, tuple(self._gold), str(value)))
+        self._gold = []
+
+    def done(self, remark: object = "done") -> None:
+        """End a user turn that asks for no value; a demonstration says the remark all the same."""
+        self._turns.append(UserTurn(self._prompt, tuple(self._gold), None, str(remark)))
         self._gold = []
 
     def task(self, kind: str, policy: str = "") -> Task:
         """The finished task, its id still empty."""
         first, *then = self._turns
         return Task(
-            "", kind, first.prompt, self._start, first.gold, first.answer, tuple(then), policy
+            "",
+            kind,
+            first.prompt,
+            self._start,
+            first.gold,
+            first.answer,
+            tuple(then),
+            policy,
+            first.remark,
         )
 
     def _run(self, call: ToolCall, *expected: CallStatus) -> Any:

@@ -93,7 +93,7 @@ def _prioritise(scene: _Scene) -> Task:
         p=priority,
     )
     plan.call("set_priority", ticket=_only(plan, customer), priority=priority)
-    plan.answer()
+    plan.done()
     return plan.task("prioritise")
 
 
@@ -113,7 +113,7 @@ def _close(scene: _Scene) -> Task:
     found = plan.call("find_tickets", customer=customer)
     key = next(t["ticket"] for t in found if t["subject"] == subject)
     plan.call("close", ticket=key, reason=reason)
-    plan.answer()
+    plan.done()
     return plan.task("close")
 
 
@@ -131,7 +131,7 @@ def _give(scene: _Scene) -> Task:
     key = _only(plan, customer)
     plan.call("assign", ticket=key, agent=agent)
     plan.call("set_priority", ticket=key, priority=priority)
-    plan.answer()
+    plan.done()
     return plan.task("give")
 
 
@@ -176,7 +176,7 @@ def _full(scene: _Scene) -> Task:
         plan.refused("assign", ticket=key, agent=agent)
         agent = _least_busy(plan.call("list_agents", skill=scene.topic))
     plan.call("assign", ticket=key, agent=agent)
-    plan.answer()
+    plan.done()
     return plan.task("full" if full else "not_full")
 
 
@@ -197,7 +197,7 @@ def _refund_or_not(scene: _Scene) -> Task:
         plan.call("refund", ticket=key, amount=paid)
     else:
         plan.call("escalate", ticket=key, manager=manager)
-    plan.answer()
+    plan.done()
     return plan.task("refund" if paid <= limit else "escalate")
 
 
@@ -220,7 +220,7 @@ def _duplicates(scene: _Scene) -> Task:
     first, second = (t["ticket"] for t in found if t["subject"] == subject)
     plan.call("merge", ticket=second, into=first)
     plan.call("set_priority", ticket=first, priority="high")
-    plan.answer()
+    plan.done()
     return plan.task("duplicates")
 
 
@@ -251,7 +251,7 @@ def _refund_rules(scene: _Scene) -> Task:
         plan.call("refund", ticket=key, amount=paid)
     else:
         plan.call("escalate", ticket=key, manager=manager)
-    plan.answer()
+    plan.done()
     return plan.task(kind, policy)
 
 
@@ -275,7 +275,7 @@ def _not_urgent(scene: _Scene) -> Task:
     key = _only(plan, customer)
     plan.call("read_ticket", ticket=key)
     plan.call("set_priority", ticket=key, priority="urgent" if allowed else "high")
-    plan.answer()
+    plan.done()
     return plan.task("urgent" if allowed else "not_urgent", policy)
 
 
@@ -332,7 +332,7 @@ def _queue(scene: _Scene) -> Task:
         agent = _least_busy(agents)
         load = plan.call("assign", ticket=ticket["ticket"], agent=agent)["load"]
         agents = [{**a, "load": load} if a["agent"] == agent else a for a in agents]
-    plan.answer()
+    plan.done()
     return plan.task("queue")
 
 
@@ -364,7 +364,7 @@ def _conversation(scene: _Scene) -> Task:
     )
     plan.call("merge", ticket=ids[other], into=ids[subject])
     plan.call("set_priority", ticket=ids[subject], priority=priority)
-    plan.answer()
+    plan.done()
     return plan.task("conversation")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 from journeyman.envs.core import ToolEnv
@@ -58,9 +59,13 @@ class _Scene(Scene):
         for _ in range(2):
             self.offer("hotel", "", self.away)
 
-    def book(self, traveller: str, offer: str, paid_with: str = "") -> str:
+    def book(self, traveller: str, offer: str, paid_by_card: bool = False) -> str:
+        """A booking, held or, if `paid_by_card`, paid with the traveller's card; returns its id."""
         key = self.draw.identifier("B")
-        self.bookings[key] = Booking(traveller, offer, "paid" if paid_with else "held", paid_with)
+        booking = Booking(traveller, offer)
+        if paid_by_card:
+            booking = replace(booking, status="paid", paid_with="card", payer=traveller)
+        self.bookings[key] = booking
         return key
 
     def voucher(self, owner: str) -> str:
@@ -126,7 +131,7 @@ def _book_hotel(scene: _Scene) -> Task:
         p=person,
     )
     plan.call("pay_by_card", booking=_hold(plan, _hotels(plan, scene)[0], person))
-    plan.answer()
+    plan.done()
     return plan.task("book_hotel")
 
 
@@ -151,7 +156,7 @@ def _where(scene: _Scene) -> Task:
 
 def _call_off(scene: _Scene) -> Task:
     person = scene.traveller()
-    scene.book(person, scene.trips(scene.mode)[0], "card")
+    scene.book(person, scene.trips(scene.mode)[0], paid_by_card=True)
     plan = scene.plan()
     plan.user(
         'Cancel the booking of "{p}". How much is paid back?',
@@ -184,7 +189,7 @@ def _limit(scene: _Scene) -> Task:
     if first["price"] >= limit:
         (first, *_) = _trips(plan, scene, "train")
     _hold(plan, first, person)
-    plan.answer()
+    plan.done()
     return plan.task("below_limit" if flight.price < limit else "above_limit")
 
 
@@ -228,7 +233,7 @@ def _declined(scene: _Scene) -> Task:
     )
     booking = _booked(plan, person)["booking"]
     _pay(plan, booking, person, poor)
-    plan.answer()
+    plan.done()
     return plan.task("declined" if poor else "accepted")
 
 
@@ -260,7 +265,7 @@ def _rebook(scene: _Scene) -> Task:
     plan.call("get_offer", offer=booked["offer"])
     plan.call("cancel_booking", booking=booked["booking"])
     _hold(plan, next(t for t in _trips(plan, scene) if t["day"] == day), person)
-    plan.answer()
+    plan.done()
     return plan.task("rebook")
 
 
@@ -271,7 +276,7 @@ def _dear_to_cancel(scene: _Scene) -> Task:
     """A rule forbids to cancel if the fee is high: the booking is passed on."""
     person, colleague = scene.traveller(), scene.draw.person()
     offer = scene.trips(scene.mode)[0]
-    scene.book(person, offer, "card")
+    scene.book(person, offer, paid_by_card=True)
     limit = scene.draw.number(400, 700)
     dear = scene.offers[offer].fee > limit
     policy = rules(
@@ -288,7 +293,7 @@ def _dear_to_cancel(scene: _Scene) -> Task:
         plan.call("change_traveller", booking=booked["booking"], traveller=colleague)
     else:
         plan.call("cancel_booking", booking=booked["booking"])
-    plan.answer()
+    plan.done()
     return plan.task("pass_on" if dear else "cancel_cheap", policy)
 
 
@@ -317,7 +322,7 @@ def _train_first(scene: _Scene) -> Task:
         plan.refused("search_trips", mode="train", origin=scene.home, destination=scene.away)
         (first, *_) = _trips(plan, scene, "flight")
     plan.call("pay_by_card", booking=_hold(plan, first, person))
-    plan.answer()
+    plan.done()
     return plan.task("train_instead" if rail else "no_train", policy)
 
 
@@ -371,7 +376,7 @@ def _journey(scene: _Scene) -> Task:
     plan.user("Good: hold it and pay by card.", "Fine. Hold that one and pay by card.")
     booking = _hold(plan, first, person)
     plan.call("pay_by_card", booking=booking)
-    plan.answer()
+    plan.done()
     plan.user(
         'It will be "{q}" who travels: change the booking. What is the fee if that falls '
         "through as well?",
@@ -402,7 +407,7 @@ def _package(scene: _Scene) -> Task:
     trip = _hold(plan, _trips(plan, scene)[0], person)
     _pay(plan, trip, person, poor)
     _hold(plan, _hotels(plan, scene)[0], person)
-    plan.answer()
+    plan.done()
     return plan.task("package_declined" if poor else "package")
 
 

@@ -3,7 +3,7 @@ import random
 import pytest
 
 from journeyman.agents.demonstrations import Demonstration, demonstrate
-from journeyman.envs import Split, Task, ToolEnv, make
+from journeyman.envs import Split, Task, ToolEnv, answer_text, make
 from journeyman.tools import ToolCall, parse_hermes, render_hermes, tool
 
 from .tiny import BUILTIN, chat
@@ -36,7 +36,7 @@ def test_loss_falls_on_the_gold_turns_and_on_nothing_else(env_id: str) -> None:
     for index in INDICES:
         env, demonstration = show(env_id, index, 0.5)
         found = turns(env, demonstration)
-        gold = [*map(render_hermes, env.oracle()), f"Answer: {env.task.answer}"]
+        gold = [*map(render_hermes, env.oracle()), answer_text(env.user_turn)]
         assert [text for text, learn in found if learn] == gold
         learnt = sum(len(chat().turn(text)) for text in gold)
         assert sum(demonstration.mask) == learnt

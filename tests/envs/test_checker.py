@@ -2,12 +2,13 @@
 
 import itertools
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from journeyman.envs import Split, Task, env_class, register
-from journeyman.envs.checker import CHECKS, CheckResult, check
+from journeyman.envs import Split, Task, UserTurn, env_class, register
+from journeyman.envs.checker import CHECKS, CheckResult, answers_alone, check
 from journeyman.envs.errors import UnknownEnvError
 from journeyman.envs.types import SPLITS
 from journeyman.tools import ToolCall, ToolResult, tool
@@ -33,7 +34,8 @@ def test_builtin_environments_pass(env_id: str) -> None:
     assert [r for r in results if not r.passed] == []
     details = {r.name: r.detail for r in results}
     assert details["gold"].startswith(f"{count}/{count} ")
-    assert details["no_op"].startswith(f"0/{count} ")
+    wins, attempts = map(int, details["no_op"].partition(" ")[0].split("/"))
+    assert (wins, attempts >= count) == (0, True)  # words of rules are tried besides
     assert details["near_misses"].startswith("0/")
 
 
@@ -138,6 +140,32 @@ def test_tasks_that_nothing_solves() -> None:
     results = run(Easy)
     assert {r.name for r in results.values() if not r.passed} == {"no_op", "near_misses"}
     assert "'Answer: done' at once got 1.0" in results["no_op"].detail
+
+
+@pytest.mark.usefixtures("scratch_registry")
+def test_a_rule_whose_own_word_wins_without_a_call() -> None:
+    class Ruled(SumEnv):
+        @classmethod
+        def generate(cls, rng: random.Random, split: Split, level: str) -> Task:
+            """A number is to be found out that decides whether the rule holds; it does."""
+            task = super().generate(rng, split, level)
+            look = (ToolCall("add", {"number": 404}),)
+            policy = "Never add what is odd: leave it, and answer: odd\nBe quick."
+            return replace(task, gold=look, answer="odd", policy=policy)
+
+    results = run(Ruled)
+    assert "no_op" in {r.name for r in results.values() if not r.passed}
+    assert results["no_op"].detail == "task train/0 (sum): 'Answer: odd' at once got 1.0"
+
+
+def test_what_is_said_alone() -> None:
+    gold = (ToolCall("add", {"number": 1}),)
+    task = Task("", "", "Add 1.", (), gold, "1", (UserTurn("Say 7.", (), "7"),), "answer: no")
+    assert list(answers_alone(task)) == [
+        ["Answer: done", "Answer: 7"],
+        ["Answer: no", "Answer: 7"],
+    ]
+    assert list(answers_alone(replace(task, gold=()))) == [["Answer: done", "Answer: done"]]
 
 
 @pytest.mark.usefixtures("scratch_registry")

@@ -18,7 +18,7 @@ from journeyman.envs.checker import check
 from journeyman.envs.errors import EpisodeOverError
 from journeyman.envs.nearmiss import program
 from journeyman.envs.task import ANSWER
-from journeyman.envs.tasks.python import PythonEnv
+from journeyman.envs.tasks.python import PythonEnv, _same
 from journeyman.envs.types import SPLITS
 from journeyman.sandbox import Limits, Sandbox, SandboxDied
 from journeyman.tools import CallStatus, ToolCall, ToolResult
@@ -135,6 +135,50 @@ def test_hidden_tests_decide() -> None:
         assert defines(env, task_id, "import os\ndef fee(amount):\n    os._exit(0)") == 0.0
         env.restore(branch)  # a test leaves nothing behind
         assert env.snapshot() == branch
+
+
+def test_what_is_right_passes_however_it_is_written() -> None:
+    """Warnings, notes for the developer, and whether 7 is written 7.0, do not matter."""
+    task_id = next(
+        i for i in PythonEnv.tasks("test/medium") if PythonEnv.load_task(i).kind == "fee"
+    )
+    (gold,) = PythonEnv.load_task(task_id).gold
+    code = str(gold.arguments["code"])
+    body = "    return"
+    with PythonEnv() as env:
+        for right in (
+            code.replace(body, f"    print(amount, file=__import__('sys').stderr)\n{body}"),
+            code.replace(body, f"    __import__('warnings').warn('hm')\n{body}"),
+            code.replace("return", "return 1.0 *"),
+        ):
+            assert defines(env, task_id, right) == 1.0, right
+        for wrong in (
+            code.replace("return", "return 1.5 *"),
+            code.replace("return", "return str(") + ")",
+            "def fee(amount):\n    return fee",  # no plain value
+            "def fee(amount):\n    return {}",
+            "def fee(amount):\n    import os; os.system('echo x'); return 1",
+        ):
+            assert defines(env, task_id, wrong) == 0.0, wrong
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "same"),
+    [
+        ([707.0, "a"], [707, "a"], True),
+        ([True], [1], False),
+        ([0], [False], False),
+        ([True], [True], True),
+        ([["a"]], [["a"]], True),
+        ([("a",)], [["a"]], False),
+        ([1], [1, 2], False),
+        (None, [1], False),
+    ],
+)
+def test_values_are_compared_not_how_they_are_shown(
+    found: object, expected: object, same: bool
+) -> None:
+    assert _same(found, expected) is same
 
 
 def test_an_empty_attempt_fails(env: PythonEnv) -> None:

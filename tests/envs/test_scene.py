@@ -5,6 +5,7 @@ import random
 import pytest
 from immutables import Map
 
+from journeyman.envs.task import answer_text
 from journeyman.envs.tasks.scene import Plan, Scene, rules
 from journeyman.tools.apis import bank
 from journeyman.tools.apis.bank import Account, BankState
@@ -30,14 +31,17 @@ def test_a_plan_plays_what_it_writes(plan: Plan) -> None:
     assert "already active" in plan.refused("unfreeze", account="A1")
     assert "already active" in plan.attempt("unfreeze", account="A1")["error"]
     assert plan.attempt("freeze", account="A1")["status"] == "frozen"
-    plan.answer()
+    plan.done("frozen")
+    plan.user_says("Thanks.")
+    plan.done()
     task = plan.task("twice", "Be quick.")
     assert (task.id, task.kind, task.policy) == ("", "twice", "Be quick.")
     assert (task.prompt, task.answer, len(task.gold)) == ("Unfreeze {A1}.", "7", 1)
     assert task.state.accounts["A1"] is ADA  # the state the episode starts with
-    (second,) = task.then
+    second, third = task.then
     assert second.prompt in {"Unfreeze A1 again.", "Once more: unfreeze A1."}
-    assert second.answer is None
+    assert (second.answer, answer_text(second)) == (None, "Answer: frozen")
+    assert (third.answer, answer_text(third)) == (None, "Answer: done")
     assert [call.name for call in second.gold] == ["unfreeze", "unfreeze", "freeze"]
 
 

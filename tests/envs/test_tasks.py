@@ -9,6 +9,7 @@ import pytest
 
 from journeyman.envs import Split, Task, ToolEnv, env_class, make
 from journeyman.envs.hashing import digest
+from journeyman.envs.nearmiss import program
 from journeyman.envs.task import ANSWER, answer_text
 from journeyman.envs.tasks.entities import (
     CITIES,
@@ -88,6 +89,31 @@ def test_gold_solves_every_task_and_nothing_less_does(
         if gold(task) and not changed:  # only to be read: then the answer must need the reading
             assert task.answer is not None
             assert task.answer.casefold() not in task.prompt.casefold(), task
+
+
+def asks(prompt: str) -> bool:
+    """A prompt asks for a value."""
+    return re.search(r"\?|[Tt]ell |[Ll]ook up|asks for|to know|Add up", prompt) is not None
+
+
+@pytest.mark.parametrize(
+    ("env_id", "level"), [(env_id, level) for env_id in ALL for level in env_class(env_id).levels]
+)
+def test_no_answer_is_demanded_that_nobody_asked_for(env_id: str, level: Level) -> None:
+    for split in SPLITS:
+        for task in tasks(env_id, level, split):
+            for turn in task.turns:
+                if turn.answer is not None:
+                    assert asks(turn.prompt) or "answer" in task.policy, (task, turn)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "level"), [(env_id, level) for env_id in ALL for level in env_class(env_id).levels]
+)
+def test_there_are_turns_to_err(env_id: str, level: Level) -> None:
+    room = make(env_id).max_turns
+    for task in tasks(env_id, level, "train"):
+        assert 3 * len(list(program(task.turns))) <= 2 * room, task  # half as many again, at least
 
 
 WORDS = {"active", "frozen"}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
-from journeyman.envs import make
+from journeyman.envs import answer_text, make
 from journeyman.envs.errors import EpisodeOverError, UnknownTaskError, VectorError
 from journeyman.envs.vector import ThreadVectorEnv, make_vector
 from journeyman.tools import ToolCall, tool
@@ -83,7 +83,7 @@ def test_a_turn_in_every_environment(three: ThreadVectorEnv) -> None:
     assert rewards.shape == (3,) and not rewards.any()
     assert all(calls[0].ok for calls in infos["calls"])
     three.step([calls[1:] for calls in gold])
-    answers = [f"Answer: {task.answer}" for task in three.get_attr("task")]
+    answers = [answer_text(task.turns[0]) for task in three.get_attr("task")]
     _, rewards, terminations, truncations, infos = three.step((*answers[:2], "Answer: no"))
     assert rewards.tolist() == [1.0, 1.0, 0.0]
     assert infos["success"].tolist() == [True, True, False]

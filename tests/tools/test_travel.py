@@ -23,7 +23,7 @@ def desk() -> Desk:
     }
     bookings = {
         "B7": Booking("Ada Abbott", "F1"),
-        "B6": Booking("Ada Abbott", "F2", "paid", "card"),
+        "B6": Booking("Ada Abbott", "F2", "paid", "card", payer="Ada Abbott"),
     }
     vouchers = {"V1": Voucher("Ada Abbott", 400), "V2": Voucher("Ada Abbott", 90)}
     cards = {"Ada Abbott": 250, "Ben Berger": 1000}
@@ -103,6 +103,22 @@ def test_cancelling_costs_the_fee_once_it_is_paid(desk: Desk) -> None:
     assert json.loads(desk.ok("cancel_booking", booking="B6"))["refund"] == 0
     assert desk.state.cards["Ada Abbott"] == 250
     assert desk.refused("cancel_booking", booking="B6") == "booking B6 is already cancelled"
+
+
+def test_a_refund_goes_to_the_card_that_paid(desk: Desk) -> None:
+    desk.ok("hold", offer="H1", traveller="Ben Berger")
+    desk.ok("pay_by_card", booking="B1")
+    desk.ok("change_traveller", booking="B1", traveller="Ada Abbott")
+    assert json.loads(desk.ok("cancel_booking", booking="B1"))["refund"] == 130
+    assert desk.state.cards == Map({"Ada Abbott": 250, "Ben Berger": 980})
+
+
+def test_a_voucher_is_not_refunded(desk: Desk) -> None:
+    desk.ok("pay_by_voucher", booking="B7", voucher="V1")
+    cards = desk.state.cards
+    assert json.loads(desk.ok("cancel_booking", booking="B7"))["refund"] == 0
+    assert desk.state.cards == cards
+    assert desk.refused("pay_by_voucher", booking="B7", voucher="V1").startswith("booking B7 is")
 
 
 def test_bookings_are_passed_on(desk: Desk) -> None:

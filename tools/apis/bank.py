@@ -76,7 +76,7 @@ def get_account(state: BankState, account: str) -> tuple[BankState, dict[str, An
 def transfer(
     state: BankState, source: str, target: str, amount: int
 ) -> tuple[BankState, dict[str, Any]]:
-    """Move money between two accounts.
+    """Move money between two accounts. If one of them is frozen, unfreeze it first.
 
     Args:
         source: Account id that pays.

@@ -68,7 +68,7 @@ def get_order(state: OrdersState, order: str) -> tuple[OrdersState, dict[str, An
 
 @tool
 def cancel_order(state: OrdersState, order: str) -> tuple[OrdersState, dict[str, Any]]:
-    """Cancel an order that has not been shipped.
+    """Cancel an order that has not been shipped. One that has been is refunded instead.
 
     Args:
         order: Order id.

@@ -41,6 +41,8 @@ class Booking:
     """"held", "paid" or "cancelled"."""
     paid_with: str = ""
     """"card" or a voucher."""
+    payer: str = ""
+    """Whose card paid, whoever travels; empty if none did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +186,8 @@ def pay_by_card(state: TravelState, booking: str) -> tuple[TravelState, dict[str
     if left < price:
         raise ToolError(f"the card of {record.traveller} is declined: {price} is above its limit")
     state = replace(state, cards=state.cards.set(record.traveller, left - price))
-    state = _put(state, booking, replace(record, status="paid", paid_with="card"), 0)
+    paid = replace(record, status="paid", paid_with="card", payer=record.traveller)
+    state = _put(state, booking, paid, 0)
     return state, {"booking": booking, "status": "paid"}
 
 
@@ -237,7 +240,10 @@ def _due(state: TravelState, booking: str, record: Booking) -> int:
 
 @tool
 def cancel_booking(state: TravelState, booking: str) -> tuple[TravelState, dict[str, Any]]:
-    """Cancel a booking. A held one costs nothing; of a paid one the offer's fee is kept.
+    """Cancel a booking.
+
+    A held one costs nothing. Of one paid by card, the price less the offer's fee goes back to the
+    card that paid. Of one paid by voucher nothing is paid back.
 
     Args:
         booking: Booking id.
@@ -246,11 +252,10 @@ def cancel_booking(state: TravelState, booking: str) -> tuple[TravelState, dict[
     if record.status == "cancelled":
         raise ToolError(f"booking {booking} is already cancelled")
     offer = state.offers[record.offer]
-    paid = record.status == "paid"
-    refund = max(0, offer.price - offer.fee) if paid else 0
-    if record.paid_with == "card":
-        left = state.cards.get(record.traveller, 0)
-        state = replace(state, cards=state.cards.set(record.traveller, left + refund))
+    refund = max(0, offer.price - offer.fee) if record.payer else 0
+    if refund:
+        left = state.cards.get(record.payer, 0)
+        state = replace(state, cards=state.cards.set(record.payer, left + refund))
     state = _put(state, booking, replace(record, status="cancelled"), 1)
     return state, {"booking": booking, "status": "cancelled", "refund": refund}
 

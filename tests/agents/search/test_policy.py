@@ -9,7 +9,7 @@ import pytest
 from journeyman.agents.rollout import TaskRef, rollout
 from journeyman.agents.scripted import ScriptedPolicy, no_op, oracle
 from journeyman.agents.search.policy import SearchPolicy
-from journeyman.envs import StopReason, ToolEnv, env_class
+from journeyman.envs import StopReason, ToolEnv, answer_text, env_class
 from journeyman.tools import render_hermes
 
 from ..tiny import BUILTIN, chat
@@ -28,7 +28,7 @@ class Sometimes:
         if done == 0 and next(self._count) % 2:
             return iter(["Answer: done"])
         program = [render_hermes(call) for call in env.task.gold][done:]
-        return iter([*program, f"Answer: {env.task.answer}"])
+        return iter([*program, answer_text(env.user_turn)])
 
 
 @pytest.mark.parametrize("rule", ["gumbel", "puct"])
