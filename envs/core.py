@@ -40,6 +40,7 @@ from journeyman.tools import (
     get_parser,
     render_hermes,
 )
+from journeyman.tools.parsing import blank_reasoning
 
 Action = str | Sequence[ToolCall]
 Observation = tuple[Message, ...]
@@ -308,7 +309,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         messages = tuple(Message("tool", r.content, r.call.name or None) for r in results)
         terminated = False
         if not calls:
-            self._take_answer(text)
+            self._take_answer(blank_reasoning(text))
             turns = task.turns
             terminated = len(self._answers) == len(turns)
             if not terminated:
@@ -435,7 +436,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
 
     def _read(self, action: Action) -> tuple[str, Sequence[ToolCall]]:
         if isinstance(action, str):
-            return action, self._parse(action, self.tools)
+            return action, self._parse(blank_reasoning(action), self.tools)
         if isinstance(action, Sequence) and not isinstance(action, bytes):
             calls = [c for c in action if isinstance(c, ToolCall)]
             if len(calls) == len(action):
