@@ -10,6 +10,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from journeyman.agents.errors import ChatFormatError
@@ -44,7 +45,8 @@ class ChatFormat:
 
         Raises:
             ChatFormatError: No such `render`; or the tokenizer has no chat template, or none that
-                shows tools while `render` is "full", or no end-of-turn token that it ends turns by.
+                shows tools while `render` is "full", or no end-of-turn token that it ends turns by,
+                or it cannot go on from a turn with what a tool said.
         """
         template = tokenizer.chat_template
         if not template:
@@ -69,6 +71,7 @@ class ChatFormat:
             raise ChatFormatError(
                 f"the chat template does not end an assistant's turn with {end!r}"
             )
+        self._check_results()
         # Templates and tokenizers take their time, and forks of an episode hear the same again.
         self._piece = functools.lru_cache(1 << 16)(self._decode)
         self._reply = functools.lru_cache(1 << 12)(self._render_reply)
@@ -88,13 +91,13 @@ class ChatFormat:
 
         Args:
             messages: The environment's new messages; at least one.
-
-        Raises:
-            ChatFormatError: The template hides earlier turns once others follow.
         """
         return list(self._reply(tuple(messages)))
 
     def _render_reply(self, messages: tuple[Message, ...]) -> list[int]:
+        return self._encode(self._continuation(messages))
+
+    def _continuation(self, messages: Sequence[Message]) -> str:
         text = self._template([*_PROBE, *(m.as_dict() for m in messages)], True)
         # What stands before the end of the probe's turn does not matter: a template may write the
         # last turn with reasoning (be it none) and earlier ones without.
@@ -103,7 +106,20 @@ class ChatFormat:
             raise ChatFormatError(
                 "the chat template rewrites earlier turns; it cannot be continued"
             )
-        return self._encode(new)
+        return new
+
+    def _check_results(self) -> None:
+        try:
+            shown = _RESULT in self._continuation([Message("tool", _RESULT, "probe")])
+        except TemplateError as error:
+            raise ChatFormatError(
+                f"the chat template refuses a tool's result ({error}); use a model trained on tools"
+            ) from error
+        if not shown:
+            raise ChatFormatError(
+                "the chat template does not show a message of the role tool; use a model whose "
+                "template does"
+            )
 
     def turn(self, text: str) -> list[int]:
         """Tokens of a whole student turn, end-of-turn token included (for demonstrations)."""
@@ -150,6 +166,7 @@ class ChatFormat:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
 
+_RESULT = "1024"
 _PROBE_TEXT = "ok"
 _PROBE = ({"role": "user", "content": "hi"}, {"role": "assistant", "content": _PROBE_TEXT})
 

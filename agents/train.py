@@ -31,6 +31,7 @@ from journeyman.agents.trainers.callbacks import (
     Progress,
     last_complete,
     read_metrics,
+    step_of,
 )
 from journeyman.agents.trainers.parts import Parts
 
@@ -111,14 +112,21 @@ def fit(trainer: Trainer, run: Path) -> None:
     Raises:
         DiskFullError: The disk filled up on the way; earlier checkpoints are whole.
     """
-    trainer.add_callback(MetricsFile(run / "metrics.jsonl"))
+    metrics = MetricsFile(run / "metrics.jsonl")
+    trainer.add_callback(metrics)
     trainer.add_callback(MarkComplete(keep=trainer.args.save_total_limit))
     trainer.args.save_total_limit = None  # MarkComplete rotates
     trainer.add_callback(Progress())
     trainer.remove_callback(PrinterCallback)  # the bar and the metrics file say it already
     with explaining_full_disk(run):
         checkpoint = last_complete(Path(str(trainer.args.output_dir)))
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if checkpoint and step_of(checkpoint) >= trainer.args.max_steps:
+            # `train` would take a step more before it looks whether any is left.
+            if trainer.is_world_process_zero():
+                metrics.forget_after(step_of(checkpoint))
+            trainer._load_from_checkpoint(str(checkpoint))
+        else:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         trainer.save_model(str(run / "model"))
 
 

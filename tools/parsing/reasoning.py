@@ -1,4 +1,4 @@
-r"""Reasoning before a turn's calls: `<think>\n…\n</think>`, as Qwen3, GLM-4.5 and DeepSeek write it.
+r"""Reasoning before a turn's calls: `<think>\n…\n</think>`, as Qwen3 and GLM-4.5 write it.
 
 Calls that a model only considers there are not calls. Only what begins the turn is reasoning: a
 marker further on may stand in a call's argument.
