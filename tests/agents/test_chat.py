@@ -193,7 +193,7 @@ def stumble_then_solve(env: ToolEnv) -> Iterator[str]:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_episodes_under_the_templates_of_models(name: str) -> None:
-    """With a result and an error in it; the stream is what the template makes of the whole."""
+    """With an error in them: every turn stands as it was written, every result is shown."""
     format = of_family(name)
     (episode,) = rollout(
         ScriptedPolicy(format, stumble_then_solve), [TaskRef("journeyman/Bank-v0", "test/1")]
@@ -239,10 +239,6 @@ def test_what_is_only_considered_is_not_done(reasoning: str) -> None:
     assert episode.success
     for step in episode.steps:
         assert step.text.startswith(reasoning)
-        assert (
-            "transfer" not in [r.call.name for r in step.results]
-            or "transfer" in step.text[len(reasoning) :]
-        )
         assert len(step.results) == step.text.count("<tool_call>") - 1
         for span in step.parts.get("call", ()):  # and what is done is found where it stands
             text = chat().decode(episode.tokens[slice(*span)])
