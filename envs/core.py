@@ -352,6 +352,10 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         turns = self.task.turns
         return turns[min(len(self._answers), len(turns) - 1)]
 
+    def write_call(self, call: ToolCall) -> str:
+        """A turn that makes a call, in the form that this env reads."""
+        return self._parse.render(call)
+
     def oracle(self) -> list[ToolCall]:
         """The gold calls for what the user said last."""
         return list(self.user_turn.gold)
