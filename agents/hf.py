@@ -8,6 +8,7 @@ nothing is computed twice, and no row waits for another's turn to end.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, 
 
 from journeyman.agents.cache import growing_cache
 from journeyman.agents.chat import ChatFormat, ToolRender
-from journeyman.agents.errors import UnsupportedModelError
+from journeyman.agents.errors import DivergedError, UnsupportedModelError
 from journeyman.agents.models import resolve
 from journeyman.agents.policy import Request, Stream, Student, Turn, TurnLimits
 from journeyman.agents.search.search import Rule
@@ -57,9 +58,9 @@ class HFPolicy(TurnLimits):
         kinds = _layer_kinds(config)
         if kinds != {"full_attention"}:
             raise UnsupportedModelError(
-                f"the in-process student needs full attention in every layer, this model "
-                f"({config.model_type}) has {', '.join(sorted(kinds))}; let vLLM play it, with "
-                f"student=vllm"
+                f"playing in this process needs full attention in every layer, this model "
+                f"({config.model_type}) has {', '.join(sorted(kinds))}; vLLM can play it, as a "
+                f"student: student=vllm"
             )
         positions = int(config.max_position_embeddings)
         named = "the model's max_position_embeddings"
@@ -238,6 +239,8 @@ class HFStream:
         for (_, row), token, logprob in zip(
             writing, tokens.tolist(), logprobs.tolist(), strict=True
         ):
+            if math.isnan(logprob):
+                raise DivergedError
             row.tokens.append(token)
             row.logprobs.append(logprob)
             if token == eos:
@@ -258,7 +261,8 @@ def sample(logits: Tensor, temperature: float, uniforms: Tensor) -> tuple[Tensor
         uniforms: [B], in [0, 1); the only source of chance.
 
     Returns:
-        Tokens [B] and their log-probabilities at temperature 1 [B].
+        Tokens [B] and their log-probabilities at temperature 1 [B], NaN where logits are not
+        finite.
     """
     logprobs = logits.log_softmax(-1)
     if temperature == 0:
@@ -269,7 +273,9 @@ def sample(logits: Tensor, temperature: float, uniforms: Tensor) -> tuple[Tensor
         # dice to 1 would not be: a token past the end of the probability has none itself.
         total = cumulative[:, -1:]
         threshold = (uniforms[:, None] * total).minimum(total.nextafter(torch.zeros_like(total)))
-        tokens = torch.searchsorted(cumulative, threshold, right=True)[:, 0]
+        # NaN compares with nothing and would be found past the end.
+        last = logits.shape[1] - 1
+        tokens = torch.searchsorted(cumulative, threshold, right=True)[:, 0].clamp(max=last)
     return tokens, logprobs.gather(1, tokens[:, None])[:, 0]
 
 

@@ -6,6 +6,7 @@ cheap. Tokens go in and come out: vLLM is not even given the tokenizer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from transformers import AutoTokenizer, PreTrainedModel
 
 from journeyman.agents.chat import ChatFormat, ToolRender
-from journeyman.agents.errors import VocabularyMismatchError
+from journeyman.agents.errors import DivergedError, VocabularyMismatchError
 from journeyman.agents.models import resolve
 from journeyman.agents.policy import Request, Stream, Turn, TurnLimits
 from journeyman.agents.search.search import Rule
@@ -118,6 +119,8 @@ class VLLMStream:
         )
 
     def _turn(self, row: int, tokens: list[int], logprobs: list[float]) -> Turn:
+        if any(map(math.isnan, logprobs)):
+            raise DivergedError
         end = self._policy.format.eos_id
         truncated = tokens[-1] != end
         if truncated:
