@@ -87,14 +87,21 @@ def _check_env_choice(argv: Sequence[str]) -> None:
 class RunFolder:
     """One run's files: its config, versions and whatever the job writes."""
 
-    def __init__(self, config: DictConfig) -> None:
+    def __init__(self, config: DictConfig, replaces: Sequence[str] = ()) -> None:
         """Open or make the folder; set threads and seed.
 
         Nothing is written yet: a mistake that shows before `claim` leaves the folder free.
 
+        Args:
+            config: The run's.
+            replaces: Files of a run that resumes nothing: an earlier one of its kind, whatever its
+                config, makes room for it.
+
         Raises:
             RunDirError: The folder holds a run with another config.
         """
+        self._replaces = replaces
+        self._keys = set(config)
         self.path = Path(config.run_dir)
         self.path.mkdir(parents=True, exist_ok=True)
         if config.threads is not None:
@@ -105,6 +112,8 @@ class RunFolder:
 
     def claim(self) -> None:
         """Write config and versions: from here on the folder belongs to this run."""
+        for name in self._replaces:
+            (self.path / name).unlink(missing_ok=True)
         write_atomically(self.path / "config.yaml", self._text.encode())
         write_atomically(self.path / "machine.json", json.dumps(machine(), indent=2).encode())
 
@@ -113,6 +122,8 @@ class RunFolder:
         if not path.exists():
             return
         known, text = path.read_text(), self._text
+        if self._replaces and set(OmegaConf.create(known)) == self._keys:
+            return
         if known != text:
             pairs = zip(known.splitlines(), text.splitlines(), strict=False)
             old, new = next(((o, n) for o, n in pairs if o != n), ("more", "fewer lines"))

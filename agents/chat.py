@@ -7,9 +7,10 @@ rendered and appended, so the student's own tokens are never decoded and encoded
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from journeyman.agents.errors import ChatFormatError
@@ -29,12 +30,23 @@ HOW_TO_CALL = (
 class ChatFormat:
     """Renders one model family's conversations, by its tokenizer's chat template."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, render: ToolRender = "full") -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        render: ToolRender = "full",
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
         """Check the template.
+
+        Args:
+            tokenizer: Has the chat template.
+            render: How the prompt shows the tools.
+            template_kwargs: Variables for the template, such as `enable_thinking` for Qwen3's.
 
         Raises:
             ChatFormatError: No such `render`; or the tokenizer has no chat template, or none that
-                shows tools while `render` is "full", or no end-of-turn token that it ends turns by.
+                shows tools while `render` is "full", or no end-of-turn token that it ends turns by,
+                or it cannot go on from a turn with what a tool said.
         """
         template = tokenizer.chat_template
         if not template:
@@ -52,7 +64,14 @@ class ChatFormat:
         self.tokenizer = tokenizer
         self.render = render
         self.eos_id = _token_id(tokenizer)
-        self._turn = self._probe_turn()
+        self._variables = dict(template_kwargs or {})
+        end = str(tokenizer.convert_ids_to_tokens(self.eos_id))
+        self._ended = _PROBE_TEXT + end
+        if self._ended not in self._template(list(_PROBE), False):
+            raise ChatFormatError(
+                f"the chat template does not end an assistant's turn with {end!r}"
+            )
+        self._check_results()
         # Templates and tokenizers take their time, and forks of an episode hear the same again.
         self._piece = functools.lru_cache(1 << 16)(self._decode)
         self._reply = functools.lru_cache(1 << 12)(self._render_reply)
@@ -72,19 +91,35 @@ class ChatFormat:
 
         Args:
             messages: The environment's new messages; at least one.
-
-        Raises:
-            ChatFormatError: The template writes earlier turns differently once others follow.
         """
         return list(self._reply(tuple(messages)))
 
     def _render_reply(self, messages: tuple[Message, ...]) -> list[int]:
+        return self._encode(self._continuation(messages))
+
+    def _continuation(self, messages: Sequence[Message]) -> str:
         text = self._template([*_PROBE, *(m.as_dict() for m in messages)], True)
-        if not text.startswith(self._turn):
+        # What stands before the end of the probe's turn does not matter: a template may write the
+        # last turn with reasoning (be it none) and earlier ones without.
+        _, ended, new = text.partition(self._ended)
+        if not ended:
             raise ChatFormatError(
                 "the chat template rewrites earlier turns; it cannot be continued"
             )
-        return self._encode(text[len(self._turn) :])
+        return new
+
+    def _check_results(self) -> None:
+        try:
+            shown = _RESULT in self._continuation([Message("tool", _RESULT, "probe")])
+        except TemplateError as error:
+            raise ChatFormatError(
+                f"the chat template refuses a tool's result ({error}); use a model trained on tools"
+            ) from error
+        if not shown:
+            raise ChatFormatError(
+                "the chat template does not show a message of the role tool; use a model whose "
+                "template does"
+            )
 
     def turn(self, text: str) -> list[int]:
         """Tokens of a whole student turn, end-of-turn token included (for demonstrations)."""
@@ -114,22 +149,16 @@ class ChatFormat:
             return [{"role": "system", "content": content}, *conversation[1:]]
         return [{"role": "system", "content": listing}, *conversation]
 
-    def _probe_turn(self) -> str:
-        """The rendered probe up to and including its end-of-turn token."""
-        eos = str(self.tokenizer.convert_ids_to_tokens(self.eos_id))
-        head, found, _ = self._template(list(_PROBE), False).rpartition(f"ok{eos}")
-        if not found:
-            raise ChatFormatError(
-                f"the chat template does not end an assistant's turn with {eos!r}"
-            )
-        return head + found
-
     def _template(
         self, conversation: list[dict[str, str]], prompt: bool, tools: list[Any] | None = None
     ) -> str:
         return str(
             self.tokenizer.apply_chat_template(
-                conversation, tools=tools, tokenize=False, add_generation_prompt=prompt
+                conversation,
+                tools=tools,
+                tokenize=False,
+                add_generation_prompt=prompt,
+                **self._variables,
             )
         )
 
@@ -137,7 +166,9 @@ class ChatFormat:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
 
-_PROBE = ({"role": "user", "content": "hi"}, {"role": "assistant", "content": "ok"})
+_RESULT = "1024"
+_PROBE_TEXT = "ok"
+_PROBE = ({"role": "user", "content": "hi"}, {"role": "assistant", "content": _PROBE_TEXT})
 
 
 def _token_id(tokenizer: PreTrainedTokenizerBase) -> int:

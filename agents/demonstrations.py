@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from journeyman.agents.chat import ChatFormat
 from journeyman.envs import ToolEnv, answer_text
-from journeyman.tools import ToolCall, render_hermes
+from journeyman.tools import ToolCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def demonstrate(
         for call in turn.gold:
             while rng.random() < error_rate and (wrong := _harmless_mistake(env, call, rng)):
                 write(wrong, learn=False)
-            write(render_hermes(call), learn=True)
+            write(env.write_call(call), learn=True)
         last = turn.gold[-1] if turn.gold else ToolCall(rng.choice(env.tools).name, {})
         while rng.random() < error_rate and (wrong := _harmless_mistake(env, last, rng)):
             write(wrong, learn=False)
@@ -69,7 +69,9 @@ def _harmless_mistake(env: ToolEnv, call: ToolCall, rng: random.Random) -> str |
     for _ in range(5):
         text = _mistake(env, call, rng)
         _, _, terminated, truncated, _ = env.step(text)
-        unchanged = env.snapshot().state == before.state
+        after = env.snapshot()
+        # A spoilt call may read as an answer, which counts as one.
+        unchanged = (after.state, after.answers) == (before.state, before.answers)
         env.restore(before)
         if unchanged and not (terminated or truncated):
             return text
@@ -88,9 +90,10 @@ def _mistake(env: ToolEnv, call: ToolCall, rng: random.Random) -> str:
         others = [v for c in env.oracle() for v in c.arguments.values()]
         value = rng.choice(others) if kind == "argument" else _slip(call.arguments[name], rng)
         call = replace(call, arguments={**call.arguments, name: value})
-    text = render_hermes(call)
+    text = env.write_call(call)
     if kind == "garble":
-        cut = rng.randrange(len(text) // 2, len(text) - 12)
+        half = len(text) // 2
+        cut = rng.randrange(half, max(half + 1, len(text) - 12))  # calls of some forms are short
         text = text[:cut] + text[cut + rng.randint(1, 3) :]
     return text
 

@@ -7,6 +7,7 @@
         ├── MissingExtraError       (ImportError) an optional package is not installed
         ├── VocabularyMismatchError (ValueError)  student and teacher count tokens differently
         ├── RunDirError             (ValueError)  the run folder holds another run
+        ├── DivergedError           (ValueError)  the model's weights are no longer of use
         ├── NoSnapshotError         (ValueError)  a search in an environment without snapshots
         └── DiskFullError           (OSError)     no room for checkpoints
 
@@ -38,6 +39,17 @@ class VocabularyMismatchError(UserError, ValueError):
 
 class RunDirError(UserError, ValueError):
     """The run folder belongs to a run with another configuration."""
+
+
+class DivergedError(UserError, ValueError):
+    """The model that plays gives logits that are not finite."""
+
+    def __init__(self) -> None:
+        """Say so; it is the same mistake wherever it shows."""
+        super().__init__(
+            "the student's logits are not finite: its training diverged; lower "
+            "trainer.args.learning_rate and start anew"
+        )
 
 
 class NoSnapshotError(UserError, ValueError):

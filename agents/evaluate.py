@@ -21,7 +21,7 @@ def main(argv: Sequence[str]) -> None:
 
 def evaluate_student(config: DictConfig) -> None:
     """Evaluate, print the table, write summary and picture."""
-    folder = RunFolder(config)
+    folder = RunFolder(config, replaces=("summary.json", "plot.png"))
     options = config.evaluation
     deal(
         list(config.env.ids), options.split, 0, options.tasks

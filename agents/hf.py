@@ -8,9 +8,10 @@ nothing is computed twice, and no row waits for another's turn to end.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,14 +21,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, 
 
 from journeyman.agents.cache import growing_cache
 from journeyman.agents.chat import ChatFormat, ToolRender
-from journeyman.agents.errors import UnsupportedModelError
+from journeyman.agents.errors import DivergedError, UnsupportedModelError
 from journeyman.agents.models import resolve
-from journeyman.agents.policy import Request, Stream, Student, Turn
+from journeyman.agents.policy import Request, Stream, Student, Turn, TurnLimits
 from journeyman.agents.search.search import Rule
 from journeyman.agents.teacher import LocalTeacher
 
 
-class HFPolicy:
+class HFPolicy(TurnLimits):
     """Samples turns from a causal language model."""
 
     def __init__(
@@ -43,32 +44,30 @@ class HFPolicy:
 
         Args:
             model: A decoder-only model with full attention in every layer.
-            format: Its chat format.
-            temperature: 0 takes the most probable token.
-            max_turn_tokens: A turn that gets longer is ended by force.
-            max_context: Longest token stream; by default the model's own limit.
-            search: How `journeyman eval` is to choose turns: None samples them, else see
-                `SearchPolicy`.
+            format: Its chat format; this and the others are those of `TurnLimits`.
+            temperature: Of its dice.
+            max_turn_tokens: Of a turn.
+            max_context: Of a token stream.
+            search: For `journeyman eval`.
 
         Raises:
-            UnsupportedModelError: A layer has a sliding window or a recurrent state.
+            UnsupportedModelError: A layer has a sliding window or a recurrent state; or a turn
+                would fill the model's whole context.
         """
         config = model.config.get_text_config()
         kinds = _layer_kinds(config)
         if kinds != {"full_attention"}:
             raise UnsupportedModelError(
-                f"the in-process student needs full attention in every layer, this model "
-                f"({config.model_type}) has {', '.join(sorted(kinds))}; let vLLM play it, with "
-                f"student=vllm"
+                f"playing in this process needs full attention in every layer, this model "
+                f"({config.model_type}) has {', '.join(sorted(kinds))}; vLLM can play it, as a "
+                f"student: student=vllm"
             )
+        positions = int(config.max_position_embeddings)
+        named = "the model's max_position_embeddings"
+        super().__init__(
+            positions, named, format, temperature, max_turn_tokens, max_context, search
+        )
         self.model = model
-        self.format = format
-        self.temperature = temperature
-        self.max_turn_tokens = max_turn_tokens
-        self.search = search
-        # A turn that starts within the limit must also end within the model's positions.
-        limit = int(config.max_position_embeddings) - max_turn_tokens
-        self.max_context = min(max_context or limit, limit)
 
     def open(self, requests: Sequence[Request]) -> Stream:
         """Start a batch of conversations."""
@@ -240,6 +239,8 @@ class HFStream:
         for (_, row), token, logprob in zip(
             writing, tokens.tolist(), logprobs.tolist(), strict=True
         ):
+            if math.isnan(logprob):
+                raise DivergedError
             row.tokens.append(token)
             row.logprobs.append(logprob)
             if token == eos:
@@ -260,7 +261,8 @@ def sample(logits: Tensor, temperature: float, uniforms: Tensor) -> tuple[Tensor
         uniforms: [B], in [0, 1); the only source of chance.
 
     Returns:
-        Tokens [B] and their log-probabilities at temperature 1 [B].
+        Tokens [B] and their log-probabilities at temperature 1 [B], NaN where logits are not
+        finite.
     """
     logprobs = logits.log_softmax(-1)
     if temperature == 0:
@@ -271,7 +273,9 @@ def sample(logits: Tensor, temperature: float, uniforms: Tensor) -> tuple[Tensor
         # dice to 1 would not be: a token past the end of the probability has none itself.
         total = cumulative[:, -1:]
         threshold = (uniforms[:, None] * total).minimum(total.nextafter(torch.zeros_like(total)))
-        tokens = torch.searchsorted(cumulative, threshold, right=True)[:, 0]
+        # NaN compares with nothing and would be found past the end.
+        last = logits.shape[1] - 1
+        tokens = torch.searchsorted(cumulative, threshold, right=True)[:, 0].clamp(max=last)
     return tokens, logprobs.gather(1, tokens[:, None])[:, 0]
 
 
@@ -303,14 +307,17 @@ def load_policy(
     dtype: str = "float32",
     device: str | None = None,
     search: Rule | None = None,
+    template_kwargs: Mapping[str, Any] | None = None,
 ) -> HFPolicy:
     """A student by model name; `temperature` is that of the episodes it is trained on.
+
+    `render` and `template_kwargs` are those of its `ChatFormat`.
 
     Raises:
         ModelNotFoundError: No such model here.
     """
     loaded = load_model(model, dtype, device)
-    format = ChatFormat(AutoTokenizer.from_pretrained(resolve(model)), render)
+    format = ChatFormat(AutoTokenizer.from_pretrained(resolve(model)), render, template_kwargs)
     return HFPolicy(loaded, format, temperature, max_turn_tokens, max_context, search)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from journeyman.agents.chat import ChatFormat
+from journeyman.agents.errors import UnsupportedModelError
 from journeyman.envs import ToolEnv
 
 if TYPE_CHECKING:
@@ -91,3 +92,47 @@ class Student(Policy, Protocol):
 
     def at(self, temperature: float) -> Student:
         """The same model at another temperature."""
+
+
+class TurnLimits:
+    """What every `Student` is told, and the limits that its turns must keep."""
+
+    def __init__(
+        self,
+        longest: int,
+        named: str,
+        format: ChatFormat,
+        temperature: float = 1.0,
+        max_turn_tokens: int = 128,
+        max_context: int | None = None,
+        search: Rule | None = None,
+    ) -> None:
+        """Check the limits.
+
+        Args:
+            longest: Token stream that the model can read.
+            named: What calls it so, for errors.
+            format: The model's chat format.
+            temperature: 0 takes the most probable token.
+            max_turn_tokens: A turn that gets longer is ended by force.
+            max_context: Longest token stream; by default the model's own limit.
+            search: How `journeyman eval` is to choose turns: None samples them, else see
+                `SearchPolicy`.
+
+        Raises:
+            UnsupportedModelError: A turn would fill the model's whole context, or no turn has room.
+        """
+        # A turn that starts within the limit must also end within the model's.
+        limit = longest - max_turn_tokens
+        if max_turn_tokens < 1 or limit < 1:
+            raise UnsupportedModelError(
+                f"max_turn_tokens={max_turn_tokens}: expected at least 1, and less than {named}="
+                f"{longest}"
+            )
+        if max_context is not None and max_context < 1:
+            raise UnsupportedModelError(f"max_context={max_context}: expected at least 1, or null")
+        self.format = format
+        self.temperature = temperature
+        self.max_turn_tokens = max_turn_tokens
+        self.max_context = min(max_context or limit, limit)
+        self.search = search

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from journeyman.agents.batching import right_padded, similar_lengths
 from journeyman.agents.errors import UnsupportedModelError
+from journeyman.agents.heads import backbone
 from journeyman.envs import Episode
 
 ROWS = 16
@@ -36,7 +37,7 @@ def step_states(model: PreTrainedModel, episodes: Sequence[Episode]) -> list[Ten
     for group in similar_lengths([len(episodes[i].tokens) for i in played], ROWS):
         rows = [played[place] for place in group]
         ids, mask = right_padded([episodes[i].tokens for i in rows], model.device)
-        output = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+        output = backbone(model)(input_ids=ids, attention_mask=mask, use_cache=False)
         for i, row in zip(rows, output.last_hidden_state, strict=True):
             before = [step.span[0] - 1 for step in episodes[i].steps]
             states[i] = row[before].float().cpu()
@@ -63,11 +64,12 @@ def step_attention(model: PreTrainedModel, episode: Episode, layers: Layers = "l
     ids = torch.tensor([episode.tokens[:end]], device=model.device)
     # Only rows of the last step are wanted: what comes before goes into the cache, so that no layer
     # ever holds the weights of all tokens.
-    cache = getattr(model(input_ids=ids[:, :start], use_cache=True), "past_key_values", None)
+    bare = backbone(model)  # logits are of no use here, and large
+    cache = getattr(bare(input_ids=ids[:, :start], use_cache=True), "past_key_values", None)
     attentions: tuple[Tensor | None, ...] | None = None
     if cache is not None:
         with _eager(model):
-            output = model(input_ids=ids[:, start:], past_key_values=cache, output_attentions=True)
+            output = bare(input_ids=ids[:, start:], past_key_values=cache, output_attentions=True)
         attentions = getattr(output, "attentions", None)
     weights = [layer for layer in attentions or () if layer is not None]
     if not weights:

@@ -169,7 +169,10 @@ class _Record:
             first_step=self.first_step,
             branch_points=tuple(self.branch_points),
         )
-        self.env.close()
+        try:
+            self.env.close()
+        except Exception as error:  # the episode is played; what is left open is the env's own
+            logger.warning("%s %s: close(): %r", self.task.env_id, self.task.task_id, error)
 
 
 class _Batch:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from journeyman.agents.chat import ChatFormat
 from journeyman.agents.policy import Request, Stream, Turn
 from journeyman.envs import ToolEnv, answer_text
-from journeyman.tools import render_hermes
 
 Script = Callable[[ToolEnv], Iterator[str]]
 """Yields the text of one turn after the other."""
@@ -55,7 +54,7 @@ class _ScriptedStream:
 def oracle(env: ToolEnv) -> Iterator[str]:
     """The gold calls, one a turn, and the answers: the upper bound, and a test of the tasks."""
     for turn in env.task.turns:
-        yield from (render_hermes(call) for call in turn.gold)
+        yield from map(env.write_call, turn.gold)
         yield answer_text(turn)
 
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from journeyman.agents.batching import right_padded, similar_lengths
 from journeyman.agents.errors import VocabularyMismatchError
+from journeyman.agents.heads import DENSE_LIMIT, Head, backbone
 
 
 class Teacher(Protocol):
@@ -51,12 +52,28 @@ class LocalTeacher:
 
 @torch.inference_mode()
 def token_logprobs(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> list[Tensor]:
-    """Log-probability of each token of right-padded rows under a model; entry 0 of a row is 0."""
+    """Log-probability of each token under a model: [T] a row, on the CPU; entry 0 is 0.
+
+    Never more than `DENSE_LIMIT` logits are held: those of all rows at once could be gigabytes.
+    """
     ids, mask = right_padded(rows, model.device)
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    chosen = logits[:, :-1].float().log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0]
-    padded = torch.nn.functional.pad(chosen, (1, 0)).cpu()
-    return [padded[i, : len(row)] for i, row in enumerate(rows)]
+    hidden = backbone(model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    follows = mask[:, 1:].bool()
+    states, targets = hidden[:, :-1][follows], ids[:, 1:][follows]
+    head = Head.of(model)
+    size = max(1, DENSE_LIMIT // head.projection.weight.shape[0])
+    slices = zip(states.split(size), targets.split(size), strict=True)
+    chosen = torch.cat([_logprobs(head.logits(some), tokens) for some, tokens in slices]).cpu()
+    found = chosen.split(follows.sum(1).tolist())
+    return [
+        torch.nn.functional.pad(scores, (1, 0))[: len(row)]
+        for scores, row in zip(found, rows, strict=True)
+    ]
+
+
+def _logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Of one token [N] each, given logits [N, V], in float32."""
+    return logits.float().log_softmax(-1).gather(1, tokens[:, None])[:, 0]
 
 
 def check_vocabulary(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:

@@ -18,19 +18,20 @@ from journeyman.agents.app import (
     machine,
     run_app,
 )
-from journeyman.agents.errors import UserError
+from journeyman.agents.errors import UnsupportedModelError, UserError
 from journeyman.agents.evaluation.metrics import Metrics
 from journeyman.agents.evaluation.report import plot, table, write_atomically, write_summary
 from journeyman.agents.hf import alike
 from journeyman.agents.policy import Student
 from journeyman.agents.scripted import ScriptedPolicy, no_op, oracle
-from journeyman.agents.teacher import check_vocabulary
+from journeyman.agents.teacher import LocalTeacher, check_vocabulary
 from journeyman.agents.trainers.callbacks import (
     MarkComplete,
     MetricsFile,
     Progress,
     last_complete,
     read_metrics,
+    step_of,
 )
 from journeyman.agents.trainers.parts import Parts
 
@@ -69,6 +70,7 @@ def train(config: DictConfig) -> None:
         )
     teacher = instantiate(config.teacher)
     check_vocabulary(policy.format.tokenizer, teacher.tokenizer)
+    master = playing(policy, teacher, config)
     build_trainer = instantiate(config.trainer)
     size = sum(p.numel() * p.element_size() for p in policy.model.parameters())
     kept = OmegaConf.select(config, "trainer.args.save_total_limit") or 2
@@ -93,10 +95,30 @@ def train(config: DictConfig) -> None:
         write_atomically(report, b"trained without evaluation (evaluation.tasks=0)\n")
         return
     rows["student after"] = evaluate("student after", _tested(policy, config), config)
-    master = alike(policy, teacher.model)
-    rows["teacher"] = evaluate("teacher", _tested(master, config), config)
+    if master is not None:
+        rows["teacher"] = evaluate("teacher", _tested(master, config), config)
     with explaining_full_disk(folder.path):
         finish(folder.path, rows, config, time.perf_counter() - started)
+
+
+def playing(policy: Student, teacher: LocalTeacher, config: DictConfig) -> Student | None:
+    """The teacher as one that plays, as the student does; None if it cannot and need not.
+
+    Raises:
+        UnsupportedModelError: It cannot, and the training asks it to.
+    """
+    try:
+        return alike(policy, teacher.model)
+    except UnsupportedModelError as error:
+        shared = OmegaConf.select(config, "trainer.lmbda", default=1.0) < 1
+        if shared or config.get("search") is not None:
+            asked = f"trainer.lmbda={config.trainer.lmbda}" if shared else "search=credit"
+            raise UnsupportedModelError(
+                f"{asked} lets the teacher play, and it cannot: {error}"
+            ) from error
+        if config.evaluation.tasks:
+            print(f"The teacher is left out of the table, since it cannot play here: {error}")
+        return None
 
 
 def bounds(policy: Student, config: DictConfig) -> dict[str, Metrics]:
@@ -111,14 +133,21 @@ def fit(trainer: Trainer, run: Path) -> None:
     Raises:
         DiskFullError: The disk filled up on the way; earlier checkpoints are whole.
     """
-    trainer.add_callback(MetricsFile(run / "metrics.jsonl"))
+    metrics = MetricsFile(run / "metrics.jsonl")
+    trainer.add_callback(metrics)
     trainer.add_callback(MarkComplete(keep=trainer.args.save_total_limit))
     trainer.args.save_total_limit = None  # MarkComplete rotates
     trainer.add_callback(Progress())
     trainer.remove_callback(PrinterCallback)  # the bar and the metrics file say it already
     with explaining_full_disk(run):
         checkpoint = last_complete(Path(str(trainer.args.output_dir)))
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if checkpoint and step_of(checkpoint) >= trainer.args.max_steps:
+            # `train` would take a step more before it looks whether any is left.
+            if trainer.is_world_process_zero():
+                metrics.forget_after(step_of(checkpoint))
+            trainer._load_from_checkpoint(str(checkpoint))
+        else:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         trainer.save_model(str(run / "model"))
 
 

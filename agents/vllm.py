@@ -6,21 +6,22 @@ cheap. Tokens go in and come out: vLLM is not even given the tokenizer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedModel
 
 from journeyman.agents.chat import ChatFormat, ToolRender
-from journeyman.agents.errors import UnsupportedModelError, VocabularyMismatchError
+from journeyman.agents.errors import DivergedError, VocabularyMismatchError
 from journeyman.agents.models import resolve
-from journeyman.agents.policy import Request, Stream, Turn
+from journeyman.agents.policy import Request, Stream, Turn, TurnLimits
 from journeyman.agents.search.search import Rule
 from journeyman.agents.vllm_engine import Engine
 
 
-class VLLMPolicy:
+class VLLMPolicy(TurnLimits):
     """Samples turns from a causal language model in vLLM's engine."""
 
     def __init__(
@@ -32,7 +33,7 @@ class VLLMPolicy:
         max_context: int | None = None,
         search: Rule | None = None,
     ) -> None:
-        """Wrap an engine; the other arguments are those of `HFPolicy`.
+        """Wrap an engine; the other arguments are those of `TurnLimits`.
 
         Raises:
             VocabularyMismatchError: The format's tokenizer has tokens that the model has not.
@@ -43,19 +44,9 @@ class VLLMPolicy:
                 f"the tokenizer has {len(format.tokenizer)} tokens, the model in the engine "
                 f"{engine.vocabulary}: use the model's own tokenizer"
             )
-        # A turn that starts within the limit must also end within the engine's.
-        limit = engine.max_length - max_turn_tokens
-        if limit < 1:
-            raise UnsupportedModelError(
-                f"max_turn_tokens={max_turn_tokens}: expected less than the engine's "
-                f"max_model_len={engine.max_length}"
-            )
+        longest, named = engine.max_length, "the engine's max_model_len"
+        super().__init__(longest, named, format, temperature, max_turn_tokens, max_context, search)
         self.engine = engine
-        self.format = format
-        self.temperature = temperature
-        self.max_turn_tokens = max_turn_tokens
-        self.max_context = min(max_context or limit, limit)
-        self.search = search
 
     @property
     def model(self) -> PreTrainedModel:
@@ -128,6 +119,8 @@ class VLLMStream:
         )
 
     def _turn(self, row: int, tokens: list[int], logprobs: list[float]) -> Turn:
+        if any(map(math.isnan, logprobs)):
+            raise DivergedError
         end = self._policy.format.eos_id
         truncated = tokens[-1] != end
         if truncated:
@@ -144,6 +137,7 @@ def load_policy(
     temperature: float = 1.0,
     search: Rule | None = None,
     engine: dict[str, Any] | None = None,
+    template_kwargs: Mapping[str, Any] | None = None,
 ) -> VLLMPolicy:
     """A student by model name; `engine` holds arguments of `vllm.LLM`, the others are as in `hf`.
 
@@ -152,7 +146,7 @@ def load_policy(
         ModelNotFoundError: No such model here.
         UnsupportedModelError: vLLM does not know the model, or the context is longer than its.
     """
-    format = ChatFormat(AutoTokenizer.from_pretrained(resolve(model)), render)
+    format = ChatFormat(AutoTokenizer.from_pretrained(resolve(model)), render, template_kwargs)
     arguments = dict(engine or {})
     if max_context is not None:  # the engine's cache must hold at least one such row
         arguments.setdefault("max_model_len", max_context + max_turn_tokens)

@@ -102,9 +102,12 @@ class Engine:
 
     @cached_property
     def model(self) -> PreTrainedModel:
-        """The same weights as a transformers model, to be trained; see `sync`."""
-        dtype = str(self._llm.llm_engine.model_config.dtype).removeprefix("torch.")
-        return load_model(self._model_name, dtype)
+        """The same weights as a transformers model, to be trained; see `sync`.
+
+        In float32 whatever the engine's own type: in bfloat16 an optimiser's small steps round to
+        nothing.
+        """
+        return load_model(self._model_name)
 
     def sync(self) -> None:
         """Copy the weights of `model` into the engine, if anyone has asked for it.

@@ -40,6 +40,7 @@ from journeyman.tools import (
     get_parser,
     render_hermes,
 )
+from journeyman.tools.parsing import blank_reasoning
 
 Action = str | Sequence[ToolCall]
 Observation = tuple[Message, ...]
@@ -309,7 +310,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         messages = tuple(Message("tool", r.content, r.call.name or None) for r in results)
         terminated = False
         if not calls:
-            self._take_answer(text)
+            self._take_answer(blank_reasoning(text))
             turns = task.turns
             terminated = len(self._answers) == len(turns)
             if not terminated:
@@ -351,6 +352,10 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         """What the user said last; after the last answer, the last of all."""
         turns = self.task.turns
         return turns[min(len(self._answers), len(turns) - 1)]
+
+    def write_call(self, call: ToolCall) -> str:
+        """A turn that makes a call, in the form that this env reads."""
+        return self._parse.render(call)
 
     def oracle(self) -> list[ToolCall]:
         """The gold calls for what the user said last."""
@@ -436,7 +441,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
 
     def _read(self, action: Action) -> tuple[str, Sequence[ToolCall]]:
         if isinstance(action, str):
-            return action, self._parse(action, self.tools)
+            return action, self._parse(blank_reasoning(action), self.tools)
         if isinstance(action, Sequence) and not isinstance(action, bytes):
             calls = [c for c in action if isinstance(c, ToolCall)]
             if len(calls) == len(action):

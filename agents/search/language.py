@@ -23,6 +23,7 @@ from journeyman.agents.search.tree import Action, Continuation, NodeKey, Step, T
 from journeyman.envs import Episode, StopReason, make
 from journeyman.envs.task import extract_answer, normalise
 from journeyman.tools import CallStatus, ToolCall, get_parser
+from journeyman.tools.parsing import blank_reasoning
 
 _UNREAD = (CallStatus.INVALID_JSON, CallStatus.UNCLOSED, CallStatus.MISSING_NAME)
 
@@ -82,7 +83,7 @@ class LanguageWorld:
                 turns = _next_turns(policy, conversations)
             for (key, _), turn in zip(batch, turns, strict=True):
                 text = self._policy.format.decode(turn[:-1])
-                actions.append(canonical_action(text, self._parse(text)))
+                actions.append(canonical_action(text, self._parse(blank_reasoning(text))))
                 self._written.setdefault((key, actions[-1]), turn)
                 self.teacher_tokens += len(turn)
         return actions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -67,10 +68,13 @@ class MetricsFile(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Forget what a killed run logged after the checkpoint we go on from."""
-        if not state.is_world_process_zero:
-            return
-        kept = [r for r in read_metrics(self._path) if r["step"] <= state.global_step]
-        write_atomically(self._path, "".join(json.dumps(r) + "\n" for r in kept).encode())
+        if state.is_world_process_zero:
+            self.forget_after(state.global_step)
+
+    def forget_after(self, step: int) -> None:
+        """Keep the whole lines up to a step."""
+        kept = [r for r in read_metrics(self._path) if r["step"] <= step]
+        write_atomically(self._path, "".join(map(_line, kept)).encode())
 
     def on_log(
         self,
@@ -85,15 +89,27 @@ class MetricsFile(TrainerCallback):
         if closing or not state.is_world_process_zero:
             return
         with self._path.open("a") as file:
-            file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
+            file.write(_line({"step": state.global_step, **(logs or {})}))
+
+
+def _line(record: dict[str, Any]) -> str:
+    """A record as JSON, which knows no NaN and no infinity: null stands for them."""
+    known = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in record.items()
+    }
+    return json.dumps(known, allow_nan=False) + "\n"
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file; a last line cut short by a kill is left out."""
+    """The lines of a metrics file; a last line cut short by a kill is left out.
+
+    NaN and infinities, which are no JSON, are read as None.
+    """
     records = []
     for line in path.read_text().splitlines() if path.exists() else ():
         try:
-            records.append(json.loads(line))
+            records.append(json.loads(line, parse_constant=lambda name: None))
         except ValueError:
             continue
     return records
@@ -126,7 +142,12 @@ class MarkComplete(TrainerCallback):
 def complete(output_dir: Path) -> list[Path]:
     """The whole checkpoints, oldest first."""
     marks = output_dir.glob(f"checkpoint-[0-9]*/{COMPLETE}")
-    return sorted((m.parent for m in marks), key=lambda f: int(f.name.rpartition("-")[2]))
+    return sorted((m.parent for m in marks), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The optimiser step after which a checkpoint was written."""
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def last_complete(output_dir: Path) -> Path | None:

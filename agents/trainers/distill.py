@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import is_peft_model
 from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -29,6 +28,7 @@ from trl.trainer.utils import RepeatSampler, shuffle_sequence_dict, split_tensor
 from journeyman.agents.batching import similar_lengths
 from journeyman.agents.credit import Credit, Experience
 from journeyman.agents.errors import UserError
+from journeyman.agents.heads import Head, backbone
 from journeyman.agents.hf import alike
 from journeyman.agents.losses import policy_gradient, weighted_mean
 from journeyman.agents.policy import Student
@@ -36,7 +36,7 @@ from journeyman.agents.rollout import TaskRef, rollout
 from journeyman.agents.samples import to_batch
 from journeyman.agents.search.evidence import Spent, TreeEpisode, TreeRollouts
 from journeyman.agents.teacher import LocalTeacher
-from journeyman.agents.trainers.divergence import Head, compare
+from journeyman.agents.trainers.divergence import compare
 from journeyman.agents.trainers.parts import Parts, tasks_needed
 from journeyman.envs import Episode, StopReason
 from journeyman.tools import CallStatus
@@ -361,7 +361,6 @@ def _hidden_states(model: PreTrainedModel, inputs: dict[str, Tensor], chosen: Te
         inputs: Rows of `to_batch`.
         chosen: [B, C], true on the N tokens of completions that are to be predicted.
     """
-    bare: Any = model.base_model.model if is_peft_model(model) else model
     ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
     attention = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
     before = inputs["prompt_ids"].shape[1] - 1
@@ -374,7 +373,7 @@ def _hidden_states(model: PreTrainedModel, inputs: dict[str, Tensor], chosen: Te
         used = mask.any(0).nonzero()[:, 0].tolist() or [0]
         columns = slice(used[0], used[-1] + 1)
         mask = mask[:, columns]
-        output = bare.base_model(
+        output = backbone(model)(
             input_ids=ids[rows, columns],
             attention_mask=mask,
             position_ids=(mask.cumsum(1) - 1).clamp(min=0),

@@ -1,7 +1,8 @@
 """Student against teacher on chosen tokens: one function, two ways to compute it.
 
-Dense: all logits at once, in the model's own precision; fast for small products of tokens and
-vocabulary, and exact in float64. Tiled: TRL's kernels, which never hold the logits.
+Dense: all logits at once; fast for small products of tokens and vocabulary, and exact in float64.
+Tiled: TRL's kernels, which never hold the logits, and form them in float32 whatever the models'
+precision: rounded to bfloat16 they would drown the divergence of two models that nearly agree.
 """
 
 from __future__ import annotations
@@ -9,47 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch import Tensor
 from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
 from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
+from journeyman.agents.heads import DENSE_LIMIT, Head
 from journeyman.agents.losses import generalised_jsd
 
-DENSE_LIMIT = 1 << 24
-"""Most logits (tokens times vocabulary) computed at once."""
 VOCABULARY_TILE = 32_768
-
-
-@dataclass(frozen=True)
-class Head:
-    """A model's way from hidden states to logits."""
-
-    projection: nn.Linear
-    """Linear, without or with bias."""
-    scale: float = 1.0
-    """Factor of the logits (Cohere, Granite, Falcon-H1)."""
-    cap: float | None = None
-    """Soft cap: cap * tanh(logits / cap) (Gemma)."""
-
-    @classmethod
-    def of(cls, model: PreTrainedModel) -> Head:
-        """The head of a model, read from its configuration."""
-        config = model.config.get_text_config()
-        cap = getattr(config, "final_logit_softcapping", None)
-        projection = model.get_output_embeddings()
-        for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
-            if (scale := getattr(config, name, None)) is not None:
-                return cls(projection, float(scale), cap)
-        if (divisor := getattr(config, "logits_scaling", None)) is not None:
-            scale = divisor if config.model_type == "hyperclovax" else 1 / divisor
-            return cls(projection, float(scale), cap)
-        return cls(projection, cap=cap)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Logits [N, V] of hidden states [N, H]."""
-        logits: Tensor = self.projection(hidden) * self.scale
-        return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
 
 
 @dataclass(frozen=True)
@@ -86,8 +54,15 @@ def compare(
     """
     vocabulary = student_head.projection.weight.shape[0]
     small = student.shape[0] * vocabulary <= DENSE_LIMIT
-    run = _dense if small or student.dtype == torch.float64 else _tiled
+    dense = student.dtype == torch.float64 or (small and _in_float32(student, teacher))
+    run = _dense if dense else _tiled
     return run(student, student_head, teacher, teacher_head, beta, temperature, targets)
+
+
+def _in_float32(student: Tensor, teacher: Tensor) -> bool:
+    """True if plain products of these are: neither they nor autocast say otherwise."""
+    autocast = torch.is_autocast_enabled(student.device.type)
+    return student.dtype == teacher.dtype == torch.float32 and not autocast
 
 
 def _dense(

@@ -1,4 +1,7 @@
 import copy
+import json
+from collections.abc import Iterator
+from importlib.resources import files
 from typing import Any
 
 import pytest
@@ -6,8 +9,10 @@ from transformers import PreTrainedTokenizerFast
 
 from journeyman.agents.chat import HOW_TO_CALL, ChatFormat, ToolRender
 from journeyman.agents.errors import ChatFormatError, UserError
-from journeyman.envs import Message, make
-from journeyman.tools import render_hermes
+from journeyman.agents.rollout import TaskRef, rollout
+from journeyman.agents.scripted import ScriptedPolicy, oracle
+from journeyman.envs import Message, StopReason, ToolEnv, make
+from journeyman.tools import ToolCall, render_hermes
 
 from .tiny import BUILTIN, chat, tokenizer
 
@@ -150,6 +155,108 @@ def test_a_template_that_rewrites_earlier_turns() -> None:
     hides = CHATML.replace(
         "{{ m.content }}", "{{ m.content if loop.last or m.role != 'assistant' else '...' }}"
     )
-    format = ChatFormat(with_template(hides), "names")
-    with pytest.raises(ChatFormatError, match="rewrites earlier turns"):
-        format.reply([Message("tool", "1")])
+    assert "rewrites earlier turns" in error(hides, "names")
+
+
+def test_a_template_that_takes_no_results() -> None:
+    drops = CHATML.replace("{% for m in messages %}", "{% for m in messages if m.role != 'tool' %}")
+    assert "does not show a message of the role tool" in error(drops, "names")
+    refuses = CHATML.replace(
+        "{{ m.content }}",
+        "{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}{{ m.content }}",
+    )
+    assert "refuses a tool's result (no tools)" in error(refuses, "names")
+
+
+TEMPLATES = {
+    file.name.removesuffix(".jinja"): file.read_text("utf-8")
+    for file in (files("trl") / "chat_templates").iterdir()
+    if file.name.endswith(".jinja")
+}
+QWEN = sorted(name for name in TEMPLATES if name.startswith("qwen") and "tools" in TEMPLATES[name])
+ENDS = {"llama3_1": "<|eot_id|>", "llama3_2": "<|eot_id|>"}
+"""What ends a turn, if not <|im_end|>."""
+FAMILIES = [*QWEN, "lfm2_v2", "nemotron_3_nano", "nemotron_3_super_training", *ENDS]
+
+
+def of_family(name: str, **variables: Any) -> ChatFormat:
+    """A model's template with the embedded tokenizer."""
+    changed = with_template(TEMPLATES[name])
+    changed.add_special_tokens({"eos_token": ENDS.get(name, "<|im_end|>")})
+    return ChatFormat(changed, template_kwargs=variables)
+
+
+def stumble_then_solve(env: ToolEnv) -> Iterator[str]:
+    yield render_hermes(ToolCall("no_such_tool"))
+    yield from oracle(env)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_episodes_under_the_templates_of_models(name: str) -> None:
+    """With an error in them: every turn stands as it was written, every result is shown."""
+    format = of_family(name)
+    (episode,) = rollout(
+        ScriptedPolicy(format, stumble_then_solve), [TaskRef("journeyman/Bank-v0", "test/1")]
+    )
+    assert (episode.stop, episode.success, episode.error) == (StopReason.ANSWERED, True, None)
+    text = format.decode(episode.tokens)
+    for step in episode.steps:
+        assert format.decode(episode.tokens[slice(*step.span)]) == step.text + ENDS.get(
+            name, "<|im_end|>"
+        )
+    results = [result for step in episode.steps for result in step.results]
+    assert len(results) > 2
+    shown = [json.dumps(r.content) if name in ENDS else r.content for r in results]
+    assert [content in text for content in shown] == [True] * len(results)
+
+
+def test_a_templates_variables() -> None:
+    empty = "<think>\n\n</think>\n\n"
+    messages = [Message("user", "hi")]
+    for variables, ending in (({}, ""), ({"enable_thinking": False}, empty)):
+        format = of_family("qwen3", **variables)
+        for tokens in (format.opening(messages, []), format.reply([Message("tool", "1")])):
+            assert format.decode(tokens).endswith(f"<|im_start|>assistant\n{ending}")
+
+
+CONSIDERED = '<tool_call>\n{"name": "transfer", "arguments": {}}\n</tool_call>'
+
+
+@pytest.mark.parametrize(
+    "reasoning",
+    [
+        f"<think>\nmaybe {CONSIDERED}?\nAnswer: 9\n</think>\n\n",
+        f"maybe {CONSIDERED}?\nAnswer: 9\n</think>\n\n",  # the prompt opens it
+    ],
+)
+def test_what_is_only_considered_is_not_done(reasoning: str) -> None:
+    def think_first(env: ToolEnv) -> Iterator[str]:
+        return (reasoning + text for text in oracle(env))
+
+    (episode,) = rollout(
+        ScriptedPolicy(chat(), think_first), [TaskRef("journeyman/Bank-v0", "test/1")]
+    )
+    assert episode.success
+    for step in episode.steps:
+        assert step.text.startswith(reasoning)
+        assert len(step.results) == step.text.count("<tool_call>") - 1
+        for span in step.parts.get("call", ()):  # and what is done is found where it stands
+            text = chat().decode(episode.tokens[slice(*span)])
+            assert text == step.text[len(reasoning) :]
+
+
+def test_reasoning_without_an_end_does_nothing() -> None:
+    env = make("journeyman/Bank-v0")
+    env.reset(options={"task_id": "test/1"})
+    _, _, terminated, _, info = env.step(f"<think>\n{CONSIDERED}\nAnswer: 9")
+    assert terminated
+    assert info["calls"] == ()
+
+
+def test_markers_in_arguments_are_not_reasoning() -> None:
+    env = make("journeyman/Bank-v0")
+    for text in ("<think>", "</think>", "a <think> b </think>"):
+        env.reset(options={"task_id": "test/1"})
+        call = ToolCall("find_account", {"owner": text})
+        (result,) = env.step(render_hermes(call))[-1]["calls"]
+        assert result.call.arguments == call.arguments

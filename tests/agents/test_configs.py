@@ -119,6 +119,12 @@ def test_an_environments_arguments_can_be_overridden() -> None:
     assert config.env.kwargs == {"max_turns": 3}
 
 
+def test_what_is_trained_is_in_float32() -> None:
+    config = compose("train", ["experiment=qwen3"])
+    assert (config.student.dtype, config.teacher.dtype) == ("float32", "bfloat16")
+    assert config.trainer.args.bf16  # the passes
+
+
 # --- the applications -----------------------------------------------------------------------------
 
 

@@ -3,8 +3,9 @@ import random
 import pytest
 
 from journeyman.agents.demonstrations import Demonstration, demonstrate
-from journeyman.envs import Split, Task, ToolEnv, answer_text, make
+from journeyman.envs import Split, Task, ToolEnv, UserTurn, answer_text, make
 from journeyman.tools import ToolCall, parse_hermes, render_hermes, tool
+from journeyman.tools.parsing import PARSERS
 
 from .tiny import BUILTIN, chat
 
@@ -70,6 +71,24 @@ def test_demonstrations_end_solved(env_id: str, error_rate: float) -> None:
         assert (reward, terminated, info["success"]) == (1.0, True, True)
 
 
+@pytest.mark.parametrize("parser", PARSERS)
+def test_demonstrations_are_written_as_the_environment_reads(parser: str) -> None:
+    statuses = set()
+    for index in INDICES:
+        env = make(BUILTIN[0], max_turns=64, parser=parser)
+        demonstration = demonstrate(env, f"train/{index}", chat(), 0.5)
+        gold = len(env.task.turns[0].gold)
+        outcomes = [(learn, env.step(text)) for text, learn in turns(env, demonstration)]
+        assert outcomes[-1][1][-1]["success"]
+        right = [outcome[-1]["calls"] for learn, outcome in outcomes if learn]
+        assert [len(calls) for calls in right] == [1] * gold + [0]
+        assert {r.call.status for calls in right for r in calls} <= {"ok", "tool_error"}
+        wrong = [outcome[-1]["calls"] for learn, outcome in outcomes if not learn]
+        assert all(wrong)
+        statuses.update(calls[0].call.status for calls in wrong)
+    assert {"ok", "tool_error"} <= statuses
+
+
 @pytest.mark.parametrize("env_id", BUILTIN)
 def test_without_errors_there_is_the_gold_alone(env_id: str) -> None:
     for index in INDICES:
@@ -118,6 +137,26 @@ def test_a_task_without_calls_can_be_demonstrated() -> None:
         *mistakes, last = turns(env, demonstration)
         assert last == ("Answer: 7", True)
         assert not any(learn for _, learn in mistakes)
+
+
+class TalkEnv(AskEnv):
+    """The user asks twice."""
+
+    @classmethod
+    def generate(cls, rng: random.Random, split: Split, level: str) -> Task:
+        gold = (ToolCall("look", {}),)
+        return Task("", "talk", "Look.", 7, gold, "7", (UserTurn("Again.", gold, "7"),))
+
+
+def test_a_spoilt_call_is_not_taken_for_an_answer() -> None:
+    """In some forms little is left of a short call; the gold would then meet another question."""
+    env = TalkEnv(max_turns=64, parser="pythonic")
+    for index in range(30):
+        demonstration = demonstrate(env, f"train/{index}", chat(), 0.6)
+        for text, learn in turns(env, demonstration):
+            *_, info = env.step(text)
+            assert info["calls"] or learn
+        assert info["success"]
 
 
 @tool

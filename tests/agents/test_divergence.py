@@ -5,9 +5,10 @@ import torch
 from torch import Tensor, nn
 from transformers import CohereConfig, Gemma2Config, GraniteConfig, LlamaConfig
 
+from journeyman.agents.heads import Head, backbone
 from journeyman.agents.losses import generalised_jsd
 from journeyman.agents.trainers import divergence
-from journeyman.agents.trainers.divergence import Comparison, Head, compare
+from journeyman.agents.trainers.divergence import Comparison, compare
 
 TOKENS, VOCABULARY = 37, 211
 HEADS = {
@@ -95,6 +96,34 @@ def test_large_products_are_tiled_and_float64_never(monkeypatch: pytest.MonkeyPa
     assert found.divergence.dtype == torch.float64
 
 
+@pytest.mark.parametrize("mixed", [False, True], ids=["both", "the teacher alone"])
+def test_models_in_bfloat16_are_compared_in_float32(mixed: bool) -> None:
+    """Of two that nearly agree; on logits in bfloat16 the error is twice the divergence."""
+    vocabulary, width = 4096, 64
+    noise = torch.Generator().manual_seed(0)
+    hidden = torch.randn(64, width, generator=noise).bfloat16().float()
+    weight = (0.6 * torch.randn(vocabulary, width, generator=noise)).bfloat16().float()
+    other = (weight + 0.01 * torch.randn(weight.shape, generator=noise)).bfloat16().float()
+
+    def found(ours: torch.dtype, theirs: torch.dtype, autocast: bool = False) -> Tensor:
+        heads = []
+        for values, dtype in ((weight, ours), (other, theirs)):
+            projection = nn.Linear(width, vocabulary, bias=False, dtype=dtype)
+            with torch.no_grad():
+                projection.weight.copy_(values)
+            heads.append(Head(projection))
+        with torch.autocast("cpu", enabled=autocast), torch.no_grad():
+            return compare(hidden.to(ours), heads[0], hidden.to(theirs), heads[1], 1.0).divergence
+
+    exact = found(torch.float64, torch.float64).float()
+    ours = torch.float32 if mixed else torch.bfloat16
+    for autocast in (False, True):  # as `trainer.args.bf16` has it
+        rounded = found(ours, torch.bfloat16, autocast)
+        assert rounded.dtype == torch.float32
+        assert (rounded - exact).abs().mean() < 0.01 * exact.mean()
+        assert (rounded >= 0).all()
+
+
 def test_log_probabilities_only_if_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     for limit in (divergence.DENSE_LIMIT, 0):
         monkeypatch.setattr(divergence, "DENSE_LIMIT", limit)
@@ -134,7 +163,7 @@ def test_a_head_leads_to_the_models_own_logits(config: Any) -> None:
         model = AutoModelForCausalLM.from_config(config).eval()
     ids = torch.arange(3, 12)[None]
     with torch.no_grad():
-        hidden = model.base_model(ids).last_hidden_state
+        hidden = backbone(model)(ids).last_hidden_state
         expected = model(ids).logits
         torch.testing.assert_close(Head.of(model).logits(hidden), expected)
         # The settings of these models make a difference that would be seen.

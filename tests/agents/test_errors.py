@@ -1,6 +1,7 @@
 """Mistakes of the user and of the machine: one or two clear lines, exit status 2, no traceback."""
 
 import contextlib
+import json
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import MistralConfig, MistralForCausalLM
 
 from journeyman.agents.app import RunFolder, explaining_full_disk
 from journeyman.agents.errors import DiskFullError
@@ -88,6 +90,75 @@ def test_different_vocabularies(tmp_path: Path, journeyman: Any) -> None:
     line = refused(journeyman("train", "debug=tiny", run, f"teacher.model={teacher}"))
     assert "different vocabularies" in line
     assert "'<another>'" in line
+
+
+@pytest.fixture(scope="module")
+def windowed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher that scores, but cannot play in this process."""
+    folder = tmp_path_factory.mktemp("models") / "windowed"
+    tokenizer = load_policy("embedded-student", "names").format.tokenizer
+    config = MistralConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        sliding_window=64,
+    )
+    MistralForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("trainer", ["distill", "sft"])
+def test_a_teacher_that_cannot_play_has_no_row(
+    trainer: str, windowed: Path, tmp_path: Path, journeyman: Any
+) -> None:
+    run = tmp_path / "run"
+    command = (*TRAINING, "steps=1", "evaluation.tasks=2", f"trainer={trainer}")
+    done = journeyman("train", *command, f"run_dir={run}", f"teacher.model={windowed}")
+    assert done.status == 0, done.stderr
+    assert "The teacher is left out of the table" in done.stdout
+    assert "sliding_attention" in done.stdout
+    assert list(json.loads((run / "summary.json").read_text())["rows"]) == [
+        "no-op",
+        "oracle",
+        "student before",
+        "student after",
+    ]
+
+
+@pytest.mark.parametrize("override", ["trainer.lmbda=0.5", "search=credit"])
+def test_a_teacher_that_must_play_and_cannot(
+    override: str, windowed: Path, tmp_path: Path, journeyman: Any
+) -> None:
+    run = tmp_path / "run"
+    command = ("debug=tiny", f"run_dir={run}", f"teacher.model={windowed}", override)
+    line = refused(journeyman("train", *command))
+    assert f"{override} lets the teacher play, and it cannot" in line
+    assert "sliding_attention" in line
+    assert not (run / "config.yaml").exists()
+
+
+def test_an_evaluation_replaces_another_but_no_training(tmp_path: Path, journeyman: Any) -> None:
+    run = tmp_path / "run"
+    command = ("eval", "evaluation.tasks=1", f"run_dir={run}")
+    for env_id in ("journeyman/Bank-v0", "journeyman/Orders-v0"):
+        done = journeyman(*command, f"env={env_id}")
+        assert done.status == 0, done.stderr
+        summary = json.loads((run / "summary.json").read_text())
+        assert summary["config"]["env"]["ids"] == [env_id]
+        assert env_id in (run / "config.yaml").read_text()
+    mistaken = refused(journeyman(*command, "env=journeyman/Mail-v0", "student.render=all"))
+    assert "render 'all'" in mistaken
+    assert (run / "summary.json").exists()  # a mistake takes nothing away
+
+    trained = journeyman("train", *TRAINING, "trainer=sft", "steps=1", f"run_dir={tmp_path}/t")
+    assert trained.status == 0, trained.stderr
+    for command in (("eval", f"run_dir={tmp_path}/t"), ("train", *TINY, f"run_dir={run}")):
+        assert "holds a run with another config" in refused(journeyman(*command))
 
 
 def test_the_process_itself_says_it(tmp_path: Path) -> None:

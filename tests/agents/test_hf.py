@@ -270,6 +270,29 @@ def test_an_impossible_token_is_never_drawn() -> None:
     assert logprobs.isfinite().all()
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_diverged_weights_are_named(temperature: float, value: float) -> None:
+    model = llama(VOCABULARY)
+    with torch.no_grad():
+        model.lm_head.weight[3] = value
+    with pytest.raises(UserError, match=r"not finite.*lower trainer\.args\.learning_rate"):
+        play(HFPolicy(model, MARKS, temperature), [Conversation((5, 6, 7), (), 0)])
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"max_turn_tokens": 512}, "max_turn_tokens=512: .*max_position_embeddings=512"),
+        ({"max_turn_tokens": 0}, "max_turn_tokens=0: expected at least 1"),
+        ({"max_turn_tokens": 8, "max_context": 0}, "max_context=0: expected at least 1"),
+    ],
+)
+def test_limits_without_room_for_a_turn(limits: dict[str, int], message: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=message):
+        HFPolicy(llama(VOCABULARY), MARKS, **limits)
+
+
 def test_models_are_loaded_by_path(tmp_path: Path) -> None:
     model = llama(len(tokenizer()))
     model.save_pretrained(tmp_path)

@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import MambaConfig, MambaForCausalLM, PreTrainedModel
 
 from journeyman.agents.errors import UnsupportedModelError
 from journeyman.agents.reading import Layers, step_attention, step_states
+from journeyman.agents.teacher import token_logprobs
 from journeyman.envs import Episode
 
 from .tiny import broken, episode, gpt2, llama
@@ -107,6 +109,31 @@ def test_reading_leaves_the_model_as_it_was(make: Callable[[int], PreTrainedMode
     step_states(model, [played])
     assert model.config._attn_implementation == "sdpa"
     assert torch.equal(logits(), before)
+
+
+@MODELS
+def test_reading_forms_no_logits(
+    make: Callable[[int], PreTrainedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, played = make(VOCABULARY), episode(random.Random(1), VOCABULARY)
+
+    def fail(hidden: Tensor) -> Tensor:
+        raise AssertionError("they can be gigabytes")
+
+    monkeypatch.setattr(model.get_output_embeddings(), "forward", fail)
+    step_attention(model, played)
+    step_states(model, [played])
+
+
+def test_a_model_with_adapters_is_read_too() -> None:
+    model, played = llama(VOCABULARY), episode(random.Random(1), VOCABULARY)
+    expected = (*step_states(model, [played]), step_attention(model, played))
+    expected += tuple(token_logprobs(model, [played.tokens]))
+    adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))  # at first they add 0
+    found = (*step_states(adapted, [played]), step_attention(adapted, played))
+    found += tuple(token_logprobs(adapted, [played.tokens]))
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_a_model_without_attention_says_so() -> None:

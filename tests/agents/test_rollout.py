@@ -13,6 +13,7 @@ from journeyman.agents.scripted import Script, ScriptedPolicy, no_op, oracle
 from journeyman.envs import Episode, StopReason, Task, ToolEnv, make, register, registry
 from journeyman.envs.errors import UnknownTaskError
 from journeyman.tools import CallStatus, ToolCall, render_hermes, tool
+from journeyman.tools.parsing import PARSERS
 
 from .tiny import BUILTIN, chat, llama, tokenizer
 
@@ -345,6 +346,29 @@ def test_environments_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # Waiting
+
+
+@pytest.mark.parametrize("parser", PARSERS)
+def test_the_oracle_writes_as_the_environment_reads(parser: str) -> None:
+    for episode in play(oracle, tasks(BUILTIN[0], 10), env_kwargs={"parser": parser}):
+        assert episode.success, episode.task_id
+
+
+def test_an_environment_that_does_not_close(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: ToolEnv) -> None:
+        raise ConnectionError("the server is gone")
+
+    monkeypatch.setattr(CounterEnv, "close", fail)
+    refs = [*tasks("test/Counter-v0", 2), *tasks(BUILTIN[0], 1)]
+    episodes = play(says(COUNT, COUNT, "Answer: 2"), refs)
+    assert [e.success for e in episodes] == [True, True, False]
+    assert [e.error for e in episodes] == [None] * 3
+    assert caplog.text.count("close(): ConnectionError('the server is gone')") == 2
+    (broken,) = play(says(BREAK), tasks("test/Counter-v0", 1))
+    assert broken.stop is StopReason.INFRA_ERROR  # it says what broke first
+    assert broken.error == "RuntimeError: the server is gone"
 
 
 def test_waiting_tools_run_side_by_side() -> None:

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from journeyman.agents import teacher
 from journeyman.agents.embedded.tokenizer import train_tokenizer
 from journeyman.agents.errors import UserError, VocabularyMismatchError
+from journeyman.agents.heads import Head
 from journeyman.agents.scoring import attach, score_episodes
 from journeyman.agents.teacher import LocalTeacher, check_vocabulary
 from journeyman.envs import Episode, Step, StopReason
@@ -90,6 +92,28 @@ def test_a_local_teacher_scores_what_it_would_say() -> None:
         for i, token in enumerate(e.tokens):
             expected = float(full[i - 1, token]) - e.logprobs[i] if e.mask[i] else 0.0
             assert float(scores.log_ratio[i]) == pytest.approx(expected, abs=1e-4)
+
+
+def test_scores_do_not_depend_on_how_many_logits_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, rng = llama(40), random.Random(0)
+    rows = [episode(rng, 40, turns=n).tokens for n in (1, 3, 2, 5)] + [(7,)]
+    scorer = LocalTeacher(model, tokenizer(), batch_size=4)
+    whole = scorer.score(rows)
+    held = []
+
+    def measure(self: Head, hidden: Tensor) -> Tensor:
+        logits: Tensor = project(self, hidden)
+        held.append(logits.numel())
+        return logits
+
+    project = Head.logits
+    monkeypatch.setattr(Head, "logits", measure)
+    monkeypatch.setattr(teacher, "DENSE_LIMIT", 7 * 40 + 1)
+    for sliced, expected, row in zip(scorer.score(rows), whole, rows, strict=True):
+        assert sliced.shape == (len(row),)
+        torch.testing.assert_close(sliced, expected)
+    assert max(held) == 7 * 40
+    assert sum(held) == sum(len(row) - 1 for row in rows) * 40  # none for padding
 
 
 def test_a_teacher_with_another_vocabulary_is_refused() -> None:

@@ -304,6 +304,16 @@ def test_loss_falls_on_right_turns_alone(tmp_path: Path) -> None:
     assert steps(trainer)[0]["loss"] == pytest.approx(float(torch.cat(values).mean()), rel=1e-3)
 
 
+def test_demonstrations_are_played_in_the_environments_of_the_run() -> None:
+    given = {"parser": "llama3_json", "max_turns": 1}  # turns are not limited by it
+    rows = sft.demonstration_rows(bank_tasks(3), chat(), 0.3, given)
+    for ids in rows["input_ids"]:
+        text = chat().decode(ids)
+        assert '{"name": "' in text
+        assert "<tool_call>" not in text
+        assert "Answer: " in text.rpartition("assistant")[2]
+
+
 def test_rows_of_a_run(tmp_path: Path) -> None:
     args = tuning(tmp_path, max_steps=3, gradient_accumulation_steps=2)
     assert tasks_needed(args) == 3 * 4 * 2

@@ -5,6 +5,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -359,3 +360,11 @@ def test_without_vllm_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'journeyman\[vllm\]'"):
         load_vllm("embedded-student", "names")
+
+
+def test_what_is_trained_is_in_float32_whatever_the_engine_plays_in() -> None:
+    config = SimpleNamespace(dtype=torch.bfloat16)
+    engine = object.__new__(Engine)
+    engine._model_name = "embedded-student"
+    engine._llm = SimpleNamespace(llm_engine=SimpleNamespace(model_config=config))
+    assert {p.dtype for p in engine.model.parameters()} == {torch.float32}

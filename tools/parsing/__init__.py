@@ -22,6 +22,7 @@ from journeyman.tools.parsing.llama3 import LLAMA3_JSON
 from journeyman.tools.parsing.mistral import MISTRAL
 from journeyman.tools.parsing.pythonic import PYTHONIC
 from journeyman.tools.parsing.qwen3_coder import QWEN3_CODER
+from journeyman.tools.parsing.reasoning import blank_reasoning
 from journeyman.tools.parsing.tokens import locate, token_ends
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "CallFormat",
     "CallStream",
     "Scanner",
+    "blank_reasoning",
     "get_parser",
     "locate",
     "parse_hermes",
