@@ -433,5 +433,11 @@ class ImprovementSearch:
 
 
 def request_seed(seed: int, index: int) -> int:
-    """A seed of its own for each request of a search."""
+    """A seed of its own for each request of a search.
+
+    Args:
+        seed: The search's.
+        index: From 0 for what a search requests; below 0 for what is played beside it, such as its
+            trajectories.
+    """
     return int.from_bytes(hashlib.blake2b(f"{seed}/{index}".encode(), digest_size=7).digest())
