@@ -47,7 +47,7 @@ class Fork:
     step: int
     """Index of the step to play anew; there must be a branch point before it."""
     seed: int
-    """Seed of the student's dice from here on."""
+    """Seed of the dice from here on: the student's, and the environment's if it has any."""
     turn: tuple[int, ...] | None = None
     """Tokens of a turn to play first, end-of-turn token included, in the student's place: masked,
     since the student did not choose it. The student goes on from what comes of it."""
@@ -200,9 +200,9 @@ class _Batch:
             if isinstance(task, Fork):
                 return self._begin_inside(task, env)
             messages, _ = env.reset(options={"task_id": task.task_id})
-        except (KeyError, TypeError):
-            raise  # a wrong id or a broken generator is the programmer's error
         except Exception as error:
+            if isinstance(task, TaskRef) and isinstance(error, (KeyError, TypeError)):
+                raise  # a wrong id or a broken generator is the programmer's error
             record = _Record(task, env, [])
             self._fail(record, error)
             return record
@@ -216,6 +216,7 @@ class _Batch:
         """A record that stands before a step of its parent, or after the turn given instead."""
         record = _Record(fork, env, fork.prefix, fork.parent.steps[: fork.step])
         env.restore(fork.parent.branch_points[fork.step].snapshot)
+        env.reroll(fork.seed)
         record.branch_points += fork.parent.branch_points[: fork.step]
         if fork.turn is not None:
             record.branch_points.append(fork.parent.branch_points[fork.step])

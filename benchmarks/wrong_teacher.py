@@ -4,8 +4,9 @@
 
 The embedded teacher is taught a lazy habit: asked to cancel two orders, it cancels the first and
 says that it is done. Everywhere else it is right. The embedded student then learns from it, on the
-order desk, by plain on-policy distillation and with credit measured in trees, from as many rows and
-no more generated tokens (the teacher's own episodes count). Runs resume if they are interrupted.
+order desk, by on-policy distillation with traces (`credit=trace`) and with credit measured in trees
+(`credit=gated`), from as many rows and no more generated tokens (the teacher's own episodes count).
+Runs resume if they are interrupted.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ COMMON = (
 )
 _GATED = ("credit=gated", "search=credit", "search.rows=4", "search.trajectories=1")
 ARMS = {
-    "plain": ("credit=trace",),
+    "trace": ("credit=trace",),
     "gated": _GATED,
     # Without a part of it each: the teacher's call alone is tried, and the student plays on; the
     # teacher is followed wherever the student fails as well.
@@ -99,8 +100,10 @@ def generated(run_dir: Path) -> float:
     """Tokens that student and teacher wrote in training."""
     total = 0.0
     for record in read_metrics(run_dir / "metrics.jsonl"):
-        if "rollout/tokens" in record:
-            total += record["rollout/tokens"] * ROWS + record.get("search/teacher_tokens", 0.0)
+        if "search/sampled_tokens" in record:
+            total += record["search/sampled_tokens"] + record["search/teacher_tokens"]
+        elif "rollout/tokens" in record:
+            total += record["rollout/tokens"] * ROWS
     return total
 
 
@@ -139,7 +142,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--seeds", default="0,1,2", help="default: %(default)s")
     parser.add_argument(
-        "--arms", default="plain,gated", help=f"of {', '.join(ARMS)} (default: %(default)s)"
+        "--arms", default="trace,gated", help=f"of {', '.join(ARMS)} (default: %(default)s)"
     )
     parser.add_argument("--steps", type=int, default=144, help="default: %(default)s")
     parser.add_argument("--habit-steps", type=int, default=60, help="default: %(default)s")

@@ -390,6 +390,13 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         self._over = snapshot.over
         self._transcript = snapshot.transcript
 
+    def reroll(self, seed: int) -> None:
+        """Throw other dice from here on; a search calls it after `restore`. Most have none.
+
+        An environment that has dice keeps them in its state, so that an episode replays, and out of
+        `hashed_state`, since nobody can see them (see `envs/exact.py`).
+        """
+
     def state_hash(self) -> str:
         """128-bit hex digest of task, state, turn and answers; equal in every process."""
         state = self.hashed_state()

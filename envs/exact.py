@@ -186,8 +186,7 @@ class ExactMDPEnv(ToolEnv):
     """A fixed number of choices, then "Answer: done"; success if the final state wins.
 
     Dice are part of the branch point, so that an episode replays; they are not part of
-    `state_hash`, since nobody can see them. A search that wants an action's other outcomes calls
-    `reroll` after `restore`.
+    `state_hash`, since nobody can see them. `reroll` after `restore` shows other outcomes.
     """
 
     toolset = (choose,)

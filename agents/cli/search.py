@@ -19,13 +19,18 @@ def add(commands: Commands) -> None:
         "--student", default="embedded-student", help="model (default: %(default)s)"
     )
     parser.add_argument(
+        "--render", default="names", help="how its prompt shows tools (default: %(default)s)"
+    )
+    parser.add_argument("--max-turn-tokens", type=int, default=48, help="default: %(default)s")
+    parser.add_argument("--max-context", type=int, default=640, help="default: %(default)s")
+    parser.add_argument(
         "--teacher", default="embedded-teacher", help="model (default: %(default)s)"
     )
     parser.add_argument("--trajectories", type=int, default=4, help="default: %(default)s")
     parser.add_argument(
         "--rows", type=int, default=16, help="episodes in all (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="0 or above (default: %(default)s)")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="write a picture too")
 
 
@@ -34,21 +39,42 @@ def _search(options: argparse.Namespace) -> int:
     from journeyman.agents.rollout import TaskRef
     from journeyman.agents.search.draw import as_svg, as_text
     from journeyman.agents.search.evidence import TreeRollouts
+    from journeyman.agents.teacher import check_vocabulary
     from journeyman.envs import env_class
 
     task = env_class(options.id).load_task(options.task)
+    if options.seed < 0:
+        raise CommandError(f"--seed {options.seed}: expected 0 or above")
     try:
         rollouts = TreeRollouts(rows=options.rows, trajectories=options.trajectories)
     except ValueError as error:
         raise CommandError(str(error)) from error
+    if options.svg:
+        _check_writable(options.svg)
     refs = [
         TaskRef(options.id, task.id, seed=(options.seed << 16) + i) for i in range(options.rows)
     ]
-    student = load_policy(options.student, render="names", max_turn_tokens=48, max_context=640)
+    student = load_policy(
+        options.student,
+        render=options.render,
+        max_turn_tokens=options.max_turn_tokens,
+        max_context=options.max_context,
+    )
     teacher = load_teacher(options.teacher)
+    check_vocabulary(student.format.tokenizer, teacher.tokenizer)
     (grown,) = rollouts.grow(student, teacher, refs, 64, {})
     print(f"{options.id} {task.id}: {task.prompt}\n{as_text(grown.tree)}")
     if options.svg:
         options.svg.write_text(as_svg(grown.tree))
         print(f"picture: {options.svg}")
     return OK
+
+
+def _check_writable(file: Path) -> None:
+    """Before the search and not after it."""
+    try:
+        file.open("a").close()
+    except OSError as error:
+        raise CommandError(
+            f"--svg {file}: {error.strerror}; name a file that I may write"
+        ) from error

@@ -28,7 +28,8 @@ class Uniform(Credit):
 class StepDecay(Credit):
     """SOD: steps far from the teacher, compared with the first, weigh less (arXiv:2605.07725).
 
-    w_k = min((d_1 + eps) / (d_k + eps), 1 + delta), with d_k the mean |log ratio| of step k.
+    w_k = min((d_1 + eps) / (d_k + eps), 1 + delta), with d_k the mean |log ratio| of step k; d_1 is
+    that of the first step that the student chose (after a fork, not the episode's first).
     """
 
     def __init__(self, delta: float = 0.5, epsilon: float = 1e-3) -> None:
@@ -39,13 +40,15 @@ class StepDecay(Credit):
     def assign(self, experience: Experience) -> list[TokenCredit]:
         """Weights by distance; advantages 0."""
         return [
-            spread(e, self._weights(s), torch.zeros(len(e.steps)))
+            spread(e, self._weights(e, s), torch.zeros(len(e.steps)))
             for e, s in zip(experience.episodes, experience.scores, strict=True)
         ]
 
-    def _weights(self, scores: EpisodeScores) -> Tensor:
+    def _weights(self, episode: Episode, scores: EpisodeScores) -> Tensor:
         distance = torch.tensor(scores.steps) + self.epsilon
-        return (distance[:1] / distance).clamp(max=1 + self.delta)
+        own = (k for k, step in enumerate(episode.steps) if any(episode.mask[slice(*step.span)]))
+        first = next(own, 0)
+        return (distance[first : first + 1] / distance).clamp(max=1 + self.delta)
 
 
 class Trace(Credit):

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 
 from journeyman.agents.search.backup import expected_backup, shrink
 from journeyman.agents.search.search import Budget, CreditSearch
-from journeyman.agents.search.tree import Action, NodeKey, Path, Tree
+from journeyman.agents.search.tree import Action, Kind, NodeKey, Path, Tree
 
 
 class Estimate(NamedTuple):
@@ -45,8 +45,19 @@ class StepEstimator(Protocol):
     ) -> CreditSearch:
         """How it spends a budget beyond the trajectories, which are in the tree."""
 
-    def steps(self, tree: Tree, trajectories: Sequence[Path]) -> list[list[StepValue]]:
-        """One value a step, for each trajectory."""
+    def steps(
+        self, tree: Tree, paths: Sequence[Path], given: Sequence[Path] | None = None
+    ) -> list[list[StepValue]]:
+        """What the tree says of each step.
+
+        Args:
+            tree: Grown by the search.
+            paths: Whose steps are asked for; any of the tree's.
+            given: The trajectories that the search was begun with; None if they are `paths`.
+
+        Returns:
+            One value a step, for each path.
+        """
 
 
 class TreeCredit:
@@ -64,7 +75,9 @@ class TreeCredit:
         """From each node of the trajectories in turn, and where it helps most."""
         return CreditSearch(tree, trajectories, budget, adaptive=self.adaptive, seed=seed)
 
-    def steps(self, tree: Tree, trajectories: Sequence[Path]) -> list[list[StepValue]]:
+    def steps(
+        self, tree: Tree, paths: Sequence[Path], given: Sequence[Path] | None = None
+    ) -> list[list[StepValue]]:
         """Q - V; 0 where a failure left either without a value."""
         values = expected_backup(tree)
 
@@ -81,7 +94,7 @@ class TreeCredit:
 
         return [
             [value(key, step.action) for key, step in zip(p.keys, p.steps, strict=False)]
-            for p in trajectories
+            for p in paths
         ]
 
 
@@ -99,12 +112,13 @@ class _Episodes:
 class Broadcast(_Episodes):
     """GRPO: each step gets its episode's return less the episodes' mean (arXiv:2402.03300)."""
 
-    def steps(self, tree: Tree, trajectories: Sequence[Path]) -> list[list[StepValue]]:
+    def steps(
+        self, tree: Tree, paths: Sequence[Path], given: Sequence[Path] | None = None
+    ) -> list[list[StepValue]]:
         """The same for all steps of an episode; 0 for one that broke."""
         mean = _Returns(tree, tree.paths).root
         return [
-            [StepValue(p.returns()[0] - mean if p.complete else 0.0)] * len(p.steps)
-            for p in trajectories
+            [StepValue(p.returns()[0] - mean if p.complete else 0.0)] * len(p.steps) for p in paths
         ]
 
 
@@ -118,18 +132,22 @@ class GiGPO(_Episodes):
         """`weight` is the paper's omega, of the step's part."""
         self.weight = weight
 
-    def steps(self, tree: Tree, trajectories: Sequence[Path]) -> list[list[StepValue]]:
+    def steps(
+        self, tree: Tree, paths: Sequence[Path], given: Sequence[Path] | None = None
+    ) -> list[list[StepValue]]:
         """Return from here less the mean of those from the same state, and the episode's."""
         returns = _Returns(tree, [p for p in tree.paths if p.keys[0] == tree.root])
         found = []
-        for path in trajectories:
+        for path in paths:
             togo = path.returns() if path.complete else []
             row = [StepValue(0.0)] * (len(path.steps) - len(togo))
             for key, value in zip(path.keys, togo, strict=False):
                 v = returns.v(key)
-                assert v is not None  # this path itself came through
-                step = self.weight * (value - v.mean)
-                row.append(StepValue(togo[0] - returns.root + step, v=v))
+                if v is None:  # the student never came here by itself from the root
+                    row.append(StepValue(0.0))
+                else:
+                    step = self.weight * (value - v.mean)
+                    row.append(StepValue(togo[0] - returns.root + step, v=v))
             found.append(row)
         return found
 
@@ -144,7 +162,9 @@ class RTMC(_Episodes):
         """0 leaves the means as they are."""
         self.prior = prior
 
-    def steps(self, tree: Tree, trajectories: Sequence[Path]) -> list[list[StepValue]]:
+    def steps(
+        self, tree: Tree, paths: Sequence[Path], given: Sequence[Path] | None = None
+    ) -> list[list[StepValue]]:
         """Means over the student's episodes."""
         returns = _Returns(tree, [p for p in tree.paths if p.keys[0] == tree.root])
 
@@ -157,7 +177,7 @@ class RTMC(_Episodes):
 
         return [
             [value(key, step.action) for key, step in zip(p.keys, p.steps, strict=False)]
-            for p in trajectories
+            for p in paths
         ]
 
 
@@ -190,20 +210,22 @@ class VinePPO(_Nodes):
         self.kappa = kappa
         self.pooled = pooled
 
-    def steps(self, tree: Tree, trajectories: Sequence[Path]) -> list[list[StepValue]]:
+    def steps(
+        self, tree: Tree, paths: Sequence[Path], given: Sequence[Path] | None = None
+    ) -> list[list[StepValue]]:
         """Differences of V; 0 where a state has no rollouts yet."""
-        given = set(map(id, trajectories))
         if self.pooled:
             returns = _Returns(tree, tree.paths)
         else:
-            rollouts = [p for p in tree.paths if id(p) not in given]
+            trajectories = set(map(id, paths if given is None else given))
+            rollouts = [p for p in tree.paths if id(p) not in trajectories]
             returns = _Returns(tree, rollouts, first_only=True)
         return [
             [
                 self._step(tree, returns, here, step.reward, after)
                 for here, step, after in zip(p.keys, p.steps, p.keys[1:], strict=False)
             ]
-            for p in trajectories
+            for p in paths
         ]
 
     def _step(
@@ -232,7 +254,9 @@ class LeafMeans(_Nodes):
         """`centred` subtracts the mean of the state's leaves."""
         self.centred = centred
 
-    def steps(self, tree: Tree, trajectories: Sequence[Path]) -> list[list[StepValue]]:
+    def steps(
+        self, tree: Tree, paths: Sequence[Path], given: Sequence[Path] | None = None
+    ) -> list[list[StepValue]]:
         """Means of leaves."""
         leaves = _Leaves(tree)
         return [
@@ -240,7 +264,7 @@ class LeafMeans(_Nodes):
                 self._step(leaves.of_node(key), leaves.of_action(key, step.action))
                 for key, step in zip(p.keys, p.steps, strict=False)
             ]
-            for p in trajectories
+            for p in paths
         ]
 
     def _step(self, v: Estimate | None, q: Estimate | None) -> StepValue:
@@ -255,7 +279,8 @@ class _Returns:
     def __init__(self, tree: Tree, paths: Sequence[Path], first_only: bool = False) -> None:
         """Returns of complete `paths`, from all their nodes or their first.
 
-        What was forced says nothing of the node it began in, but all of the nodes after it.
+        What was forced, or the teacher's call, says nothing of the node it began in, but all of the
+        nodes after it.
         """
         self.by_node: dict[NodeKey, list[float]] = defaultdict(list)
         self.by_action: dict[tuple[NodeKey, Action], list[float]] = defaultdict(list)
@@ -264,11 +289,15 @@ class _Returns:
                 rows = zip(path.keys, path.steps, path.returns(), strict=False)
                 for i, (key, step, value) in enumerate(rows):
                     self.by_action[key, step.action].append(value)
-                    if i or path.kind == "sampled":
+                    if i or path.kind is Kind.SAMPLED:
                         self.by_node[key].append(value)
                     if first_only:
                         break
-        whole = [p.returns()[0] for p in tree.paths if p.complete and p.keys[0] == tree.root]
+        whole = [
+            p.returns()[0]
+            for p in tree.paths
+            if p.complete and p.kind is Kind.SAMPLED and p.keys[0] == tree.root
+        ]
         self.root = sum(whole) / len(whole) if whole else 0.0
         self._spread = _squares(whole) / len(whole) if whole else 0.0
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -21,7 +21,7 @@ from journeyman.agents.scoring import score_episodes
 from journeyman.agents.search.backup import Advantage, NodeValue, expected_backup
 from journeyman.agents.search.estimators import Estimate, StepEstimator, TreeCredit
 from journeyman.agents.search.language import LanguageWorld
-from journeyman.agents.search.search import Budget, Request, request_seed, run_searches
+from journeyman.agents.search.search import Budget, Purse, Request, request_seed, run_searches
 from journeyman.agents.search.tree import Action, Kind, NodeKey, Path, Tree
 from journeyman.agents.teacher import LocalTeacher
 from journeyman.envs import Episode, StopReason
@@ -58,15 +58,40 @@ class TreeEpisode:
     """One a step; None where nothing is known (a prefix, or a step after which something broke)."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Grown:
     """A tree, and what is known of the teacher in its nodes."""
 
     tree: Tree
+    """Holds the trajectories alone to begin with."""
     theirs: dict[NodeKey, Action] = field(default_factory=dict)
     """What it would do."""
     followed: dict[NodeKey, Estimate] = field(default_factory=dict)
     """What that came to when the teacher played on by itself."""
+    teacher_steps: int = field(default=0, init=False)
+    """Turns that it played on by itself, in no tree."""
+    teacher_tokens: int = field(default=0, init=False)
+    """Tokens that it wrote, these turns' and those of its proposals."""
+
+    def __post_init__(self) -> None:
+        """Note what there is to begin with."""
+        self.trajectories = tuple(self.tree.paths)
+        self._begun = (self.tree.env_steps, self.tree.tokens)
+
+    @property
+    def playable(self) -> bool:
+        """True if a trajectory came to its first turn, so that there is a root to play from."""
+        return self.tree.nodes[self.tree.root].handle is not None
+
+    @property
+    def spent(self) -> Budget:
+        """What was spent beyond the trajectories, by the student and by the teacher."""
+        steps, tokens = self._begun
+        return Budget(
+            self.tree.env_steps - steps + self.teacher_steps,
+            self.tree.tokens - tokens + self.teacher_tokens,
+            len(self.tree.paths) - len(self.trajectories),
+        )
 
 
 @dataclass(frozen=True)
@@ -78,7 +103,9 @@ class Spent:
     teacher_tokens: int = 0
     """Tokens the teacher wrote."""
     env_steps: int = 0
-    """Turns played in environments."""
+    """Turns played in environments, the teacher's too."""
+    failures: int = 0
+    """Episodes and continuations that broke; those that broke at once are no rows."""
 
 
 @dataclass
@@ -99,9 +126,10 @@ class TreeRollouts:
     the teacher's ways, not to one call. False: with the student playing on after the teacher's
     call; such an episode is one of the task's rows."""
     env_steps: int | None = None
-    """Most environment steps of a task beyond its trajectories."""
+    """Most environment steps of a task beyond its trajectories, the teacher's too. Kept to as far
+    as the length of what is played is known beforehand; so are tokens."""
     tokens: int | None = None
-    """Most tokens sampled for a task beyond its trajectories."""
+    """Most tokens of a task beyond its trajectories, the teacher's too."""
     agreement: float = 0.5
     """A step that the teacher finds at least this probable is what the teacher would do."""
     spent: Spent = field(default_factory=Spent, init=False)
@@ -118,13 +146,11 @@ class TreeRollouts:
             raise ValueError(f"tries={self.tries}: expected at least 0")
         if not 0 < self.agreement <= 1:
             raise ValueError(f"agreement={self.agreement}: expected above 0 and at most 1")
-        self._budget(0, 0, 0)
+        self._budget()  # refuses a negative one
 
-    def _budget(self, rows: int, env_steps: int, tokens: int) -> Budget:
-        """What is left of a task's budget."""
-        steps = None if self.env_steps is None else self.env_steps - env_steps
-        left = None if self.tokens is None else self.tokens - tokens
-        return Budget(steps, left, self.rows - self.trajectories - rows)
+    def _budget(self) -> Budget:
+        """Of a task, beyond its trajectories."""
+        return Budget(self.env_steps, self.tokens, self.rows - self.trajectories)
 
     def play(
         self,
@@ -159,42 +185,37 @@ class TreeRollouts:
         trees = world.begin(
             [task for i, task in enumerate(tasks) if i % self.rows < self.trajectories]
         )
-        grown = self._ask_teacher(world, policy, teacher, trees)
         seeds = [task.seed for task in tasks[:: self.rows]]
-        trajectories = [list(tree.paths) for tree in trees]
-        before = [(tree.env_steps, tree.tokens) for tree in trees]
+        grown = self._ask_teacher(world, policy, teacher, trees, seeds)
         self._try(world, grown, seeds)
         searches = []
-        room = self.rows - self.trajectories
-        for it, paths, (steps, tokens), seed in zip(
-            grown, trajectories, before, seeds, strict=True
-        ):
-            tried = len(it.tree.paths) - len(paths)
-            spent = (it.tree.env_steps - steps, it.tree.tokens - tokens)
-            if tried < room and self._affords(*spent):
-                budget = self._budget(tried, *spent)
-                searches.append(self.values.search(it.tree, paths, budget, seed))
+        for it, seed in zip(grown, seeds, strict=True):
+            left = self._budget().less(it.spent)
+            if it.playable and left is not None:
+                searches.append(self.values.search(it.tree, it.trajectories, left, seed))
         run_searches(world, searches)
         self.spent = Spent(
             sampled_tokens=sum(sum(e.mask) for e in world.episodes),
             teacher_tokens=world.teacher_tokens,
-            env_steps=sum(tree.env_steps for tree in trees),
+            env_steps=sum(it.tree.env_steps + it.teacher_steps for it in grown),
+            failures=sum(p.failure is not None for it in grown for p in it.tree.paths),
         )
         return grown
 
-    def _affords(self, env_steps: int, tokens: int) -> bool:
-        return (self.env_steps is None or env_steps < self.env_steps) and (
-            self.tokens is None or tokens < self.tokens
-        )
-
     def _ask_teacher(
-        self, world: LanguageWorld, policy: Student, teacher: LocalTeacher, trees: Sequence[Tree]
+        self,
+        world: LanguageWorld,
+        policy: Student,
+        teacher: LocalTeacher,
+        trees: Sequence[Tree],
+        seeds: Sequence[int],
     ) -> list[Grown]:
         """What the teacher would do in the nodes of the trajectories, where it is worth a try."""
         grown = [Grown(tree) for tree in trees]
         disputed: list[tuple[Grown, NodeKey]] = []
+        places: list[tuple[NodeKey, Fork]] = []
         scores = iter(score_episodes(teacher, world.episodes))
-        for it in grown:
+        for it, seed in zip(grown, seeds, strict=True):
             found: list[NodeKey] = []
             for path in it.tree.paths:
                 others = self._compare(it, path, next(scores).log_ratio)
@@ -204,18 +225,27 @@ class TreeRollouts:
                     outcome = Estimate(path.returns()[0])
                     it.followed.update((key, outcome) for key in path.keys[:-1])
             new = [key for key in dict.fromkeys(found) if key not in it.theirs]
-            if not self.follow:
-                new = new[: self.rows - self.trajectories]
-            disputed += [(it, key) for key in new]
+            # What it plays on by itself is no row.
+            budget = (
+                replace(self._budget(), continuations=len(new)) if self.follow else self._budget()
+            )
+            purse = Purse(it.tree, budget, it.spent)
+            for i, key in enumerate(key for key in new if purse.take(key)):
+                disputed.append((it, key))
+                handle: Fork = it.tree.nodes[key].handle
+                places.append((key, replace(handle, seed=request_seed(seed, -1 - i))))
         master = alike(policy, teacher.model, temperature=0.0)
-        places: list[tuple[NodeKey, Fork]] = [(k, it.tree.nodes[k].handle) for it, k in disputed]
         if self.follow:
             for (it, key), episode in zip(disputed, world.follow(master, places), strict=True):
+                it.teacher_steps += len(episode.steps) - episode.first_step
+                it.teacher_tokens += sum(episode.mask)
                 if episode.stop is not StopReason.INFRA_ERROR:
                     it.followed[key] = Estimate(episode.reward)
         else:
             for (it, key), action in zip(disputed, world.propose(master, places), strict=True):
-                it.theirs[key] = action
+                if action is not None:
+                    it.teacher_tokens += len(world.proposed(key, action))
+                    it.theirs[key] = action
         return grown
 
     def _compare(self, it: Grown, path: Path, log_ratio: Tensor) -> list[NodeKey]:
@@ -236,8 +266,9 @@ class TreeRollouts:
         requests: list[Request] = []
         trees: list[Tree] = []
         for it, seed in zip(grown, seeds, strict=True):
+            purse = Purse(it.tree, self._budget(), it.spent)
             for key, action in it.theirs.items():
-                if action not in it.tree.nodes[key].edges and self._affords(0, 0):
+                if action not in it.tree.nodes[key].edges and purse.take(key):
                     handle = it.tree.nodes[key].handle
                     own = request_seed(seed, -1 - len(requests))
                     requests.append(Request(key, handle, action, Kind.TEACHER, own))
@@ -257,7 +288,8 @@ class TreeRollouts:
                     teacher[key] = Estimate(it.q, it.variance)
         worst = min(teacher.values(), key=lambda it: it.mean, default=None)
         rows = []
-        for path, found in zip(tree.paths, self.values.steps(tree, tree.paths), strict=True):
+        valued = self.values.steps(tree, tree.paths, grown.trajectories)
+        for path, found in zip(tree.paths, valued, strict=True):
             if path.steps:
                 before: list[Evidence | None] = [None] * path.keys[0].depth
                 steps = [

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
+import logging
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +27,8 @@ from journeyman.envs import Episode, StopReason, make
 from journeyman.envs.task import extract_answer, normalise
 from journeyman.tools import CallStatus, ToolCall, get_parser
 from journeyman.tools.parsing import blank_reasoning
+
+logger = logging.getLogger(__name__)
 
 _UNREAD = (CallStatus.INVALID_JSON, CallStatus.UNCLOSED, CallStatus.MISSING_NAME)
 
@@ -45,7 +50,11 @@ class LanguageWorld:
         self._batch_size = batch_size
         self._env_kwargs = env_kwargs or {}
         self._parse = get_parser(self._env_kwargs.get("parser", "hermes"))
-        self._written: dict[tuple[NodeKey, Action], tuple[int, ...]] = {}
+        self._sampled: dict[tuple[NodeKey, Action], Counter[tuple[int, ...]]] = defaultdict(Counter)
+        self._repeated: dict[tuple[NodeKey, Action], Counter[tuple[int, ...]]] = defaultdict(
+            Counter
+        )
+        self._proposed: dict[tuple[NodeKey, Action], tuple[int, ...]] = {}
         self.episodes: list[Episode] = []
         """All that was played, in order: each can be trained on, since what it shares with an
         earlier one is masked."""
@@ -56,37 +65,45 @@ class LanguageWorld:
         """Play a trajectory a task; neighbours that are of one task grow from one root.
 
         Returns:
-            One tree a task, in order. Where the environment could not be opened, nothing is known
-            of the root.
+            One tree a task, in order. Where no trajectory came to its first turn, the root has no
+            handle and no value: nothing can be played from there.
         """
-        trees: list[Tree] = []
-        last = ("", "")
-        for task, episode in zip(tasks, self._play(tasks), strict=True):
-            if (task.env_id, task.task_id) != last:
-                handle = Fork(episode, 0, 0) if episode.branch_points else None
-                trees.append(Tree(*_keys(episode)[0][1:], handle=handle))
-                last = (task.env_id, task.task_id)
-            trees[-1].add(trees[-1].root, self._continuation(episode))
-        return trees
+        played = itertools.groupby(self._play(tasks), lambda e: (e.env_id, e.task_id))
+        return [self._plant(list(episodes)) for _, episodes in played]
 
-    def propose(self, policy: Policy, nodes: Sequence[tuple[NodeKey, Fork]]) -> list[Action]:
+    def _plant(self, episodes: Sequence[Episode]) -> Tree:
+        """The tree of one task's trajectories; those that broke at once say nothing of its root."""
+        first = next((e for e in episodes if e.branch_points), episodes[0])
+        handle = Fork(first, 0, 0) if first.branch_points else None
+        tree = Tree(*_keys(first)[0][1:], handle=handle)
+        for episode in episodes:
+            tree.add(tree.root, self._continuation(episode))
+        return tree
+
+    def propose(self, policy: Policy, nodes: Sequence[tuple[NodeKey, Fork]]) -> list[Action | None]:
         """What another policy (the teacher) would do next in each of these nodes.
 
         Returns:
-            One action a node. A request that names it plays the turn as it was written.
+            One action a node; None where the environment could not be brought there. A request that
+            names an action plays the turn as it was written.
         """
-        actions: list[Action] = []
+        actions: list[Action | None] = []
         for start in range(0, len(nodes), self._batch_size):
             batch = nodes[start : start + self._batch_size]
             with contextlib.ExitStack() as envs:
                 conversations = [self._conversation(place, envs) for _, place in batch]
-                turns = _next_turns(policy, conversations)
-            for (key, _), turn in zip(batch, turns, strict=True):
-                text = self._policy.format.decode(turn[:-1])
-                actions.append(canonical_action(text, self._parse(blank_reasoning(text))))
-                self._written.setdefault((key, actions[-1]), turn)
-                self.teacher_tokens += len(turn)
+                turns = iter(next_turns(policy, [it for it in conversations if it is not None]))
+            for (key, _), conversation in zip(batch, conversations, strict=True):
+                actions.append(None if conversation is None else self._note(key, next(turns)))
         return actions
+
+    def _note(self, key: NodeKey, turn: tuple[int, ...]) -> Action:
+        """Keep a proposed turn as it was written; returns its action."""
+        text = self._policy.format.decode(turn[:-1])
+        action = canonical_action(text, self._parse(blank_reasoning(text)))
+        self._proposed.setdefault((key, action), turn)
+        self.teacher_tokens += len(turn)
+        return action
 
     def follow(self, policy: Policy, nodes: Sequence[tuple[NodeKey, Fork]]) -> list[Episode]:
         """Episodes that another policy (the teacher) plays on to the end from these nodes.
@@ -98,45 +115,75 @@ class LanguageWorld:
         self.teacher_tokens += sum(sum(episode.mask) for episode in played)
         return played
 
-    def written(self, key: NodeKey, action: Action) -> tuple[int, ...]:
-        """The tokens of an action that was proposed or played in a node."""
-        return self._written[key, action]
+    def proposed(self, key: NodeKey, action: Action) -> tuple[int, ...]:
+        """The tokens of an action that was proposed in a node."""
+        return self._proposed[key, action]
 
     def expand(self, requests: Sequence[Request]) -> list[Continuation]:
         """See `World.expand`."""
         forks = []
         for request in requests:
             place: Fork = request.handle
-            turn = None if request.action is None else self._written[request.key, request.action]
-            forks.append(Fork(place.parent, place.step, request.seed, turn))
-        return [self._continuation(episode) for episode in self._play(forks)]
+            forks.append(Fork(place.parent, place.step, request.seed, self._turn(request)))
+        return [
+            self._continuation(episode, given=fork.turn is not None)
+            for fork, episode in zip(forks, self._play(forks), strict=True)
+        ]
+
+    def _turn(self, request: Request) -> tuple[int, ...] | None:
+        """How the request's action is written: as the student itself did, by its own frequencies.
+
+        What follows may hang on the wording, which the student sees: to repeat one of several would
+        measure the value of another policy. Each request takes the wording that is most behind
+        (Sainte-Lague's method), so that what is repeated keeps to what was sampled.
+        """
+        if request.action is None:
+            return None
+        place = (request.key, request.action)
+        sampled, repeated = self._sampled.get(place), self._repeated[place]
+        if sampled is None:
+            return self._proposed[place]
+        turn = max(sampled, key=lambda it: sampled[it] / (2 * repeated[it] + 1))
+        repeated[turn] += 1
+        return turn
 
     def _play(self, tasks: Sequence[TaskRef | Fork]) -> list[Episode]:
         played = rollout(self._policy, tasks, self._batch_size, self._env_kwargs, keep=True)
         self.episodes += played
         return played
 
-    def _conversation(self, place: Fork, envs: contextlib.ExitStack) -> Conversation:
+    def _conversation(self, place: Fork, envs: contextlib.ExitStack) -> Conversation | None:
         env = envs.enter_context(make(place.env_id, **self._env_kwargs))
-        env.restore(place.parent.branch_points[place.step].snapshot)
+        try:
+            env.restore(place.parent.branch_points[place.step].snapshot)
+        except Exception as error:  # as in `rollout`: the infrastructure broke, for this node only
+            logger.warning("%s %s: %r", place.env_id, place.task_id, error)
+            return None
         return Conversation(place.prefix, place.seed, env)
 
-    def _continuation(self, episode: Episode) -> Continuation:
-        """The steps that were played in this episode."""
+    def _continuation(self, episode: Episode, given: bool = False) -> Continuation:
+        """The steps that were played in this episode; `given`: the student was given the first."""
         broken = episode.stop is StopReason.INFRA_ERROR
-        keys, steps = _keys(episode), []
+        keys, steps = _keys(episode), list[Step]()
         for k in range(episode.first_step, len(episode.steps)):
             step = episode.steps[k]
             action = canonical_action(step.text, [result.call for result in step.results])
             turn = episode.tokens[step.span[0] : step.span[1]]
-            self._written.setdefault((keys[k], action), turn)
+            if k > episode.first_step or not given:
+                self._sampled[keys[k], action][turn] += 1
             if k + 1 < len(keys):
                 place = Fork(episode, k + 1, 0)
                 steps.append(Step(action, 0.0, *keys[k + 1][1:], False, place, episode))
+            elif broken:  # before anybody looked where the step had led: no end, and no value
+                steps.append(Step(action, 0.0, f"broken/{k}", END, payload=episode))
             else:
                 end = Step(action, episode.reward, episode.state_hash, END, True, payload=episode)
                 steps.append(end)
-        failure = (episode.error or "broken") if broken else None
+        failure = None
+        if broken:
+            failure = episode.error or "broken"
+        elif not steps:
+            failure = "the prompt does not fit max_context"
         return Continuation(tuple(steps), failure, tokens=sum(episode.mask))
 
 
@@ -154,7 +201,7 @@ def canonical_action(text: str, calls: Sequence[ToolCall]) -> str:
 
 def _keys(episode: Episode) -> list[NodeKey]:
     """The node before each step, and the one it stopped in if the environment broke there."""
-    if not episode.branch_points:  # it broke before it began
+    if not episode.branch_points:  # it broke before it began, or its prompt does not fit
         return [NodeKey(0, episode.task_id, END)]
     tokens, seen, start = (
         np.array(episode.tokens, dtype=np.int64),
@@ -170,8 +217,11 @@ def _keys(episode: Episode) -> list[NodeKey]:
     return keys
 
 
-def _next_turns(policy: Policy, conversations: Sequence[Conversation]) -> list[tuple[int, ...]]:
+def next_turns(policy: Policy, conversations: Sequence[Conversation]) -> list[tuple[int, ...]]:
+    """The tokens of the one turn that a policy writes next in each conversation."""
     turns: list[tuple[int, ...]] = [()] * len(conversations)
+    if not conversations:
+        return turns
     stream = policy.open(conversations)
     missing = len(conversations)
     while missing:

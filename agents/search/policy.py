@@ -14,7 +14,7 @@ from typing import Any
 
 from journeyman.agents.policy import Policy, Request, Stream, Turn
 from journeyman.agents.rollout import Fork
-from journeyman.agents.search.language import LanguageWorld
+from journeyman.agents.search.language import LanguageWorld, next_turns
 from journeyman.agents.search.search import ImprovementSearch, Rule, request_seed, run_searches
 from journeyman.agents.search.tree import Tree
 from journeyman.envs import BranchPoint, Episode, StopReason
@@ -99,24 +99,35 @@ class _SearchStream:
                 for i in range(policy.candidates)
             ],
         )
-        searches = []
+        searches: dict[int, ImprovementSearch] = {}
         for i, (tree, row) in enumerate(zip(trees, ready, strict=True)):
-            counts = Counter(proposed[i * policy.candidates : (i + 1) * policy.candidates])
+            candidates = proposed[i * policy.candidates : (i + 1) * policy.candidates]
+            counts = Counter(action for action in candidates if action is not None)
+            if not counts:
+                continue
             prior = {action: math.log(n) for action, n in counts.items()}
             seed = self._seed(row, policy.candidates)
-            searches.append(
-                ImprovementSearch(
-                    tree, tree.root, prior, policy.simulations, policy.rule, seed=seed
-                )
+            searches[row] = ImprovementSearch(
+                tree, tree.root, prior, policy.simulations, policy.rule, seed=seed
             )
-        run_searches(world, searches)
+        run_searches(world, list(searches.values()))
+        chosen = {row: world.proposed(it.key, it.best()) for row, it in searches.items()}
+        # Where no fork could be made there is nothing to choose among.
+        chosen |= self._plainly([row for row in ready if row not in searches])
         turns = []
-        for row, search in zip(ready, searches, strict=True):
-            tokens = world.written(search.key, search.best())
-            self._tokens[row] += tokens
+        for row in ready:
+            self._tokens[row] += chosen[row]
             self._choices[row] += 1
-            turns.append(Turn(row, tokens, (0.0,) * len(tokens)))
+            turns.append(Turn(row, chosen[row], (0.0,) * len(chosen[row])))
         return turns
+
+    def _plainly(self, rows: Sequence[int]) -> dict[int, tuple[int, ...]]:
+        """The policy's own next turn in each of these rows, without a search."""
+        conversations = [
+            Request(tuple(self._tokens[row]), self._seed(row, 0), self._requests[row].env)
+            for row in rows
+        ]
+        return dict(zip(rows, next_turns(self._policy.policy, conversations), strict=True))
 
     def _tree(self, row: int) -> Tree:
         """A tree whose root is where the row stands."""

@@ -110,6 +110,18 @@ class Budget:
             names = ", ".join(limits)
             raise ValueError(f"a budget without any limit never ends: set one of {names}")
 
+    def less(self, spent: Budget) -> Budget | None:
+        """What is left of it; None if a limit is reached."""
+        left = [
+            None if limit is None else limit - (used or 0)
+            for limit, used in (
+                (self.env_steps, spent.env_steps),
+                (self.tokens, spent.tokens),
+                (self.continuations, spent.continuations),
+            )
+        ]
+        return None if any(it is not None and it <= 0 for it in left) else Budget(*left)
+
 
 class CreditSearch:
     """Values of the student along given trajectories.
@@ -195,7 +207,7 @@ class CreditSearch:
         """The next round; empty when nothing fits the budget any more."""
         if self._broken >= PATIENCE:
             return []
-        purse = _Purse(self.tree, self.budget, self.spent)
+        purse = Purse(self.tree, self.budget, self.spent)
         requests: list[Request] = []
         while self._branches and len(requests) < self.width:
             key, action = self._branches[0]
@@ -226,7 +238,7 @@ class CreditSearch:
         self._broken = self._broken + 1 if continuation.failure is not None else 0
         self.tree.add(request.key, continuation, request.kind)
 
-    def _next_in_round(self, purse: _Purse) -> tuple[NodeKey, None] | None:
+    def _next_in_round(self, purse: Purse) -> tuple[NodeKey, None] | None:
         for _ in self._round:
             key = self._round[self._turn % len(self._round)]
             self._turn += 1
@@ -240,10 +252,14 @@ class CreditSearch:
         return Request(key, self.tree.nodes[key].handle, action, kind, seed)
 
 
-class _Purse:
-    """What is left of a budget, while one round is put together."""
+class Purse:
+    """What is left of a budget, while one round is put together.
+
+    A continuation costs what those played from its node took on average.
+    """
 
     def __init__(self, tree: Tree, budget: Budget, spent: Budget) -> None:
+        """Open it with `budget` less what was `spent`."""
         self._nodes = tree.nodes
         self._steps = _left(budget.env_steps, spent.env_steps)
         self._tokens = _left(budget.tokens, spent.tokens)
@@ -251,6 +267,7 @@ class _Purse:
         self._tokens_a_step = tree.tokens / tree.env_steps if tree.env_steps else 0.0
 
     def fits(self, key: NodeKey) -> bool:
+        """True if a continuation from a node can still be paid."""
         steps = self._nodes[key].steps_left
         fits = steps <= self._steps and steps * self._tokens_a_step <= self._tokens
         return fits and self._continuations >= 1
@@ -291,7 +308,7 @@ class _Probes:
             scale = gain * n
             self._heap.append((-scale / n / (n + 1), len(self._heap), n, scale, key, action))
 
-    def best(self, purse: _Purse) -> tuple[NodeKey, Action | None] | None:
+    def best(self, purse: Purse) -> tuple[NodeKey, Action | None] | None:
         """The best that fits the purse, which is charged; None if nothing brings anything."""
         while self._heap:
             _, order, n, scale, key, action = self._heap[0]
@@ -416,5 +433,11 @@ class ImprovementSearch:
 
 
 def request_seed(seed: int, index: int) -> int:
-    """A seed of its own for each request of a search."""
+    """A seed of its own for each request of a search.
+
+    Args:
+        seed: The search's.
+        index: From 0 for what a search requests; below 0 for what is played beside it, such as its
+            trajectories.
+    """
     return int.from_bytes(hashlib.blake2b(f"{seed}/{index}".encode(), digest_size=7).digest())

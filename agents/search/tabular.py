@@ -27,9 +27,12 @@ class TabularWorld:
         return [self._play(r) for r in requests]
 
     def trajectories(self, tree: Tree, count: int, seed: int = 0) -> list[Path]:
-        """Play episodes of the student from the root of a tree and add them to it."""
+        """Play episodes of the student from the root of a tree and add them to it.
+
+        Their dice are others than those of any request of a search that has the same seed.
+        """
         requests = [
-            Request(tree.root, None, None, Kind.SAMPLED, request_seed(seed, i))
+            Request(tree.root, None, None, Kind.SAMPLED, request_seed(seed, -1 - i))
             for i in range(count)
         ]
         return [tree.add(tree.root, played) for played in self.expand(requests)]

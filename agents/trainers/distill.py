@@ -26,7 +26,7 @@ from trl import DistillationConfig, DistillationTrainer
 from trl.trainer.utils import RepeatSampler, shuffle_sequence_dict, split_tensor_dict
 
 from journeyman.agents.batching import similar_lengths
-from journeyman.agents.credit import Credit, Experience
+from journeyman.agents.credit import Credit, Experience, TokenCredit
 from journeyman.agents.errors import UserError
 from journeyman.agents.heads import Head, backbone
 from journeyman.agents.hf import alike
@@ -201,6 +201,7 @@ class OnPolicyDistillation(DistillationTrainer):
         self._policy.model.eval()
         theirs = [_dice(task) >= self._lmbda for task in tasks]
         rows = self._play(tasks, theirs)
+        theirs = theirs[: len(rows)]  # a search plays fewer rows than tasks, all the student's
         episodes = [row.episode for row in rows]
         evidence = None if self._search is None else [row.steps for row in rows]
         experience = Experience(episodes, evidence, self._teacher, self._policy.model)
@@ -208,7 +209,14 @@ class OnPolicyDistillation(DistillationTrainer):
         if training:
             self._credit.learn(experience)
         self._policy.model.train(training)
-        batch = to_batch(episodes, credit, self._tokenizer.pad_token_id)
+        missing = len(tasks) - len(rows)
+        blank = _blank(tasks[0], self._policy.format.eos_id)
+        nothing = TokenCredit(*torch.zeros(2, len(blank.tokens)).unbind())
+        batch = to_batch(
+            episodes + [blank] * missing,
+            credit + [nothing] * missing,
+            self._tokenizer.pad_token_id,
+        )
         batch = {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
         self._log_rollouts(episodes, theirs, time.perf_counter() - started)
         if self._search is not None:
@@ -216,7 +224,7 @@ class OnPolicyDistillation(DistillationTrainer):
         return batch
 
     def _play(self, tasks: Sequence[TaskRef], theirs: Sequence[bool]) -> list[TreeEpisode]:
-        """An episode a task, or trees of as many rows; rows that a budget saves are left blank.
+        """An episode a task; or trees, of fewer rows where a budget ends or something breaks.
 
         Args:
             tasks: One a row.
@@ -233,11 +241,9 @@ class OnPolicyDistillation(DistillationTrainer):
                 episodes.update(zip(rows, played, strict=True))
             found = [episodes[i] for i in range(len(tasks))]
             return [TreeEpisode(e, (None,) * len(e.steps)) for e in found]
-        trees = self._search.play(
+        return self._search.play(
             self._policy, self._teacher, tasks, self._rollout_batch, self._env_kwargs
         )
-        blank = _blank(tasks[0], self._policy.format.eos_id)
-        return trees + [blank] * (len(tasks) - len(trees))
 
     def _log_search(self, rows: Sequence[TreeEpisode], spent: Spent) -> None:
         metrics = self._metrics["train" if self._policy.model.training else "eval"]
@@ -390,12 +396,9 @@ def _dice(task: TaskRef) -> float:
     return float(np.random.default_rng((task.seed, 1)).random())
 
 
-def _blank(task: TaskRef, token: int) -> TreeEpisode:
-    """A row that is trained on nothing."""
-    nothing = Episode(
-        task.env_id, task.task_id, (token,), (0.0,), (False,), (), StopReason.MAX_TURNS
-    )
-    return TreeEpisode(nothing, ())
+def _blank(task: TaskRef, token: int) -> Episode:
+    """A row that is trained on nothing: a batch has as many rows as it has tasks."""
+    return Episode(task.env_id, task.task_id, (token,), (0.0,), (False,), (), StopReason.MAX_TURNS)
 
 
 def _as_dataset(tasks: Sequence[TaskRef]) -> Dataset:

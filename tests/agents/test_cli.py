@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 from gymnasium.envs import registration
 
+from journeyman.agents import hf
+from journeyman.agents import teacher as teachers
 from journeyman.agents.cli import main
+from journeyman.agents.errors import UserError
 from journeyman.envs import Task, UserTurn, env_class, env_ids, register, registry
 from journeyman.envs.benchmark import BenchmarkEnv, BenchmarkTool
 from journeyman.envs.checker import CheckResult
@@ -432,6 +435,42 @@ def test_search_draws_a_tree(run: Run, tmp_path: Path) -> None:
     assert out.startswith(f"{BANK} test/1: ")
     assert "find_account(" in out
     assert picture.read_text().startswith("<svg ")
-    status, _, err = run("search", BANK, "--rows", "1")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--rows", "1"), "trajectories=4: expected 1 to rows=1"),
+        (("--seed", "-1"), "--seed -1: expected 0 or above"),
+        (("--svg", "/no/such/folder/tree.svg"), "tree.svg: No such file or directory; name a"),
+    ],
+)
+def test_search_says_what_is_wrong_before_it_begins(
+    options: tuple[str, str], message: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hf, "load_policy", raising(AssertionError("it began")))
+    status, _, err = run("search", BANK, *options)
     assert status == 2
-    assert "trajectories=4: expected 1 to rows=1" in err
+    assert message in err
+
+
+def test_search_takes_other_students(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = {}
+
+    def load_policy(model: str, **kwargs: Any) -> Any:
+        asked.update(kwargs, model=model)
+        return SimpleNamespace(format=SimpleNamespace(tokenizer=["student's"]))
+
+    def check(student: Any, teacher: Any) -> None:
+        raise UserError(f"{student} is not {teacher}")
+
+    monkeypatch.setattr(hf, "load_policy", load_policy)
+    monkeypatch.setattr(teachers, "check_vocabulary", check)
+    options = ("--student", "x", "--render", "signature", "--max-turn-tokens", "96")
+    status, _, err = run("search", BANK, *options, "--max-context", "1024")
+    expected = {"render": "signature", "max_turn_tokens": 96, "max_context": 1024}
+    assert asked == {"model": "x"} | expected
+    assert status == 2
+    assert '["student\'s"] is not' in err

@@ -1,7 +1,7 @@
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -61,6 +61,22 @@ def test_step_decay_weighs_by_distance_from_the_first_step() -> None:
     # (d_1 + eps) / (d_k + eps), at most 1 + delta.
     assert by_step(played, credit.weights) == pytest.approx([1.0, 0.5, 1.0, 1.5])
     assert not credit.advantages.any()
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_step_decay_of_a_fork_begins_with_its_own_steps(given: bool) -> None:
+    """Steps of the parent, and a turn the student was given, are masked: they have no distance."""
+    played = episode(random.Random(1), turns=4)
+    masked = played.steps[0 if not given else 1].span[1]
+    mask = tuple(chosen and t >= masked for t, chosen in enumerate(played.mask))
+    fork = replace(played, mask=mask, first_step=1)
+    teacher = Opinion([apart(played, (0.9, 0.4, 0.3, 0.7))])
+    (credit,) = StepDecay(delta=0.5, epsilon=0.1).assign(Experience([fork], teacher=teacher))
+    own = by_step(fork, credit.weights)[2 if given else 1 :]
+    assert own == pytest.approx([1.0, 0.5] if given else [1.0, 1.25, 0.625])
+    wholly = replace(played, mask=(False,) * len(mask))
+    (credit,) = StepDecay().assign(Experience([wholly], teacher=Opinion([])))
+    assert credit.weights.isfinite().all()
 
 
 def test_step_decay_takes_episodes_without_steps() -> None:

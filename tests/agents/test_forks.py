@@ -1,5 +1,6 @@
 """Episodes played on from inside another one."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from journeyman.tools import ToolCall, render_hermes
 from .tiny import BUILTIN, chat
 
 TASKS = 12
+EXACT = "journeyman/ExactMDP-v0"
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +118,45 @@ def test_an_environment_that_breaks_costs_its_own_fork_only() -> None:
     lost, whole = rollout(ScriptedPolicy(chat(), oracle), [Fork(broken, 0, 0), Fork(parent, 0, 0)])
     assert lost.stop is StopReason.INFRA_ERROR
     assert whole.success
+
+
+@pytest.mark.parametrize("error", [KeyError("balance"), TypeError("no balance")])
+def test_a_given_turn_that_breaks_its_tool_costs_its_own_fork_only(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Errors that a wrong task id gives too; here they are the tool's."""
+    tasks = [TaskRef(BUILTIN[0], "test/0")]
+    (parent,) = rollout(ScriptedPolicy(chat(), oracle), tasks, keep=True)
+    given = parent.tokens[slice(*parent.steps[0].span)]
+
+    def breaking(self: object, call: ToolCall) -> None:
+        raise error
+
+    monkeypatch.setattr(env_class(BUILTIN[0]), "_execute", breaking)
+    (lost,) = rollout(ScriptedPolicy(chat(), oracle), [Fork(parent, 0, 0, given)])
+    assert (lost.stop, lost.error) == (
+        StopReason.INFRA_ERROR,
+        f"{type(error).__name__}: {error}",
+    )
+    with pytest.raises(KeyError, match="no environment"):
+        rollout(ScriptedPolicy(chat(), oracle), [TaskRef("acme/None-v0", "test/0")])
+
+
+def test_forks_throw_dice_of_their_own() -> None:
+    """The environment's too: one action of one state leads to all its outcomes, by seed."""
+    exact = env_class(EXACT)
+    tasks = itertools.islice(exact.tasks("test"), 200)
+    task = next(i for i in tasks if exact.load_task(i).kind == "graph_40")
+    call = render_hermes(ToolCall("choose", {"action": 1}))
+    policy = ScriptedPolicy(chat(), lambda env: iter([call]))
+    (parent,) = rollout(policy, [TaskRef(EXACT, task)], keep=True)
+    given = tuple(chat().turn(call))
+    forks = [Fork(parent, 0, seed, given) for seed in range(60)]
+    first, again = rollout(policy, forks, keep=True), rollout(policy, forks, keep=True)
+    seen = [e.branch_points[1].state_hash for e in first]
+    assert seen == [e.branch_points[1].state_hash for e in again]
+    assert len({e.branch_points[0].state_hash for e in first}) == 1
+    assert len(set(seen)) > 1
 
 
 def test_a_snapshot_that_fails_costs_its_own_episode_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,16 +13,17 @@ from transformers import PreTrainedModel
 from trl import DistillationConfig, SFTConfig
 
 from journeyman.agents.chat import ChatFormat
-from journeyman.agents.credit import Credit, Trace, Uniform
+from journeyman.agents.credit import GAE, Attention, Credit, Critic, Outcome, Trace, Uniform
+from journeyman.agents.credit.trees import Additive, Gated, PolicyTarget
 from journeyman.agents.demonstrations import demonstrate
 from journeyman.agents.errors import UserError
 from journeyman.agents.hf import HFPolicy
 from journeyman.agents.rollout import TaskRef, rollout
-from journeyman.agents.search.evidence import TreeRollouts
+from journeyman.agents.search.evidence import TreeEpisode, TreeRollouts
 from journeyman.agents.teacher import LocalTeacher
 from journeyman.agents.trainers import distill, sft
 from journeyman.agents.trainers.parts import Parts, tasks_needed
-from journeyman.envs import make
+from journeyman.envs import env_class, make
 
 from .tiny import chat, gpt2, llama, tokenizer
 
@@ -243,6 +244,59 @@ def test_who_plays_must_be_a_probability_and_trees_are_the_students(tmp_path: Pa
     parts = dataclasses.replace(make_parts(babbler()), search=TreeRollouts(rows=4))
     with pytest.raises(UserError, match=r"trainer\.lmbda=0\.5: a search grows"):
         distill.build(parts, args, lmbda=0.5)
+
+
+def searching(folder: Path, credit: Credit, **settings: Any) -> Any:
+    """A trainer of eight rows: two tasks' trees."""
+    search = TreeRollouts(rows=4, trajectories=1, **settings)
+    parts = dataclasses.replace(make_parts(babbler(), credit), search=search)
+    args = distillation(folder, per_device_train_batch_size=8, max_steps=1)
+    return distill.build(parts, args)
+
+
+def test_rows_that_a_budget_saves_count_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are no lost episodes: not in what is logged, and not in a mean that credit takes."""
+    trainer = searching(tmp_path, Outcome(), env_steps=0)
+    play = TreeRollouts.play
+
+    def winning(*args: Any) -> list[TreeEpisode]:
+        rows = play(*args)
+        return [_won(row) for row in rows]
+
+    monkeypatch.setattr(TreeRollouts, "play", winning)
+    trainer.model.train()
+    data = trainer.train_dataset
+    batch = trainer._generate_and_score_completions([data[0]] * 4 + [data[1]] * 4)
+    metrics = trainer._metrics["train"]
+    assert metrics["rollout/success"] == [1.0]
+    assert metrics["rollout/tokens"] == [float(batch["tool_mask"].sum()) / 2]
+    assert len(batch["tool_mask"]) == 8
+    assert (batch["tool_mask"].sum(1) > 0).tolist() == [True] * 2 + [False] * 6
+    assert not batch["advantages"].any()  # all won
+
+
+def _won(row: TreeEpisode) -> TreeEpisode:
+    episode = dataclasses.replace(row.episode, success=True, reward=1.0)
+    return dataclasses.replace(row, episode=episode)
+
+
+@pytest.mark.parametrize(
+    "credit", [Additive(Trace()), Gated(Trace()), PolicyTarget(Trace()), GAE(Critic()), Attention()]
+)
+def test_a_batch_whose_environments_all_break_trains_nothing(
+    credit: Credit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(self: Any, task: Any) -> None:
+        raise ConnectionError("the bank is gone")
+
+    monkeypatch.setattr(env_class("journeyman/Bank-v0"), "open_state", closed)
+    trainer = searching(tmp_path, credit)
+    before = weights(trainer.model)
+    trainer.train()
+    assert not changed(trainer.model, before)
+    assert steps(trainer)[0]["search/failures"] == 2
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
 
-from journeyman.envs import make
+from journeyman.envs import env_class, make
 from journeyman.envs.checker import check
 from journeyman.envs.exact import FAMILIES, MDP, make_mdp
+from journeyman.envs.wrappers import with_faults
 from journeyman.tools import CallStatus, ToolCall
+from journeyman.tools.faults import FaultPlan
 
 ENV_ID = "journeyman/ExactMDP-v0"
 
@@ -80,7 +82,7 @@ def test_a_branch_may_throw_other_dice() -> None:
     before, snapshot, seen = env.state_hash(), env.snapshot(), {}
     for seed in range(200):
         env.restore(snapshot)
-        env.reroll(seed)  # type: ignore[attr-defined]
+        env.reroll(seed)
         assert env.state_hash() == before
         messages, *_ = env.step([ToolCall("choose", {"action": 1})])
         seen.setdefault(messages[0].content, env.state_hash())
@@ -88,3 +90,18 @@ def test_a_branch_may_throw_other_dice() -> None:
     reachable = set(mdp.successors[0][0, 1][mdp.chances[0][0, 1] > 0.03].tolist())
     assert len(reachable) <= len(seen) <= 3
     assert len(set(seen.values())) == len(seen)
+
+
+def test_dice_are_thrown_through_what_is_laid_around() -> None:
+    env, plain = with_faults(env_class(ENV_ID), FaultPlan({}))(), make(ENV_ID)
+    index = next(i for i in range(100) if type(plain).load_task(f"train/{i}").kind == "graph_40")
+    for it in (env, plain):
+        it.reset(options={"task_id": f"train/{index}"})
+    snapshots = [it.snapshot() for it in (env, plain)]
+    for seed in range(20):
+        seen = []
+        for it, snapshot in zip((env, plain), snapshots, strict=True):
+            it.restore(snapshot)
+            it.reroll(seed)
+            seen.append(it.step([ToolCall("choose", {"action": 1})])[0])
+        assert seen[0] == seen[1]

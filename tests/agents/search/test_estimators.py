@@ -27,6 +27,7 @@ from journeyman.agents.search.estimators import (
     TreeCredit,
     VinePPO,
 )
+from journeyman.agents.search.search import request_seed
 from journeyman.agents.search.tabular import TabularWorld
 from journeyman.envs.exact import FAMILIES, make_mdp
 
@@ -138,11 +139,24 @@ def grown(
 ) -> tuple[TabularWorld, Tree, list[Path]]:
     """A tree on which estimators of one way of spending have spent a large budget."""
     world, tree = TabularWorld(make_mdp(family, seed)), Tree(0)
-    paths = world.trajectories(tree, 8, seed)
-    search = way().search(tree, paths, Budget(3000), seed)
+    dice = 100 + seed
+    paths = world.trajectories(tree, 8, dice)
+    search = way().search(tree, paths, Budget(3000), dice)
     search.width = 500
     run_searches(world, [search])
     return world, tree, paths
+
+
+def test_a_search_throws_other_dice_than_its_trajectories() -> None:
+    """Whole episodes from the same seed: had they the same dice, each would come twice."""
+    world, tree = TabularWorld(make_mdp("tree", 0)), Tree(0)
+    paths = world.trajectories(tree, 8, seed=0)
+    run_searches(world, [Broadcast().search(tree, paths, Budget(continuations=8), seed=0)])
+    ways = [[(step.action, step.state) for step in path.steps] for path in tree.paths]
+    assert len(ways) == 16
+    assert all(extra not in ways[:8] for extra in ways[8:])
+    seeds = [request_seed(seed, index) for seed in range(-2, 3) for index in range(-20, 20)]
+    assert len(set(seeds)) == len(seeds)
 
 
 def distance(found: Estimate, exact: float) -> float:

@@ -1,22 +1,32 @@
 """Trees of language-model episodes: nodes restore, equal turns merge, nothing is made twice."""
 
-from collections.abc import Sequence
+import importlib.resources
+import itertools
+import random
+from collections.abc import Iterator, Sequence
+from statistics import fmean
 from typing import Any
 
 import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch import Tensor
 
+from journeyman import conf
 from journeyman.agents import hf
 from journeyman.agents.errors import NoSnapshotError
 from journeyman.agents.hf import HFPolicy, load_policy, load_teacher
+from journeyman.agents.policy import Request as Conversation
+from journeyman.agents.policy import Turn
 from journeyman.agents.rollout import Fork, TaskRef
 from journeyman.agents.scripted import ScriptedPolicy, no_op, oracle
 from journeyman.agents.search import Budget, CreditSearch, Kind, Request, expected_backup
+from journeyman.agents.search.estimators import RTMC, GiGPO, StepEstimator, TreeCredit
 from journeyman.agents.search.evidence import Grown, TreeEpisode, TreeRollouts
 from journeyman.agents.search.language import LanguageWorld, canonical_action
 from journeyman.agents.search.search import PATIENCE, run_searches
 from journeyman.agents.teacher import LocalTeacher
-from journeyman.envs import Episode, env_class, make
+from journeyman.envs import Episode, ToolEnv, env_class, make
 from journeyman.tools import ToolCall, get_parser, render_hermes
 from journeyman.tools.python import ReplayError
 
@@ -111,10 +121,42 @@ def test_environments_of_proposals_are_closed(
     nodes = [(tree.root, tree.nodes[tree.root].handle)] * 2
     world.propose(ScriptedPolicy(chat(), oracle), nodes)
     assert len(closed) == 2
-    monkeypatch.setattr(env_class(BUILTIN[0]), "restore", _lost)
-    with pytest.raises(ReplayError):
-        world.propose(ScriptedPolicy(chat(), oracle), nodes)
-    assert len(closed) == 3
+    opened = ScriptedPolicy(chat(), oracle)
+
+    def failing(*args: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(opened, "open", failing)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        world.propose(opened, nodes)
+    assert len(closed) == 4
+
+
+def test_a_node_that_cannot_be_restored_gets_no_proposal(
+    student: HFPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others do, and every environment is closed."""
+    world = LanguageWorld(student.at(0.0), 64, KWARGS)
+    trees = world.begin(tasks(2))
+    bank, closed = env_class(BUILTIN[0]), list[Any]()
+    monkeypatch.setattr(bank, "restore", _lost)
+    monkeypatch.setattr(bank, "close", lambda self: closed.append(self))
+    nodes = [(tree.root, tree.nodes[tree.root].handle) for tree in trees]
+    lost, found = world.propose(ScriptedPolicy(chat(), oracle), nodes)
+    assert lost is None
+    assert found == make(BUILTIN[1]).load_task("test/1").gold[0].canonical()
+    assert len(closed) == 1
+
+
+def test_a_teacher_that_cannot_propose_is_not_tried(
+    student: HFPolicy, teacher: LocalTeacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for env_id in BUILTIN[:2]:
+        monkeypatch.setattr(env_class(env_id), "restore", _lost)
+    rows = grow(student, teacher, follow=False)
+    known = [e for row in rows for e in row.steps if e is not None]
+    assert known and grow.spent.failures > 0  # type: ignore[attr-defined]
+    assert grow.spent.teacher_tokens == 0  # type: ignore[attr-defined]
 
 
 def test_an_environment_that_breaks_has_no_value(
@@ -130,6 +172,154 @@ def test_an_environment_that_breaks_has_no_value(
     search = CreditSearch(trees[0], list(trees[0].paths), Budget(continuations=40))
     run_searches(world, [search])
     assert len(trees[0].paths) < 40  # it gave up
+
+
+@pytest.mark.parametrize("method", ["snapshot", "state_hash"])
+def test_a_branch_point_that_cannot_be_kept_has_no_value(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The turn before was played; nobody knows where it led, and that is no reward of zero."""
+    bank, calls = env_class(BUILTIN[0]), itertools.count()
+    whole = getattr(bank, method)
+
+    def failing(self: Any) -> Any:
+        if next(calls) == 1:
+            raise ConnectionError("the bank is gone")
+        return whole(self)
+
+    monkeypatch.setattr(bank, method, failing)
+    world = LanguageWorld(ScriptedPolicy(chat(), oracle), 64, KWARGS)
+    (tree,) = world.begin(tasks(1))
+    (path,) = tree.paths
+    assert len(path.steps) == 1 and path.failure == "ConnectionError: the bank is gone"
+    assert not any(node.terminal for node in tree.nodes.values())
+    assert expected_backup(tree)[tree.root].value is None
+    run_searches(world, [CreditSearch(tree, [path], Budget(continuations=4))])
+    assert expected_backup(tree)[tree.root].value == 1.0
+
+
+def unopened(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """The first openings of a bank fail."""
+    bank, calls = env_class(BUILTIN[0]), itertools.count()
+    whole = bank.open_state
+
+    def failing(self: Any, task: Any) -> Any:
+        if next(calls) < times:
+            raise ConnectionError("the bank is gone")
+        return whole(self, task)
+
+    monkeypatch.setattr(bank, "open_state", failing)
+
+
+@pytest.mark.parametrize("values", [TreeCredit(), RTMC()], ids=lambda it: type(it).__name__)
+def test_a_reset_that_fails_costs_its_own_trajectory_only(
+    values: StepEstimator,
+    student: HFPolicy,
+    teacher: LocalTeacher,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    unopened(monkeypatch, 1)
+    rollouts = TreeRollouts(values, rows=4, trajectories=2)
+    (it,) = rollouts.grow(student, teacher, tasks(1, rows=4), 64, KWARGS)
+    assert expected_backup(it.tree)[it.tree.root].value is not None
+    assert [path.failure is None for path in it.tree.paths] == [False, True, True, True]
+    assert len(rollouts.episodes(it)) == 3
+    assert rollouts.spent.failures == 1
+
+
+@pytest.mark.parametrize("values", [TreeCredit(), RTMC()], ids=lambda it: type(it).__name__)
+def test_a_task_that_cannot_be_opened_has_no_rows(
+    values: StepEstimator,
+    student: HFPolicy,
+    teacher: LocalTeacher,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    unopened(monkeypatch, 2)
+    rollouts = TreeRollouts(values, rows=4, trajectories=2)
+    lost, whole = rollouts.grow(student, teacher, tasks(2, rows=4), 64, KWARGS)
+    assert not lost.playable and len(lost.tree.paths) == 2
+    assert rollouts.episodes(lost) == []
+    assert len(rollouts.episodes(whole)) == 4
+
+
+@pytest.mark.parametrize("max_context", [8, 20])
+def test_a_prompt_that_does_not_fit_has_no_rows(max_context: int, teacher: LocalTeacher) -> None:
+    short = load_policy("embedded-student", "names", max_context=max_context, device="cpu")
+    rollouts = TreeRollouts(rows=4, trajectories=2)
+    grown = rollouts.grow(short, teacher, tasks(2, rows=4), 64, KWARGS)
+    failures = {path.failure for it in grown for path in it.tree.paths}
+    assert failures == {"the prompt does not fit max_context"}
+    assert [row for it in grown for row in rollouts.episodes(it)] == []
+
+
+class TwoWordings:
+    """Gives up half the time; else makes the gold call, in one of two wordings.
+
+    Only one of them is gone on from to the end. So Q of the call is 0.5, and V is 0.25.
+    """
+
+    format = chat()
+    max_context = 1 << 20
+    loser = "I think so.\n"
+
+    def open(self, requests: Sequence[Conversation]) -> "TwoWordings":
+        self._conversations = [self._play(request) for request in requests]
+        self._ready = list(range(len(requests)))
+        return self
+
+    def _play(self, request: Conversation) -> Iterator[str]:
+        gold = [render_hermes(call) for call in request.env.task.gold]
+        done, lost = request.env.snapshot().turns, self.loser in chat().decode(request.tokens)
+        if not done:
+            first = random.Random(request.seed).choice(
+                ["Answer: no", "Answer: no", gold[0], self.loser + gold[0]]
+            )
+            done, lost = 1, first.startswith(self.loser)
+            yield first
+        while not lost and done < len(gold):
+            done += 1
+            yield gold[done - 1]
+        yield "Answer: no" if lost else f"Answer: {request.env.task.answer}"
+
+    @property
+    def idle(self) -> bool:
+        return not self._ready
+
+    def advance(self) -> list[Turn]:
+        ready, self._ready = self._ready, []
+        written = [tuple(chat().turn(next(self._conversations[row]))) for row in ready]
+        return [Turn(row, it, (0.0,) * len(it)) for row, it in zip(ready, written, strict=True)]
+
+    def extend(self, row: int, tokens: Sequence[int]) -> None:
+        self._ready.append(row)
+
+    def finish(self, row: int) -> None:
+        pass
+
+
+def test_a_call_in_two_wordings_is_repeated_in_both() -> None:
+    """As the student writes it: to repeat the first that was seen drew Q towards 0 or 1."""
+    orders = env_class(BUILTIN[2])
+    task = next(i for i in orders.tasks("test") if len(orders.load_task(i).gold) > 1)
+    call = orders.load_task(task).gold[0].canonical()
+    repeated, gaps = 0, []
+    for seed in range(6):
+        world = LanguageWorld(TwoWordings(), 64, {"max_turns": 12})
+        (tree,) = world.begin([TaskRef(BUILTIN[2], task, 100 * seed + row) for row in range(4)])
+        budget = Budget(continuations=150)
+        run_searches(world, [CreditSearch(tree, list(tree.paths), budget, seed=seed)])
+        own = [
+            path.returns()[0]
+            for path in tree.paths
+            if path.kind is Kind.SAMPLED and path.keys[0] == tree.root
+            if path.steps[0].action == call
+        ]
+        q = expected_backup(tree)[tree.root].actions[call].q
+        assert q == pytest.approx(fmean(own), abs=0.03)
+        gaps.append(q - 0.5)
+        repeated += tree.nodes[tree.root].edges[call].forced
+    assert abs(fmean(gaps)) < 0.1
+    assert repeated > 60  # or else this would say nothing
 
 
 def test_a_state_that_cannot_be_restored_leaves_the_trajectories(
@@ -190,6 +380,74 @@ def test_equal_seeds_grow_equal_trees(student: HFPolicy, teacher: LocalTeacher) 
     one, other = grow(student, teacher), grow(student, teacher)
     assert [r.episode for r in one] == [r.episode for r in other]
     assert [r.steps for r in one] == [r.steps for r in other]
+
+
+@pytest.mark.parametrize(
+    "values", sorted(p.name for p in (importlib.resources.files(conf) / "values").iterdir())
+)
+def test_every_estimator_finds_advantages_in_training(
+    values: str, student: HFPolicy, teacher: LocalTeacher
+) -> None:
+    text = (importlib.resources.files(conf) / "values" / values).read_text()
+    orders = [TaskRef(BUILTIN[2], f"train/{i // 8}", seed=1000 * (i // 8) + i) for i in range(32)]
+    rollouts = TreeRollouts(instantiate(OmegaConf.create(text)))
+    rows = rollouts.play(student, teacher, orders, 64, KWARGS)
+    credit = [e.credit for row in rows for e in row.steps if e is not None]
+    assert sum(abs(it) > 1e-9 for it in credit) >= 5
+
+
+def test_gigpo_takes_the_teachers_calls(student: HFPolicy, teacher: LocalTeacher) -> None:
+    """They lead to states that the student never came to by itself."""
+    orders = [TaskRef(BUILTIN[2], f"train/{i // 8}", seed=i) for i in range(24)]
+    rollouts = TreeRollouts(GiGPO(), follow=False)
+    grown = rollouts.grow(student, teacher, orders, 64, KWARGS)
+    assert any(path.kind is Kind.TEACHER for it in grown for path in it.tree.paths)
+    assert len([row for it in grown for row in rollouts.episodes(it)]) == 24
+
+
+def stepped(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Task ids, one a turn that is played from here on."""
+    turns: list[str] = []
+    step = ToolEnv.step
+
+    def counting(self: ToolEnv, action: Any) -> Any:
+        turns.append(self.task.id)
+        return step(self, action)
+
+    monkeypatch.setattr(ToolEnv, "step", counting)
+    return turns
+
+
+@pytest.mark.parametrize("follow", [True, False])
+@pytest.mark.parametrize("limits", [{"env_steps": 0}, {"tokens": 0}])
+def test_without_a_budget_the_teacher_does_not_play(
+    limits: dict[str, int],
+    follow: bool,
+    student: HFPolicy,
+    teacher: LocalTeacher,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    turns = stepped(monkeypatch)
+    rollouts = TreeRollouts(tries=3, follow=follow, **limits)  # type: ignore[arg-type]
+    grown = rollouts.grow(student, teacher, tasks(3, rows=8), 64, KWARGS)
+    assert len(turns) == sum(len(p.steps) for it in grown for p in it.trajectories)
+    assert rollouts.spent.teacher_tokens == 0
+    assert rollouts.spent.env_steps == len(turns)
+
+
+@pytest.mark.parametrize("follow", [True, False])
+def test_the_teachers_play_is_charged(
+    follow: bool, student: HFPolicy, teacher: LocalTeacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Limits are kept to, but for what a continuation is longer than those before it."""
+    turns = stepped(monkeypatch)
+    rollouts = TreeRollouts(tries=3, follow=follow, env_steps=6)
+    grown = rollouts.grow(student, teacher, tasks(6, rows=8), 64, KWARGS)
+    assert rollouts.spent.env_steps == len(turns)
+    assert rollouts.spent.teacher_tokens == sum(it.teacher_tokens for it in grown) > 0
+    for it in grown:
+        assert it.spent.env_steps is not None and it.spent.env_steps <= 6 + 2
+    assert follow == any(it.teacher_steps for it in grown)
 
 
 def test_budgets_end_a_search_early(student: HFPolicy, teacher: LocalTeacher) -> None:

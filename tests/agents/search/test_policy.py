@@ -74,12 +74,26 @@ def test_where_no_simulation_ends_the_prior_decides(
     assert len(caplog.records) == 8  # all simulations broke
 
 
+def test_without_forks_it_plays_as_the_policy_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the bank, where nothing can be restored; the other tasks are searched."""
+
+    def lost(self: ToolEnv, snapshot: Any) -> None:
+        raise ConnectionError("the bank is gone")
+
+    monkeypatch.setattr(env_class(BUILTIN[0]), "restore", lost)
+    policy = SearchPolicy(ScriptedPolicy(chat(), from_here), candidates=2, simulations=2)
+    episodes = rollout(policy, TASKS[:3])
+    plain = rollout(ScriptedPolicy(chat(), oracle), TASKS[:3])
+    assert [(e.tokens, e.success) for e in episodes] == [(e.tokens, True) for e in plain]
+
+
+def from_here(env: ToolEnv) -> Iterator[str]:
+    """What the oracle has left to say."""
+    return itertools.islice(oracle(env), env.snapshot().turns, None)
+
+
 def test_the_searched_environment_is_left_alone() -> None:
     """What the forks do never shows in the episode: the oracle's episode is the oracle's."""
-
-    def from_here(env: ToolEnv) -> Iterator[str]:
-        return itertools.islice(oracle(env), env.snapshot().turns, None)
-
     policy = SearchPolicy(ScriptedPolicy(chat(), from_here), candidates=2, simulations=2)
     episodes = rollout(policy, TASKS[:3])
     plain = rollout(ScriptedPolicy(chat(), oracle), TASKS[:3])
