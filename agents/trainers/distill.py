@@ -232,10 +232,12 @@ class OnPolicyDistillation(DistillationTrainer):
                 )
                 episodes.update(zip(rows, played, strict=True))
             found = [episodes[i] for i in range(len(tasks))]
+            _check_alive(found)
             return [TreeEpisode(e, (None,) * len(e.steps)) for e in found]
         trees = self._search.play(
             self._policy, self._teacher, tasks, self._rollout_batch, self._env_kwargs
         )
+        _check_alive([tree.episode for tree in trees])
         blank = _blank(tasks[0], self._policy.format.eos_id)
         return trees + [blank] * (len(tasks) - len(trees))
 
@@ -261,6 +263,9 @@ class OnPolicyDistillation(DistillationTrainer):
         """A seed by place in the run, not by history: a resumed run draws the same."""
         key = (self.args.seed, self.state.global_step, self.accelerator.process_index, row)
         return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """No card in checkpoints: TRL's would call the model a fine-tuned version of nothing."""
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """What the credit has learned goes into the checkpoint too (TRL's seam)."""
@@ -384,6 +389,23 @@ def _hidden_states(model: PreTrainedModel, inputs: dict[str, Tensor], chosen: Te
         states.append(output.last_hidden_state[wanted])
         places.append(order[rows, columns][wanted])
     return torch.cat(states)[torch.cat(places).argsort()]
+
+
+def _check_alive(episodes: Sequence[Episode]) -> None:
+    """Stop a run whose environments do not work: nothing is left to learn from.
+
+    Args:
+        episodes: Of a rollout; a tree leaves out those that broke before their first step.
+
+    Raises:
+        UserError: Every episode broke.
+    """
+    if all(e.stop is StopReason.INFRA_ERROR for e in episodes):
+        what = episodes[0].error if episodes else "none could begin; see the warnings above"
+        raise UserError(
+            f"every episode of a rollout broke ({what}): mend the environment; the same command "
+            f"goes on from the last checkpoint"
+        )
 
 
 def _dice(task: TaskRef) -> float:

@@ -5,7 +5,7 @@ Loss falls on student turns only, and not on the wrong calls that demonstrations
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datasets import Dataset
@@ -16,7 +16,7 @@ from journeyman.agents.demonstrations import demonstrate
 from journeyman.agents.policy import Student
 from journeyman.agents.rollout import TaskRef
 from journeyman.agents.trainers.parts import Parts, tasks_needed
-from journeyman.envs import make
+from journeyman.envs import make_for_run
 
 IGNORED = -100
 """Label of tokens without loss, by transformers' convention."""
@@ -33,6 +33,7 @@ class DemonstrationTuning(SFTTrainer):
         args: SFTConfig,
         tasks: Sequence[TaskRef],
         error_rate: float = 0.0,
+        env_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         """Write the demonstrations and hand them to TRL.
@@ -42,6 +43,7 @@ class DemonstrationTuning(SFTTrainer):
             args: TRL's arguments.
             tasks: One demonstration a task.
             error_rate: Chance of a harmless wrong call before each right one.
+            env_kwargs: For the environments.
             kwargs: Passed to `transformers.Trainer`.
         """
         args.dataset_kwargs = {"skip_prepare_dataset": True}
@@ -49,17 +51,25 @@ class DemonstrationTuning(SFTTrainer):
         super().__init__(
             model=policy.model,
             args=args,
-            train_dataset=demonstration_rows(tasks, policy.format, error_rate),
+            train_dataset=demonstration_rows(tasks, policy.format, error_rate, env_kwargs),
             processing_class=policy.format.tokenizer,
             **kwargs,
         )
 
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """No card in checkpoints: TRL's would call the model a fine-tuned version of nothing."""
+
 
 def demonstration_rows(
-    tasks: Sequence[TaskRef], format: ChatFormat, error_rate: float = 0.0
+    tasks: Sequence[TaskRef],
+    format: ChatFormat,
+    error_rate: float = 0.0,
+    env_kwargs: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Gold episodes as rows of "input_ids" and "labels"."""
-    envs = {env_id: make(env_id, max_turns=MAX_TURNS) for env_id in {t.env_id for t in tasks}}
+    kwargs = {**(env_kwargs or {}), "max_turns": MAX_TURNS}
+    kwargs.pop("parser", None)  # demonstrations are written in the form that is read by default
+    envs = {env_id: make_for_run(env_id, kwargs) for env_id in {t.env_id for t in tasks}}
     rows: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
     for task in tasks:
         row = demonstrate(envs[task.env_id], task.task_id, format, error_rate)
@@ -75,5 +85,10 @@ def build(
 ) -> DemonstrationTuning:
     """The trainer of `trainer=sft`."""
     return DemonstrationTuning(
-        parts.policy, args, parts.tasks(tasks_needed(args)), error_rate, **kwargs
+        parts.policy,
+        args,
+        parts.tasks(tasks_needed(args)),
+        error_rate,
+        parts.env_kwargs,
+        **kwargs,
     )
