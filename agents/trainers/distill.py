@@ -37,7 +37,7 @@ from journeyman.agents.samples import to_batch
 from journeyman.agents.search.evidence import Spent, TreeEpisode, TreeRollouts
 from journeyman.agents.teacher import LocalTeacher
 from journeyman.agents.trainers.divergence import Head, compare
-from journeyman.agents.trainers.parts import Parts, tasks_needed
+from journeyman.agents.trainers.parts import Parts, PlainTrainer, tasks_needed
 from journeyman.envs import Episode, StopReason
 from journeyman.tools import CallStatus
 
@@ -46,7 +46,7 @@ LOGGED_TURNS = 6
 """Divergence is logged for this many turns: its drift over turns is the first thing to watch."""
 
 
-class OnPolicyDistillation(DistillationTrainer):
+class OnPolicyDistillation(PlainTrainer, DistillationTrainer):
     """Distils a teacher into a student on the student's own episodes."""
 
     def __init__(
@@ -263,9 +263,6 @@ class OnPolicyDistillation(DistillationTrainer):
         """A seed by place in the run, not by history: a resumed run draws the same."""
         key = (self.args.seed, self.state.global_step, self.accelerator.process_index, row)
         return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """No card in checkpoints: TRL's would call the model a fine-tuned version of nothing."""
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """What the credit has learned goes into the checkpoint too (TRL's seam)."""

@@ -15,7 +15,7 @@ from journeyman.agents.chat import ChatFormat
 from journeyman.agents.demonstrations import demonstrate
 from journeyman.agents.policy import Student
 from journeyman.agents.rollout import TaskRef
-from journeyman.agents.trainers.parts import Parts, tasks_needed
+from journeyman.agents.trainers.parts import Parts, PlainTrainer, tasks_needed
 from journeyman.envs import make_for_run
 
 IGNORED = -100
@@ -24,7 +24,7 @@ MAX_TURNS = 64
 """Room for demonstrations with many mistakes."""
 
 
-class DemonstrationTuning(SFTTrainer):
+class DemonstrationTuning(PlainTrainer, SFTTrainer):
     """Trains a student on gold episodes."""
 
     def __init__(
@@ -55,9 +55,6 @@ class DemonstrationTuning(SFTTrainer):
             processing_class=policy.format.tokenizer,
             **kwargs,
         )
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """No card in checkpoints: TRL's would call the model a fine-tuned version of nothing."""
 
 
 def demonstration_rows(
