@@ -218,7 +218,7 @@ class RunFolder:
 
         The processes of one job share their folder: the first of them locks it.
         """
-        if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) != "0":
+        if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) > 0:
             return
         file = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
         weakref.finalize(self, os.close, file)
