@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import errno
+import fcntl
+import itertools
 import json
 import os
 import platform
 import shutil
 import sys
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -18,20 +22,45 @@ from typing import Any
 import hydra
 import torch
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
-from journeyman.agents.errors import DiskFullError, RunDirError
+from journeyman.agents.errors import DiskFullError, RunDirError, UserError
 from journeyman.agents.evaluation.metrics import Metrics, summarise
 from journeyman.agents.evaluation.report import write_atomically
 from journeyman.agents.policy import Policy
 from journeyman.agents.rollout import TaskRef, rollout
-from journeyman.envs import env_class, env_ids
+from journeyman.agents.trainers.callbacks import complete
+from journeyman.envs import constructor_arguments, env_class, env_ids, make_for_run
 from journeyman.envs.errors import UnknownTaskError
+from journeyman.envs.types import SPLITS
 
+WHOLE_NUMBERS = {
+    "seed": 0,
+    "threads": 1,
+    "first_task": 0,
+    "evaluation.tasks": 0,
+    "evaluation.batch_size": 1,
+    "student.max_turn_tokens": 1,
+    "student.max_context": 1,
+    "teacher.batch_size": 1,
+    "trainer.rollout_batch": 1,
+    "trainer.steps_per_generation": 1,
+    "trainer.num_iterations": 1,
+    "trainer.args.per_device_train_batch_size": 1,
+    "trainer.args.gradient_accumulation_steps": 1,
+}
+"""Places in a config -> the least number there, if the config has the place."""
+OPTIONAL = ("threads", "student.max_context")
+"""Those that may be null."""
+TEMPERATURES = ("student.temperature", "evaluation.temperature")
+WORK = ("metrics.jsonl", "summary.json", "table.txt")
+"""Files that a run folder is not given to another run for, unless they are empty."""
 PACKAGES = ("journeyman", "torch", "transformers", "trl", "gymnasium", "hydra-core", "numpy")
 
 
@@ -51,6 +80,7 @@ def run_app(config_name: str, job: Callable[[DictConfig], object], argv: Sequenc
     disable_progress_bar()  # transformers' own, one for each file it reads or writes
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise instead of printing and exiting
     sys.argv = [f"journeyman {config_name}", *argv]
+    OmegaConf.register_new_resolver("groups", _list_groups, replace=True)
 
     def run(config: DictConfig) -> object:
         if HydraConfig.get().mode is RunMode.MULTIRUN:  # every run of a sweep has its own folder
@@ -84,13 +114,87 @@ def _check_env_choice(argv: Sequence[str]) -> None:
                 env_class(choice)
 
 
+def _list_groups(*names: str) -> str:
+    """The options of some config groups, for `--help` (all are listed if nobody chooses)."""
+    hydra = GlobalHydra.instance().hydra
+    assert hydra is not None
+    return hydra.format_config_groups(lambda group: group.partition("/")[0] in names)
+
+
+def check(config: DictConfig) -> None:
+    """Check what a config says in numbers, before anything is made or loaded.
+
+    Raises:
+        UserError: A number is no number, or out of its range.
+    """
+    for place, least in WHOLE_NUMBERS.items():
+        value = OmegaConf.select(config, place, default=least)
+        if value is None and place in OPTIONAL:
+            continue
+        if type(value) is not int or value < least:
+            raise UserError(f"{place}={value}: expected a whole number, {least} or more")
+    for place in TEMPERATURES:
+        value = OmegaConf.select(config, place, default=0)
+        if type(value) not in (int, float) or not 0 <= value < float("inf"):
+            raise UserError(f"{place}={value}: expected a number, 0 or more")
+    if "trainer" not in config:
+        return
+    for field in dataclasses.fields(get_class(config.trainer.args._target_)):
+        value = config.trainer.args.get(field.name)
+        if type(field.default) in (int, float) and isinstance(value, str):
+            raise UserError(f"trainer.args.{field.name}={value}: expected a number")
+
+
+def env_kwargs(config: DictConfig) -> dict[str, Any]:
+    """What a config says to the constructors of its environments; see `make_for_run`."""
+    kwargs = OmegaConf.to_container(config.env.kwargs)
+    assert isinstance(kwargs, dict)
+    if config.get("sandbox"):
+        kwargs["sandbox"] = instantiate(config.sandbox)
+    return {str(name): value for name, value in kwargs.items()}
+
+
+def check_environments(config: DictConfig) -> None:
+    """Check that each environment can be made as the config says, and that the sandbox opens.
+
+    Raises:
+        UserError: There is no environment, an environment takes no such argument or value, or
+            none takes the sandbox.
+        UnknownEnvError: No environment of that id.
+        SandboxError: The sandbox cannot be opened on this machine.
+    """
+    ids, kwargs = list(config.env.ids), env_kwargs(config)
+    if not ids:
+        raise UserError("env.ids is empty: expected at least one environment")
+    for env_id in ids:
+        taken = constructor_arguments(env_id)
+        for name in kwargs:
+            if name not in taken and name != "sandbox":
+                raise UserError(
+                    f"env.kwargs.{name}: {env_id} takes no {name!r}; it takes: {', '.join(taken)}"
+                )
+        try:
+            make_for_run(env_id, kwargs).close()
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"env.kwargs: {env_id}: {error}") from error
+    if not config.get("sandbox"):
+        return
+    if not any("sandbox" in constructor_arguments(env_id) for env_id in ids):
+        raise UserError(
+            f"sandbox={config.sandbox.backend}: no environment of this run ({', '.join(ids)}) runs "
+            f"code in a sandbox: leave it out"
+        )
+    kwargs["sandbox"].session().close()  # what is missing shows now, not in every episode
+
+
 class RunFolder:
     """One run's files: its config, versions and whatever the job writes."""
 
     def __init__(self, config: DictConfig, replaces: Sequence[str] = ()) -> None:
         """Open or make the folder; set threads and seed.
 
-        Nothing is written yet: a mistake that shows before `claim` leaves the folder free.
+        Nothing is written yet: a mistake that shows before `claim` leaves the folder free. Other
+        processes are kept out for as long as this object lives.
 
         Args:
             config: The run's.
@@ -98,12 +202,13 @@ class RunFolder:
                 config, makes room for it.
 
         Raises:
-            RunDirError: The folder holds a run with another config.
+            RunDirError: The folder holds a run with another config, or one that is at work.
         """
         self._replaces = replaces
         self._keys = set(config)
         self.path = Path(config.run_dir)
         self.path.mkdir(parents=True, exist_ok=True)
+        self._lock()
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
@@ -117,20 +222,45 @@ class RunFolder:
         write_atomically(self.path / "config.yaml", self._text.encode())
         write_atomically(self.path / "machine.json", json.dumps(machine(), indent=2).encode())
 
+    def _lock(self) -> None:
+        """Two runs in a folder would delete each other's checkpoints; a killed one's lock is free.
+
+        The processes of one job share their folder: the first of them locks it.
+        """
+        if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) > 0:
+            return
+        file = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        weakref.finalize(self, os.close, file)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunDirError(
+                f"{self.path}: another run is at work there; wait for it, or choose name=…"
+            ) from error
+
     def _check_config(self) -> None:
         path = self.path / "config.yaml"
-        if not path.exists():
+        if not path.exists() or not self._holds_work():
             return
         known, text = path.read_text(), self._text
         if self._replaces and set(OmegaConf.create(known)) == self._keys:
             return
         if known != text:
-            pairs = zip(known.splitlines(), text.splitlines(), strict=False)
-            old, new = next(((o, n) for o, n in pairs if o != n), ("more", "fewer lines"))
+            pairs = itertools.zip_longest(
+                known.splitlines(), text.splitlines(), fillvalue="nothing"
+            )
+            old, new = next((o, n) for o, n in pairs if o != n)
             raise RunDirError(
                 f"{self.path} holds a run with another config (there {old.strip()!r}, now "
-                f"{new.strip()!r}): choose another run_dir=… or delete the folder"
+                f"{new.strip()!r}): choose another name=… (or run_dir=…), or delete the folder"
             )
+
+    def _holds_work(self) -> bool:
+        """False if whatever was started here failed before it did anything."""
+        files = (self.path / name for name in WORK)
+        return any(file.exists() and file.stat().st_size > 0 for file in files) or bool(
+            complete(self.path / "checkpoints")
+        )
 
     def need_space(self, size: int) -> None:
         """Check that the folder can grow to `size` bytes; what it holds already counts.
@@ -189,10 +319,13 @@ def deal(ids: Sequence[str], split: str, first: int, count: int, seed: int = 0) 
 
     Raises:
         UnknownEnvError: No environment of that id.
-        UnknownTaskError: An environment has fewer tasks in that split.
+        UnknownTaskError: An environment has no such split, or fewer tasks in it.
     """
     for env_id in ids:
-        env_class(env_id)
+        tasks = env_class(env_id).tasks
+        if next(tasks(split), None) is None:
+            others = ", ".join(s for s in SPLITS if next(tasks(s), None) is not None)
+            raise UnknownTaskError(f"{env_id} has no {split} tasks, only {others} tasks")
     refs = [
         TaskRef(ids[i % len(ids)], f"{split}/{first + i // len(ids)}", seed + i)
         for i in range(count)
@@ -209,11 +342,7 @@ def evaluate(name: str, policy: Policy, config: DictConfig) -> Metrics:
     """Play the evaluation tasks of a config with a policy, under a progress bar."""
     options = config.evaluation
     tasks = deal(list(config.env.ids), options.split, 0, options.tasks, config.seed)
-    kwargs = OmegaConf.to_container(config.env.kwargs)
-    assert isinstance(kwargs, dict)
     with tqdm(total=len(tasks), desc=name, unit="task", mininterval=1.0) as bar:
-        episodes = rollout(
-            policy, tasks, options.batch_size, {str(k): v for k, v in kwargs.items()}, bar.update
-        )
+        episodes = rollout(policy, tasks, options.batch_size, env_kwargs(config), bar.update)
     kinds = {(t.env_id, t.task_id): env_class(t.env_id).load_task(t.task_id).kind for t in tasks}
     return summarise(episodes, kinds)

@@ -6,7 +6,7 @@
         ├── UnsupportedModelError   (ValueError)  the student's engine cannot run the model
         ├── MissingExtraError       (ImportError) an optional package is not installed
         ├── VocabularyMismatchError (ValueError)  student and teacher count tokens differently
-        ├── RunDirError             (ValueError)  the run folder holds another run
+        ├── RunDirError             (ValueError)  the run folder holds another run, or one at work
         ├── DivergedError           (ValueError)  the model's weights are no longer of use
         ├── NoSnapshotError         (ValueError)  a search in an environment without snapshots
         └── DiskFullError           (OSError)     no room for checkpoints
@@ -38,7 +38,7 @@ class VocabularyMismatchError(UserError, ValueError):
 
 
 class RunDirError(UserError, ValueError):
-    """The run folder belongs to a run with another configuration."""
+    """The run folder belongs to a run with another configuration, or to one that is at work."""
 
 
 class DivergedError(UserError, ValueError):

@@ -7,11 +7,26 @@ from collections.abc import Sequence
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from journeyman.agents.app import RunFolder, deal, evaluate, machine, run_app
+from journeyman.agents.app import (
+    RunFolder,
+    check,
+    check_environments,
+    deal,
+    env_kwargs,
+    evaluate,
+    machine,
+    run_app,
+)
+from journeyman.agents.errors import UserError
 from journeyman.agents.evaluation.report import plot, table, write_summary
 from journeyman.agents.policy import Policy, Student
 from journeyman.agents.search.policy import SearchPolicy
 from journeyman.agents.train import bounds
+
+PLACES = frozenset(
+    {"name", "seed", "run_dir", "threads", "evaluation", "env", "student", "sandbox"}
+)
+"""What a config of `eval` has at its top."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -21,19 +36,33 @@ def main(argv: Sequence[str]) -> None:
 
 def evaluate_student(config: DictConfig) -> None:
     """Evaluate, print the table, write summary and picture."""
-    folder = RunFolder(config, replaces=("summary.json", "plot.png"))
+    check(config)
     options = config.evaluation
-    deal(
-        list(config.env.ids), options.split, 0, options.tasks
-    )  # a mistake shows before models load
+    if options.tasks < 1:
+        raise UserError(f"evaluation.tasks={options.tasks}: expected a whole number above zero")
+    if strange := sorted(str(name) for name in set(config) - PLACES):
+        raise UserError(
+            f"eval has no use for {strange[0]}=…: it plays the student alone; its places are "
+            f"{', '.join(sorted(PLACES))}"
+        )
+    folder = RunFolder(config, replaces=("summary.json", "plot.png"))
+    # Mistakes show before models load.
+    deal(list(config.env.ids), options.split, 0, options.tasks)
+    check_environments(config)
     policy: Student = instantiate(config.student)
+    tested: Policy = policy.at(config.evaluation.temperature)
+    searching: SearchPolicy | None = None
+    if policy.search is not None:
+        try:
+            searching = SearchPolicy(policy, policy.search, env_kwargs=env_kwargs(config))
+        except ValueError as error:
+            raise UserError(f"student.search={policy.search}: {error}") from error
     folder.claim()
     rows = bounds(policy, config)
-    tested: Policy = policy.at(config.evaluation.temperature)
-    if policy.search is not None:
+    if searching is not None:
         # Its turns are judged by forks of the tests themselves: a row of its own.
         rows["student"] = evaluate("student", tested, config)
-        tested = SearchPolicy(policy, policy.search)
+        tested = searching
     name = "student" if policy.search is None else f"student, {policy.search} search"
     rows[name] = evaluate(name, tested, config)
     extra = {"machine": machine(), "config": OmegaConf.to_container(config, resolve=True)}

@@ -81,8 +81,8 @@ def resolve(name_or_path: str) -> str:
     """What `from_pretrained` takes for a model's name; never touches the network.
 
     Args:
-        name_or_path: "embedded-teacher", "embedded-student", a key of `PULLABLE`, an existing
-            folder, or a hub id "org/name", which is returned as it is.
+        name_or_path: "embedded-teacher", "embedded-student", a key of `PULLABLE`, a folder with a
+            model (or an adapter), or a hub id "org/name", which is returned as it is.
 
     Raises:
         ModelNotFoundError: There is none; the message says how to get it.
@@ -95,7 +95,12 @@ def resolve(name_or_path: str) -> str:
                 f"the model {name_or_path} is not on this machine; run: {command}"
             )
         return str(place)
-    is_folder = name_or_path != "" and Path(name_or_path).is_dir()  # Path("") is the current one
+    folder = Path(name_or_path)
+    is_folder = name_or_path != "" and folder.is_dir()  # Path("") is the current one
+    if is_folder and not _is_model(folder) and not (folder / "adapter_config.json").is_file():
+        inside = folder / "model"  # of a run folder
+        hint = f"; did you mean {str(inside)!r}?" if _is_model(inside) else ""
+        raise ModelNotFoundError(f"no model in the folder {name_or_path!r} (config.json){hint}")
     if is_folder or _HUB_ID.fullmatch(name_or_path):
         return name_or_path
     names = [*EMBEDDED, *PULLABLE]

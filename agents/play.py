@@ -14,9 +14,10 @@ from journeyman.tools import CallStatus, ToolCall, ToolSpec
 HELP = """\
 Call a tool:  name {"key": value, ...}   or   name key=value key="two words"
 Answer:       any other text, or   Answer: text
-Tools again:  ?          Leave: Ctrl-D"""
+Tools again:  ? or help  Leave: Ctrl-D"""
 
 _CALL = re.compile(r"\s*([A-Za-z_][\w.-]*)(?:\s+(.*))?", re.DOTALL)
+_PARENTHESIS = re.compile(r"\s*([A-Za-z_][\w.-]*)\s*\(")
 _ARGUMENTS = re.compile(r"\{|[A-Za-z_]\w*=")
 
 
@@ -39,6 +40,10 @@ def read_action(line: str, tools: Sequence[ToolSpec]) -> ToolCall | str:
         CallSyntaxError: The arguments cannot be read.
     """
     schemas = {tool.name: tool.parameters.get("properties", {}) for tool in tools}
+    opened = _PARENTHESIS.match(line)
+    if opened is not None and opened[1] in schemas:  # as the list of tools shows it
+        pairs = (f"{key}=…" for key in schemas[opened[1]])
+        raise CallSyntaxError(f"write: {' '.join((opened[1], *pairs))}")
     match = _CALL.fullmatch(line.strip())
     if match is None:
         return line.strip()
@@ -82,7 +87,11 @@ def _read_value(text: str) -> Any:
 
 
 def play(
-    env_id: str, stdin: TextIO, stdout: TextIO, split: str = "train", task_id: str | None = None
+    env_id: str,
+    stdin: TextIO,
+    stdout: TextIO,
+    split: str | None = None,
+    task_id: str | None = None,
 ) -> bool:
     """Let a person play one episode.
 
@@ -90,7 +99,7 @@ def play(
         env_id: A registered id.
         stdin: Where the person's lines come from.
         stdout: Where the conversation goes.
-        split: Where a random task is drawn from.
+        split: Where a random task is drawn from; by default where the environment draws them from.
         task_id: A certain task instead, such as "test/0".
 
     Returns:
@@ -102,7 +111,7 @@ def play(
     """
     env = make(env_id)
     try:
-        options = {"split": split} if task_id is None else {"task_id": task_id}
+        options = {"task_id": task_id} if split is None else {"task_id": task_id, "split": split}
         messages, info = env.reset(options=options)
         stdout.write(f"{env_id}, task {info['task_id']}\n\n{_list_tools(env)}\n\n{HELP}\n\n")
         _show(messages, stdout)
@@ -116,7 +125,7 @@ def _converse(env: ToolEnv, stdin: TextIO, stdout: TextIO) -> bool:
     while (line := _ask(stdin, stdout)) is not None:
         if not line.strip():
             continue
-        if line.strip() == "?":
+        if line.strip() in ("?", "help"):
             stdout.write(f"{_list_tools(env)}\n{HELP}\n")
             continue
         try:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from journeyman.agents.errors import NoSnapshotError
 from journeyman.agents.policy import Policy, Request, Stream, Turn
-from journeyman.envs import BranchPoint, Episode, Message, Step, StopReason, ToolEnv, make
+from journeyman.envs import BranchPoint, Episode, Message, Step, StopReason, ToolEnv, make_for_run
 from journeyman.tools.parsing import locate, token_ends
 from journeyman.tools.types import ToolResult
 
@@ -104,7 +104,7 @@ def rollout(
         policy: The student.
         tasks: What to play; results come in the same order.
         batch_size: Conversations side by side.
-        env_kwargs: Passed to every environment's constructor.
+        env_kwargs: Passed to every environment's constructor (`sandbox` to those that take it).
         progress: Called with the number of episodes that just ended.
         keep: Keep a branch point before each step, for forks.
 
@@ -195,7 +195,7 @@ class _Batch:
         self._records = [self._begin(task, env_kwargs) for task in tasks]
 
     def _begin(self, task: TaskRef | Fork, env_kwargs: dict[str, Any]) -> _Record:
-        env = make(task.env_id, **env_kwargs)
+        env = make_for_run(task.env_id, env_kwargs)
         try:
             if isinstance(task, Fork):
                 return self._begin_inside(task, env)

@@ -12,7 +12,10 @@ from transformers import PrinterCallback, Trainer
 
 from journeyman.agents.app import (
     RunFolder,
+    check,
+    check_environments,
     deal,
+    env_kwargs,
     evaluate,
     explaining_full_disk,
     machine,
@@ -47,6 +50,7 @@ def main(argv: Sequence[str]) -> None:
 def train(config: DictConfig) -> None:
     """One run, from the start or from where a killed one stopped."""
     started = time.perf_counter()
+    check(config)
     folder = RunFolder(config)
     report = folder.path / "table.txt"
     if report.exists():
@@ -56,7 +60,12 @@ def train(config: DictConfig) -> None:
     if not isinstance(steps, int) or steps < 1:
         raise UserError(f"steps={steps}: expected a whole number above zero")
     ids = list(config.env.ids)
-    deal(ids, "train", 0, 1)  # an unknown id fails here, before models load
+    if str(config.split).partition("/")[0] != "train":
+        raise UserError(
+            f"split={config.split}: expected train or train/<level>; other tasks are for evaluation"
+        )
+    deal(ids, config.split, config.first_task, len(ids))  # mistakes show before models load
+    check_environments(config)
     credit, search = instantiate(config.credit), instantiate(config.get("search"))
     if credit.needs_search and search is None:
         raise UserError(
@@ -85,11 +94,18 @@ def train(config: DictConfig) -> None:
         policy=policy,
         teacher=teacher,
         credit=credit,
-        tasks=lambda count: deal(ids, "train", config.first_task, count),
-        env_kwargs=dict(config.env.kwargs),
+        tasks=lambda count: deal(ids, config.split, config.first_task, count),
+        env_kwargs=env_kwargs(config),
         search=search,
     )
-    fit(build_trainer(parts=parts), folder.path)
+    try:
+        trainer = build_trainer(parts=parts)
+    except UserError:
+        raise
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"trainer: {error}") from error
+    fit(trainer, folder.path)
+    print(f"\nmodel: {folder.path / 'model'}")
     policy.model.eval()
     if not rows:
         write_atomically(report, b"trained without evaluation (evaluation.tasks=0)\n")
@@ -122,9 +138,19 @@ def playing(policy: Student, teacher: LocalTeacher, config: DictConfig) -> Stude
 
 
 def bounds(policy: Student, config: DictConfig) -> dict[str, Metrics]:
-    """The rows every evaluation prints: doing nothing, and the gold calls."""
+    """The rows every evaluation prints: doing nothing, and the gold calls.
+
+    Raises:
+        UserError: No gold episode came to its end: nothing could be learned or measured here.
+    """
     scripts = {"no-op": no_op, "oracle": oracle}
-    return {n: evaluate(n, ScriptedPolicy(policy.format, s), config) for n, s in scripts.items()}
+    rows = {n: evaluate(n, ScriptedPolicy(policy.format, s), config) for n, s in scripts.items()}
+    if rows["oracle"].infra_failures and not rows["oracle"].tasks:
+        raise UserError(
+            f"every oracle episode broke ({rows['oracle'].first_error}): mend the environment, "
+            f"then run again"
+        )
+    return rows
 
 
 def fit(trainer: Trainer, run: Path) -> None:

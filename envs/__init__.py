@@ -1,7 +1,15 @@
 """Gymnasium environments for tool use: the base class, the registry and the built-in tasks."""
 
 from journeyman.envs.core import Snapshot, ToolEnv
-from journeyman.envs.registry import env_class, env_ids, load_plugins, make, register
+from journeyman.envs.registry import (
+    constructor_arguments,
+    env_class,
+    env_ids,
+    load_plugins,
+    make,
+    make_for_run,
+    register,
+)
 from journeyman.envs.task import Task, UserTurn, answer_text
 from journeyman.envs.types import BranchPoint, Episode, Level, Message, Split, Step, StopReason
 
@@ -18,9 +26,11 @@ __all__ = [
     "ToolEnv",
     "UserTurn",
     "answer_text",
+    "constructor_arguments",
     "env_class",
     "env_ids",
     "load_plugins",
     "make",
+    "make_for_run",
     "register",
 ]

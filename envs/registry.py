@@ -9,7 +9,9 @@ from __future__ import annotations
 import copy
 import difflib
 import functools
+import inspect
 import warnings
+from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any, cast
 
@@ -103,6 +105,37 @@ def _nearest(env_id: str) -> str | None:
             known.setdefault(form.casefold(), registered)
     near = difflib.get_close_matches(str(env_id).casefold(), known, n=1)
     return known[near[0]] if near else None
+
+
+def constructor_arguments(env_id: str) -> tuple[str, ...]:
+    """Names of what an environment's constructor takes, what it hands on to its bases included.
+
+    Raises:
+        UnknownEnvError: No such id; the message suggests the nearest.
+    """
+    names: dict[str, None] = {}
+    for cls in env_class(env_id).__mro__:
+        if "__init__" not in vars(cls):
+            continue
+        _, *parameters = inspect.signature(vars(cls)["__init__"]).parameters.values()
+        by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        names |= {p.name: None for p in parameters if p.kind in by_name}
+        if all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in parameters):
+            break
+    return tuple(names)
+
+
+def make_for_run(env_id: str, kwargs: Mapping[str, Any]) -> ToolEnv:
+    """`make` with the arguments of a run over several environments.
+
+    Args:
+        env_id: One of them.
+        kwargs: All are given to every environment, but `sandbox` to those only that take it: not
+            every environment runs code.
+    """
+    if "sandbox" in kwargs and "sandbox" not in constructor_arguments(env_id):
+        kwargs = {name: value for name, value in kwargs.items() if name != "sandbox"}
+    return make(env_id, **kwargs)
 
 
 def make(env_id: str, **kwargs: Any) -> ToolEnv:

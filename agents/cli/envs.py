@@ -49,15 +49,22 @@ def add(commands: Commands) -> None:
     how = serve.add_mutually_exclusive_group(required=True)
     how.add_argument("--mcp", action="store_true", help="by MCP: over stdio, or with --http")
     how.add_argument("--openenv", action="store_true", help="by OpenEnv, over HTTP (port 8000)")
-    serve.add_argument("--http", type=int, metavar="PORT", help="port to answer at")
+    serve.add_argument("--http", type=_port, metavar="PORT", help="port to answer at")
     serve.add_argument("--host", default="127.0.0.1", help="for --http (default: %(default)s)")
-    serve.add_argument("--split", default="train", help="where a random task is drawn from")
+    serve.add_argument("--split", help="where a random task is drawn from (default: its own)")
 
 
 def _count(text: str) -> int:
     """A number of things, for argparse: at least one."""
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above zero")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    """A port, for argparse."""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: expected 1 to 65535")
     return int(text)
 
 
@@ -157,7 +164,9 @@ def _envs_check(options: argparse.Namespace) -> int:
 
     passed = True
     for env_id in env_ids() if options.all else [options.id]:
-        missing = _missing_package(env_id) if options.all else None
+        missing = _missing_package(env_id)
+        if missing is not None and not options.all:
+            raise CommandError(f"{env_id}: {missing}")
         if missing is not None:
             print(f"{env_id}\n  skip  {missing}")
             continue
@@ -180,10 +189,15 @@ def _envs_serve(options: argparse.Namespace) -> int:
     return _serve_openenv(options) if options.openenv else _serve_mcp(options)
 
 
+def _split(options: argparse.Namespace) -> dict[str, str]:
+    """The split that was asked for, as an environment's argument; each has a default of its own."""
+    return {} if options.split is None else {"split": options.split}
+
+
 def _serve_mcp(options: argparse.Namespace) -> int:
     from journeyman.envs import make
 
-    env = make(options.id, split=options.split)
+    env = make(options.id, **_split(options))
     try:
         from journeyman.envs.mcp import make_server, serve_http, serve_stdio
     except ImportError as error:  # a venv with OpenEnv in it has an older `mcp`
@@ -200,13 +214,13 @@ def _serve_mcp(options: argparse.Namespace) -> int:
 def _serve_openenv(options: argparse.Namespace) -> int:
     from journeyman.envs import make
 
-    make(options.id, split=options.split).close()  # a bad id or split shows now
+    make(options.id, **_split(options)).close()  # a bad id or split shows now
     try:
         from journeyman.envs.openenv import serve_http
     except ImportError as error:
         raise _lacking("openenv", error) from error
     serve_http(
-        lambda: make(options.id, split=options.split),
+        lambda: make(options.id, **_split(options)),
         options.id,
         options.host,
         8000 if options.http is None else options.http,

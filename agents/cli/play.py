@@ -13,7 +13,7 @@ def add(commands: Commands) -> None:
     parser = command(commands, "play", _play, "play the agent yourself")
     parser.add_argument("id", help="environment, such as journeyman/Bank-v0")
     parser.add_argument("--task", type=task_id, help="task id or number (default: a random one)")
-    parser.add_argument("--split", default="train", help="where a random task is drawn from")
+    parser.add_argument("--split", help="where a random task is drawn from (default: its own)")
 
 
 def _play(options: argparse.Namespace) -> int:

@@ -109,6 +109,8 @@ class Metrics:
     """Success by environment id."""
     by_kind: Mapping[str, Rate]
     """Success by task kind; empty if the caller gave no kinds."""
+    first_error: str | None
+    """What broke the first broken episode; None if none broke."""
 
     @property
     def tasks(self) -> int:
@@ -154,6 +156,7 @@ def summarise(episodes: Sequence[Episode], kinds: Mapping[TaskKey, str] | None =
         infra_failures=stops[StopReason.INFRA_ERROR],
         by_env=_rates(counted, lambda e: e.env_id),
         by_kind={} if kinds is None else _rates(counted, lambda e: _kind(e, kinds)),
+        first_error=next((e.error for e in episodes if e.stop is StopReason.INFRA_ERROR), None),
     )
 
 

@@ -23,7 +23,7 @@ from journeyman.agents.policy import Request as Conversation
 from journeyman.agents.rollout import Fork, TaskRef, rollout
 from journeyman.agents.search.search import Request
 from journeyman.agents.search.tree import Action, Continuation, NodeKey, Step, Tree
-from journeyman.envs import Episode, StopReason, make
+from journeyman.envs import Episode, StopReason, make_for_run
 from journeyman.envs.task import extract_answer, normalise
 from journeyman.tools import CallStatus, ToolCall, get_parser
 from journeyman.tools.parsing import blank_reasoning
@@ -153,7 +153,7 @@ class LanguageWorld:
         return played
 
     def _conversation(self, place: Fork, envs: contextlib.ExitStack) -> Conversation | None:
-        env = envs.enter_context(make(place.env_id, **self._env_kwargs))
+        env = envs.enter_context(make_for_run(place.env_id, self._env_kwargs))
         try:
             env.restore(place.parent.branch_points[place.step].snapshot)
         except Exception as error:  # as in `rollout`: the infrastructure broke, for this node only

@@ -37,7 +37,7 @@ from journeyman.agents.samples import to_batch
 from journeyman.agents.search.evidence import Spent, TreeEpisode, TreeRollouts
 from journeyman.agents.teacher import LocalTeacher
 from journeyman.agents.trainers.divergence import compare
-from journeyman.agents.trainers.parts import Parts, tasks_needed
+from journeyman.agents.trainers.parts import Parts, PlainTrainer, tasks_needed
 from journeyman.envs import Episode, StopReason
 from journeyman.tools import CallStatus
 
@@ -46,7 +46,7 @@ LOGGED_TURNS = 6
 """Divergence is logged for this many turns: its drift over turns is the first thing to watch."""
 
 
-class OnPolicyDistillation(DistillationTrainer):
+class OnPolicyDistillation(PlainTrainer, DistillationTrainer):
     """Distils a teacher into a student on the student's own episodes."""
 
     def __init__(
@@ -240,10 +240,13 @@ class OnPolicyDistillation(DistillationTrainer):
                 )
                 episodes.update(zip(rows, played, strict=True))
             found = [episodes[i] for i in range(len(tasks))]
+            _check_alive(found)
             return [TreeEpisode(e, (None,) * len(e.steps)) for e in found]
-        return self._search.play(
+        trees = self._search.play(
             self._policy, self._teacher, tasks, self._rollout_batch, self._env_kwargs
         )
+        _check_alive([tree.episode for tree in trees])
+        return trees
 
     def _log_search(self, rows: Sequence[TreeEpisode], spent: Spent) -> None:
         metrics = self._metrics["train" if self._policy.model.training else "eval"]
@@ -389,6 +392,23 @@ def _hidden_states(model: PreTrainedModel, inputs: dict[str, Tensor], chosen: Te
         states.append(output.last_hidden_state[wanted])
         places.append(order[rows, columns][wanted])
     return torch.cat(states)[torch.cat(places).argsort()]
+
+
+def _check_alive(episodes: Sequence[Episode]) -> None:
+    """Stop a run whose environments do not work: nothing is left to learn from.
+
+    Args:
+        episodes: Of a rollout; a tree leaves out those that broke before their first step.
+
+    Raises:
+        UserError: Every episode broke.
+    """
+    if all(e.stop is StopReason.INFRA_ERROR for e in episodes):
+        what = episodes[0].error if episodes else "none could begin; see the warnings above"
+        raise UserError(
+            f"every episode of a rollout broke ({what}): mend the environment; the same command "
+            f"goes on from the last checkpoint"
+        )
 
 
 def _dice(task: TaskRef) -> float:

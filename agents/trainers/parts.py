@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 from journeyman.agents.credit import Credit
 from journeyman.agents.policy import Student
@@ -31,6 +31,19 @@ class Parts:
     """For every environment."""
     search: TreeRollouts | None = None
     """Grows rollouts into trees; for distillation only."""
+
+
+class PlainTrainer(Trainer):
+    """What the libraries' trainers say and write that would mislead here is left out."""
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """No card in checkpoints: TRL's would call the model a fine-tuned version of nothing."""
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Weights that are tied to others are saved as those, not missing."""
+        tied: Any = getattr(self.model, "all_tied_weights_keys", {})
+        missing = [key for key in load_result.missing_keys if key not in tied]
+        super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
 
 
 def tasks_needed(

@@ -15,8 +15,8 @@ from journeyman.agents.chat import ChatFormat
 from journeyman.agents.demonstrations import demonstrate
 from journeyman.agents.policy import Student
 from journeyman.agents.rollout import TaskRef
-from journeyman.agents.trainers.parts import Parts, tasks_needed
-from journeyman.envs import make
+from journeyman.agents.trainers.parts import Parts, PlainTrainer, tasks_needed
+from journeyman.envs import make_for_run
 
 IGNORED = -100
 """Label of tokens without loss, by transformers' convention."""
@@ -24,7 +24,7 @@ MAX_TURNS = 64
 """Room for demonstrations with many mistakes."""
 
 
-class DemonstrationTuning(SFTTrainer):
+class DemonstrationTuning(PlainTrainer, SFTTrainer):
     """Trains a student on gold episodes."""
 
     def __init__(
@@ -65,7 +65,7 @@ def demonstration_rows(
 ) -> Dataset:
     """Gold episodes as rows of "input_ids" and "labels"."""
     given = {**(env_kwargs or {}), "max_turns": MAX_TURNS}
-    envs = {env_id: make(env_id, **given) for env_id in {t.env_id for t in tasks}}
+    envs = {env_id: make_for_run(env_id, given) for env_id in {t.env_id for t in tasks}}
     rows: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
     for task in tasks:
         row = demonstrate(envs[task.env_id], task.task_id, format, error_rate)

@@ -91,6 +91,7 @@ def test_version(run: Run) -> None:
         (["envs", "check", "journeyman/Bnak-v0"], f"did you mean {BANK!r}"),
         (["envs", "serve", "journeyman/Bnak-v0", "--mcp"], f"did you mean {BANK!r}"),
         (["envs", "serve", BANK, "--mcp", "--split", "dev"], "no split 'dev'"),
+        (["envs", "serve", BANK, "--mcp", "--http", "99999"], "'99999' is not a port"),
         (["envs", "serve", BANK], "one of the arguments --mcp --openenv is required"),
         (["envs", "new", "Garden"], "write <namespace>/<Name>, such as acme/Garden"),
         (["tools", "list", "journeyman/Bnak-v0"], f"did you mean {BANK!r}"),
@@ -141,7 +142,9 @@ def test_a_full_disk_gets_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) ->
 def test_ctrl_c(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     hydra_app(monkeypatch, "train", raising(KeyboardInterrupt()))
     status, _, err = run("train")
-    assert (status, err) == (130, "journeyman: interrupted\n")
+    assert (status, err) == (130, "journeyman: interrupted; run the same command to go on\n")
+    hydra_app(monkeypatch, "evaluate", raising(KeyboardInterrupt()))
+    assert run("eval")[2] == "journeyman: interrupted\n"
 
 
 def test_a_closed_pipe_is_no_error() -> None:
@@ -307,6 +310,21 @@ def test_envs_check(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert out.count("seeds") >= len(env_ids()) - len(BENCHMARKS)
     run("envs", "check", BANK, "--prefixes", "7")
     assert (asked[0], asked[-1]) == (1000, 7)
+
+
+@pytest.mark.parametrize("flag", ["--all", None])
+def test_a_missing_package_is_named(
+    run: Run, monkeypatch: pytest.MonkeyPatch, flag: str | None
+) -> None:
+    from journeyman.envs import registry
+    from journeyman.envs.benchmark import MissingBenchmarkError
+
+    missing = raising(MissingBenchmarkError("this environment needs the package 'bfcl_eval'"))
+    monkeypatch.setattr(env_class(BANK), "task_count", missing)
+    monkeypatch.setattr(registry, "_ids", {BANK})
+    status, out, err = run("envs", "check", flag or BANK)
+    assert status == (0 if flag else 2)
+    assert "needs the package 'bfcl_eval'" in (out if flag else err)
 
 
 @pytest.mark.parametrize("library", ["mcp", "openenv"])

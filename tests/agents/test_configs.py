@@ -14,7 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from journeyman.agents.app import offer_environments
 from journeyman.agents.models import available
+from journeyman.agents.rollout import TaskRef
 from journeyman.envs import env_ids
+from journeyman.sandbox import Sandbox, Session
 
 CONF = importlib.resources.files("journeyman.conf")
 ROOTS = sorted(p.name.removesuffix(".yaml") for p in CONF.iterdir() if p.name.endswith(".yaml"))
@@ -25,8 +27,6 @@ GROUPS = {
 }
 EVALUATED = ("env", "student", "sandbox")
 """Groups that fit `eval`; all fit `train`."""
-LATER = ("sandbox",)
-"""Groups that no root has by default."""
 
 LIGHT = ("journeyman.agents.credit.", "journeyman.agents.search.", "journeyman.sandbox.")
 """What is built wherever the tests run; models are built if they are on this machine."""
@@ -99,7 +99,7 @@ def test_a_root_composes_and_instantiates(root: str, tmp_path: Path) -> None:
 def test_an_option_composes_and_instantiates(
     root: str, group: str, option: str, tmp_path: Path
 ) -> None:
-    config = compose(root, [f"{'+' if group in LATER else ''}{group}={option}"])
+    config = compose(root, [f"{group}={option}"])
     OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     # Experiments reach everywhere, an option only into its own group.
     part = config if group in ("experiment", "debug") else config[group]
@@ -134,7 +134,8 @@ def test_help_lists_the_groups(app: str, journeyman: Any) -> None:
     assert shown.status == 0, shown.stderr
     lines = shown.stdout.splitlines()
     for group, options in GROUPS.items():
-        assert f"{group}: {', '.join(options)}" in lines
+        takes = app == "train" or group in EVALUATED
+        assert (f"{group}: {', '.join(options)}" in lines) is takes
     names = [env_id.partition("/")[2] for env_id in env_ids()]
     assert f"env/journeyman: {', '.join(names)}" in lines
     assert f"journeyman {app}" in lines[0]
@@ -146,6 +147,91 @@ def test_the_config_can_be_printed(journeyman: Any) -> None:
     printed = OmegaConf.create(shown.stdout)
     assert printed.steps == 7  # the command line beats the experiment
     assert printed.name == "demo"
+
+
+NOTE_TASKS = """
+from journeyman.agents.trainers import distill
+
+rollout = distill.rollout
+
+def noted(policy, tasks, *args, **kwargs):
+    open("tasks", "w").write(" ".join(task.task_id for task in tasks))
+    return rollout(policy, tasks, *args, **kwargs)
+
+distill.rollout = noted
+"""
+
+
+def test_a_level_can_be_trained_on(tmp_path: Path, journeyman: Any) -> None:
+    command = ("train", "debug=tiny", "steps=1", "evaluation.tasks=0", f"run_dir={tmp_path}")
+    small = ("env.kwargs.max_turns=2", "student.max_turn_tokens=8")
+    trained = journeyman(
+        *command,
+        *small,
+        "split=train/hard",
+        before=NOTE_TASKS.replace('"tasks"', repr(str(tmp_path / "tasks"))),
+    )
+    assert trained.status == 0, trained.stderr
+    played = (tmp_path / "tasks").read_text().split()
+    assert played == ["train/hard/0"] * 3 + ["train/hard/1"]
+    assert f"model: {tmp_path / 'model'}\n" in trained.stdout
+
+
+NOTE_SANDBOX = """
+from journeyman.sandbox import Sandbox
+
+session = Sandbox.session
+
+def noted(self):
+    print(self.backend.name, self.limits.wall_s, file=open({notes!r}, "a"))
+    return session(self)
+
+Sandbox.session = noted
+"""
+MIXED = "env.ids=[journeyman/Bank-v0,journeyman/Python-v0]"
+
+
+def test_the_sandbox_reaches_the_environments_that_run_code(
+    tmp_path: Path, journeyman: Any, bwrap: str
+) -> None:
+    notes = tmp_path / "notes"
+    done = journeyman(
+        *("eval", MIXED, "sandbox=namespace", "sandbox.limits.wall_s=7", "evaluation.tasks=2"),
+        f"run_dir={tmp_path / 'run'}",
+        before=NOTE_SANDBOX.format(notes=str(notes)),
+    )
+    assert done.status == 0, done.stderr
+    opened = notes.read_text().splitlines()
+    assert len(opened) > 1  # once before all else, and where the gold program runs
+    assert set(opened) == {"namespace 7"}
+
+
+def test_a_search_and_demonstrations_get_the_sandbox_too() -> None:
+    from journeyman.agents.hf import load_policy
+    from journeyman.agents.search.language import LanguageWorld
+    from journeyman.agents.trainers.sft import demonstration_rows
+
+    class Refused(Sandbox):
+        def session(self) -> Session:
+            raise RuntimeError("asked for a session")
+
+    kwargs = {"sandbox": Refused()}
+    policy = load_policy("embedded-student", render="names", max_turn_tokens=8)
+    world = LanguageWorld(policy, 2, kwargs)
+    tasks = [TaskRef(f"journeyman/{name}-v0", "train/0") for name in ("Bank", "Python")]
+    assert len(world.begin(tasks[:1])) == 1  # an environment that runs no code is not given it
+    with pytest.raises(RuntimeError, match="asked for a session"):
+        demonstration_rows(tasks, policy.format, env_kwargs=kwargs)
+
+
+def test_a_sandbox_that_cannot_be_had_is_said_at_once(tmp_path: Path, journeyman: Any) -> None:
+    done = journeyman(
+        *("eval", MIXED, "sandbox=docker", f"run_dir={tmp_path / 'run'}"),
+        before="import os; os.environ['DOCKER_HOST'] = 'unix:///nowhere/docker.sock'",
+    )
+    assert done.status == 2, done.stderr
+    assert "cannot isolate untrusted code: no Docker engine answers" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_sweep_gives_each_run_its_folder(tmp_path: Path, journeyman: Any) -> None:

@@ -10,15 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import DictConfig, OmegaConf
 from transformers import MistralConfig, MistralForCausalLM
 
-from journeyman.agents.app import RunFolder, explaining_full_disk
-from journeyman.agents.errors import DiskFullError
+from journeyman.agents.app import RunFolder, deal, explaining_full_disk
+from journeyman.agents.errors import DiskFullError, RunDirError
 from journeyman.agents.hf import load_policy
-from journeyman.agents.trainers.callbacks import complete
+from journeyman.agents.trainers.callbacks import COMPLETE, complete, read_metrics
+from journeyman.envs import env_class
+from journeyman.envs.errors import UnknownTaskError
 
 TINY = ("debug=tiny", "teacher.model=embedded-student")
 LONGEST_LINE = 400
+BANK = "journeyman/Bank-v0"
 
 
 def refused(result: Any) -> str:
@@ -58,6 +62,24 @@ def refused(result: Any) -> str:
         ("teacher.model=/nowhere/model", ["no model and no folder '/nowhere/model'"]),
         ("student.model=acme/nowhere", ["huggingface.co"]),  # transformers' own words
         ("student.render=everything", ["render 'everything'"]),
+        ("seed=abc", ["seed=abc: expected a whole number, 0 or more"]),
+        ("threads=0", ["threads=0: expected a whole number, 1 or more"]),
+        ("evaluation.tasks=-1", ["evaluation.tasks=-1: expected a whole number, 0 or more"]),
+        ("evaluation.batch_size=0", ["evaluation.batch_size=0"]),
+        ("trainer.rollout_batch=0", ["trainer.rollout_batch=0"]),
+        ("student.max_turn_tokens=0", ["student.max_turn_tokens=0"]),
+        ("student.temperature=-1", ["student.temperature=-1: expected a number, 0 or more"]),
+        ("trainer.args.learning_rate=abc", ["trainer.args.learning_rate=abc: expected a number"]),
+        ("split=test", ["split=test: expected train or train/<level>"]),
+        ("split=train/hardd", ["no level 'hardd' in BankEnv; there are: easy, medium, hard"]),
+        ("env.ids=[]", ["env.ids is empty"]),
+        ("env.kwargs.max_turns=0", ["env.kwargs: journeyman/Bank-v0: max_turns=0"]),
+        ("+env.kwargs.parser=foo", ["env.kwargs: journeyman/Bank-v0: ", "no parser 'foo'"]),
+        (
+            "+env.kwargs.foo=3",
+            ["env.kwargs.foo: journeyman/Bank-v0 takes no 'foo'; it takes: split, max_turns"],
+        ),
+        ("sandbox=namespace", ["sandbox=namespace: no environment of this run (journeyman/Bank"]),
     ],
 )
 def test_a_mistake_is_named(
@@ -72,11 +94,147 @@ def test_a_mistake_is_named(
     assert not (run / "config.yaml").exists(), "the folder should stay free for the mended command"
 
 
-@pytest.mark.parametrize("override", ["student=foo", "env=journeyman/Bonk-v0", "seeed=1"])
-def test_eval_names_mistakes_too(override: str, tmp_path: Path, journeyman: Any) -> None:
-    assert override.partition("=")[2] in refused(
-        journeyman("eval", f"run_dir={tmp_path / 'run'}", override)
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("student=foo", "foo"),
+        ("env=journeyman/Bonk-v0", "journeyman/Bonk-v0"),
+        ("seeed=1", "seeed"),
+        ("evaluation.tasks=abc", "evaluation.tasks=abc: expected a whole number"),
+        ("evaluation.tasks=", "evaluation.tasks=: expected a whole number"),
+        ("evaluation.tasks=0", "evaluation.tasks=0: expected a whole number above zero"),
+        ("student.search=gumble", "student.search=gumble: rule='gumble': expected 'gumbel' or"),
+        ("+teacher=embedded", "eval has no use for teacher=…"),
+    ],
+)
+def test_eval_names_mistakes_too(
+    override: str, message: str, tmp_path: Path, journeyman: Any
+) -> None:
+    run = tmp_path / "run"
+    assert message in refused(journeyman("eval", f"run_dir={run}", override))
+    assert not (run / "summary.json").exists()
+
+
+def test_an_environment_without_training_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def count(split: str, level: str) -> int:
+        return 5 if split == "test" else 0
+
+    monkeypatch.setattr(env_class(BANK), "task_count", count)
+    with pytest.raises(UnknownTaskError, match=f"{BANK} has no train tasks, only test tasks"):
+        deal([BANK], "train", 0, 1)
+    with pytest.raises(UnknownTaskError, match="cannot give so many tasks"):
+        deal([BANK], "test", 0, 6)
+    assert len(deal([BANK], "test", 0, 5)) == 5
+
+
+# --- run folders ----------------------------------------------------------------------------------
+
+
+def run_config(run: Path, **more: Any) -> DictConfig:
+    return OmegaConf.create({"run_dir": str(run), "threads": None, "seed": 0, **more})
+
+
+def test_one_run_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = run_config(tmp_path)
+    first = RunFolder(config)
+    with pytest.raises(RunDirError, match=r"another run is at work there; wait .* name=…"):
+        RunFolder(config)
+    monkeypatch.setenv("LOCAL_RANK", "1")  # another process of the same job
+    RunFolder(config)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    del first
+    RunFolder(config)
+
+
+def test_a_second_process_is_kept_out(tmp_path: Path, journeyman: Any) -> None:
+    held = RunFolder(run_config(tmp_path))
+    for app in ("train", "eval"):
+        assert "another run is at work" in refused(journeyman(app, f"run_dir={held.path}"))
+
+
+def test_a_folder_belongs_to_a_run_once_it_holds_work(tmp_path: Path) -> None:
+    shorter, longer = run_config(tmp_path), run_config(tmp_path, steps=1)
+    RunFolder(longer).claim()
+    (tmp_path / "metrics.jsonl").touch()
+    RunFolder(shorter).claim()  # nothing was done yet
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    with pytest.raises(RunDirError, match=r"there 'nothing', now 'steps: 1'.*choose another name="):
+        RunFolder(longer)
+    RunFolder(shorter)
+    (tmp_path / "metrics.jsonl").unlink()
+    RunFolder(longer).claim()
+    mark = tmp_path / "checkpoints" / "checkpoint-1" / COMPLETE
+    mark.parent.mkdir(parents=True)
+    mark.touch()
+    with pytest.raises(RunDirError, match="there 'steps: 1', now 'nothing'"):
+        RunFolder(shorter)
+
+
+def test_a_failed_start_leaves_the_folder_free(tmp_path: Path, journeyman: Any) -> None:
+    run = tmp_path / "run"
+    command = ("train", *TRAINING, "trainer.args.save_steps=1", "steps=1", f"run_dir={run}")
+    line = refused(journeyman(*command, "trainer.args.report_to=wandb"))
+    assert "trainer: WandbCallback requires wandb to be installed" in line
+    assert (run / "config.yaml").exists()
+    mended = journeyman(*command)
+    assert mended.status == 0, mended.stderr
+
+
+# --- broken environments --------------------------------------------------------------------------
+
+BROKEN = """
+from journeyman.envs.tasks.bank import BankEnv
+
+def broken(self, task):
+    raise ConnectionError("the bank is gone")
+
+BankEnv.open_state = broken
+"""
+BREAKS = f"""
+from transformers import Trainer
+
+save = Trainer._save_checkpoint
+
+def then_break(*args, **kwargs):
+    save(*args, **kwargs)
+    exec({BROKEN!r}, {{}})
+
+Trainer._save_checkpoint = then_break
+"""
+
+
+def told(result: Any) -> str:
+    """The last line of stderr, after warnings and bars."""
+    assert result.status == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    return str(result.stderr.strip().splitlines()[-1])
+
+
+@pytest.mark.parametrize("app", ["train", "eval"])
+def test_a_broken_environment_stops_a_run_at_once(
+    app: str, tmp_path: Path, journeyman: Any
+) -> None:
+    tasks = (f"env={BANK}", "evaluation.tasks=2", f"run_dir={tmp_path / 'run'}")
+    assert (
+        "every oracle episode broke (ConnectionError: the bank is gone): mend the environment"
+        in told(journeyman(app, *tasks, before=BROKEN))
     )
+    assert not (tmp_path / "run" / "model").exists()
+
+
+@pytest.mark.parametrize(
+    "way", [(), ("search=credit", "credit=additive", "search.rows=2", "search.trajectories=1")]
+)
+def test_an_environment_that_breaks_on_the_way_stops_training(
+    way: tuple[str, ...], tmp_path: Path, journeyman: Any
+) -> None:
+    run = tmp_path / "run"
+    command = ("train", *TRAINING, *way, "env.ids=[journeyman/Bank-v0]", f"run_dir={run}")
+    assert "every episode of a rollout broke" in told(journeyman(*command, before=BREAKS))
+    assert [f.name for f in complete(run / "checkpoints")] == ["checkpoint-2"]
+    mended = journeyman(*command)
+    assert mended.status == 0, mended.stderr
+    assert [r["step"] for r in read_metrics(run / "metrics.jsonl")] == [1, 2, 3, 4]
 
 
 def test_different_vocabularies(tmp_path: Path, journeyman: Any) -> None:

@@ -148,10 +148,24 @@ def test_resolve_takes_folders_and_hub_ids_as_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine").mkdir()
-    assert models.resolve("mine") == "mine"
-    assert models.resolve(str(tmp_path)) == str(tmp_path)
+    for folder, config in (("mine", "config.json"), ("adapter", "adapter_config.json")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / config).touch()
+        assert models.resolve(folder) == folder
+        assert models.resolve(str(tmp_path / folder)) == str(tmp_path / folder)
     assert models.resolve("Qwen/Qwen3-0.6B") == "Qwen/Qwen3-0.6B"
+
+
+def test_a_run_folder_is_no_model_but_holds_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/a/model").mkdir(parents=True)
+    with pytest.raises(ModelNotFoundError, match=r"no model in the folder 'runs/a' .*json\)$"):
+        models.resolve("runs/a")
+    (tmp_path / "runs/a/model/config.json").touch()
+    with pytest.raises(ModelNotFoundError, match=r"did you mean 'runs/a/model'\?"):
+        models.resolve("runs/a")
 
 
 @pytest.mark.parametrize(

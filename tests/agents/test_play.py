@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from journeyman.agents.play import CallSyntaxError, play, read_action
-from journeyman.envs import make
+from journeyman.envs import ToolEnv, make
 from journeyman.envs.errors import UnknownEnvError, UnknownTaskError
 from journeyman.tools import ToolCall, ToolSpec
 
@@ -47,6 +47,7 @@ def test_a_line_can_be_a_call(line: str, name: str, arguments: dict[str, Any]) -
         "42",
         "Payment done.",
         "It is 5 = five",
+        "nobody (at least not here)",
         "Answer: pay to=1",
         '<tool_call>{"name": "pay"}</tool_call>',
     ],
@@ -59,6 +60,9 @@ def test_any_other_line_is_an_answer(line: str) -> None:
     ("line", "problem"),
     [
         ("pay {to: 1}", "not JSON"),
+        ("pay(to=1, amount=3)", "write: pay to=… amount=… tags=…"),
+        ("  pay (1)", "write: pay to=… amount=… tags=…"),
+        ("now()", "write: now"),
         ('pay {"to": 1} please', "not JSON"),
         ("pay Ann 3", "expected key=value or {json}, not 'Ann'"),
         ('pay to="Ann', "No closing quotation"),
@@ -104,9 +108,17 @@ def test_a_wrong_answer_is_told_the_right_one() -> None:
 
 
 def test_mistakes_cost_what_they_cost_a_model_or_nothing() -> None:
-    lines = ["", "?", "find_account Ann", "find_acount owner=Ann", "find_account owner=Ann", "bye"]
+    lines = [
+        "",
+        "?",
+        "help",
+        "find_account Ann",
+        "find_acount owner=Ann",
+        "find_account owner=Ann",
+        "bye",
+    ]
     _, text = played(*lines, task_id="test/0")
-    assert text.count("Tools\n") == 2  # at the start, and for "?"
+    assert text.count("Tools\n") == 3  # at the start, for "?" and "help"
     assert "expected key=value" in text
     assert "Did you mean find_account?" in text
     assert "(status: unknown_tool)" in text
@@ -124,6 +136,13 @@ def test_a_person_may_leave() -> None:
     assert not ended
     assert f"{BANK}, task validation/" in text
     assert text.endswith("Left before the end.\n")
+
+
+def test_a_task_comes_from_where_the_environment_draws_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ToolEnv.__init__, "__defaults__", ("test", 12, "hermes", None))
+    assert f"{BANK}, task test/" in played("bye")[1]
 
 
 def test_unknown_ids_are_errors() -> None:

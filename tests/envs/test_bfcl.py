@@ -91,7 +91,7 @@ def test_more_tasks_than_there_are() -> None:
     assert len(deal(ids, "test", 0, 32)) == 32
     with pytest.raises(UnknownTaskError, match=r"BFCL-live_parallel-v0 cannot .* has 16 tasks"):
         deal(ids, "test", 0, 34)
-    with pytest.raises(UnknownTaskError, match=r"train has 0 tasks"):
+    with pytest.raises(UnknownTaskError, match=r"has no train tasks, only test tasks"):
         deal(ids, "train", 0, 1)
 
 
