@@ -15,7 +15,6 @@ PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 # How long killed processes may take to be gone before their remains are left to the next call.
 _GONE_S = 0.5
 
@@ -87,6 +86,16 @@ class Processes:  # pragma: no cover - runs inside the sandbox
         """What /proc says of a process, from its state on; empty if it is gone."""
         return _read_proc(pid, "stat").rpartition(b")")[2].split()
 
+    @staticmethod
+    def resident(pid: int) -> int:
+        """Bytes of memory that a process takes; what files it maps is not its own.
+
+        Memory that processes share counts for each of those that have touched it.
+        """
+        lines = _read_proc(pid, "status").splitlines()
+        kinds = (b"RssAnon:", b"RssShmem:")
+        return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(kinds))
+
     def adopted(self, pid: int) -> bool:
         """Whether it is a stray that is the supervisor's own child."""
         return pid in self.strays() and self.stat(pid)[1:2] == [b"1"]
@@ -121,9 +130,7 @@ class Processes:  # pragma: no cover - runs inside the sandbox
             fields = self.stat(pid)
             if not fields:
                 continue
-            statm = _read_proc(pid, "statm").split()
-            if statm:
-                resident += (int(statm[1]) - int(statm[2])) * _PAGE
+            resident += self.resident(pid)
             own, waited = (
                 (int(fields[at]) + int(fields[at + 1])) / _TICKS_PER_SECOND for at in (11, 13)
             )
@@ -142,19 +149,24 @@ class Processes:  # pragma: no cover - runs inside the sandbox
         if not self.contained:
             return []
         deadline = time.monotonic() + _GONE_S
-        # One call stops all at once, forks under way included, so that none can outrun the kill.
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(-1, signal.SIGSTOP)
+        quiet = False
         while True:
+            # One call stops all at once, forks under way included, so that none can outrun the
+            # kill. The end of a process can wake a REPL (the kernel continues a group that it
+            # orphans), so only what was stopped when nothing was left to end stays stopped.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(-1, signal.SIGSTOP)
             self.reap()
             strays = self.strays()
             running = [pid for pid in strays if self.stat(pid)[:1] != [b"Z"]]
-            if not running or time.monotonic() > deadline:
+            if (quiet and not running) or time.monotonic() > deadline:
                 return strays
+            quiet = not running
             for pid in running:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            time.sleep(0.0005)
+            if running:
+                time.sleep(0.0005)
 
     def discard(self, branch: Branch) -> None:
         """Ends a REPL that rests, without waiting for its end."""
