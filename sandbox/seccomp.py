@@ -103,7 +103,8 @@ def branch_program() -> bytes:
     rules.set_attr(pyseccomp.Attr.ACT_BADARCH, pyseccomp.KILL_PROCESS)
     for call in _GATED:
         rules.add_rule(pyseccomp.NOTIFY, call)
-    for call in ("pidfd_send_signal", "timer_create"):  # names no process; wakes a stopped one
+    # It names no process; it wakes a stopped one; it would tell one what files others had.
+    for call in ("pidfd_send_signal", "timer_create", "inotify_add_watch"):
         rules.add_rule(pyseccomp.ERRNO(errno.ENOSYS), call)
     low_half = 0xFFFFFFFF
     for call, numbers in (("fcntl", _SIGNAL_CONTROLS), ("ioctl", _SIGNAL_OWNERS + _TERMINALS)):

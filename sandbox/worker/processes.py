@@ -17,6 +17,8 @@ PR_SET_NO_NEW_PRIVS = 38
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 # How long killed processes may take to be gone before their remains are left to the next call.
 _GONE_S = 0.5
+# How often to see if a process has stopped before it is slept over.
+_STOP_LOOKS = 200
 
 
 def prctl(option: int, value: int) -> None:  # pragma: no cover - runs inside the sandbox
@@ -69,9 +71,20 @@ class Processes:  # pragma: no cover - runs inside the sandbox
         self.contained = contained
         assert not contained or os.getpid() == 1
         self.repls: dict[int, Branch] = {}
+        self.awake: set[Branch] = set()  # may run since the last rest
         self.dying: set[int] = set()  # killed, but not yet gone
         # Processor seconds: of those that were waited for here; of strays, when last looked at.
         self.dead_s = self.stray_s = 0.0
+
+    def add(self, branch: Branch) -> None:
+        """Takes a REPL in, which runs."""
+        self.repls[branch.pid] = branch
+        self.awake.add(branch)
+
+    def wake(self, branch: Branch) -> None:
+        """Lets a REPL run until the next rest."""
+        self.awake.add(branch)
+        os.kill(branch.pid, signal.SIGCONT)
 
     def strays(self) -> list[int]:
         """All but the supervisor and the REPLs: what the running one has started."""
@@ -149,30 +162,48 @@ class Processes:  # pragma: no cover - runs inside the sandbox
         if not self.contained:
             return []
         deadline = time.monotonic() + _GONE_S
-        quiet = False
         while True:
             # One call stops all at once, forks under way included, so that none can outrun the
-            # kill. The end of a process can wake a REPL (the kernel continues a group that it
-            # orphans), so only what was stopped when nothing was left to end stays stopped.
+            # kill. A REPL that is stopped before and after nothing else is left will stay so: the
+            # end of a process could wake it (the kernel continues a group that it orphans).
             with contextlib.suppress(ProcessLookupError):
                 os.kill(-1, signal.SIGSTOP)
             self.reap()
+            stopped = self._all_stopped()
             strays = self.strays()
             running = [pid for pid in strays if self.stat(pid)[:1] != [b"Z"]]
-            if (quiet and not running) or time.monotonic() > deadline:
+            gone = not running or time.monotonic() > deadline
+            if stopped and gone and self._all_stopped():
+                self.awake.clear()
                 return strays
-            quiet = not running
             for pid in running:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            if running:
-                time.sleep(0.0005)
+            time.sleep(0.0005)
+
+    def _all_stopped(self) -> bool:
+        """Whether no thread of a REPL runs on: it may be in the midst of a system call.
+
+        The kernel tells a parent of a stop when the last thread has stopped. That takes some
+        microseconds, which are waited for here.
+        """
+        for _ in range(_STOP_LOOKS):
+            if all(map(self._is_stopped, self.awake)):
+                return True
+            os.sched_yield()
+        return False
+
+    @staticmethod
+    def _is_stopped(branch: Branch) -> bool:
+        look = os.WSTOPPED | os.WNOHANG | os.WNOWAIT
+        return branch.status is not None or os.waitid(os.P_PID, branch.pid, look) is not None
 
     def discard(self, branch: Branch) -> None:
         """Ends a REPL that rests, without waiting for its end."""
         if branch.status is None:
             os.kill(branch.pid, signal.SIGKILL)
             self.dying.add(branch.pid)
+        self.awake.discard(branch)
         del self.repls[branch.pid]
 
     def kill(self, branch: Branch) -> None:

@@ -95,7 +95,7 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
 
     def _register(self, number: int, branch: Branch) -> None:
         self.branches[number] = branch
-        self.processes.repls[branch.pid] = branch
+        self.processes.add(branch)
 
     def _become_repl(self, channel: socket.socket) -> NoReturn:
         status = 1
@@ -297,7 +297,7 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
         answer, reason = None, branch.doom
         if branch.status is None and reason is None:
             self._restore_outputs()
-            os.kill(branch.pid, signal.SIGCONT)
+            processes.wake(branch)
             if self._deliver(branch, encode(message), fds):
                 answer, reason = self._watch(branch, nonce, before)
         reply = _reply()
