@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import enum
 import importlib
 import math
@@ -12,7 +13,11 @@ from typing import Literal, Protocol, Self, runtime_checkable
 
 
 class KilledReason(enum.StrEnum):
-    """Why the sandbox ended a session; a program that merely fails has no such reason."""
+    """Why the sandbox ended a session; a program that merely fails has no such reason.
+
+    `PIDS` is for backends that end a session with too many processes; those of this package refuse
+    it the process, which its code sees as an ordinary exception.
+    """
 
     WALL = "wall"
     CPU = "cpu"
@@ -133,8 +138,9 @@ class Session(Protocol):
     def fork(self) -> Session:
         """Makes a branch: a session in the same state, files included, which goes its own way.
 
-        The generators of `random` and `numpy.random` are reseeded. Threads do not come along,
-        and descriptors open at the fork stay shared. Branches of one session take turns: one of
+        The generators of `random` and `numpy.random` are reseeded. Threads do not come along;
+        descriptors open at the fork, and memory that was mapped to be shared (`mmap`,
+        `multiprocessing`), stay shared. Branches of one session take turns: one of
         them runs at a time.
 
         Raises:
@@ -153,7 +159,8 @@ class Session(Protocol):
 
         Args:
             exact: What is restored from it goes on just as this session would: the generators
-                keep their state, and a session with threads or open files is refused.
+                keep their state, and a session with threads, open files or shared memory is
+                refused.
 
         Raises:
             SandboxDied: The session had ended before this call.
@@ -270,15 +277,11 @@ class Sandbox(Closing):
         That session is a copy of a fresh one, made ahead; the fresh one is kept for later calls
         (one for each thread that calls at once) until the sandbox is closed or dropped.
         """
-        try:
-            fresh, spare = self._idle.pop()
-        except IndexError:
-            fresh = self.session()
-            spare = fresh.spare()
+        fresh, spare = self._ready()
         try:
             result = spare.exec(code, timeout)
             spare.close()
-            if result.killed_reason is not KilledReason.INFRA:
+            if fresh.alive and result.killed_reason is not KilledReason.INFRA:
                 self._idle.append((fresh, fresh.spare()))
                 return result
         except BaseException:
@@ -287,6 +290,18 @@ class Sandbox(Closing):
             raise
         fresh.close()
         return result
+
+    def _ready(self) -> tuple[Session, Session]:
+        """A fresh session and a copy of it: kept ones that live, or new ones."""
+        with contextlib.suppress(IndexError):
+            while True:
+                fresh, spare = self._idle.pop()
+                if fresh.alive:
+                    return fresh, spare
+                spare.close()
+                fresh.close()
+        fresh = self.session()
+        return fresh, fresh.spare()
 
     def close(self) -> None:
         """Ends what was kept for `exec`; sessions go on. The sandbox can be used again."""

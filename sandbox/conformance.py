@@ -189,6 +189,18 @@ def _statuses(backend: Backend) -> None:
         _expect(session.alive, "a dead session")
 
 
+@_check("programs run alike in every session", "behaviour")
+def _alike(backend: Backend) -> None:
+    code = "import sys\nprint(set(map(str, range(99))))\n'' in sys.path"
+    seen = []
+    for _ in range(2):
+        with _session(backend) as session:
+            got = session.exec(code)
+            _expect(got.value_repr == "False", got)
+            seen.append(got.stdout)
+    _expect(seen[0] == seen[1], seen)
+
+
 @_check("input is empty", "behaviour")
 def _stdin(backend: Backend) -> None:
     with _session(backend) as session:

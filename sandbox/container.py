@@ -23,8 +23,9 @@ from journeyman.sandbox.worker.frames import HEADER, MAX_FRAME, encode
 
 # Printing too much is a mistake, and only cut; printing this many times more is a flood.
 FLOOD = 64
-# A pipe holds 1 MiB at most (/proc/sys/fs/pipe-max-size), and 64 KiB are read at once.
-_MOST_READS = 32
+# A pipe holds 1 MiB at most (/proc/sys/fs/pipe-max-size): 256 pages, of which one read takes no
+# more than one if whoever wrote made packets of them (O_DIRECT).
+_MOST_READS = 1024
 _START_S = 30.0
 # How long the supervisor has to account for the time used before all is killed regardless.
 _STOP_GRACE_S = 0.5
@@ -253,6 +254,9 @@ class Container:
             if not self._owed:
                 return message
             self._owed -= 1
+            if message.get("ended") or "error" in message:
+                # What is copied ahead has run nothing foreign: without it no copy can be made.
+                self.end("its fresh interpreter was lost")
         return None
 
     def _stop(self) -> dict[str, Any] | None:

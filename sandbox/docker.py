@@ -25,7 +25,7 @@ from journeyman.sandbox.container import Worker, worker_config
 from journeyman.sandbox.errors import IsolationUnavailable, SandboxDied
 from journeyman.sandbox.namespace.interpreter import package_directories
 from journeyman.sandbox.session import WorkerSession
-from journeyman.sandbox.worker import worker_source
+from journeyman.sandbox.worker import ENVIRONMENT, OPTIONS, worker_source
 from journeyman.sandbox.worker.relay import Relay
 
 if TYPE_CHECKING:
@@ -142,23 +142,26 @@ class DockerBackend:
         try:
             container = client.containers.create(
                 self._image or image.ensure(client),
-                ["python3", "-I", "-B", "-u", "-X", "utf8", "-c", _BOOT, str(len(source)), "relay"],
+                ["python3", *OPTIONS, "-c", _BOOT, str(len(source)), "relay"],
                 **_walls(limits, self._cpus, packages),
             )
         except docker.errors.DockerException as error:
             raise IsolationUnavailable(f"no container can be made ({error})", _MEND) from error
-        try:
-            attached = container.attach_socket(
-                params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
-            )
-            link = attached._sock
-            link.settimeout(None)
-            container.start()
-            link.sendall(source)
-        except docker.errors.DockerException as error:
-            _remove(container)
-            raise IsolationUnavailable(f"no container starts ({error})", _MEND) from error
-        return _worker(container, attached, link)
+        with contextlib.ExitStack() as undo:
+            undo.callback(_remove, container)
+            try:
+                attached = container.attach_socket(
+                    params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
+                )
+                link = attached._sock
+                link.settimeout(None)
+                container.start()
+                link.sendall(source)
+            except docker.errors.DockerException as error:
+                raise IsolationUnavailable(f"no container starts ({error})", _MEND) from error
+            worker = _worker(container, attached, link)
+            undo.pop_all()
+        return worker
 
 
 def _walls(limits: Limits, cpus: float, packages: bool) -> dict[str, Any]:
@@ -195,6 +198,7 @@ def _walls(limits: Limits, cpus: float, packages: bool) -> dict[str, Any]:
             "PATH": "/usr/local/bin:/usr/bin:/bin",
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
+            **ENVIRONMENT,
         },
         "log_config": {"type": "none"},
     }
@@ -209,14 +213,16 @@ def _worker(container: Any, attached: Any, link: socket.socket) -> Worker:
     def kill() -> None:
         if stream.ended:
             return
-        stream.ended = True
-        _remove(container)
-        with contextlib.suppress(OSError):
-            link.shutdown(socket.SHUT_RDWR)  # which ends the thread
-        control.shutdown(socket.SHUT_RDWR)
-        stream.thread.join()
-        attached.close()
-        link.close()
+        try:
+            _remove(container)
+        finally:  # the engine may have refused: without its stream the worker ends by itself
+            stream.ended = True
+            for end in (link, control):
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)  # which ends the thread
+            stream.thread.join()
+            attached.close()
+            link.close()
 
     return Worker(control, os.fdopen(pipes[0][0], "rb"), os.fdopen(pipes[1][0], "rb"), kill)
 

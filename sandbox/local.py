@@ -19,7 +19,7 @@ from journeyman.sandbox.base import Limits
 from journeyman.sandbox.container import Worker, worker_config
 from journeyman.sandbox.errors import UnsafeSandboxWarning
 from journeyman.sandbox.session import WorkerSession
-from journeyman.sandbox.worker import worker_source
+from journeyman.sandbox.worker import ENVIRONMENT, OPTIONS, worker_source
 
 
 class UnsafeLocalBackend:
@@ -58,12 +58,12 @@ def _start(directory: str) -> Worker:
     with theirs, spawn.memory_file("worker", worker_source()) as source:
         script, link = f"/dev/fd/{source}", str(theirs.fileno())
         process = spawn.popen(
-            [sys.executable, "-I", "-B", "-u", "-X", "utf8", script, link],
+            [sys.executable, *OPTIONS, script, link],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             pass_fds=(source, theirs.fileno()),
-            env={"HOME": directory, "PATH": os.defpath, "LANG": "C.UTF-8"},
+            env={"HOME": directory, "PATH": os.defpath, "LANG": "C.UTF-8", **ENVIRONMENT},
             cwd=directory,
             start_new_session=True,
         )

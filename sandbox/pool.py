@@ -7,7 +7,7 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from journeyman.sandbox.aio import AsyncSession
 from journeyman.sandbox.base import Closing, ExecResult, Sandbox, Session
@@ -23,17 +23,17 @@ class _Slot:
         self.copy: Session | None = None
 
     def open(self) -> Session:
-        if self.fresh is None or not self.fresh.alive:
+        if self.copy is None or self.fresh is None or not self.fresh.alive:
             self.close()
             self.fresh = self.sandbox.session()
             self.copy = self.fresh.spare()
-        assert self.copy is not None
         return self.copy
 
     def renew(self) -> None:
         """Takes the lent copy back; the next one is made while nobody waits for it."""
-        if self.copy is not None:
-            self.copy.close()
+        copy, self.copy = self.copy, None
+        if copy is not None:
+            copy.close()
         if self.fresh is not None and self.fresh.alive:
             self.copy = self.fresh.spare()
 
@@ -68,12 +68,16 @@ class Pool(Closing):
         self.size = size
         self._lock = threading.Lock()
         self._waiting: deque[Future[_Slot]] = deque()
+        self._lent = 0
         self._closed = False
-        # For calls from asyncio: as many as can be under way.
+        # For calls from asyncio: as many as can be under way. They end with the last loan.
         self._threads = ThreadPoolExecutor(size, thread_name_prefix="sandbox-pool")
         self._free = [_Slot(sandbox) for _ in range(size)]
         try:
-            list(self._threads.map(_Slot.open, self._free))
+            opening = [self._threads.submit(slot.open) for slot in self._free]
+            wait(opening)
+            for each in opening:
+                each.result()
         except BaseException:
             self.close()
             raise
@@ -102,15 +106,14 @@ class Pool(Closing):
         try:
             slot = await asyncio.wrap_future(asked)
         except asyncio.CancelledError:
-            if asked.done() and not asked.cancelled():  # it came too late
-                self._give_back(asked.result())
+            self._withdraw(asked)
             raise
-        loop = asyncio.get_running_loop()
+        opening = self._threads.submit(slot.open)
         try:
-            session = await loop.run_in_executor(self._threads, slot.open)
-            yield AsyncSession(session, self._threads)
+            yield AsyncSession(await asyncio.wrap_future(opening), self._threads)
         finally:
-            await asyncio.shield(loop.run_in_executor(self._threads, self._give_back, slot))
+            back = self._threads.submit(self._give_back, slot, opening)
+            await asyncio.shield(asyncio.wrap_future(back))
 
     def exec(self, code: str, timeout: float | None = None) -> ExecResult:
         """Runs `code` in a session of its own; see `Session.exec`."""
@@ -129,12 +132,14 @@ class Pool(Closing):
             free, self._free = self._free, []
             waiting = list(self._waiting)
             self._waiting.clear()
+            idle = not self._lent
         for asked in waiting:
             if asked.set_running_or_notify_cancel():
                 asked.set_exception(SandboxDied("this pool is closed"))
         for slot in free:
             slot.close()
-        self._threads.shutdown(wait=False)
+        if idle:
+            self._threads.shutdown(wait=False)
 
     def _ask(self) -> Future[_Slot]:
         """Queues for a slot: first come, first served."""
@@ -146,6 +151,7 @@ class Pool(Closing):
                 self._waiting.append(asked)
                 return asked
             slot = self._free.pop()
+            self._lent += 1
         asked.set_running_or_notify_cancel()
         asked.set_result(slot)
         return asked
@@ -154,23 +160,38 @@ class Pool(Closing):
         try:
             return asked.result(timeout)
         except BaseException:
-            # Given up on, unless it came at the last moment.
-            if not asked.cancel() and asked.exception() is None:
-                self._give_back(asked.result())
+            self._withdraw(asked)
             raise
 
-    def _give_back(self, slot: _Slot) -> None:
-        if self._closed:
-            slot.close()
-            return
-        slot.renew()
+    def _withdraw(self, asked: Future[_Slot]) -> None:
+        """Gives up on a slot; one that came at the last moment is given back."""
+        if not asked.cancel() and asked.exception() is None:
+            self._give_back(asked.result())
+
+    def _give_back(self, slot: _Slot, opening: Future[Session] | None = None) -> None:
+        """Lends a slot to the next in the queue, once it is opened and renewed."""
+        if opening is not None:  # its task may have been cancelled meanwhile
+            wait([opening])
+        try:
+            if not self._closed:
+                slot.renew()
+        finally:
+            self._pass_on(slot)
+
+    def _pass_on(self, slot: _Slot) -> None:
         with self._lock:
             while self._waiting:
                 asked = self._waiting.popleft()
                 if asked.set_running_or_notify_cancel():
                     asked.set_result(slot)
                     return
+            self._lent -= 1
             if not self._closed:
                 self._free.append(slot)
                 return
-        slot.close()
+            idle = not self._lent
+        try:
+            slot.close()
+        finally:
+            if idle:
+                self._threads.shutdown(wait=False)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import signal
 from typing import Any
 
 from journeyman.sandbox.errors import IsolationUnavailable
@@ -56,6 +57,9 @@ _GATED = ("kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "pi
 # Signals whose sender or time the kernel picks: they would reach, or wake, a stopped branch.
 _SIGNAL_CONTROLS = (8, 10, 15, 1024, 1026)  # F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_NOTIFY
 _SIGNAL_OWNERS = (0x8901, 0x8902)  # FIOSETOWN, SIOCSPGRP
+# Without these no terminal can be opened: its end would wake whoever leads its session.
+_TERMINALS = (0x40045431, 0x5441)  # TIOCSPTLCK, TIOCGPTPEER
+_EXIT_SIGNAL = 0xFF  # of clone's flags: what the parent is sent when the child ends
 _DUMPABLE, _SUBREAPER = 4, 36  # prctl's
 _RLIMIT_NPROC = 6
 # Would change another process of the same user, unless their first argument is 0: the caller.
@@ -99,12 +103,17 @@ def branch_program() -> bytes:
     rules.set_attr(pyseccomp.Attr.ACT_BADARCH, pyseccomp.KILL_PROCESS)
     for call in _GATED:
         rules.add_rule(pyseccomp.NOTIFY, call)
-    for call in ("pidfd_send_signal", "timer_create"):  # names no process; wakes a stopped one
+    # It names no process; it wakes a stopped one; it would tell one what files others had.
+    for call in ("pidfd_send_signal", "timer_create", "inotify_add_watch"):
         rules.add_rule(pyseccomp.ERRNO(errno.ENOSYS), call)
     low_half = 0xFFFFFFFF
-    for call, numbers in (("fcntl", _SIGNAL_CONTROLS), ("ioctl", _SIGNAL_OWNERS)):
+    for call, numbers in (("fcntl", _SIGNAL_CONTROLS), ("ioctl", _SIGNAL_OWNERS + _TERMINALS)):
         for number in numbers:
             rules.add_rule(deny, call, argument(1, pyseccomp.MASKED_EQ, low_half, number))
+    # The supervisor ends a stopped branch's children: that must not wake it. (`program` has it that
+    # there is no clone3.)
+    wakes = argument(0, pyseccomp.MASKED_EQ, _EXIT_SIGNAL, int(signal.SIGCONT))
+    rules.add_rule(deny, "clone", wakes)
     for option in (_DUMPABLE, _SUBREAPER):
         masked = argument(0, pyseccomp.MASKED_EQ, low_half, option)
         rules.add_rule(deny, "prctl", masked, argument(1, pyseccomp.NE, 0))

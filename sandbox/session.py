@@ -145,6 +145,9 @@ class WorkerSession(Closing):
                 container.release(number)
                 raise
             finally:
+                # What its code wrote at the fork is nobody's, least of all the next branch's.
+                for stream in (container.stdout, container.stderr):
+                    stream.take()
                 if self._ended is not None:
                     self._release()
         return number
@@ -166,7 +169,7 @@ class WorkerSession(Closing):
                 return bytes(data)
 
     def _file(self, path: str, request: dict[str, Any]) -> dict[str, Any]:
-        if not isinstance(path, str) or not path or "\0" in path:
+        if not isinstance(path, str) or not path or "\0" in path or not _encodable(path):
             raise ValueError(f"path={path!r}: expected a relative path below the working directory")
         parts = path.split("/")
         if path.startswith("/") or not {"", ".", ".."}.isdisjoint(parts):
@@ -189,6 +192,15 @@ class WorkerSession(Closing):
             if self._ended is None:
                 self._ended = "it was closed"
             self._release()
+
+
+def _encodable(path: str) -> bool:
+    """Whether a file can have this name: not with half of a surrogate pair in it."""
+    try:
+        path.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class WorkerSnapshot:

@@ -54,7 +54,10 @@ class Repl:
     before. An exception of the code is like one in any REPL: what was done before it stays done.
     """
 
-    prelude: ClassVar[str] = "import random; random.seed(0); del random"
+    prelude: ClassVar[str] = (
+        "import random, sys; random.seed(0); "
+        "'numpy.random' in sys.modules and sys.modules['numpy.random'].seed(0); del random, sys"
+    )
     """Runs first: programs that draw at random must draw the same when they are replayed."""
     silence: ClassVar[str] = (
         "Nothing was printed. End with an expression, or print(), to see a value."

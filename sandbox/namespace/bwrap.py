@@ -7,6 +7,7 @@ from pathlib import Path
 
 from journeyman.sandbox.base import Limits
 from journeyman.sandbox.namespace.interpreter import Interpreter
+from journeyman.sandbox.worker import ENVIRONMENT, OPTIONS
 
 WORKER = "/run/worker.py"
 # A mount point: nobody can remove or rename it.
@@ -22,6 +23,7 @@ _ENVIRONMENT = {
     # Thread pools would eat the pids and, by their stacks, the address space.
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
+    **ENVIRONMENT,
 }
 
 
@@ -64,8 +66,7 @@ def arguments(
     for name, value in _ENVIRONMENT.items():
         command += ["--setenv", name, value]
     command += ["--seccomp", str(seccomp_fd), "--info-fd", str(info_fd), "--"]
-    # Isolated from the environment and the directory; unbuffered, so that a kill loses no output.
-    command += [interpreter.executable, "-I", "-B", "-u", "-X", "utf8", WORKER, str(control_fd)]
+    command += [interpreter.executable, *OPTIONS, WORKER, str(control_fd)]
     return command
 
 

@@ -35,18 +35,29 @@ from importlib import resources
 # through real sessions.
 MODULES = ("frames", "repl", "processes", "gate", "files", "supervisor", "relay", "program")
 
+OPTIONS = ("-s", "-B", "-u", "-X", "utf8")
+"""How Python is started for it: without the user's packages; unbuffered, so that a kill loses no
+output. Not isolated (-I): it would not see `ENVIRONMENT`."""
+ENVIRONMENT = {"PYTHONHASHSEED": "0"}
+"""What a backend sets besides: sets have the same order in every session, or a program that is run
+again in another one would print something else."""
+
 
 @functools.cache
 def worker_source() -> bytes:
     """What a backend hands through the wall: one program, which takes the link as its argument.
 
     It runs the modules one after the other, each under its own name, so that they find each other
-    imported where there is no such package.
+    imported where there is no such package. The directory of a script (or, with -c, the current
+    one) is no place to import from: the user's code may write there.
     """
     folder = resources.files(__name__)
     sources = {f"{__name__}.{m}": folder.joinpath(f"{m}.py").read_text("utf-8") for m in MODULES}
     return f"""\
-import sys, types
+import sys
+if not getattr(sys.flags, "safe_path", False):
+    del sys.path[0]
+import types
 for name, source in {sources!r}.items():
     module = sys.modules[name] = types.ModuleType(name)
     module.__file__ = name

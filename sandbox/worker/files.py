@@ -114,7 +114,7 @@ class Files:  # pragma: no cover - runs inside the sandbox
 
     def clear(self) -> bool:
         """Removes all, however deep, and says if there was anything."""
-        os.fchmod(self.area, 0o700)
+        self._bare()
         prefix, numbers = os.urandom(8).hex(), itertools.count()
         found = False
         while True:
@@ -137,6 +137,17 @@ class Files:  # pragma: no cover - runs inside the sandbox
                 finally:
                     os.close(inner)
                 os.rmdir(name, dir_fd=self.area)
+
+    def _bare(self) -> None:
+        """Takes from the directory itself all that was attached to it, default rights included."""
+        names: list[str] = []
+        with contextlib.suppress(OSError):  # file systems may have none
+            names = os.listxattr(self.area)
+        for name in names:
+            if name.startswith(("user.", "system.posix_acl_")):  # no program can have set others
+                os.removexattr(self.area, name)
+        os.fchmod(self.area, 0o700)
+        os.utime(self.area)
 
     def restore(self, entries: list[Any]) -> None:
         """Writes a tree that `save` read."""

@@ -54,9 +54,9 @@ class Gate:  # pragma: no cover - runs inside the sandbox
             pass
 
     def _verdict(self, branch: Branch, caller: int, target: int, argument: int) -> tuple[int, int]:
-        (pid,) = struct.unpack("=i", struct.pack("=I", target & 0xFFFFFFFF))
+        pid = _as_int(target)
         if pid == -1:
-            return self._signal_all(branch, caller, argument & 0xFFFFFFFF), 0
+            return self._signal_all(branch, caller, _as_int(argument)), 0
         if pid > 0:
             leader = _leader(pid)
             barred = leader in self.processes.repls and leader != branch.pid
@@ -77,6 +77,12 @@ class Gate:  # pragma: no cover - runs inside the sandbox
                     return error.errno or errno.EINVAL
                 found = 0
         return found
+
+
+def _as_int(register: int) -> int:  # pragma: no cover - runs inside the sandbox
+    """What the kernel takes a register for where it expects a C int."""
+    (value,) = struct.unpack("=i", struct.pack("=I", register & 0xFFFFFFFF))
+    return int(value)
 
 
 def _leader(pid: int) -> int:  # pragma: no cover - runs inside the sandbox

@@ -15,9 +15,10 @@ PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 # How long killed processes may take to be gone before their remains are left to the next call.
 _GONE_S = 0.5
+# How often to see if a process has stopped before it is slept over.
+_STOP_LOOKS = 200
 
 
 def prctl(option: int, value: int) -> None:  # pragma: no cover - runs inside the sandbox
@@ -70,9 +71,20 @@ class Processes:  # pragma: no cover - runs inside the sandbox
         self.contained = contained
         assert not contained or os.getpid() == 1
         self.repls: dict[int, Branch] = {}
+        self.awake: set[Branch] = set()  # may run since the last rest
         self.dying: set[int] = set()  # killed, but not yet gone
         # Processor seconds: of those that were waited for here; of strays, when last looked at.
         self.dead_s = self.stray_s = 0.0
+
+    def add(self, branch: Branch) -> None:
+        """Takes a REPL in, which runs."""
+        self.repls[branch.pid] = branch
+        self.awake.add(branch)
+
+    def wake(self, branch: Branch) -> None:
+        """Lets a REPL run until the next rest."""
+        self.awake.add(branch)
+        os.kill(branch.pid, signal.SIGCONT)
 
     def strays(self) -> list[int]:
         """All but the supervisor and the REPLs: what the running one has started."""
@@ -86,6 +98,16 @@ class Processes:  # pragma: no cover - runs inside the sandbox
     def stat(pid: int) -> list[bytes]:
         """What /proc says of a process, from its state on; empty if it is gone."""
         return _read_proc(pid, "stat").rpartition(b")")[2].split()
+
+    @staticmethod
+    def resident(pid: int) -> int:
+        """Bytes of memory that a process takes; what files it maps is not its own.
+
+        Memory that processes share counts for each of those that have touched it.
+        """
+        lines = _read_proc(pid, "status").splitlines()
+        kinds = (b"RssAnon:", b"RssShmem:")
+        return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(kinds))
 
     def adopted(self, pid: int) -> bool:
         """Whether it is a stray that is the supervisor's own child."""
@@ -121,9 +143,7 @@ class Processes:  # pragma: no cover - runs inside the sandbox
             fields = self.stat(pid)
             if not fields:
                 continue
-            statm = _read_proc(pid, "statm").split()
-            if statm:
-                resident += (int(statm[1]) - int(statm[2])) * _PAGE
+            resident += self.resident(pid)
             own, waited = (
                 (int(fields[at]) + int(fields[at + 1])) / _TICKS_PER_SECOND for at in (11, 13)
             )
@@ -142,25 +162,48 @@ class Processes:  # pragma: no cover - runs inside the sandbox
         if not self.contained:
             return []
         deadline = time.monotonic() + _GONE_S
-        # One call stops all at once, forks under way included, so that none can outrun the kill.
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(-1, signal.SIGSTOP)
         while True:
+            # One call stops all at once, forks under way included, so that none can outrun the
+            # kill. A REPL that is stopped before and after nothing else is left will stay so: the
+            # end of a process could wake it (the kernel continues a group that it orphans).
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(-1, signal.SIGSTOP)
             self.reap()
+            stopped = self._all_stopped()
             strays = self.strays()
             running = [pid for pid in strays if self.stat(pid)[:1] != [b"Z"]]
-            if not running or time.monotonic() > deadline:
+            gone = not running or time.monotonic() > deadline
+            if stopped and gone and self._all_stopped():
+                self.awake.clear()
                 return strays
             for pid in running:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.0005)
 
+    def _all_stopped(self) -> bool:
+        """Whether no thread of a REPL runs on: it may be in the midst of a system call.
+
+        The kernel tells a parent of a stop when the last thread has stopped. That takes some
+        microseconds, which are waited for here.
+        """
+        for _ in range(_STOP_LOOKS):
+            if all(map(self._is_stopped, self.awake)):
+                return True
+            os.sched_yield()
+        return False
+
+    @staticmethod
+    def _is_stopped(branch: Branch) -> bool:
+        look = os.WSTOPPED | os.WNOHANG | os.WNOWAIT
+        return branch.status is not None or os.waitid(os.P_PID, branch.pid, look) is not None
+
     def discard(self, branch: Branch) -> None:
         """Ends a REPL that rests, without waiting for its end."""
         if branch.status is None:
             os.kill(branch.pid, signal.SIGKILL)
             self.dying.add(branch.pid)
+        self.awake.discard(branch)
         del self.repls[branch.pid]
 
     def kill(self, branch: Branch) -> None:

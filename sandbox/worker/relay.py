@@ -10,8 +10,9 @@ import struct
 
 from journeyman.sandbox.worker.frames import PIECE, write_all
 
-# A pipe holds 1 MiB at most (/proc/sys/fs/pipe-max-size).
-_MOST_READS = 32
+# A pipe holds 1 MiB at most (/proc/sys/fs/pipe-max-size): 256 pages, of which one read takes no
+# more than one if whoever wrote made packets of them (O_DIRECT).
+_MOST_READS = 1024
 
 
 class Relay:  # pragma: no cover - runs inside the sandbox

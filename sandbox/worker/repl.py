@@ -162,11 +162,15 @@ def branch_off(channel: socket.socket, fd: int, lead: bool, exact: bool) -> int:
 
 
 def all_copied(own: set[int]) -> bool:
-    """Whether a fork copies all there is: threads end with it, open files become shared.
+    """Whether a fork copies all there is: threads end with it, files and some memory are shared.
 
     Args:
         own: The descriptors that are not the user's.
     """
+    with open("/proc/self/maps") as file:
+        for rights in (line.split()[1] for line in file):
+            if rights[1] == "w" and rights[3] == "s":
+                return False
     opened = set(map(int, os.listdir("/proc/self/fd"))) - own
     return len(opened) == 1 and len(os.listdir("/proc/self/task")) == 1  # one reads the list
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import errno
+import fcntl
 import functools
 import os
 import resource
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 
 TICK_S = 0.02
+F_SETPIPE_SZ, PIPE_BYTES = 1031, 64 << 10  # as a new pipe has; `fcntl` names it since Python 3.10
 
 
 def parse_answer(raw: bytes, nonce: str) -> dict[str, Any] | None:
@@ -63,6 +65,7 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
         self.gate: Gate | None = None
         self.used_s = 0.0  # processor seconds of the call under way, when last looked at
         self.waiting: list[dict[str, Any]] = []  # requests that came before their turn
+        self.outputs: list[int] = []  # the user's pipes
 
     # --- the first REPL ---
 
@@ -81,6 +84,7 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
         self._register(0, Branch(0, pid, channel))
         self.in_place = self.branches[0]
         # Only REPLs write to the user's pipes from now on.
+        self.outputs = [os.dup(1), os.dup(2)]
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 1)
         os.dup2(null, 2)
@@ -91,7 +95,7 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
 
     def _register(self, number: int, branch: Branch) -> None:
         self.branches[number] = branch
-        self.processes.repls[branch.pid] = branch
+        self.processes.add(branch)
 
     def _become_repl(self, channel: socket.socket) -> NoReturn:
         status = 1
@@ -145,25 +149,46 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
 
     def serve(self) -> None:
         """Answers the host until it hangs up."""
-        answers = {"exec": self._exec, "fork": self._fork}
-        answers.update(put=self._access, get=self._access)
         while True:
             request = self.waiting.pop(0) if self.waiting else receive(self.control)
             if request is None:
                 return
-            if request["op"] in answers:  # not a stop that crossed an answer
+            if request["op"] != "stop":  # else it crossed an answer
                 for number in request["dropped"]:
                     self._drop(number)
-                write_all(self.control, encode(answers[request["op"]](request)))
+                write_all(self.control, encode(self._answer(request)))
+
+    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Does what was asked. What goes wrong with a branch ends that branch, and no other."""
+        answers = {"exec": self._exec, "fork": self._fork}
+        answers.update(put=self._access, get=self._access)
+        try:
+            if not request.get("stopped"):
+                return answers[request["op"]](request)
+            why = "its time was over before its turn came"
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+        branch = self.branches.get(request["branch"])
+        if branch is not None:
+            self.processes.kill(branch)
+            self._forget(branch)
+        return _reply(ended=True, signal=int(signal.SIGKILL), error=why)
 
     def _stopped(self) -> bool:
-        """Reads what the host says during a call: to stop, or what is to be done next."""
+        """Reads what the host says during a call: to stop it, or what is to be done next.
+
+        The host may have asked for more than it waits for, and stops only what it waits for: the
+        last that it asked for.
+        """
         request = receive(self.control)
         if request is None:
             os._exit(0)  # the host is gone, and with process 1 all the rest goes
-        if request["op"] == "stop":
+        if request["op"] != "stop":
+            self.waiting.append(request)
+        elif self.waiting:
+            self.waiting[-1]["stopped"] = True
+        else:
             return True
-        self.waiting.append(request)
         return False
 
     def _exec(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -189,9 +214,9 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
         copy = self.branches.get(number)
         if copy is None:
             channel.close()
-            why = (
-                "did not fork, or has threads or open files" if request["exact"] else "did not fork"
-            )
+            why = "did not fork"
+            if request["exact"]:
+                why += ", or has threads, open files or shared memory"
             return {**reply, "error": f"its interpreter {why}"}
         try:
             copy.files = self.files.save()
@@ -236,7 +261,8 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
 
     def _meet(self, number: int, channel: socket.socket, warm: bool, claim: str | None) -> None:
         """Registers a copy, if it is what its original claims."""
-        pid = int(claim) if claim and claim.isdigit() else 0
+        number_like = claim is not None and claim.isascii() and claim.isdigit()
+        pid = int(claim) if claim and number_like and len(claim) < 9 else 0
         if pid == 0 or (self.processes.contained and not self.processes.adopted(pid)):
             return
         if warm:
@@ -270,7 +296,8 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
         nonce = message["nonce"] = os.urandom(16).hex()
         answer, reason = None, branch.doom
         if branch.status is None and reason is None:
-            os.kill(branch.pid, signal.SIGCONT)
+            self._restore_outputs()
+            processes.wake(branch)
             if self._deliver(branch, encode(message), fds):
                 answer, reason = self._watch(branch, nonce, before)
         reply = _reply()
@@ -287,6 +314,13 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
             reply.update(killed=self._describe_end(branch, reply, reason), ended=True)
             self._forget(branch)
         return reply
+
+    def _restore_outputs(self) -> None:
+        """Sets the pipes, which all branches share, as they were at first."""
+        for fd in self.outputs:
+            fcntl.fcntl(fd, fcntl.F_SETFL, os.O_WRONLY)
+            with contextlib.suppress(OSError):  # the user's pipes have too many pages: it is slower
+                fcntl.fcntl(fd, F_SETPIPE_SZ, PIPE_BYTES)
 
     def _put_in_place(self, branch: Branch) -> bool:
         """Gives a branch its files; returns whether they are new copies."""

@@ -1,6 +1,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import cast
 
 import pytest
 
@@ -111,3 +112,44 @@ def test_a_backend_of_ones_own() -> None:
     assert isinstance(FakeSession(), Session)
     sandbox = Sandbox(Fake(), Limits(pids=5), ["numpy"])
     assert sandbox.exec("x", 2.0).stdout == "x 2.0"
+
+
+def test_what_died_with_one_program_is_not_given_to_the_next() -> None:
+    class Mortal:
+        name = "mortal"
+        lacks: Mapping[str, str] = {}
+
+        def __init__(self) -> None:
+            self.sessions: list[MortalSession] = []
+
+        def describe(self) -> dict[str, str]:
+            return {}
+
+        def session(self, limits: Limits, packages: tuple[str, ...]) -> Session:
+            self.sessions.append(MortalSession())
+            return cast(Session, self.sessions[-1])
+
+    class MortalSession:
+        def __init__(self, fresh: "MortalSession | None" = None) -> None:
+            self.alive = True
+            self.fresh = fresh or self
+
+        def spare(self) -> "MortalSession":
+            return MortalSession(self)
+
+        def exec(self, code: str, timeout: float | None = None) -> ExecResult:
+            assert self.fresh.alive
+            self.fresh.alive = code != "hang"
+            return result(killed_reason=None if self.fresh.alive else KilledReason.WALL)
+
+        def close(self) -> None:
+            self.alive = False
+
+    backend = Mortal()
+    sandbox = Sandbox(backend)
+    assert sandbox.exec("hang").killed_reason is KilledReason.WALL  # and its whole container
+    assert sandbox.exec("1").ok and sandbox.exec("2").ok
+    assert len(backend.sessions) == 2
+    backend.sessions[-1].alive = False  # while it waits for the next call
+    assert sandbox.exec("3").ok
+    assert len(backend.sessions) == 3

@@ -3,12 +3,14 @@
 import gc
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +24,7 @@ from journeyman.sandbox import (
     conformance,
     image,
 )
-from journeyman.sandbox.docker import LABEL, DockerBackend, _frames, _owner, _verify, reap
+from journeyman.sandbox.docker import LABEL, DockerBackend, _frames, _owner, _verify, _worker, reap
 from journeyman.sandbox.worker.relay import Relay
 
 docker = pytest.importorskip("docker")
@@ -179,6 +181,52 @@ def test_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "docker", None)
     with pytest.raises(IsolationUnavailable, match="docker-py is not installed"):
         Sandbox("docker").session()
+
+
+class FakeContainer:
+    """A container of no engine."""
+
+    def __init__(self, fails: Exception) -> None:
+        self.fails = fails
+        self.refuses = False
+        self.removed = 0
+        self.ours, theirs = socket.socketpair()
+        self.attached = SimpleNamespace(_sock=theirs, close=lambda: None)
+
+    def attach_socket(self, params: dict[str, int]) -> Any:
+        return self.attached
+
+    def start(self) -> None:
+        raise self.fails
+
+    def remove(self, force: bool) -> None:
+        self.removed += 1
+        if self.refuses:
+            raise self.fails
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError("gone"), docker.errors.DockerException("no")])
+def test_what_fails_to_start_is_removed(error: Exception) -> None:
+    container = FakeContainer(error)
+    client = SimpleNamespace(containers=SimpleNamespace(create=lambda *_, **__: container))
+    with pytest.raises((BrokenPipeError, IsolationUnavailable)):
+        DockerBackend("any")._start(client, Limits(), packages=False)
+    assert container.removed == 1
+    container.ours.close()
+    container.attached._sock.close()
+
+
+def test_a_container_that_is_not_removed_loses_its_stream() -> None:
+    container = FakeContainer(docker.errors.APIError("the engine is busy"))
+    container.refuses = True
+    worker = _worker(container, container.attached, container.attached._sock)
+    with pytest.raises(docker.errors.APIError):
+        worker.kill()
+    with container.ours as ours:
+        assert ours.recv(1) == b""  # by which its process 1 knows that it is to end
+    worker.kill()
+    for end in (worker.control, worker.stdout, worker.stderr):
+        end.close()
 
 
 def test_processors_must_be_positive() -> None:

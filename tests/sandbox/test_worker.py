@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -148,6 +149,32 @@ def test_a_cut_frame_is_an_end() -> None:
     os.close(writer)
     assert frames.receive(reader) is None
     os.close(reader)
+
+
+class Unlucky(supervisor.Supervisor):
+    """Something that nobody has thought of befalls a branch."""
+
+    def __init__(self) -> None:
+        self.branches = {0: "fresh", 1: "unlucky"}  # type: ignore[dict-item]
+        self.ended: list[object] = []
+        self.processes = SimpleNamespace(kill=self.ended.append)  # type: ignore[assignment]
+
+    def _exec(self, request: dict[str, Any]) -> dict[str, Any]:
+        raise ValueError("unheard of")
+
+    def _forget(self, branch: Any) -> None:
+        self.branches = {n: each for n, each in self.branches.items() if each is not branch}
+
+
+@pytest.mark.parametrize("more", [{}, {"stopped": True}])
+def test_what_goes_wrong_with_a_branch_ends_it_alone(more: dict[str, Any]) -> None:
+    unlucky = Unlucky()
+    answer = unlucky._answer({"op": "exec", "branch": 1, "code": "1", **more})
+    assert answer["ended"] and answer["killed"] is None and answer["signal"] == 9
+    assert answer["error"] == (
+        "its time was over before its turn came" if more else "ValueError: unheard of"
+    )
+    assert unlucky.ended == ["unlucky"] and list(unlucky.branches) == [0]
 
 
 def test_the_program_is_made_of_all_modules() -> None:

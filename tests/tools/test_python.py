@@ -1,7 +1,10 @@
 """The interpreter as a tool, over a scripted session; tests/envs/test_python.py uses a real one."""
 
+import random
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -353,3 +356,15 @@ def test_a_backend_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("journeyman.sandbox.base.resolve_backend", {"fake": backend}.__getitem__)
     assert Repl("fake").run("a") == "a"
     assert len(backend.sessions) == 1
+
+
+def test_all_generators_that_are_loaded_are_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    monkeypatch.setitem(sys.modules, "numpy.random", SimpleNamespace(seed=seeds.append))
+    namespace: dict[str, object] = {}
+    drawn = []
+    for _ in range(2):
+        exec(Repl.prelude, namespace)
+        drawn.append(random.random())
+    assert seeds == [0, 0] and drawn[0] == drawn[1]
+    assert set(namespace) == {"__builtins__"}

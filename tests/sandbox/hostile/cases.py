@@ -156,6 +156,10 @@ RESOURCES = [
     raises("one huge allocation", "bytearray(1 << 42)", "MemoryError"),
     refused("one huge mapping", "mmap.mmap(-1, 1 << 36)", errno.ENOMEM),
     ended("memory shared out among children", probes.SHARE_MEMORY, MEMORY, memory_mb=64),
+    ended("shared memory of many children",
+          "for _ in range(3):\n    if not os.fork():\n        block = mmap.mmap(-1, 30 << 20)\n"
+          "        for at in range(0, 30 << 20, 4096): block[at] = 1\n        time.sleep(9)\n"
+          "time.sleep(9)", MEMORY, memory_mb=64),
     raises("a bomb of zeros in a zip",
            "import zlib\nbomb = zlib.compress(bytes(1 << 27), 9)\n"
            "a = [zlib.decompress(bomb) for _ in range(9)]", "MemoryError"),

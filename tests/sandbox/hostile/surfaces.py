@@ -146,6 +146,10 @@ SYSTEM_CALLS = [
     filtered("clone with new users", 56, 220, "0x10000011, 0, 0, 0, 0"),
     filtered("clone with new processes", 56, 220, "0x20000011, 0, 0, 0, 0"),
     filtered("clone3", 435, 435, "0, 0"),
+    filtered("a child whose end wakes its parent", 56, 220, "18, 0, 0, 0, 0"),
+    refused("unlocking a terminal", "import fcntl\nfcntl.ioctl(0, 0x40045431, 0)", errno.EPERM),
+    refused("the other end of a terminal", "import fcntl\nfcntl.ioctl(0, 0x5441, 0)",
+            errno.EPERM),
     filtered("setns", 308, 268, "-1, 0"),
     filtered("bpf", 321, 280, "-1, 0, 0"),
     filtered("io_uring", 425, 425, "0, 0"),
@@ -166,6 +170,7 @@ SYSTEM_CALLS = [
     filtered("personality", 135, 92, "0xFFFFFFFF"),
     filtered("reading the kernel's log", 103, 116, "9, 0, 0"),
     filtered("fanotify_init", 300, 262, "-1, 0"),
+    filtered("a watch on files that others will have", 254, 27, "-1, b'/tmp', 0xFFF"),
     filtered("a call too new to be known", 470, 470, "0, 0, 0"),
     *(
         raises(f"raising {name}",

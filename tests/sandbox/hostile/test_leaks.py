@@ -95,6 +95,89 @@ def test_output_after_the_end_is_nobodys(pair: tuple[Session, Session]) -> None:
         assert branch.exec("time.sleep(0.05)").stdout == ""
 
 
+def test_what_is_written_at_a_fork_is_nobodys(pair: tuple[Session, Session]) -> None:
+    one, _ = pair
+    with one.fork() as bystander:
+        one.exec("os.register_at_fork(before=lambda: os.write(1, b'early'))")
+        one.fork().close()
+        assert bystander.exec("print('mine')").stdout == "mine\n"
+
+
+PACKETS = """
+import fcntl, os
+fcntl.fcntl(1, 1031, 1 << 20)  # F_SETPIPE_SZ
+fcntl.fcntl(1, fcntl.F_SETFL, os.O_WRONLY | os.O_NONBLOCK | os.O_DIRECT)
+try:
+    while True: os.write(1, b'planted')
+except BlockingIOError: pass
+"""
+NARROW = "import fcntl, os\nos.set_blocking(1, False)\nfcntl.fcntl(1, 1031, 4096)"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("spoil", [PACKETS, NARROW], ids=["packets", "narrow"])
+def test_one_program_cannot_spoil_the_output_of_the_next(
+    bwrap: str, backend: str, spoil: str
+) -> None:
+    with Sandbox(backend) as sandbox:
+        for _ in range(2):
+            assert sandbox.exec(spoil).exit_status == 0
+            assert sandbox.exec("print('x' * 20_000)").stdout == "x" * 20_000 + "\n"
+
+
+NOTE = "import os\nos.setxattr('/tmp', 'user.note', b'x')\nos.utime('/tmp', (42, 42))"
+LOCK = """
+import os, struct
+rights = ((1, 0), (4, 0), (0x20, 0))  # owner, group, others: none
+rules = b"".join(struct.pack("<HHI", who, what, 0xFFFFFFFF) for who, what in rights)
+os.setxattr("/tmp", "system.posix_acl_default", struct.pack("<I", 2) + rules)
+"""
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_one_program_cannot_mark_the_directory_of_the_next(bwrap: str, backend: str) -> None:
+    with Sandbox(backend) as sandbox:
+        for mark in (NOTE, LOCK):
+            sandbox.exec(mark)  # where the file system has no such thing, so much the better
+            got = sandbox.exec(
+                "import os\nopen('f', 'w').write('x')\n"
+                "os.listxattr('/tmp'), os.stat('/tmp').st_mtime > 42, open('f').read()"
+            )
+            assert got.value_repr == "([], True, 'x')", got
+
+
+ENDS_OF_CHILDREN = {
+    "no child": "",
+    "its exit signal": "import ctypes\n"
+    "if ctypes.CDLL(None).syscall({'x86_64': 56, 'aarch64': 220}[os.uname().machine],"
+    " *map(ctypes.c_long, (18, 0, 0, 0, 0))) == 0:\n    time.sleep(60)",
+    # The interpreter's group is orphaned when the last of those dies whose children are in it.
+    "a group it orphans": "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+    "group = os.getpid()\nr, w = os.pipe()\n"
+    "try:\n    while True: os.wait()\nexcept ChildProcessError: pass\n"
+    "for _ in range(8):\n"
+    "    if not os.fork():\n        os.setpgid(0, 0)\n"
+    "        if not os.fork():\n            os.setpgid(0, group)\n            os.write(w, b'x')\n"
+    "        time.sleep(60)\n"
+    "    os.read(r, 1)",
+}
+
+
+@pytest.mark.parametrize("ends", ENDS_OF_CHILDREN)
+def test_the_end_of_a_child_wakes_no_branch(pair: tuple[Session, Session], ends: str) -> None:
+    one, _ = pair
+    with one.fork() as spy, one.fork() as bystander:
+        spy.exec(
+            "seen = set()\ndef spin():\n    while True:\n"
+            "        seen.update(os.listdir('.'))\n        time.sleep(0.001)\n"
+            "threading.Thread(target=spin, daemon=True).start()"
+        )
+        for _ in range(4):  # which of two dies first is a matter of luck
+            assert spy.exec(ENDS_OF_CHILDREN[ends]).ok
+            assert value(bystander, "open('secret', 'w').close()\ntime.sleep(0.05)\n1") == "1"
+        assert value(spy, "seen") == "set()"
+
+
 @pytest.mark.parametrize("stream", [1, 2])
 def test_the_rest_of_a_flood_is_nobodys(pair: tuple[Session, Session], stream: int) -> None:
     one, _ = pair
