@@ -11,10 +11,20 @@ from typing import Any
 import gymnasium
 import pytest
 
-from journeyman.envs import env_class, env_ids, load_plugins, make, register, registry
+from journeyman.envs import (
+    constructor_arguments,
+    env_class,
+    env_ids,
+    load_plugins,
+    make,
+    make_for_run,
+    register,
+    registry,
+)
 from journeyman.envs.core import ToolEnv
 from journeyman.envs.errors import EnvError, UnknownEnvError
 from journeyman.envs.tasks.bank import BankEnv
+from journeyman.sandbox import Sandbox
 
 from .conftest import BUILTIN, SumEnv
 
@@ -160,3 +170,28 @@ def test_no_plugin_no_warning(plugins: list[EntryPoint], monkeypatch: pytest.Mon
 def test_the_builtin_entry_point_is_installed() -> None:
     points = importlib.metadata.entry_points(group=registry.ENTRY_POINTS)
     assert "journeyman.envs.tasks" in {p.value for p in points}
+
+
+def test_what_a_constructor_takes_and_hands_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Warm(BankEnv):
+        def __init__(self, heat: int = 1, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.heat = heat
+
+    class Inherits(Warm):
+        pass
+
+    monkeypatch.setattr(registry, "env_class", {"warm": Inherits}.__getitem__)
+    assert constructor_arguments("warm") == ("heat", "split", "max_turns", "parser", "render_mode")
+
+
+def test_a_runs_sandbox_is_for_those_that_take_one() -> None:
+    sandbox = Sandbox()
+    kwargs = {"max_turns": 3, "sandbox": sandbox}
+    for name in ("Bank", "Python"):
+        with make_for_run(f"journeyman/{name}-v0", kwargs) as env:
+            assert env.max_turns == 3
+            assert env.spec is not None
+            assert ("sandbox" in env.spec.kwargs) is (name == "Python")
+    with pytest.raises(TypeError, match="foo"):
+        make_for_run("journeyman/Bank-v0", {"foo": 1})
