@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import importlib.resources
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from omegaconf import OmegaConf
 from peft import LoraConfig
 
 from journeyman.agents.credit import GAE, Attention, Critic
-from journeyman.agents.rollout import TaskRef, rollout
+from journeyman.agents.rollout import rollout
+from journeyman.agents.search import language
 from journeyman.agents.trainers import distill
 from journeyman.agents.trainers.parts import Parts
 from journeyman.envs import Episode
@@ -48,8 +50,23 @@ def train(parts: Parts, folder: Path) -> list[dict[str, float]]:
     return steps(trainer)
 
 
+def paid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outcomes that differ, within a tree as well: no tiny model solves a task."""
+    count = itertools.count()
+
+    def play(policy: Any, tasks: list[Any], *rest: Any, **options: Any) -> list[Episode]:
+        played = rollout(policy, tasks, *rest, **options)
+        return [dataclasses.replace(e, reward=float(next(count) % 3 == 0)) for e in played]
+
+    monkeypatch.setattr(distill, "rollout", play)
+    monkeypatch.setattr(language, "rollout", play)
+
+
 @pytest.mark.parametrize("credit", options("credit"))
-def test_a_step_with_every_credit(credit: str, tmp_path: Path) -> None:
+def test_a_step_with_every_credit(
+    credit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paid(monkeypatch)
     (record,) = train(configured(credit), tmp_path)
     assert record["grad_norm"] > 0
     assert ("critic/loss" in record) == (credit == "gae")
@@ -62,16 +79,6 @@ def test_a_step_with_every_estimator(values: str, tmp_path: Path) -> None:
 
 
 # --- what reads the student's network -------------------------------------------------------------
-
-
-def paid(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outcomes that differ: no tiny model solves a task."""
-
-    def play(policy: Any, tasks: list[TaskRef], *rest: Any) -> list[Episode]:
-        played = rollout(policy, tasks, *rest)
-        return [dataclasses.replace(e, reward=float(i % 2)) for i, e in enumerate(played)]
-
-    monkeypatch.setattr(distill, "rollout", play)
 
 
 @pytest.mark.parametrize("credit", [GAE(Critic(hidden=4), weight=0.0), Attention(weight=0.0)])

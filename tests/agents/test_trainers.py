@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 from trl import DistillationConfig, SFTConfig
 
 from journeyman.agents.chat import ChatFormat
-from journeyman.agents.credit import GAE, Attention, Credit, Critic, Outcome, Trace, Uniform
-from journeyman.agents.credit.trees import Additive, Gated, PolicyTarget
+from journeyman.agents.credit import Credit, Outcome, Trace, Uniform
+from journeyman.agents.credit.trees import Additive
 from journeyman.agents.demonstrations import demonstrate
 from journeyman.agents.errors import UserError
 from journeyman.agents.hf import HFPolicy
@@ -282,21 +282,18 @@ def _won(row: TreeEpisode) -> TreeEpisode:
     return dataclasses.replace(row, episode=episode)
 
 
-@pytest.mark.parametrize(
-    "credit", [Additive(Trace()), Gated(Trace()), PolicyTarget(Trace()), GAE(Critic()), Attention()]
-)
-def test_a_batch_whose_environments_all_break_trains_nothing(
-    credit: Credit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("search", [True, False])
+def test_a_rollout_whose_environments_all_break_stops_the_run(
+    search: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def closed(self: Any, task: Any) -> None:
         raise ConnectionError("the bank is gone")
 
     monkeypatch.setattr(env_class("journeyman/Bank-v0"), "open_state", closed)
-    trainer = searching(tmp_path, credit)
-    before = weights(trainer.model)
-    trainer.train()
-    assert not changed(trainer.model, before)
-    assert steps(trainer)[0]["search/failures"] == 2
+    plain = distill.build(make_parts(babbler()), distillation(tmp_path))
+    trainer = searching(tmp_path, Additive(Trace())) if search else plain
+    with pytest.raises(UserError, match=r"every episode of a rollout broke .* from the last check"):
+        trainer.train()
 
 
 @pytest.mark.parametrize("training", [True, False])
