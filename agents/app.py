@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import errno
 import json
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import numpy as np
 import torch
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
@@ -24,8 +26,9 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
-from journeyman.agents.errors import DiskFullError, RunDirError
-from journeyman.agents.evaluation.metrics import Metrics, summarise
+from journeyman.agents.errors import DiskFullError, RunDirError, UserError
+from journeyman.agents.evaluation.episodes import EpisodeFile, Played, kind_of, metrics_of
+from journeyman.agents.evaluation.metrics import Metrics
 from journeyman.agents.evaluation.report import write_atomically
 from journeyman.agents.policy import Policy
 from journeyman.agents.rollout import TaskRef, rollout
@@ -195,14 +198,68 @@ def deal(ids: Sequence[str], split: str, first: int, count: int, seed: int = 0) 
 
 
 def evaluate(name: str, policy: Policy, config: DictConfig) -> Metrics:
-    """Play the evaluation tasks of a config with a policy, under a progress bar."""
+    """Play the evaluation tasks of a config with a policy, under a progress bar.
+
+    Episodes go to the run folder batch by batch. What is there already, from a run that was cut
+    short, is not played again, unless infrastructure broke it.
+
+    Args:
+        name: The policy's row in the table.
+        policy: What plays.
+        config: Of the run.
+
+    Raises:
+        UserError: Several attempts are asked for that would be alike.
+    """
     options = config.evaluation
-    tasks = deal(list(config.env.ids), options.split, 0, options.tasks, config.seed)
-    kwargs = OmegaConf.to_container(config.env.kwargs)
-    assert isinstance(kwargs, dict)
+    run = Path(config.run_dir)
+    file = EpisodeFile(run)
+    known = file.of_row(name)
+    tasks = attempts(config)
+    if len(known) >= len(tasks):
+        print(f"{name}: all {len(tasks)} episodes are in {file.path}; delete it to play anew")
+    kwargs: Any = OmegaConf.to_container(config.env.kwargs)
     with tqdm(total=len(tasks), desc=name, unit="task", mininterval=1.0) as bar:
-        episodes = rollout(
-            policy, tasks, options.batch_size, {str(k): v for k, v in kwargs.items()}, bar.update
+        # The batches are the same however often the run was cut short: rounding depends on them.
+        for start in range(0, len(tasks), options.batch_size):
+            batch = tasks[start : start + options.batch_size]
+            rest = [(ref, n) for ref, n in batch if (ref.env_id, ref.task_id, n) not in known]
+            bar.update(len(batch) - len(rest))
+            if not rest:
+                continue
+            refs = [ref for ref, _ in rest]
+            episodes = rollout(policy, refs, options.batch_size, kwargs, bar.update)
+            played = [
+                Played(name, e, kind_of(e), n) for e, (_, n) in zip(episodes, rest, strict=True)
+            ]
+            with explaining_full_disk(run):
+                file.append(played)
+            known.update((p.place, p) for p in played)
+    return metrics_of([known[ref.env_id, ref.task_id, n] for ref, n in tasks])
+
+
+def attempts(config: DictConfig) -> list[tuple[TaskRef, int]]:
+    """What an evaluation plays: every task, as often as the config says, with the attempt's number.
+
+    Raises:
+        UserError: No attempts; or several that would be alike, for want of dice.
+    """
+    options = config.evaluation
+    count = options.attempts
+    if not isinstance(count, int) or count < 1:
+        raise UserError(f"evaluation.attempts={count}: expected a whole number above zero")
+    if count > 1 and options.temperature == 0:
+        raise UserError(
+            f"evaluation.attempts={count} at evaluation.temperature=0: all attempts of a task "
+            f"would be alike; set evaluation.temperature (say 0.7), or attempts=1"
         )
-    kinds = {(t.env_id, t.task_id): env_class(t.env_id).load_task(t.task_id).kind for t in tasks}
-    return summarise(episodes, kinds)
+    tasks = deal(list(config.env.ids), options.split, 0, options.tasks, config.seed)
+    return [
+        (task if n == 0 else dataclasses.replace(task, seed=_attempt_seed(task.seed, n)), n)
+        for n in range(count)
+        for task in tasks
+    ]
+
+
+def _attempt_seed(seed: int, attempt: int) -> int:
+    return int(np.random.SeedSequence((seed, attempt)).generate_state(1, np.uint64)[0])

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from journeyman.agents.app import RunFolder, deal, evaluate, machine, run_app
-from journeyman.agents.evaluation.report import plot, table, write_summary
+from journeyman.agents.app import RunFolder, attempts, evaluate, machine, run_app
+from journeyman.agents.evaluation.report import breakdown, plot, table, write_summary
 from journeyman.agents.policy import Policy, Student
 from journeyman.agents.search.policy import SearchPolicy
 from journeyman.agents.train import bounds
@@ -22,10 +22,7 @@ def main(argv: Sequence[str]) -> None:
 def evaluate_student(config: DictConfig) -> None:
     """Evaluate, print the table, write summary and picture."""
     folder = RunFolder(config)
-    options = config.evaluation
-    deal(
-        list(config.env.ids), options.split, 0, options.tasks
-    )  # a mistake shows before models load
+    attempts(config)  # a mistake shows before models load
     policy: Student = instantiate(config.student)
     folder.claim()
     rows = bounds(policy, config)
@@ -39,4 +36,7 @@ def evaluate_student(config: DictConfig) -> None:
     extra = {"machine": machine(), "config": OmegaConf.to_container(config, resolve=True)}
     write_summary(folder.path / "summary.json", rows, extra)
     plot(folder.path / "plot.png", rows)
-    print(f"\n{table(rows)}\n\nsummary: {folder.path / 'summary.json'}")
+    print(f"\n{table(rows)}\n")
+    if config.evaluation.breakdown:
+        print(f"{breakdown(rows)}\n")
+    print(f"summary: {folder.path / 'summary.json'}")

@@ -12,6 +12,7 @@ from transformers import PrinterCallback, Trainer
 
 from journeyman.agents.app import (
     RunFolder,
+    attempts,
     deal,
     evaluate,
     explaining_full_disk,
@@ -19,8 +20,15 @@ from journeyman.agents.app import (
     run_app,
 )
 from journeyman.agents.errors import UserError
+from journeyman.agents.evaluation.episodes import EpisodeFile, TrainingLog
 from journeyman.agents.evaluation.metrics import Metrics
-from journeyman.agents.evaluation.report import plot, table, write_atomically, write_summary
+from journeyman.agents.evaluation.report import (
+    breakdown,
+    plot,
+    table,
+    write_atomically,
+    write_summary,
+)
 from journeyman.agents.hf import alike
 from journeyman.agents.policy import Student
 from journeyman.agents.scripted import ScriptedPolicy, no_op, oracle
@@ -56,6 +64,8 @@ def train(config: DictConfig) -> None:
         raise UserError(f"steps={steps}: expected a whole number above zero")
     ids = list(config.env.ids)
     deal(ids, "train", 0, 1)  # an unknown id fails here, before models load
+    if config.evaluation.tasks:
+        attempts(config)  # and so do tasks that do not exist
     credit, search = instantiate(config.credit), instantiate(config.get("search"))
     if credit.needs_search and search is None:
         raise UserError(
@@ -79,6 +89,7 @@ def train(config: DictConfig) -> None:
     if config.evaluation.tasks:
         rows = bounds(policy, config)
         rows["student before"] = evaluate("student before", _tested(policy, config), config)
+    log = TrainingLog(EpisodeFile(folder.path), config.log_episodes)
     parts = Parts(
         policy=policy,
         teacher=teacher,
@@ -86,8 +97,11 @@ def train(config: DictConfig) -> None:
         tasks=lambda count: deal(ids, "train", config.first_task, count),
         env_kwargs=dict(config.env.kwargs),
         search=search,
+        record=log.record,
     )
-    fit(build_trainer(parts=parts), folder.path)
+    trainer = build_trainer(parts=parts)
+    trainer.add_callback(log)
+    fit(trainer, folder.path)
     policy.model.eval()
     if not rows:
         write_atomically(report, b"trained without evaluation (evaluation.tasks=0)\n")
@@ -134,6 +148,8 @@ def finish(run: Path, rows: dict[str, Metrics], config: DictConfig, seconds: flo
     write_summary(run / "summary.json", rows, extra)
     plot(run / "plot.png", rows, history)
     text = f"{table(rows)}\n"
+    if config.evaluation.breakdown:
+        text += f"\n{breakdown(rows)}\n"
     write_atomically(run / "table.txt", text.encode())
     print(f"\n{text}\nsummary: {run / 'summary.json'}\npicture: {run / 'plot.png'}")
 
