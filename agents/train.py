@@ -31,6 +31,7 @@ from journeyman.agents.evaluation.report import (
 )
 from journeyman.agents.hf import alike
 from journeyman.agents.policy import Student
+from journeyman.agents.rollout import TaskRef
 from journeyman.agents.scripted import ScriptedPolicy, no_op, oracle
 from journeyman.agents.teacher import check_vocabulary
 from journeyman.agents.trainers.callbacks import (
@@ -41,6 +42,7 @@ from journeyman.agents.trainers.callbacks import (
     read_metrics,
 )
 from journeyman.agents.trainers.parts import Parts
+from journeyman.agents.trainers.validation import Validation
 
 OPTIMISER_COPIES = 3
 """A checkpoint holds the weights and AdamW's two moments."""
@@ -66,6 +68,7 @@ def train(config: DictConfig) -> None:
     deal(ids, "train", 0, 1)  # an unknown id fails here, before models load
     if config.evaluation.tasks:
         attempts(config)  # and so do tasks that do not exist
+    every, validation = config.evaluation.every, _validation_tasks(config)
     credit, search = instantiate(config.credit), instantiate(config.get("search"))
     if credit.needs_search and search is None:
         raise UserError(
@@ -101,6 +104,10 @@ def train(config: DictConfig) -> None:
     )
     trainer = build_trainer(parts=parts)
     trainer.add_callback(log)
+    if every:
+        batch, kwargs = config.evaluation.batch_size, parts.env_kwargs
+        figures = folder.path / "metrics.jsonl"
+        trainer.add_callback(Validation(policy, validation, every, figures, batch, kwargs))
     fit(trainer, folder.path)
     policy.model.eval()
     if not rows:
@@ -111,6 +118,20 @@ def train(config: DictConfig) -> None:
     rows["teacher"] = evaluate("teacher", _tested(master, config), config)
     with explaining_full_disk(folder.path):
         finish(folder.path, rows, config, time.perf_counter() - started)
+
+
+def _validation_tasks(config: DictConfig) -> list[TaskRef]:
+    """What the student plays while it is trained; nothing by default.
+
+    Raises:
+        UserError: The options are none.
+        UnknownTaskError: An environment has fewer validation tasks.
+    """
+    every, count = config.evaluation.every, config.evaluation.validation_tasks
+    for name, value, least in (("every", every, 0), ("validation_tasks", count, 1)):
+        if not isinstance(value, int) or value < least:
+            raise UserError(f"evaluation.{name}={value}: expected a whole number from {least}")
+    return deal(list(config.env.ids), "validation", 0, count, config.seed) if every else []
 
 
 def bounds(policy: Student, config: DictConfig) -> dict[str, Metrics]:

@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from journeyman.agents.cli import envs, models, play, sandbox, search, show, tools
+from journeyman.agents.cli import compare, envs, models, play, sandbox, search, show, tools
 from journeyman.agents.cli.base import (
     FAILED,
     INTERRUPTED,
@@ -122,6 +122,7 @@ def _parser() -> Parser:
     play.add(commands)
     search.add(commands)
     show.add(commands)
+    compare.add(commands)
     envs.add(group(commands, "envs", "list, show and check environments"))
     tools.add(group(commands, "tools", "list the tools of environments"))
     sandbox.add(group(commands, "sandbox", "check the sandbox, or run a program in it"))

@@ -54,7 +54,7 @@ def table(rows: Mapping[str, Metrics]) -> str:
     k = max((metrics.attempts for metrics in rows.values()), default=1)
     passes = (f"pass^{k}", f"pass@{k}") if k > 1 else ()
     headers = (*HEADERS[:4], *passes, *HEADERS[4:])
-    return _aligned([headers, *(_cells(name, metrics, k) for name, metrics in rows.items())])
+    return aligned([headers, *(_cells(name, metrics, k) for name, metrics in rows.items())])
 
 
 def breakdown(rows: Mapping[str, Metrics]) -> str:
@@ -83,7 +83,7 @@ def _rates(title: str, columns: Mapping[str, Mapping[str, Rate]]) -> str:
         found = (rates.get(group) for rates in columns.values())
         shares = (_percent(rate.value if rate else None) for rate in found)
         lines.append((group, str(groups[group]), *shares))
-    return _aligned(lines) if groups else ""
+    return aligned(lines) if groups else ""
 
 
 def _tools(rows: Mapping[str, Metrics]) -> str:
@@ -95,15 +95,15 @@ def _tools(rows: Mapping[str, Metrics]) -> str:
         for tool, statuses in metrics.by_tool.items():
             counts = (str(statuses.get(status, 0)) for status in shown)
             lines.append((f"{name}: {tool}", str(sum(statuses.values())), *counts))
-    return _aligned(lines) if used else ""
+    return aligned(lines) if used else ""
 
 
-def _aligned(lines: Sequence[Sequence[str]]) -> str:
+def aligned(lines: Sequence[Sequence[str]]) -> str:
     """A table: headers, a rule, the rest; the first column to the left, figures to the right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-    aligned = [_align(line, widths) for line in lines]
-    return "\n".join((aligned[0], rule, *aligned[1:]))
+    header, *rest = (_align(line, widths) for line in lines)
+    return "\n".join((header, rule, *rest))
 
 
 def _cells(name: str, metrics: Metrics, k: int) -> tuple[str, ...]:
@@ -196,7 +196,8 @@ def plot(
         path: Where to; missing folders are made.
         rows: Name of a policy -> its metrics, in the order to show them.
         history: One mapping a logged step: "step", and any keys that contain "success" (a share in
-            0..1) or "loss". A key need not be in every mapping. Without any, the left panel is all.
+            0..1) or "loss", and "eval/low" and "eval/high", which are drawn as a band. A key need
+            not be in every mapping. Without any, the left panel is all.
     """
     # Not pyplot: a Figure of one's own needs no display and leaves no global state behind.
     from matplotlib.figure import Figure
@@ -206,7 +207,7 @@ def plot(
     panels = figure.add_gridspec(1, 2 if curves else 1, wspace=0.06)
     _draw_bars(figure.add_subplot(panels[0]), rows)
     if curves:
-        _draw_history(figure, panels[1], rows, curves)
+        _draw_history(figure, panels[1], rows, curves, _curves(history, "eval/"))
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     write_atomically(path, picture.getvalue())
@@ -252,7 +253,11 @@ def _draw_bars(axes: Axes, rows: Mapping[str, Metrics]) -> None:
 
 
 def _draw_history(
-    figure: Figure, place: SubplotSpec, rows: Mapping[str, Metrics], curves: Sequence[Curves]
+    figure: Figure,
+    place: SubplotSpec,
+    rows: Mapping[str, Metrics],
+    curves: Sequence[Curves],
+    validation: Curves,
 ) -> None:
     """One panel for each kind of curve, above each other on one time axis."""
     from matplotlib.ticker import MaxNLocator
@@ -265,6 +270,7 @@ def _draw_history(
         is_success = any("success" in key for key in named)
         _draw_curves(axes, named, scale=100 if is_success else 1)
         if is_success:
+            _draw_interval(axes, validation)
             _draw_teacher(axes, rows)
             _percent_axis(axes)
             axes.set_ylabel("success (%)")
@@ -289,6 +295,14 @@ def _draw_curves(axes: Axes, curves: Curves, scale: float) -> None:
         colour = colours[i % len(colours)]
         axes.plot(steps, scaled, label=key, color=colour, linewidth=1.6, marker=marker, ms=4)
     _tidy(axes)
+
+
+def _draw_interval(axes: Axes, validation: Curves) -> None:
+    """The 95% interval around the success on validation tasks, if they were played."""
+    if "eval/low" in validation:
+        steps, lows = zip(*validation["eval/low"], strict=True)
+        highs = [100 * high for _, high in validation["eval/high"]]
+        axes.fill_between(steps, [100 * low for low in lows], highs, color=_GREY, alpha=0.35, lw=0)
 
 
 def _draw_teacher(axes: Axes, rows: Mapping[str, Metrics]) -> None:
