@@ -216,8 +216,9 @@ def evaluate(name: str, policy: Policy, config: DictConfig) -> Metrics:
     file = EpisodeFile(run)
     known = file.of_row(name)
     tasks = attempts(config)
-    if len(known) >= len(tasks):
-        print(f"{name}: all {len(tasks)} episodes are in {file.path}; delete it to play anew")
+    if known:
+        there = f"{len(known)} of {len(tasks)} episodes are in {file.path}"
+        print(f"{name}: {there}: delete it to play anew")
     kwargs: Any = OmegaConf.to_container(config.env.kwargs)
     with tqdm(total=len(tasks), desc=name, unit="task", mininterval=1.0) as bar:
         # The batches are the same however often the run was cut short: rounding depends on them.

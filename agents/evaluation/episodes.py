@@ -113,13 +113,22 @@ class EpisodeFile:
         return [Played.from_dict(line) for line in self.lines() if wanted(line)]
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """The lines as they are on disk, without a last one cut short by a kill."""
+        """The lines as they are on disk, without a last one cut short by a kill.
+
+        Raises:
+            UserError: A line is no JSON.
+        """
         if not self.path.exists():
             return
         with self.path.open(encoding="utf-8") as file:
-            for text in file:
+            for number, text in enumerate(file, 1):
                 if text.endswith("\n"):
-                    yield json.loads(text)
+                    try:
+                        yield json.loads(text)
+                    except ValueError as error:
+                        raise UserError(
+                            f"{self.path}, line {number} is no JSON ({error}): delete the line"
+                        ) from error
 
     def of_row(self, row: str) -> dict[Place, Played]:
         """What a row has played and infrastructure has not broken; of two in a place the later."""

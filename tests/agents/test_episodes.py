@@ -9,6 +9,7 @@ import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from journeyman.agents.cli import main
+from journeyman.agents.errors import UserError
 from journeyman.agents.evaluation.episodes import (
     EPISODES,
     TRAINING,
@@ -72,6 +73,13 @@ def test_a_line_cut_short_is_not_read_and_goes_with_the_next(tmp_path: Path) -> 
     file.path.write_text(text[:20])  # even the first line
     file.append([third])
     assert file.read() == [third]
+
+
+def test_a_spoilt_line_is_named(run: Path) -> None:
+    file = EpisodeFile(run)
+    file.path.write_text(file.path.read_text().replace('{"row"', "row", 1))
+    with pytest.raises(UserError, match=r"episodes\.jsonl, line 1 is no JSON .* delete the line"):
+        file.read()
 
 
 def test_arguments_that_are_no_json_are_written_all_the_same(tmp_path: Path) -> None:
@@ -271,7 +279,7 @@ def test_an_eval_goes_on_where_it_was_cut_short(tmp_path: Path, journeyman: Any)
 
     again = journeyman(*command, before=COUNT)
     assert "played" not in again.stdout
-    assert f"all 10 episodes are in {run / EPISODES}; delete it to play anew" in again.stdout
+    assert f"student: 10 of 10 episodes are in {run / EPISODES}: delete it" in again.stdout
     assert table_of(again.stdout) == table_of(whole.stdout)
 
     # What infrastructure broke is played again, and counts.

@@ -176,6 +176,18 @@ def test_plot_draws_bars_and_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert list(zip(*loss.lines[0].get_data(), strict=True)) == [(10, 0.7), (20, 0.3)]
 
 
+def test_plot_shows_the_interval_of_validation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = drawn(monkeypatch)
+    look = {"eval/success": 0.5, "eval/low": 0.25, "eval/high": 0.75}
+    history = [{"step": 1, "loss": 1.0}, {"step": 2, **look}, {"step": 4, **look}]
+    report.plot(tmp_path / "a.png", ROWS, history)
+    (band,) = figures[0].axes[1].collections
+    (outline,) = band.get_paths()
+    assert outline.get_extents().extents.tolist() == [2, 25, 4, 75]
+
+
 def test_plot_names_curves_of_one_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figures = drawn(monkeypatch)
     report.plot(tmp_path / "a.png", {}, [{"step": 1, "kl_loss": 1.0, "sft_loss": 2.0}])
