@@ -27,7 +27,13 @@ from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
 from journeyman.agents.errors import DiskFullError, RunDirError, UserError
-from journeyman.agents.evaluation.episodes import EpisodeFile, Played, kind_of, metrics_of
+from journeyman.agents.evaluation.episodes import (
+    EpisodeFile,
+    Played,
+    fingerprint,
+    kind_of,
+    metrics_of,
+)
 from journeyman.agents.evaluation.metrics import Metrics
 from journeyman.agents.evaluation.report import write_atomically
 from journeyman.agents.policy import Policy
@@ -201,7 +207,7 @@ def evaluate(name: str, policy: Policy, config: DictConfig) -> Metrics:
     """Play the evaluation tasks of a config with a policy, under a progress bar.
 
     Episodes go to the run folder batch by batch. What is there already, from a run that was cut
-    short, is not played again, unless infrastructure broke it.
+    short, is not played again, unless infrastructure broke it or other weights played it.
 
     Args:
         name: The policy's row in the table.
@@ -214,7 +220,8 @@ def evaluate(name: str, policy: Policy, config: DictConfig) -> Metrics:
     options = config.evaluation
     run = Path(config.run_dir)
     file = EpisodeFile(run)
-    known = file.of_row(name)
+    weights = fingerprint(policy)
+    known = file.of_row(name, weights)
     tasks = attempts(config)
     if known:
         there = f"{len(known)} of {len(tasks)} episodes are in {file.path}"
@@ -231,7 +238,8 @@ def evaluate(name: str, policy: Policy, config: DictConfig) -> Metrics:
             refs = [ref for ref, _ in rest]
             episodes = rollout(policy, refs, options.batch_size, kwargs, bar.update)
             played = [
-                Played(name, e, kind_of(e), n) for e, (_, n) in zip(episodes, rest, strict=True)
+                Played(name, e, kind_of(e), n, weights=weights)
+                for e, (_, n) in zip(episodes, rest, strict=True)
             ]
             with explaining_full_disk(run):
                 file.append(played)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from journeyman.agents.errors import UserError
 from journeyman.agents.evaluation.metrics import Metrics, summarise
 from journeyman.agents.evaluation.report import write_atomically
+from journeyman.agents.policy import Policy
 from journeyman.envs import Episode, StopReason, env_class
 
 EPISODES = "episodes.jsonl"
@@ -38,6 +40,8 @@ class Played:
     """Which of the task's episodes in this row, from 0."""
     step: int | None = None
     """The optimiser step that learned from it first; None in an evaluation."""
+    weights: str = ""
+    """Tells apart what played: the `fingerprint` of its model in an evaluation."""
 
     @property
     def place(self) -> Place:
@@ -57,6 +61,7 @@ class Played:
             "attempt": self.attempt,
             "kind": self.kind,
             "version": _version(),
+            "weights": self.weights,
             **self.episode.to_dict(),
         }
 
@@ -64,7 +69,12 @@ class Played:
     def from_dict(cls, line: Mapping[str, Any]) -> Played:
         """Read what `to_dict` wrote."""
         return cls(
-            line["row"], Episode.from_dict(line), line["kind"], line["attempt"], line["step"]
+            line["row"],
+            Episode.from_dict(line),
+            line["kind"],
+            line["attempt"],
+            line["step"],
+            line["weights"],
         )
 
 
@@ -130,9 +140,13 @@ class EpisodeFile:
                             f"{self.path}, line {number} is no JSON ({error}): delete the line"
                         ) from error
 
-    def of_row(self, row: str) -> dict[Place, Played]:
-        """What a row has played and infrastructure has not broken; of two in a place the later."""
-        played = self.read(lambda line: line["row"] == row and line["step"] is None)
+    def of_row(self, row: str, weights: str = "") -> dict[Place, Played]:
+        """What a row's evaluation has played with these weights and infrastructure has not broken.
+
+        Of two episodes in a place it is the later.
+        """
+        key = (row, None, weights)
+        played = self.read(lambda line: (line["row"], line["step"], line["weights"]) == key)
         return {p.place: p for p in played if not p.broken}
 
     def forget_after(self, step: int) -> None:
@@ -174,6 +188,21 @@ class TrainingLog(TrainerCallback):
         if self._count:
             kept = episodes[: self._count]
             self._file.append(Played(TRAINING, e, kind_of(e), step=step) for e in kept)
+
+
+def fingerprint(policy: Policy) -> str:
+    """Tells a policy's weights from others; empty if it has none.
+
+    Of each parameter the first values are looked at: training leaves no model with all of them as
+    they were, and to read all would take long.
+    """
+    model = getattr(getattr(policy, "policy", policy), "model", None)  # a search asks a policy
+    if model is None:
+        return ""
+    digest = hashlib.sha256()
+    for parameter in model.parameters():
+        digest.update(parameter.detach().reshape(-1)[:256].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def kind_of(episode: Episode) -> str:

@@ -1,11 +1,13 @@
 """What was played is on disk: written, read, shown, and not played again."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from journeyman.agents.cli import main
@@ -16,14 +18,18 @@ from journeyman.agents.evaluation.episodes import (
     EpisodeFile,
     Played,
     TrainingLog,
+    fingerprint,
     metrics_of,
     rows_of,
 )
+from journeyman.agents.hf import HFPolicy
+from journeyman.agents.models import resolve
 from journeyman.agents.rollout import TaskRef, rollout
 from journeyman.agents.scripted import ScriptedPolicy, no_op, oracle
+from journeyman.agents.search.policy import SearchPolicy
 from journeyman.envs import Episode, StopReason
 
-from .tiny import BUILTIN, chat
+from .tiny import BUILTIN, chat, llama, tokenizer
 
 BANK = "journeyman/Bank-v0"
 REFS = [TaskRef(BANK, f"test/{i}", seed=i) for i in range(4)]
@@ -289,6 +295,33 @@ def test_an_eval_goes_on_where_it_was_cut_short(tmp_path: Path, journeyman: Any)
     mended = journeyman(*command, before=COUNT)
     assert "played 1" in mended.stdout
     assert rows(run) == rows(unbroken)
+
+
+def test_other_weights_play_anew(tmp_path: Path, journeyman: Any, other_model: Path) -> None:
+    """A model that was trained further in its place is not given the figures it had before."""
+    model, run = tmp_path / "model", tmp_path / "run"
+    shutil.copytree(resolve("embedded-student"), model)
+    command = (*EVAL, f"run_dir={run}", f"student.model={model}")
+    first = journeyman(*command)
+    assert first.status == 0, first.stderr
+    shutil.copytree(other_model, model, dirs_exist_ok=True)
+    second = journeyman(*command, before=COUNT)
+    assert second.status == 0, second.stderr
+    assert second.stdout.count("played") == 3  # batches of the student; the others have no weights
+    assert "oracle: 10 of 10 episodes are" in second.stdout
+    fresh = journeyman(*EVAL, f"run_dir={tmp_path / 'fresh'}", f"student.model={other_model}")
+    assert table_of(second.stdout) == table_of(fresh.stdout)
+    assert main(["show", str(run), "--summary"]) == 0
+
+
+def test_the_fingerprint_is_that_of_the_weights() -> None:
+    policy = HFPolicy(llama(len(tokenizer())), chat())
+    known = fingerprint(policy)
+    assert fingerprint(policy.at(0.0)) == fingerprint(SearchPolicy(policy)) == known != ""
+    with torch.no_grad():
+        list(policy.model.parameters())[-1][0] += 1e-3
+    assert fingerprint(policy) != known
+    assert fingerprint(ScriptedPolicy(chat(), oracle)) == ""
 
 
 def test_attempts(tmp_path: Path, journeyman: Any) -> None:
