@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import datetime
 import errno
+import hashlib
 import json
 import os
 import platform
@@ -30,14 +31,15 @@ from journeyman.agents.errors import DiskFullError, RunDirError, UserError
 from journeyman.agents.evaluation.episodes import (
     EpisodeFile,
     Played,
-    fingerprint,
     kind_of,
     metrics_of,
 )
 from journeyman.agents.evaluation.metrics import Metrics
 from journeyman.agents.evaluation.report import write_atomically
+from journeyman.agents.hf import HFPolicy
 from journeyman.agents.policy import Policy
 from journeyman.agents.rollout import TaskRef, rollout
+from journeyman.agents.search.policy import SearchPolicy
 from journeyman.envs import env_class, env_ids
 from journeyman.envs.errors import UnknownTaskError
 
@@ -220,7 +222,7 @@ def evaluate(name: str, policy: Policy, config: DictConfig) -> Metrics:
     options = config.evaluation
     run = Path(config.run_dir)
     file = EpisodeFile(run)
-    weights = fingerprint(policy)
+    weights = _fingerprint(policy)
     known = file.of_row(name, weights)
     tasks = attempts(config)
     if known:
@@ -272,3 +274,18 @@ def attempts(config: DictConfig) -> list[tuple[TaskRef, int]]:
 
 def _attempt_seed(seed: int, attempt: int) -> int:
     return int(np.random.SeedSequence((seed, attempt)).generate_state(1, np.uint64)[0])
+
+
+def _fingerprint(policy: Policy) -> str:
+    """Tells a policy's weights from others; empty for scripts, and for engines other than ours.
+
+    Of each parameter the first values are looked at: training leaves no model with all of them as
+    they were, and to read all would take long.
+    """
+    student = policy.policy if isinstance(policy, SearchPolicy) else policy
+    if not isinstance(student, HFPolicy):
+        return ""
+    digest = hashlib.sha256()
+    for parameter in student.model.parameters():
+        digest.update(parameter.detach().reshape(-1)[:256].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -20,7 +20,7 @@ from journeyman.agents.app import (
     run_app,
 )
 from journeyman.agents.errors import UserError
-from journeyman.agents.evaluation.episodes import EpisodeFile, TrainingLog
+from journeyman.agents.evaluation.episodes import EpisodeFile
 from journeyman.agents.evaluation.metrics import Metrics
 from journeyman.agents.evaluation.report import (
     breakdown,
@@ -42,6 +42,7 @@ from journeyman.agents.trainers.callbacks import (
     read_metrics,
 )
 from journeyman.agents.trainers.parts import Parts
+from journeyman.agents.trainers.recording import TrainingLog
 from journeyman.agents.trainers.validation import Validation
 
 OPTIMISER_COPIES = 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-
 from journeyman.agents.errors import UserError
 from journeyman.agents.evaluation.metrics import Metrics, summarise
 from journeyman.agents.evaluation.report import write_atomically
-from journeyman.agents.policy import Policy
 from journeyman.envs import Episode, StopReason, env_class
 
 EPISODES = "episodes.jsonl"
@@ -41,7 +37,7 @@ class Played:
     step: int | None = None
     """The optimiser step that learned from it first; None in an evaluation."""
     weights: str = ""
-    """Tells apart what played: the `fingerprint` of its model in an evaluation."""
+    """Tells the model that played from others, in an evaluation; empty where nobody looked."""
 
     @property
     def place(self) -> Place:
@@ -161,48 +157,6 @@ class EpisodeFile:
 def _line(record: Mapping[str, Any]) -> str:
     # Not every argument a model writes is JSON: some call syntaxes have sets.
     return json.dumps(record, separators=(",", ":"), default=str) + "\n"
-
-
-class TrainingLog(TrainerCallback):
-    """Writes down the first episodes of each rollout, in step with the run's checkpoints."""
-
-    def __init__(self, file: EpisodeFile, count: int) -> None:
-        """Keep `count` episodes of each rollout; 0 keeps none."""
-        self._file = file
-        self._count = count
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Forget what a killed run played after the checkpoint we go on from."""
-        if state.is_world_process_zero:
-            self._file.forget_after(state.global_step)
-
-    def record(self, step: int, episodes: Sequence[Episode]) -> None:
-        """Take a rollout.
-
-        Args:
-            step: The optimiser step that learns from it first, from 1.
-            episodes: All of it.
-        """
-        if self._count:
-            kept = episodes[: self._count]
-            self._file.append(Played(TRAINING, e, kind_of(e), step=step) for e in kept)
-
-
-def fingerprint(policy: Policy) -> str:
-    """Tells a policy's weights from others; empty if it has none.
-
-    Of each parameter the first values are looked at: training leaves no model with all of them as
-    they were, and to read all would take long.
-    """
-    model = getattr(getattr(policy, "policy", policy), "model", None)  # a search asks a policy
-    if model is None:
-        return ""
-    digest = hashlib.sha256()
-    for parameter in model.parameters():
-        digest.update(parameter.detach().reshape(-1)[:256].float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def kind_of(episode: Episode) -> str:

@@ -3,6 +3,8 @@
 import json
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from journeyman.agents.app import _fingerprint as fingerprint
 from journeyman.agents.cli import main
 from journeyman.agents.errors import UserError
 from journeyman.agents.evaluation.episodes import (
@@ -17,8 +20,6 @@ from journeyman.agents.evaluation.episodes import (
     TRAINING,
     EpisodeFile,
     Played,
-    TrainingLog,
-    fingerprint,
     metrics_of,
     rows_of,
 )
@@ -27,6 +28,7 @@ from journeyman.agents.models import resolve
 from journeyman.agents.rollout import TaskRef, rollout
 from journeyman.agents.scripted import ScriptedPolicy, no_op, oracle
 from journeyman.agents.search.policy import SearchPolicy
+from journeyman.agents.trainers.recording import TrainingLog
 from journeyman.envs import Episode, StopReason
 
 from .tiny import BUILTIN, chat, llama, tokenizer
@@ -125,6 +127,14 @@ def test_a_resumed_run_forgets_what_it_will_play_again(run: Path) -> None:
     assert len(file.of_row("oracle")) == len(REFS)
     TrainingLog(file, 0).record(4, episodes())
     assert [p.step for p in file.read() if p.step] == [1, 1, 3]
+
+
+def test_looking_at_episodes_needs_no_learning_stack() -> None:
+    """Else each look would wait for torch."""
+    modules = ("cli.show", "cli.compare", "evaluation.show", "evaluation.compare")
+    imports = "".join(f"import journeyman.agents.{name}\n" for name in modules)
+    check = "import sys\nsys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
+    assert subprocess.run([sys.executable, "-c", imports + check], check=False).returncode == 0
 
 
 # --- `journeyman show` ----------------------------------------------------------------------------
