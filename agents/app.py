@@ -7,6 +7,7 @@ import dataclasses
 import datetime
 import errno
 import fcntl
+import hashlib
 import itertools
 import json
 import os
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import numpy as np
 import torch
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -31,10 +33,18 @@ from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
 from journeyman.agents.errors import DiskFullError, RunDirError, UserError
-from journeyman.agents.evaluation.metrics import Metrics, summarise
+from journeyman.agents.evaluation.episodes import (
+    EpisodeFile,
+    Played,
+    kind_of,
+    metrics_of,
+)
+from journeyman.agents.evaluation.metrics import Metrics
 from journeyman.agents.evaluation.report import write_atomically
+from journeyman.agents.hf import HFPolicy
 from journeyman.agents.policy import Policy
 from journeyman.agents.rollout import TaskRef, rollout
+from journeyman.agents.search.policy import SearchPolicy
 from journeyman.agents.trainers.callbacks import complete
 from journeyman.envs import constructor_arguments, env_class, env_ids, make_for_run
 from journeyman.envs.errors import UnknownTaskError
@@ -61,6 +71,8 @@ OPTIONAL = ("threads", "student.max_context")
 TEMPERATURES = ("student.temperature", "evaluation.temperature")
 WORK = ("metrics.jsonl", "summary.json", "table.txt")
 """Files that a run folder is not given to another run for, unless they are empty."""
+LEFT = ("episodes.jsonl", "summary.json", "plot.png")
+"""Files that would be taken for this run's if one with another config left them."""
 PACKAGES = ("journeyman", "torch", "transformers", "trl", "gymnasium", "hydra-core", "numpy")
 
 
@@ -190,7 +202,7 @@ def check_environments(config: DictConfig) -> None:
 class RunFolder:
     """One run's files: its config, versions and whatever the job writes."""
 
-    def __init__(self, config: DictConfig, replaces: Sequence[str] = ()) -> None:
+    def __init__(self, config: DictConfig, replaces: bool = False) -> None:
         """Open or make the folder; set threads and seed.
 
         Nothing is written yet: a mistake that shows before `claim` leaves the folder free. Other
@@ -198,8 +210,8 @@ class RunFolder:
 
         Args:
             config: The run's.
-            replaces: Files of a run that resumes nothing: an earlier one of its kind, whatever its
-                config, makes room for it.
+            replaces: An earlier run of its kind makes room for this one, whatever its config. (An
+                evaluation can be had again; what was trained is kept.)
 
         Raises:
             RunDirError: The folder holds a run with another config, or one that is at work.
@@ -217,9 +229,11 @@ class RunFolder:
 
     def claim(self) -> None:
         """Write config and versions: from here on the folder belongs to this run."""
-        for name in self._replaces:
-            (self.path / name).unlink(missing_ok=True)
-        write_atomically(self.path / "config.yaml", self._text.encode())
+        path = self.path / "config.yaml"
+        if path.exists() and path.read_text() != self._text:
+            for name in LEFT:
+                (self.path / name).unlink(missing_ok=True)
+        write_atomically(path, self._text.encode())
         write_atomically(self.path / "machine.json", json.dumps(machine(), indent=2).encode())
 
     def _lock(self) -> None:
@@ -339,10 +353,86 @@ def deal(ids: Sequence[str], split: str, first: int, count: int, seed: int = 0) 
 
 
 def evaluate(name: str, policy: Policy, config: DictConfig) -> Metrics:
-    """Play the evaluation tasks of a config with a policy, under a progress bar."""
+    """Play the evaluation tasks of a config with a policy, under a progress bar.
+
+    Episodes go to the run folder batch by batch. What is there already, from a run that was cut
+    short, is not played again, unless infrastructure broke it or other weights played it.
+
+    Args:
+        name: The policy's row in the table.
+        policy: What plays.
+        config: Of the run.
+
+    Raises:
+        UserError: Several attempts are asked for that would be alike.
+    """
     options = config.evaluation
-    tasks = deal(list(config.env.ids), options.split, 0, options.tasks, config.seed)
+    run = Path(config.run_dir)
+    file = EpisodeFile(run)
+    weights = _fingerprint(policy)
+    known = file.of_row(name, weights)
+    tasks = attempts(config)
+    if known:
+        there = f"{len(known)} of {len(tasks)} episodes are in {file.path}"
+        print(f"{name}: {there}: delete it to play anew")
+    kwargs = env_kwargs(config)
     with tqdm(total=len(tasks), desc=name, unit="task", mininterval=1.0) as bar:
-        episodes = rollout(policy, tasks, options.batch_size, env_kwargs(config), bar.update)
-    kinds = {(t.env_id, t.task_id): env_class(t.env_id).load_task(t.task_id).kind for t in tasks}
-    return summarise(episodes, kinds)
+        # The batches are the same however often the run was cut short: rounding depends on them.
+        for start in range(0, len(tasks), options.batch_size):
+            batch = tasks[start : start + options.batch_size]
+            rest = [(ref, n) for ref, n in batch if (ref.env_id, ref.task_id, n) not in known]
+            bar.update(len(batch) - len(rest))
+            if not rest:
+                continue
+            refs = [ref for ref, _ in rest]
+            episodes = rollout(policy, refs, options.batch_size, kwargs, bar.update)
+            played = [
+                Played(name, e, kind_of(e), n, weights=weights)
+                for e, (_, n) in zip(episodes, rest, strict=True)
+            ]
+            with explaining_full_disk(run):
+                file.append(played)
+            known.update((p.place, p) for p in played)
+    return metrics_of([known[ref.env_id, ref.task_id, n] for ref, n in tasks])
+
+
+def attempts(config: DictConfig) -> list[tuple[TaskRef, int]]:
+    """What an evaluation plays: every task, as often as the config says, with the attempt's number.
+
+    Raises:
+        UserError: No attempts; or several that would be alike, for want of dice.
+    """
+    options = config.evaluation
+    count = options.attempts
+    if not isinstance(count, int) or count < 1:
+        raise UserError(f"evaluation.attempts={count}: expected a whole number above zero")
+    if count > 1 and options.temperature == 0:
+        raise UserError(
+            f"evaluation.attempts={count} at evaluation.temperature=0: all attempts of a task "
+            f"would be alike; set evaluation.temperature (say 0.7), or attempts=1"
+        )
+    tasks = deal(list(config.env.ids), options.split, 0, options.tasks, config.seed)
+    return [
+        (task if n == 0 else dataclasses.replace(task, seed=_attempt_seed(task.seed, n)), n)
+        for n in range(count)
+        for task in tasks
+    ]
+
+
+def _attempt_seed(seed: int, attempt: int) -> int:
+    return int(np.random.SeedSequence((seed, attempt)).generate_state(1, np.uint64)[0])
+
+
+def _fingerprint(policy: Policy) -> str:
+    """Tells a policy's weights from others; empty for scripts, and for engines other than ours.
+
+    Of each parameter the first values are looked at: training leaves no model with all of them as
+    they were, and to read all would take long.
+    """
+    student = policy.policy if isinstance(policy, SearchPolicy) else policy
+    if not isinstance(student, HFPolicy):
+        return ""
+    digest = hashlib.sha256()
+    for parameter in student.model.parameters():
+        digest.update(parameter.detach().reshape(-1)[:256].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -9,16 +9,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from journeyman.agents.app import (
     RunFolder,
+    attempts,
     check,
     check_environments,
-    deal,
     env_kwargs,
     evaluate,
     machine,
     run_app,
 )
 from journeyman.agents.errors import UserError
-from journeyman.agents.evaluation.report import plot, table, write_summary
+from journeyman.agents.evaluation.report import breakdown, plot, table, write_summary
 from journeyman.agents.policy import Policy, Student
 from journeyman.agents.search.policy import SearchPolicy
 from journeyman.agents.train import bounds
@@ -37,17 +37,18 @@ def main(argv: Sequence[str]) -> None:
 def evaluate_student(config: DictConfig) -> None:
     """Evaluate, print the table, write summary and picture."""
     check(config)
-    options = config.evaluation
-    if options.tasks < 1:
-        raise UserError(f"evaluation.tasks={options.tasks}: expected a whole number above zero")
+    if config.evaluation.tasks < 1:
+        raise UserError(
+            f"evaluation.tasks={config.evaluation.tasks}: expected a whole number above zero"
+        )
     if strange := sorted(str(name) for name in set(config) - PLACES):
         raise UserError(
             f"eval has no use for {strange[0]}=…: it plays the student alone; its places are "
             f"{', '.join(sorted(PLACES))}"
         )
-    folder = RunFolder(config, replaces=("summary.json", "plot.png"))
+    folder = RunFolder(config, replaces=True)
     # Mistakes show before models load.
-    deal(list(config.env.ids), options.split, 0, options.tasks)
+    attempts(config)
     check_environments(config)
     policy: Student = instantiate(config.student)
     tested: Policy = policy.at(config.evaluation.temperature)
@@ -68,4 +69,7 @@ def evaluate_student(config: DictConfig) -> None:
     extra = {"machine": machine(), "config": OmegaConf.to_container(config, resolve=True)}
     write_summary(folder.path / "summary.json", rows, extra)
     plot(folder.path / "plot.png", rows)
-    print(f"\n{table(rows)}\n\nsummary: {folder.path / 'summary.json'}")
+    print(f"\n{table(rows)}\n")
+    if config.evaluation.breakdown:
+        print(f"{breakdown(rows)}\n")
+    print(f"summary: {folder.path / 'summary.json'}")

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from journeyman.envs import Message, ToolEnv, answer_text, make
+from journeyman.envs import Message, Task, ToolEnv, answer_text, make
 from journeyman.tools import CallStatus, ToolCall, ToolSpec
 
 HELP = """\
@@ -168,9 +168,15 @@ def _verdict(env: ToolEnv, reward: float, success: bool, truncated: bool) -> str
     lines = [f"Reward {reward:g} ({ending})."]
     if not success:
         lines.append("One way to solve it:")
-        for turn in env.task.turns:
-            for call in turn.gold:
-                arguments = json.dumps(dict(call.arguments), ensure_ascii=False)
-                lines.append(f"  {call.name} {arguments}")
-            lines.append(f"  {answer_text(turn)}")
+        lines += (f"  {line}" for line in solution(env.task))
     return "\n".join(lines) + "\n"
+
+
+def solution(task: Task) -> list[str]:
+    """A task's gold calls and answers, a line each."""
+    lines = []
+    for turn in task.turns:
+        for call in turn.gold:
+            lines.append(f"{call.name} {json.dumps(dict(call.arguments), ensure_ascii=False)}")
+        lines.append(answer_text(turn))
+    return lines

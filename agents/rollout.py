@@ -125,10 +125,16 @@ class _Record:
     """An episode under construction."""
 
     def __init__(
-        self, task: TaskRef | Fork, env: ToolEnv, prompt: Sequence[int], steps: Sequence[Step] = ()
+        self,
+        task: TaskRef | Fork,
+        env: ToolEnv,
+        prompt: Sequence[int] = (),
+        opening: tuple[Message, ...] = (),
+        steps: Sequence[Step] = (),
     ) -> None:
         self.task = task
         self.env = env
+        self.opening = opening
         self.tokens = list(prompt)
         self.logprobs = [0.0] * len(prompt)
         self.mask = [False] * len(prompt)
@@ -168,6 +174,8 @@ class _Record:
             error=error,
             first_step=self.first_step,
             branch_points=tuple(self.branch_points),
+            opening=self.opening,
+            seed=self.task.seed,
         )
         try:
             self.env.close()
@@ -203,10 +211,10 @@ class _Batch:
         except Exception as error:
             if isinstance(task, TaskRef) and isinstance(error, (KeyError, TypeError)):
                 raise  # a wrong id or a broken generator is the programmer's error
-            record = _Record(task, env, [])
+            record = _Record(task, env)
             self._fail(record, error)
             return record
-        record = _Record(task, env, self._format.opening(messages, env.tools))
+        record = _Record(task, env, self._format.opening(messages, env.tools), tuple(messages))
         if self._room(record) <= 1:
             record.close(StopReason.CONTEXT_FULL)
             self._progress(1)
@@ -214,7 +222,8 @@ class _Batch:
 
     def _begin_inside(self, fork: Fork, env: ToolEnv) -> _Record:
         """A record that stands before a step of its parent, or after the turn given instead."""
-        record = _Record(fork, env, fork.prefix, fork.parent.steps[: fork.step])
+        parent = fork.parent
+        record = _Record(fork, env, fork.prefix, parent.opening, parent.steps[: fork.step])
         env.restore(fork.parent.branch_points[fork.step].snapshot)
         env.reroll(fork.seed)
         record.branch_points += fork.parent.branch_points[: fork.step]
@@ -318,7 +327,10 @@ class _Batch:
         parts = {"call": spans, "stop": ((end - 1, end),)}
         if not spans:
             parts["answer"] = ((start, end - 1),)
-        return Step((start, end), self._text(turn), outcome.results, parts, turn.truncated)
+        text = self._text(turn)
+        return Step(
+            (start, end), text, outcome.results, parts, turn.truncated, tuple(outcome.messages)
+        )
 
     def _close(self, record: _Record, stop: StopReason, outcome: _Outcome) -> None:
         record.close(stop, outcome.reward, outcome.success)

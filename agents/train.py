@@ -12,6 +12,7 @@ from transformers import PrinterCallback, Trainer
 
 from journeyman.agents.app import (
     RunFolder,
+    attempts,
     check,
     check_environments,
     deal,
@@ -22,10 +23,18 @@ from journeyman.agents.app import (
     run_app,
 )
 from journeyman.agents.errors import UnsupportedModelError, UserError
+from journeyman.agents.evaluation.episodes import EpisodeFile
 from journeyman.agents.evaluation.metrics import Metrics
-from journeyman.agents.evaluation.report import plot, table, write_atomically, write_summary
+from journeyman.agents.evaluation.report import (
+    breakdown,
+    plot,
+    table,
+    write_atomically,
+    write_summary,
+)
 from journeyman.agents.hf import alike
 from journeyman.agents.policy import Student
+from journeyman.agents.rollout import TaskRef
 from journeyman.agents.scripted import ScriptedPolicy, no_op, oracle
 from journeyman.agents.teacher import LocalTeacher, check_vocabulary
 from journeyman.agents.trainers.callbacks import (
@@ -37,6 +46,8 @@ from journeyman.agents.trainers.callbacks import (
     step_of,
 )
 from journeyman.agents.trainers.parts import Parts
+from journeyman.agents.trainers.recording import TrainingLog
+from journeyman.agents.trainers.validation import Validation
 
 OPTIMISER_COPIES = 3
 """A checkpoint holds the weights and AdamW's two moments."""
@@ -66,6 +77,9 @@ def train(config: DictConfig) -> None:
         )
     deal(ids, config.split, config.first_task, len(ids))  # mistakes show before models load
     check_environments(config)
+    if config.evaluation.tasks:
+        attempts(config)  # and so do tasks that do not exist
+    every, validation = config.evaluation.every, _validation_tasks(config)
     credit, search = instantiate(config.credit), instantiate(config.get("search"))
     if credit.needs_search and search is None:
         raise UserError(
@@ -90,6 +104,7 @@ def train(config: DictConfig) -> None:
     if config.evaluation.tasks:
         rows = bounds(policy, config)
         rows["student before"] = evaluate("student before", _tested(policy, config), config)
+    log = TrainingLog(EpisodeFile(folder.path), config.log_episodes)
     parts = Parts(
         policy=policy,
         teacher=teacher,
@@ -97,6 +112,7 @@ def train(config: DictConfig) -> None:
         tasks=lambda count: deal(ids, config.split, config.first_task, count),
         env_kwargs=env_kwargs(config),
         search=search,
+        record=log.record,
     )
     try:
         trainer = build_trainer(parts=parts)
@@ -104,6 +120,11 @@ def train(config: DictConfig) -> None:
         raise
     except (RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"trainer: {error}") from error
+    trainer.add_callback(log)
+    if every:
+        batch, kwargs = config.evaluation.batch_size, parts.env_kwargs
+        figures = folder.path / "metrics.jsonl"
+        trainer.add_callback(Validation(policy, validation, every, figures, batch, kwargs))
     fit(trainer, folder.path)
     print(f"\nmodel: {folder.path / 'model'}")
     policy.model.eval()
@@ -135,6 +156,20 @@ def playing(policy: Student, teacher: LocalTeacher, config: DictConfig) -> Stude
         if config.evaluation.tasks:
             print(f"The teacher is left out of the table, since it cannot play here: {error}")
         return None
+
+
+def _validation_tasks(config: DictConfig) -> list[TaskRef]:
+    """What the student plays while it is trained; nothing by default.
+
+    Raises:
+        UserError: The options are none.
+        UnknownTaskError: An environment has fewer validation tasks.
+    """
+    every, count = config.evaluation.every, config.evaluation.validation_tasks
+    for name, value, least in (("every", every, 0), ("validation_tasks", count, 1)):
+        if not isinstance(value, int) or value < least:
+            raise UserError(f"evaluation.{name}={value}: expected a whole number from {least}")
+    return deal(list(config.env.ids), "validation", 0, count, config.seed) if every else []
 
 
 def bounds(policy: Student, config: DictConfig) -> dict[str, Metrics]:
@@ -189,6 +224,8 @@ def finish(run: Path, rows: dict[str, Metrics], config: DictConfig, seconds: flo
     write_summary(run / "summary.json", rows, extra)
     plot(run / "plot.png", rows, history)
     text = f"{table(rows)}\n"
+    if config.evaluation.breakdown:
+        text += f"\n{breakdown(rows)}\n"
     write_atomically(run / "table.txt", text.encode())
     print(f"\n{text}\nsummary: {run / 'summary.json'}\npicture: {run / 'plot.png'}")
 

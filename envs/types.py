@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import base64
+import sys
+import zlib
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import groupby
 from typing import Any, Literal
 
-from journeyman.tools import ToolResult
+from journeyman.tools import CallStatus, ToolCall, ToolResult
 
 Role = Literal["system", "user", "assistant", "tool"]
 Split = Literal["train", "validation", "test"]
@@ -58,6 +63,36 @@ class Step:
     """Token ranges by kind: "call" (one per call), "answer" (text outside calls), "stop"."""
     truncated: bool = False
     """True if the turn hit its token limit, so that its end token was forced, not chosen."""
+    reply: tuple[Message, ...] = ()
+    """What the environment said to it: tool results, or the user's next words."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form; `reply` is left out if it only repeats the results."""
+        step: dict[str, Any] = {
+            "span": list(self.span),
+            "text": self.text,
+            "calls": [_result_to_dict(r) for r in self.results],
+            "parts": {kind: [list(s) for s in spans] for kind, spans in self.parts.items()},
+        }
+        if self.truncated:
+            step["truncated"] = True
+        if self.reply != _spoken(self.results):
+            step["reply"] = [m.as_dict() for m in self.reply]
+        return step
+
+    @classmethod
+    def from_dict(cls, step: Mapping[str, Any]) -> Step:
+        """Read what `to_dict` wrote."""
+        results = tuple(map(_result_from_dict, step["calls"]))
+        reply = step.get("reply")
+        return cls(
+            _span(step["span"]),
+            step["text"],
+            results,
+            {kind: tuple(map(_span, spans)) for kind, spans in step["parts"].items()},
+            step.get("truncated", False),
+            _spoken(results) if reply is None else tuple(Message(**m) for m in reply),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +128,10 @@ class Episode:
     forked from, and their tokens are masked."""
     branch_points: tuple[BranchPoint, ...] = field(default=(), repr=False, compare=False)
     """Before each step (one that broke too), if the rollout kept them."""
+    opening: tuple[Message, ...] = ()
+    """What the environment said before the first turn."""
+    seed: int = field(default=0, compare=False)
+    """Of the student's dice."""
 
     def __post_init__(self) -> None:
         """Check that per-token fields have one entry a token."""
@@ -106,3 +145,122 @@ class Episode:
     def calls(self) -> tuple[ToolResult, ...]:
         """All attempted calls in order."""
         return tuple(result for step in self.steps for result in step.results)
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The conversation as text."""
+        turns = ((Message("assistant", step.text), *step.reply) for step in self.steps)
+        return (*self.opening, *(message for turn in turns for message in turn))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form; branch points, which are states of a running program, are left out.
+
+        Text stays legible. Numbers of every token are packed (base64 of deflated little-endian
+        32-bit values), so `logprobs` are rounded to float32, and `mask` is its ranges of True.
+        """
+        return {
+            "env_id": self.env_id,
+            "task_id": self.task_id,
+            "seed": self.seed,
+            "success": self.success,
+            "reward": self.reward,
+            "stop": self.stop.value,
+            "error": self.error,
+            "opening": [m.as_dict() for m in self.opening],
+            "steps": [step.to_dict() for step in self.steps],
+            "first_step": self.first_step,
+            "state_hash": self.state_hash,
+            "mask": _ranges(self.mask),
+            "tokens": _pack("I", self.tokens),
+            "logprobs": _pack("f", self.logprobs),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Episode:
+        """Read what `to_dict` wrote; other keys are passed over.
+
+        Raises:
+            KeyError: A key is missing.
+            ValueError: A value is none that `to_dict` writes.
+        """
+        tokens = tuple(_unpack("I", data["tokens"]))
+        mask = [False] * len(tokens)
+        for start, end in data["mask"]:
+            mask[start:end] = [True] * (end - start)
+        return cls(
+            env_id=data["env_id"],
+            task_id=data["task_id"],
+            tokens=tokens,
+            logprobs=tuple(_unpack("f", data["logprobs"])),
+            mask=tuple(mask),
+            steps=tuple(map(Step.from_dict, data["steps"])),
+            stop=StopReason(data["stop"]),
+            reward=data["reward"],
+            success=data["success"],
+            state_hash=data["state_hash"],
+            error=data["error"],
+            first_step=data["first_step"],
+            opening=tuple(Message(**m) for m in data["opening"]),
+            seed=data["seed"],
+        )
+
+
+def _spoken(results: Iterable[ToolResult]) -> tuple[Message, ...]:
+    """Tool results as messages, the way `ToolEnv.step` says them."""
+    return tuple(Message("tool", r.content, r.call.name or None) for r in results)
+
+
+def _result_to_dict(result: ToolResult) -> dict[str, Any]:
+    call = result.call
+    data: dict[str, Any] = {
+        "name": call.name,
+        "arguments": dict(call.arguments),
+        "status": call.status.value,
+        "content": result.content,
+        "seconds": round(result.latency_s, 6),
+    }
+    optional = {"error": call.error, "span": call.span, "token_span": call.token_span}
+    return data | {name: value for name, value in optional.items() if value is not None}
+
+
+def _result_from_dict(data: Mapping[str, Any]) -> ToolResult:
+    call = ToolCall(
+        data["name"],
+        data["arguments"],
+        CallStatus(data["status"]),
+        data.get("error"),
+        _span(data["span"]) if "span" in data else None,
+        _span(data["token_span"]) if "token_span" in data else None,
+    )
+    return ToolResult(call, data["content"], data["seconds"])
+
+
+def _span(pair: Sequence[int]) -> tuple[int, int]:
+    start, end = pair
+    return start, end
+
+
+def _ranges(mask: Sequence[bool]) -> list[list[int]]:
+    """Half-open ranges of True."""
+    ranges, start = [], 0
+    for value, run in groupby(mask):
+        end = start + sum(1 for _ in run)
+        if value:
+            ranges.append([start, end])
+        start = end
+    return ranges
+
+
+def _pack(code: Literal["I", "f"], values: Iterable[float]) -> str:
+    packed = array(code, values)
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return base64.b64encode(zlib.compress(packed.tobytes())).decode("ascii")
+
+
+def _unpack(code: Literal["I", "f"], text: str) -> list[Any]:
+    packed: array[Any] = array(code)
+    packed.frombytes(zlib.decompress(base64.b64decode(text)))
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return packed.tolist()

@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from journeyman.agents.cli import envs, models, play, sandbox, search, tools
+from journeyman.agents.cli import compare, envs, models, play, sandbox, search, show, tools
 from journeyman.agents.cli.base import (
     FAILED,
     INTERRUPTED,
@@ -122,6 +122,8 @@ def _parser() -> Parser:
         commands.add_parser(name, help=help_text, add_help=False)
     play.add(commands)
     search.add(commands)
+    show.add(commands)
+    compare.add(commands)
     envs.add(group(commands, "envs", "list, show and check environments"))
     tools.add(group(commands, "tools", "list the tools of environments"))
     sandbox.add(group(commands, "sandbox", "check the sandbox, or run a program in it"))

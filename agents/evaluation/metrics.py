@@ -13,13 +13,24 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from journeyman.envs.types import Episode, StopReason
-from journeyman.tools.types import CallStatus
+from journeyman.tools.types import CallStatus, ToolCall
 
 TaskKey = tuple[str, str]
 """Environment id and task id: a task id alone is unique only within its environment."""
 
 VALID = frozenset({CallStatus.OK, CallStatus.TOOL_ERROR, CallStatus.TIMEOUT})
 """Statuses of calls that reached a tool; the others were malformed."""
+
+NO_TOOL = "(no tool)"
+"""Stands in `Metrics.by_tool` for what malformed calls and invented names would have called."""
+_NAMELESS = frozenset(
+    {
+        CallStatus.INVALID_JSON,
+        CallStatus.UNCLOSED,
+        CallStatus.MISSING_NAME,
+        CallStatus.UNKNOWN_TOOL,
+    }
+)
 
 _Z95 = 1.959963984540054  # the normal distribution's 97.5% quantile
 
@@ -111,6 +122,14 @@ class Metrics:
     """Success by task kind; empty if the caller gave no kinds."""
     first_error: str | None
     """What broke the first broken episode; None if none broke."""
+    by_tool: Mapping[str, Mapping[str, int]]
+    """Attempted calls by tool and `CallStatus`; see `NO_TOOL`."""
+    attempts: int
+    """Episodes that each task was to have."""
+    pass_hat: Mapping[int, float | None]
+    """pass^k for k = 1..`attempts`; empty if a task had one attempt."""
+    pass_at: Mapping[int, float | None]
+    """pass@k likewise."""
 
     @property
     def tasks(self) -> int:
@@ -125,15 +144,24 @@ class Metrics:
             "success": self.success.to_dict(),
             "by_env": {name: rate.to_dict() for name, rate in self.by_env.items()},
             "by_kind": {name: rate.to_dict() for name, rate in self.by_kind.items()},
+            "by_tool": {
+                name: {"calls": sum(statuses.values()), "statuses": dict(statuses)}
+                for name, statuses in self.by_tool.items()
+            },
+            "pass_hat": {str(k): value for k, value in self.pass_hat.items()},
+            "pass_at": {str(k): value for k, value in self.pass_at.items()},
         }
 
 
-def summarise(episodes: Sequence[Episode], kinds: Mapping[TaskKey, str] | None = None) -> Metrics:
+def summarise(
+    episodes: Sequence[Episode], kinds: Mapping[TaskKey, str] | None = None, attempts: int = 1
+) -> Metrics:
     """Measure a policy by its episodes.
 
     Args:
         episodes: What it played; several episodes of one task are fine.
         kinds: (environment id, task id) -> the task's kind, to break success down by kind.
+        attempts: Episodes that each task was to have; above 1 there are pass^k and pass@k too.
 
     Raises:
         ValueError: `kinds` lacks a task that was played.
@@ -143,6 +171,7 @@ def summarise(episodes: Sequence[Episode], kinds: Mapping[TaskKey, str] | None =
     calls = statuses.total()
     valid = sum(count for status, count in statuses.items() if status in VALID)
     stops = Counter(e.stop for e in episodes)
+    ks = range(1, attempts + 1) if attempts > 1 else ()
     return Metrics(
         success=_rate(counted),
         calls=calls,
@@ -157,6 +186,10 @@ def summarise(episodes: Sequence[Episode], kinds: Mapping[TaskKey, str] | None =
         by_env=_rates(counted, lambda e: e.env_id),
         by_kind={} if kinds is None else _rates(counted, lambda e: _kind(e, kinds)),
         first_error=next((e.error for e in episodes if e.stop is StopReason.INFRA_ERROR), None),
+        by_tool=_by_tool(result.call for e in counted for result in e.calls),
+        attempts=attempts,
+        pass_hat={k: pass_hat_k(counted, k) for k in ks},
+        pass_at={k: pass_at_k(counted, k) for k in ks},
     )
 
 
@@ -218,6 +251,16 @@ def _rates(episodes: Iterable[Episode], group: Callable[[Episode], str]) -> dict
     for episode in episodes:
         groups[group(episode)].append(episode)
     return {name: _rate(groups[name]) for name in sorted(groups)}
+
+
+def _by_tool(calls: Iterable[ToolCall]) -> dict[str, dict[str, int]]:
+    found: defaultdict[str, Counter[CallStatus]] = defaultdict(Counter)
+    for call in calls:
+        found[NO_TOOL if call.status in _NAMELESS else call.name][call.status] += 1
+    return {
+        name: {s.value: found[name][s] for s in CallStatus if found[name][s]}
+        for name in sorted(found)
+    }
 
 
 def _mean(values: Iterable[float]) -> float | None:

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from journeyman.agents.evaluation.metrics import Metrics
+from journeyman.agents.evaluation.metrics import Metrics, Rate
+from journeyman.tools import CallStatus
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,14 +51,62 @@ def table(rows: Mapping[str, Metrics]) -> str:
         Lines without a final newline. "-" stands for a figure that does not exist, such as the call
         validity of a policy that made no call.
     """
-    lines = [HEADERS, *(_cells(name, metrics) for name, metrics in rows.items())]
+    k = max((metrics.attempts for metrics in rows.values()), default=1)
+    passes = (f"pass^{k}", f"pass@{k}") if k > 1 else ()
+    headers = (*HEADERS[:4], *passes, *HEADERS[4:])
+    return aligned([headers, *(_cells(name, metrics, k) for name, metrics in rows.items())])
+
+
+def breakdown(rows: Mapping[str, Metrics]) -> str:
+    """Success by environment and kind of task, and calls by tool, as aligned text.
+
+    Args:
+        rows: Name of a policy -> its metrics; a column each.
+
+    Returns:
+        Three tables (two where no kinds are known) with an empty line between, without a final
+        newline.
+    """
+    parts = [
+        _rates("environment", {name: metrics.by_env for name, metrics in rows.items()}),
+        _rates("kind", {name: metrics.by_kind for name, metrics in rows.items()}),
+        _tools(rows),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _rates(title: str, columns: Mapping[str, Mapping[str, Rate]]) -> str:
+    """Success in groups of tasks: a line a group, a column a policy."""
+    groups = {group: rate.tasks for rates in columns.values() for group, rate in rates.items()}
+    lines = [(title, "tasks", *columns)]
+    for group in sorted(groups):
+        found = (rates.get(group) for rates in columns.values())
+        shares = (_percent(rate.value if rate else None) for rate in found)
+        lines.append((group, str(groups[group]), *shares))
+    return aligned(lines) if groups else ""
+
+
+def _tools(rows: Mapping[str, Metrics]) -> str:
+    """Calls of each tool: a line a policy and tool, a column a status."""
+    used = {s for m in rows.values() for statuses in m.by_tool.values() for s in statuses}
+    shown = [s.value for s in CallStatus if s.value in used]
+    lines = [("policy: tool", "calls", *shown)]
+    for name, metrics in rows.items():
+        for tool, statuses in metrics.by_tool.items():
+            counts = (str(statuses.get(status, 0)) for status in shown)
+            lines.append((f"{name}: {tool}", str(sum(statuses.values())), *counts))
+    return aligned(lines) if used else ""
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """A table: headers, a rule, the rest; the first column to the left, figures to the right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-    aligned = [_align(line, widths) for line in lines]
-    return "\n".join((aligned[0], rule, *aligned[1:]))
+    header, *rest = (_align(line, widths) for line in lines)
+    return "\n".join((header, rule, *rest))
 
 
-def _cells(name: str, metrics: Metrics) -> tuple[str, ...]:
+def _cells(name: str, metrics: Metrics, k: int) -> tuple[str, ...]:
     low, high = metrics.success.interval
     interval = f"{100 * low:.1f} - {100 * high:.1f}" if metrics.tasks else "-"
     return (
@@ -65,6 +114,7 @@ def _cells(name: str, metrics: Metrics) -> tuple[str, ...]:
         str(metrics.tasks),
         _percent(metrics.success.value),
         interval,
+        *((_percent(metrics.pass_hat.get(k)), _percent(metrics.pass_at.get(k))) if k > 1 else ()),
         _percent(metrics.call_validity),
         _number(metrics.calls_per_task),
         _number(metrics.tokens_per_task),
@@ -146,7 +196,8 @@ def plot(
         path: Where to; missing folders are made.
         rows: Name of a policy -> its metrics, in the order to show them.
         history: One mapping a logged step: "step", and any keys that contain "success" (a share in
-            0..1) or "loss". A key need not be in every mapping. Without any, the left panel is all.
+            0..1) or "loss", and "eval/low" and "eval/high", which are drawn as a band. A key need
+            not be in every mapping. Without any, the left panel is all.
     """
     # Not pyplot: a Figure of one's own needs no display and leaves no global state behind.
     from matplotlib.figure import Figure
@@ -156,7 +207,7 @@ def plot(
     panels = figure.add_gridspec(1, 2 if curves else 1, wspace=0.06)
     _draw_bars(figure.add_subplot(panels[0]), rows)
     if curves:
-        _draw_history(figure, panels[1], rows, curves)
+        _draw_history(figure, panels[1], rows, curves, _curves(history, "eval/"))
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     write_atomically(path, picture.getvalue())
@@ -202,7 +253,11 @@ def _draw_bars(axes: Axes, rows: Mapping[str, Metrics]) -> None:
 
 
 def _draw_history(
-    figure: Figure, place: SubplotSpec, rows: Mapping[str, Metrics], curves: Sequence[Curves]
+    figure: Figure,
+    place: SubplotSpec,
+    rows: Mapping[str, Metrics],
+    curves: Sequence[Curves],
+    validation: Curves,
 ) -> None:
     """One panel for each kind of curve, above each other on one time axis."""
     from matplotlib.ticker import MaxNLocator
@@ -215,6 +270,7 @@ def _draw_history(
         is_success = any("success" in key for key in named)
         _draw_curves(axes, named, scale=100 if is_success else 1)
         if is_success:
+            _draw_interval(axes, validation)
             _draw_teacher(axes, rows)
             _percent_axis(axes)
             axes.set_ylabel("success (%)")
@@ -239,6 +295,14 @@ def _draw_curves(axes: Axes, curves: Curves, scale: float) -> None:
         colour = colours[i % len(colours)]
         axes.plot(steps, scaled, label=key, color=colour, linewidth=1.6, marker=marker, ms=4)
     _tidy(axes)
+
+
+def _draw_interval(axes: Axes, validation: Curves) -> None:
+    """The 95% interval around the success on validation tasks, if they were played."""
+    if "eval/low" in validation:
+        steps, lows = zip(*validation["eval/low"], strict=True)
+        highs = [100 * high for _, high in validation["eval/high"]]
+        axes.fill_between(steps, [100 * low for low in lows], highs, color=_GREY, alpha=0.35, lw=0)
 
 
 def _draw_teacher(axes: Axes, rows: Mapping[str, Metrics]) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -62,6 +62,7 @@ class OnPolicyDistillation(PlainTrainer, DistillationTrainer):
         num_iterations: int = 1,
         lmbda: float = 1.0,
         search: TreeRollouts | None = None,
+        record: Callable[[int, Sequence[Episode]], object] = lambda step, episodes: None,
         **kwargs: Any,
     ) -> None:
         """Join the parts.
@@ -81,6 +82,7 @@ class OnPolicyDistillation(PlainTrainer, DistillationTrainer):
             lmbda: Chance of a task to be played by the student, as in TRL's GKD; the teacher plays
                 the others (0 is distillation on the teacher's episodes).
             search: Grows each task's rows into a tree; None plays one episode a task.
+            record: Told of each of this process's rollouts; see `Parts`.
             kwargs: Passed to `transformers.Trainer` (callbacks, optimizers, …).
 
         Raises:
@@ -109,6 +111,7 @@ class OnPolicyDistillation(PlainTrainer, DistillationTrainer):
                 f"the rows of a rollout (batch size * accumulation * steps_per_generation)"
             )
         self._search = search
+        self._record = record
         self._steps_per_generation = steps_per_generation
         self._num_iterations = num_iterations
         # Defaults of TRL that would break ours: rows are task references, in a fixed order.
@@ -218,6 +221,8 @@ class OnPolicyDistillation(PlainTrainer, DistillationTrainer):
             self._tokenizer.pad_token_id,
         )
         batch = {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
+        if training and self.accelerator.is_main_process:
+            self._record(int(self.state.global_step) + 1, episodes)
         self._log_rollouts(episodes, theirs, time.perf_counter() - started)
         if self._search is not None:
             self._log_search(rows, self._search.spent)
@@ -450,5 +455,6 @@ def build(
         num_iterations,
         lmbda,
         parts.search,
+        parts.record,
         **kwargs,
     )

@@ -13,6 +13,7 @@ from journeyman.agents.policy import Student
 from journeyman.agents.rollout import TaskRef
 from journeyman.agents.search.evidence import TreeRollouts
 from journeyman.agents.teacher import LocalTeacher
+from journeyman.envs import Episode
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Parts:
     """For every environment."""
     search: TreeRollouts | None = None
     """Grows rollouts into trees; for distillation only."""
+    record: Callable[[int, Sequence[Episode]], object] = lambda step, episodes: None
+    """Told of every rollout: the optimiser step that learns from it first, and its episodes."""
 
 
 class PlainTrainer(Trainer):

@@ -65,7 +65,17 @@ def hydra_app(monkeypatch: pytest.MonkeyPatch, name: str, app: Callable[[list[st
 def test_help_lists_every_command(run: Run) -> None:
     status, out, _ = run("--help")
     assert status == 0
-    for command in ("train", "eval", "play", "envs", "tools", "sandbox", "models"):
+    for command in (
+        "train",
+        "eval",
+        "show",
+        "compare",
+        "play",
+        "envs",
+        "tools",
+        "sandbox",
+        "models",
+    ):
         assert f"    {command} " in out
 
 

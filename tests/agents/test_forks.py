@@ -46,6 +46,8 @@ def test_a_greedy_student_goes_on_as_before(policy, parents: Sequence[Episode]) 
         parent, start = fork.parent, fork.parent.steps[fork.step].span[0]
         assert episode.tokens == parent.tokens
         assert episode.steps == parent.steps
+        assert episode.messages == parent.messages
+        assert episode.seed == fork.seed
         assert episode.first_step == fork.step
         assert (episode.stop, episode.reward, episode.state_hash) == (
             parent.stop,

@@ -196,3 +196,31 @@ def test_pass_k_passes_over_tasks_that_infrastructure_cut_short() -> None:
 def test_pass_k_needs_a_k() -> None:
     with pytest.raises(ValueError, match="k=0"):
         pass_at_k(samples(1), 0)
+
+
+def test_attempts_give_pass_k_and_one_attempt_does_not() -> None:
+    metrics = summarise(samples(4, 2, 0), attempts=4)
+    assert metrics.attempts == 4
+    assert metrics.pass_hat[4] == pytest.approx(1 / 3)
+    assert metrics.pass_at[4] == pytest.approx(2 / 3)
+    assert list(metrics.pass_hat) == list(metrics.pass_at) == [1, 2, 3, 4]
+    assert summarise(samples(4)).pass_hat == {}
+
+
+def test_calls_are_broken_down_by_tool() -> None:
+    calls = [
+        ToolCall("find", status=CallStatus.OK),
+        ToolCall("find", status=CallStatus.TOOL_ERROR),
+        ToolCall("invented", status=CallStatus.UNKNOWN_TOOL),
+        ToolCall("", status=CallStatus.UNCLOSED),
+    ]
+    results = tuple(ToolResult(call, "") for call in calls)
+    metrics = summarise([episode(steps=(Step((0, 1), "", results),)), broken()])
+    assert metrics.by_tool == {
+        "(no tool)": {"unclosed": 1, "unknown_tool": 1},
+        "find": {"ok": 1, "tool_error": 1},
+    }
+    assert metrics.to_dict()["by_tool"]["find"] == {
+        "calls": 2,
+        "statuses": {"ok": 1, "tool_error": 1},
+    }

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 from collections.abc import Sequence
@@ -33,6 +34,25 @@ def metrics(successes: int, total: int, calls: Sequence[CallStatus] = ()) -> Met
     )
 
 
+EPISODE = Episode(
+    env_id="journeyman/Bank-v0",
+    task_id="test/0",
+    tokens=(1, 2),
+    logprobs=(0.0, 0.0),
+    mask=(False, True),
+    steps=(
+        Step(
+            (1, 2),
+            "",
+            tuple(
+                ToolResult(ToolCall("f", status=s), "{}")
+                for s in (CallStatus.OK, CallStatus.TOOL_ERROR)
+            ),
+        ),
+    ),
+    stop=StopReason.ANSWERED,
+    success=True,
+)
 ROWS = {
     "no-op": metrics(0, 50),
     "oracle": metrics(50, 50, [CallStatus.OK] * 3),
@@ -67,6 +87,26 @@ def test_table_shows_a_dash_for_what_does_not_exist() -> None:
     nothing = report.table({"nobody": metrics(0, 0)}).splitlines()[-1]
     assert nothing.split() == ["nobody", "0", "-", "-", "-", "-", "-", "0"]
     assert len(report.table({}).splitlines()) == 2
+
+
+def test_table_has_columns_for_several_attempts() -> None:
+    episodes = [dataclasses.replace(EPISODE, success=i == 0) for i in range(2)]
+    rows = {"student": summarise(episodes, attempts=2), "once": metrics(1, 1)}
+    header, _, first, second = report.table(rows).splitlines()
+    assert header.split()[5:7] == ["pass^2", "pass@2"]
+    assert first.split()[5:8] == ["94.5", "0.0%", "100.0%"]
+    assert second.split()[5:8] == ["100.0", "-", "-"]
+
+
+def test_breakdown_has_a_table_for_each_question() -> None:
+    kinds = {(EPISODE.env_id, EPISODE.task_id): "sum"}
+    rows = {"student": summarise([EPISODE], kinds), "no-op": metrics(0, 2)}
+    envs, by_kind, tools = report.breakdown(rows).split("\n\n")
+    assert envs.splitlines()[-1].split() == ["journeyman/Bank-v0", "2", "100.0%", "0.0%"]
+    assert by_kind.splitlines()[-1].split() == ["sum", "1", "100.0%", "-"]
+    assert tools.splitlines()[0].split() == ["policy:", "tool", "calls", "ok", "tool_error"]
+    assert tools.splitlines()[-1].split() == ["student:", "f", "2", "1", "1"]
+    assert report.breakdown({"nobody": metrics(0, 0)}) == ""
 
 
 def test_summary_holds_the_rows_and_the_rest(tmp_path: Path) -> None:
@@ -134,6 +174,18 @@ def test_plot_draws_bars_and_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert list(zip(*curve.get_data(), strict=True)) == [(0, 36), (20, 88)]
     assert teacher.get_ydata()[0] == 94
     assert list(zip(*loss.lines[0].get_data(), strict=True)) == [(10, 0.7), (20, 0.3)]
+
+
+def test_plot_shows_the_interval_of_validation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = drawn(monkeypatch)
+    look = {"eval/success": 0.5, "eval/low": 0.25, "eval/high": 0.75}
+    history = [{"step": 1, "loss": 1.0}, {"step": 2, **look}, {"step": 4, **look}]
+    report.plot(tmp_path / "a.png", ROWS, history)
+    (band,) = figures[0].axes[1].collections
+    (outline,) = band.get_paths()
+    assert outline.get_extents().extents.tolist() == [2, 25, 4, 75]
 
 
 def test_plot_names_curves_of_one_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from journeyman.agents.evaluation.episodes import EpisodeFile
 from journeyman.agents.evaluation.metrics import summarise
 from journeyman.agents.evaluation.report import plot, write_summary
 from journeyman.agents.trainers.callbacks import (
@@ -173,16 +174,17 @@ def test_killed_at_any_moment_it_ends_the_same(
 ) -> None:
     unbroken, run = tmp_path / "unbroken", tmp_path / "run"
     # One checkpoint is the least forgiving: the old one must stay until the new one is whole.
-    keep_one = "trainer.args.save_total_limit=1"
-    whole = journeyman("train", *overrides(trainer, other_model, unbroken), keep_one)
+    options = ["trainer.args.save_total_limit=1", "log_episodes=1"]
+    whole = journeyman("train", *overrides(trainer, other_model, unbroken), *options)
     assert whole.status == 0, whole.stderr
 
-    command = ("train", *overrides(trainer, other_model, run), keep_one)
+    command = ("train", *overrides(trainer, other_model, run), *options)
     for module, name, call, checkpoint in MOMENTS[trainer]:
         killed = journeyman(*command, before=KILL.format(module=module, name=name, call=call))
         assert killed.status == -signal.SIGKILL, (module, name, call, killed.stderr)
         assert newest(run) == checkpoint, (module, name, call)
         tear_last_line(run / "metrics.jsonl")
+        tear_last_line(run / "episodes.jsonl")
     ended = journeyman(*command)
     assert ended.status == 0, ended.stderr
     assert "missing keys" not in ended.stderr  # of weights that are tied, and saved once
@@ -191,6 +193,9 @@ def test_killed_at_any_moment_it_ends_the_same(
     steps = last_step(trainer)
     same_end(run, unbroken, steps)
     assert figures(run)[0]["grad_norm"] > 0.01  # it did train
+    played, whole = (EpisodeFile(folder).read() for folder in (run, unbroken))
+    assert played == whole
+    assert bool(played) == (trainer != "sft")  # which plays no rollouts
     assert [folder.name for folder in (run / "checkpoints").glob("checkpoint-*")] == [
         f"checkpoint-{steps}"
     ]

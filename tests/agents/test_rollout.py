@@ -193,12 +193,15 @@ def test_the_stream_is_the_conversation() -> None:
     env = make(BUILTIN[0])
     messages, _ = env.reset(options={"task_id": "test/0"})
     conversation = [m.as_dict() for m in messages]
+    assert episode.messages[: len(messages)] == tuple(messages)
     conversation[0]["content"] += "\nTools: " + " ".join(t.name for t in env.tools)
     for step in episode.steps:
         conversation.append({"role": "assistant", "content": step.text})
         conversation += [m.as_dict() for m in env.step(step.text)[0]]
     text = tokenizer().apply_chat_template(conversation, tokenize=False)
     assert list(episode.tokens) == tokenizer().encode(text.removesuffix("\n"))
+    assert [m.as_dict() for m in episode.messages[1:]] == conversation[1:]
+    assert episode.seed == 0
 
 
 def test_statuses_of_bad_calls_are_kept() -> None:

@@ -1,0 +1,213 @@
+"""What was played, on disk: `episodes.jsonl` in a run folder, one episode a line."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from journeyman.agents.errors import UserError
+from journeyman.agents.evaluation.metrics import Metrics, summarise
+from journeyman.agents.evaluation.report import write_atomically
+from journeyman.envs import Episode, StopReason, env_class
+
+EPISODES = "episodes.jsonl"
+TRAINING = "training"
+"""The row of episodes that were played to be learned from."""
+
+Place = tuple[str, str, int]
+"""Environment id, task id and attempt: an evaluation plays each of them once a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """An episode and what it was played for."""
+
+    row: str
+    """The policy in the table, such as "student after"; or `TRAINING`."""
+    episode: Episode
+    kind: str = ""
+    """The task's."""
+    attempt: int = 0
+    """Which of the task's episodes in this row, from 0."""
+    step: int | None = None
+    """The optimiser step that learned from it first; None in an evaluation."""
+    weights: str = ""
+    """Tells the model that played from others, in an evaluation; empty where nobody looked."""
+
+    @property
+    def place(self) -> Place:
+        """Where in its row it belongs."""
+        return self.episode.env_id, self.episode.task_id, self.attempt
+
+    @property
+    def broken(self) -> bool:
+        """True if infrastructure broke it: it says nothing of the policy."""
+        return self.episode.stop is StopReason.INFRA_ERROR
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form: one line of the file."""
+        return {
+            "row": self.row,
+            "step": self.step,
+            "attempt": self.attempt,
+            "kind": self.kind,
+            "version": _version(),
+            "weights": self.weights,
+            **self.episode.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, line: Mapping[str, Any]) -> Played:
+        """Read what `to_dict` wrote."""
+        return cls(
+            line["row"],
+            Episode.from_dict(line),
+            line["kind"],
+            line["attempt"],
+            line["step"],
+            line["weights"],
+        )
+
+
+@functools.cache
+def _version() -> str:
+    return version("journeyman")
+
+
+class EpisodeFile:
+    """Episodes are appended to it and never changed; a kill costs at most the last line."""
+
+    def __init__(self, run: Path) -> None:
+        """The file of a run folder; it need not exist yet."""
+        self.path = run / EPISODES
+
+    def append(self, played: Iterable[Played]) -> None:
+        """Write episodes down.
+
+        Raises:
+            OSError: They could not be written.
+        """
+        self._mend()
+        lines = "".join(_line(p.to_dict()) for p in played)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(lines)
+
+    def _mend(self) -> None:
+        """Take away a last line that a kill cut short."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb+") as file:
+            size = file.seek(0, 2)
+            if not size:
+                return
+            file.seek(-1, 2)
+            if file.read() != b"\n":
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+
+    def read(self, wanted: Callable[[Mapping[str, Any]], bool] = lambda line: True) -> list[Played]:
+        """The episodes in the order they were written, without a last line cut short by a kill.
+
+        Args:
+            wanted: Chooses lines, before the episode is made of one.
+        """
+        return [Played.from_dict(line) for line in self.lines() if wanted(line)]
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """The lines as they are on disk, without a last one cut short by a kill.
+
+        Raises:
+            UserError: A line is no JSON.
+        """
+        if not self.path.exists():
+            return
+        with self.path.open(encoding="utf-8") as file:
+            for number, text in enumerate(file, 1):
+                if text.endswith("\n"):
+                    try:
+                        yield json.loads(text)
+                    except ValueError as error:
+                        raise UserError(
+                            f"{self.path}, line {number} is no JSON ({error}): delete the line"
+                        ) from error
+
+    def of_row(self, row: str, weights: str = "") -> dict[Place, Played]:
+        """What a row's evaluation has played with these weights and infrastructure has not broken.
+
+        Of two episodes in a place it is the later.
+        """
+        key = (row, None, weights)
+        played = self.read(lambda line: (line["row"], line["step"], line["weights"]) == key)
+        return {p.place: p for p in played if not p.broken}
+
+    def forget_after(self, step: int) -> None:
+        """Drop training episodes of later optimiser steps: a resumed run plays them again."""
+        lines = list(self.lines())
+        kept = [line for line in lines if line["step"] is None or line["step"] <= step]
+        if len(kept) < len(lines):
+            text = "".join(_line(line) for line in kept)
+            write_atomically(self.path, text.encode())
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    # Not every argument a model writes is JSON: some call syntaxes have sets.
+    return json.dumps(record, separators=(",", ":"), default=str) + "\n"
+
+
+def kind_of(episode: Episode) -> str:
+    """The kind of an episode's task."""
+    return env_class(episode.env_id).load_task(episode.task_id).kind
+
+
+def metrics_of(played: Sequence[Played]) -> Metrics:
+    """The figures of one row."""
+    kinds = {(p.episode.env_id, p.episode.task_id): p.kind for p in played}
+    attempts = max((p.attempt + 1 for p in played), default=1)
+    return summarise([p.episode for p in played], kinds, attempts)
+
+
+def rows_of(played: Iterable[Played]) -> dict[str, list[Played]]:
+    """Episodes by row, in the order of the rows' first lines.
+
+    Where an evaluation played one again, because infrastructure had broken it, the last one counts.
+    """
+    rows: dict[str, dict[object, Played]] = {}
+    for i, p in enumerate(played):
+        rows.setdefault(p.row, {})[p.place if p.step is None else i] = p
+    return {row: list(places.values()) for row, places in rows.items()}
+
+
+def find_run(name: str) -> Path:
+    """A run folder by its path, or by its name under `runs/`.
+
+    Raises:
+        UserError: No such folder, or nothing was played in it; or it holds a sweep's runs.
+    """
+    runs = find_runs(name)
+    if len(runs) > 1:
+        raise UserError(f"{name} holds several runs: name one, such as {runs[0]}")
+    return runs[0]
+
+
+def find_runs(name: str) -> list[Path]:
+    """Like `find_run`, or the runs in the folder of a sweep.
+
+    Raises:
+        UserError: No such folder, or nothing was played in it.
+    """
+    folder = next((f for f in (Path(name), Path("runs") / name) if f.is_dir()), None)
+    if folder is None:
+        raise UserError(f"no run folder {name!r}, nor {Path('runs') / name}")
+    runs = [folder] if (folder / EPISODES).exists() else []
+    runs = runs or sorted(file.parent for file in folder.glob(f"*/{EPISODES}"))
+    if not runs:
+        raise UserError(
+            f"{folder} has no {EPISODES}: expected the folder of a run of `journeyman train` or "
+            f"`journeyman eval`"
+        )
+    return runs

@@ -1,0 +1,38 @@
+"""What was played to be learned from, on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from journeyman.agents.evaluation.episodes import TRAINING, EpisodeFile, Played, kind_of
+from journeyman.envs import Episode
+
+
+class TrainingLog(TrainerCallback):
+    """Writes down the first episodes of each rollout, in step with the run's checkpoints."""
+
+    def __init__(self, file: EpisodeFile, count: int) -> None:
+        """Keep `count` episodes of each rollout; 0 keeps none."""
+        self._file = file
+        self._count = count
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Forget what a killed run played after the checkpoint we go on from."""
+        if state.is_world_process_zero:
+            self._file.forget_after(state.global_step)
+
+    def record(self, step: int, episodes: Sequence[Episode]) -> None:
+        """Take a rollout.
+
+        Args:
+            step: The optimiser step that learns from it first, from 1.
+            episodes: All of it.
+        """
+        if self._count:
+            kept = episodes[: self._count]
+            self._file.append(Played(TRAINING, e, kind_of(e), step=step) for e in kept)
