@@ -156,7 +156,7 @@ def costs(records: Iterable[Mapping[str, float]], step: int) -> dict[str, float]
     for record in records:
         if record["step"] > step:
             continue
-        spent["seconds"] += record.get("step_time", 0.0)
+        spent["seconds"] += record["seconds"]
         if "search/sampled_tokens" in record:
             spent["student tokens"] += record["search/sampled_tokens"]
             spent["teacher tokens"] += record["search/teacher_tokens"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -58,16 +59,23 @@ class Progress(TrainerCallback):
 
 
 class MetricsFile(TrainerCallback):
-    """Appends what the trainer logs to a file, one JSON object a line."""
+    """Appends what the trainer logs to a file, one JSON object a line.
+
+    Each line also says how many seconds have gone by since the line before, rollouts, checkpoints
+    and validation included: their sum is what the run has taken so far, however often it was
+    resumed.
+    """
 
     def __init__(self, path: Path) -> None:
         """Append to `path`."""
         self._path = path
+        self._since = time.perf_counter()
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Forget what a killed run logged after the checkpoint we go on from."""
+        self._since = time.perf_counter()
         if state.is_world_process_zero:
             self.forget_after(state.global_step)
 
@@ -88,8 +96,10 @@ class MetricsFile(TrainerCallback):
         closing = "train_runtime" in (logs or {})  # the trainer's summary is not a step
         if closing or not state.is_world_process_zero:
             return
+        now = time.perf_counter()
+        seconds, self._since = now - self._since, now
         with self._path.open("a") as file:
-            file.write(_line({"step": state.global_step, **(logs or {})}))
+            file.write(_line({"step": state.global_step, **(logs or {}), "seconds": seconds}))
 
 
 def _line(record: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """A run that is killed and started again ends like a run that was not, bit for bit."""
 
+import itertools
 import json
 import os
 import random
@@ -19,6 +20,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from journeyman.agents.evaluation.episodes import EpisodeFile
 from journeyman.agents.evaluation.metrics import summarise
 from journeyman.agents.evaluation.report import plot, write_summary
+from journeyman.agents.trainers import callbacks
 from journeyman.agents.trainers.callbacks import (
     COMPLETE,
     MarkComplete,
@@ -39,7 +41,7 @@ SMALL = (
     "trainer.args.warmup_steps=0",
     f"trainer.args.save_steps={SAVE_STEPS}",
 )
-PASSING = ("rollout/seconds", "rollout/tokens_per_s", "step_time", "num_tokens")
+PASSING = ("seconds", "rollout/seconds", "rollout/tokens_per_s", "step_time", "num_tokens")
 """Logged figures that no two runs share: times, and TRL's count of tokens since the last start."""
 
 KILL = """
@@ -358,6 +360,14 @@ def test_old_checkpoints_go_once_the_new_one_is_marked(
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"checkpoint-{step}" for step in left]
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look at it finds a second gone by."""
+    ticking = SimpleNamespace(perf_counter=itertools.count(0.0).__next__)
+    monkeypatch.setattr(callbacks, "time", ticking)
+
+
+@pytest.mark.usefixtures("clock")
 def test_metrics_go_on_from_the_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"step": 4, "lo')
@@ -368,9 +378,14 @@ def test_metrics_go_on_from_the_checkpoint(tmp_path: Path) -> None:
     state.global_step = 3
     callback.on_log(args, state, TrainerControl(), {"loss": 0.5})
     callback.on_log(args, state, TrainerControl(), {"train_runtime": 1.0, "train_loss": 0.5})
-    assert read_metrics(path) == [{"step": 1}, {"step": 2}, {"step": 3, "loss": 0.5}]
+    assert read_metrics(path) == [
+        {"step": 1},
+        {"step": 2},
+        {"step": 3, "loss": 0.5, "seconds": 1.0},
+    ]
 
 
+@pytest.mark.usefixtures("clock")
 def test_metrics_stay_json_when_training_diverges(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "loss": NaN}\n')  # as earlier versions wrote it
@@ -379,12 +394,12 @@ def test_metrics_stay_json_when_training_diverges(tmp_path: Path) -> None:
     logs = {"loss": 0.5, "grad_norm": float("nan"), "entropy": float("-inf")}
     MetricsFile(path).on_log(args, state, TrainerControl(), logs)
     assert path.read_text().splitlines()[1] == (
-        '{"step": 2, "loss": 0.5, "grad_norm": null, "entropy": null}'
+        '{"step": 2, "loss": 0.5, "grad_norm": null, "entropy": null, "seconds": 1.0}'
     )
     history = read_metrics(path)
     assert history == [
         {"step": 1, "loss": None},
-        {"step": 2, **logs, "grad_norm": None, "entropy": None},
+        {"step": 2, **logs, "grad_norm": None, "entropy": None, "seconds": 1.0},
     ]
     write_summary(tmp_path / "summary.json", {}, {"history": history})  # which refuses NaN
     plot(tmp_path / "plot.png", {"no-op": summarise([])}, history)
