@@ -156,7 +156,7 @@ def costs(records: Iterable[Mapping[str, float]], step: int) -> dict[str, float]
     for record in records:
         if record["step"] > step:
             continue
-        spent["seconds"] += record["seconds"]
+        spent["seconds"] += record.get("seconds", 0.0)
         if "search/sampled_tokens" in record:
             spent["student tokens"] += record["search/sampled_tokens"]
             spent["teacher tokens"] += record["search/teacher_tokens"]
