@@ -150,7 +150,7 @@ wheel-test: wheel system ## the same suite, against the installed wheel
 		assert it.__file__.startswith(sys.prefix), 'not from the wheel: ' + it.__file__"; done; \
 	$(TEST_ENV) JOURNEYMAN_FROM_WHEEL=1 $$python -P -m pytest $(PARALLEL) $(ARGS)
 
-bench: benchmarks-extras ## run every benchmark: about an hour
+bench: benchmarks-extras ## run every benchmark: hours
 	@for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python "$$benchmark"; done
 
 embedded-models: setup ## train the embedded pair anew: hours

@@ -237,6 +237,7 @@ KILL = """
 import os, signal
 from journeyman.agents.evaluation import episodes
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 append, calls = episodes.EpisodeFile.append, 0
 
 def counted(self, played):
