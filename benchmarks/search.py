@@ -45,6 +45,7 @@ from journeyman.agents import hf, rollout
 from journeyman.agents.app import deal, machine
 from journeyman.agents.cache import GrowingLayer
 from journeyman.agents.chat import ChatFormat
+from journeyman.agents.heads import backbone
 from journeyman.agents.hf import HFPolicy, sample
 from journeyman.agents.rollout import TaskRef
 from journeyman.agents.search import CreditSearch, ImprovementSearch, Tree
@@ -68,7 +69,7 @@ SEAMS: tuple[tuple[object, str, str], ...] = (
     (hf.HFStream, "advance", DECODING),
     (LocalTeacher, "score", SCORING),
     (GrowingLayer, "batch_select_indices", CACHE),
-    (rollout, "make", ENVIRONMENT),
+    (rollout, "make_for_run", ENVIRONMENT),
     (ToolEnv, "state_hash", HASHES),
     *((ToolEnv, name, ENVIRONMENT) for name in ("reset", "step", "snapshot", "restore", "close")),
     *((ChatFormat, name, TEXT) for name in ("opening", "reply", "decode")),
@@ -144,7 +145,9 @@ def timing(student: PreTrainedModel, teacher: PreTrainedModel) -> Iterator[Clock
         seams = [(owner, name, getattr(owner, name), row) for owner, name, row in SEAMS]
         for owner, name, function, row in (*seams, (hf, "sample", clock.sample, SAMPLING)):
             stack.enter_context(patch.object(owner, name, clock.timed(function, row)))
-        for model, row in ((student, STUDENT), (teacher, TEACHER)):
+        # The teacher's scores come from its backbone, what it plays from all of it.
+        passes = ((student, STUDENT), (teacher, TEACHER), (backbone(teacher), TEACHER))
+        for model, row in passes:
             before = model.register_forward_pre_hook(lambda *_, row=row: clock.begin(row))
             after = model.register_forward_hook(lambda *_: clock.end())
             stack.callback(before.remove)
