@@ -303,8 +303,12 @@ def test_a_teacher_that_must_play_and_cannot(
 def test_an_evaluation_replaces_another_but_no_training(tmp_path: Path, journeyman: Any) -> None:
     run = tmp_path / "run"
     command = ("eval", "evaluation.tasks=1", f"run_dir={run}")
-    for env_id in ("journeyman/Bank-v0", "journeyman/Orders-v0"):
-        done = journeyman(*command, f"env={env_id}")
+    for env_id, *more in (
+        ("journeyman/Bank-v0",),
+        ("journeyman/Orders-v0",),
+        ("journeyman/Python-v0", "sandbox=namespace"),  # a place that the others' configs lack
+    ):
+        done = journeyman(*command, f"env={env_id}", *more)
         assert done.status == 0, done.stderr
         summary = json.loads((run / "summary.json").read_text())
         assert summary["config"]["env"]["ids"] == [env_id]
