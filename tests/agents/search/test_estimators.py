@@ -139,9 +139,8 @@ def grown(
 ) -> tuple[TabularWorld, Tree, list[Path]]:
     """A tree on which estimators of one way of spending have spent a large budget."""
     world, tree = TabularWorld(make_mdp(family, seed)), Tree(0)
-    dice = 100 + seed
-    paths = world.trajectories(tree, 8, dice)
-    search = way().search(tree, paths, Budget(3000), dice)
+    paths = world.trajectories(tree, 8, seed)
+    search = way().search(tree, paths, Budget(6000), seed)
     search.width = 500
     run_searches(world, [search])
     return world, tree, paths
