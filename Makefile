@@ -121,7 +121,7 @@ $(VLLM_STAMP): Makefile
 test-vllm: vllm-extras ## the tests of the student in vLLM
 	@$(TEST_ENV) VLLM_CACHE_ROOT=$(CURDIR)/build/vllm VLLM_LOGGING_LEVEL=ERROR VLLM_NO_USAGE_STATS=1 \
 		$(VLLM_VENV)/bin/python -m pytest tests/agents/test_vllm.py -m 'vllm or not vllm' \
-		--cov=journeyman.agents.vllm --cov=journeyman.agents.vllm_engine --cov-config=/dev/null --cov-fail-under=90 $(ARGS)
+		--cov=journeyman.agents.students.vllm --cov=journeyman.agents.students.vllm_engine --cov-config=/dev/null --cov-fail-under=90 $(ARGS)
 
 lint: setup typing-tree ## ruff, mypy, import-linter
 	@$(BIN)/ruff check .

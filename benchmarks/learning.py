@@ -31,14 +31,14 @@ from matplotlib import pyplot
 from scipy import stats
 from tqdm import tqdm
 
-from journeyman.agents.app import deal, machine
 from journeyman.agents.evaluation.report import write_atomically
-from journeyman.agents.hf import load_policy
-from journeyman.agents.policy import Policy
-from journeyman.agents.rollout import rollout
-from journeyman.agents.scripted import ScriptedPolicy, no_op, oracle
-from journeyman.agents.train import train
-from journeyman.agents.trainers.callbacks import read_metrics
+from journeyman.agents.learning.trainers.callbacks import read_metrics
+from journeyman.agents.rollouts.rollout import rollout
+from journeyman.agents.runs.app import deal, machine
+from journeyman.agents.runs.train import train
+from journeyman.agents.students.hf import load_policy
+from journeyman.agents.students.player import Policy
+from journeyman.agents.students.scripted import ScriptedPolicy, no_op, oracle
 
 ENVS = ("journeyman/Bank-v0", "journeyman/Orders-v0", "journeyman/Calendar-v0")
 BATCH = 16

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import torch
 
-from journeyman.agents.app import deal, machine
-from journeyman.agents.hf import HFPolicy, load_policy
-from journeyman.agents.rollout import rollout
+from journeyman.agents.rollouts.rollout import rollout
+from journeyman.agents.runs.app import deal, machine
+from journeyman.agents.students.hf import HFPolicy, load_policy
 from journeyman.envs import make
 
 ENV_IDS = ("journeyman/Bank-v0", "journeyman/Orders-v0", "journeyman/Calendar-v0")

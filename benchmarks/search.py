@@ -41,17 +41,18 @@ from omegaconf import DictConfig
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from journeyman.agents import hf, rollout
-from journeyman.agents.app import deal, machine
-from journeyman.agents.cache import GrowingLayer
-from journeyman.agents.chat import ChatFormat
-from journeyman.agents.heads import backbone
-from journeyman.agents.hf import HFPolicy, sample
-from journeyman.agents.rollout import TaskRef
+from journeyman.agents.networks.heads import backbone
+from journeyman.agents.rollouts import rollout
+from journeyman.agents.rollouts.rollout import TaskRef
+from journeyman.agents.runs.app import deal, machine
 from journeyman.agents.search import CreditSearch, ImprovementSearch, Tree
 from journeyman.agents.search.evidence import TreeRollouts
-from journeyman.agents.search.policy import SearchPolicy
-from journeyman.agents.teacher import LocalTeacher
+from journeyman.agents.search.playing import SearchPolicy
+from journeyman.agents.students import hf
+from journeyman.agents.students.cache import GrowingLayer
+from journeyman.agents.students.dialect import ChatFormat
+from journeyman.agents.students.hf import HFPolicy, sample
+from journeyman.agents.teachers.local import LocalTeacher
 from journeyman.envs import Episode, ToolEnv
 
 CREDIT, IMPROVEMENT = "search=credit", "student.search=gumbel"

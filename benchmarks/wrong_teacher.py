@@ -24,11 +24,11 @@ import torch
 from hydra import compose, initialize_config_module
 from scipy import stats
 
-from journeyman.agents.app import machine
-from journeyman.agents.hf import load_policy
-from journeyman.agents.rollout import TaskRef, rollout
-from journeyman.agents.train import train
-from journeyman.agents.trainers.callbacks import read_metrics
+from journeyman.agents.learning.trainers.callbacks import read_metrics
+from journeyman.agents.rollouts.rollout import TaskRef, rollout
+from journeyman.agents.runs.app import machine
+from journeyman.agents.runs.train import train
+from journeyman.agents.students.hf import load_policy
 from journeyman.envs import Task, register
 from journeyman.envs.tasks.orders import OrdersEnv
 

@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from journeyman.agents.cli import compare, envs, models, play, sandbox, search, show, tools
+from journeyman.agents.cli import compare, envs, models, play, sandbox, show, tools, worth
 from journeyman.agents.cli.base import (
     FAILED,
     INTERRUPTED,
@@ -121,7 +121,7 @@ def _parser() -> Parser:
     for name, help_text in _HYDRA_APPS.items():  # for --help only: main() takes them first
         commands.add_parser(name, help=help_text, add_help=False)
     play.add(commands)
-    search.add(commands)
+    worth.add(commands)
     show.add(commands)
     compare.add(commands)
     envs.add(group(commands, "envs", "list, show and check environments"))
@@ -133,8 +133,8 @@ def _parser() -> Parser:
 
 def _run_hydra(app: str, overrides: list[str]) -> int:
     if app == "train":
-        from journeyman.agents.train import main as run
+        from journeyman.agents.runs.train import main as run
     else:
-        from journeyman.agents.evaluate import main as run
+        from journeyman.agents.runs.evaluate import main as run
     run(overrides)
     return OK

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from journeyman.agents.cli.base import OK, CommandError, Commands, command
 
 if TYPE_CHECKING:
-    from journeyman.agents.evaluation.compare import Difference, Entry
+    from journeyman.agents.evaluation.comparison import Difference, Entry
 
 
 def add(commands: Commands) -> None:
@@ -25,25 +25,25 @@ def add(commands: Commands) -> None:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from journeyman.agents.evaluation import compare
+    from journeyman.agents.evaluation import comparison
     from journeyman.agents.evaluation.report import aligned
 
-    arguments = [compare.read_entries(run) for run in options.runs]
+    arguments = [comparison.read_entries(run) for run in options.runs]
     entries = [entry for found in arguments for entry in found]
     print(aligned([("run: row", "seeds", "tasks", "success", "95% interval"), *_rates(entries)]))
-    pairs = compare.pairs(arguments)
+    pairs = comparison.pairs(arguments)
     if not pairs and len(entries) > 1:
         raise CommandError(
             "no rows of one name to compare: name them, such as RUN:'student after' RUN:student"
         )
-    lines = [_cells(f"{b.label} - {a.label}", compare.difference(a, b)) for a, b in pairs]
+    lines = [_cells(f"{b.label} - {a.label}", comparison.difference(a, b)) for a, b in pairs]
     if lines:
         print(f"\n{aligned([_headers('difference'), *lines])}")
     for a, b in pairs if options.by else ():
         common = a.tasks & b.tasks
         lines = [
-            _cells(name, compare.difference(a, b, tasks))
-            for name, tasks in compare.groups([a, b], options.by).items()
+            _cells(name, comparison.difference(a, b, tasks))
+            for name, tasks in comparison.groups([a, b], options.by).items()
             if tasks & common
         ]
         print(f"\n{b.label} - {a.label}\n{aligned([_headers(options.by), *lines])}")

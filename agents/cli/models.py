@@ -18,26 +18,26 @@ def add(commands: Commands) -> None:
 
 
 def _models_list(options: argparse.Namespace) -> int:
-    from journeyman.agents import models
+    from journeyman.agents.networks import catalogue
 
     rows = (
-        (name, str(folder) if folder else f"not here; run: {models.how_to_get(name)}")
-        for name, folder in models.available().items()
+        (name, str(folder) if folder else f"not here; run: {catalogue.how_to_get(name)}")
+        for name, folder in catalogue.available().items()
     )
     print(columns(rows))
     return OK
 
 
 def _models_pull(options: argparse.Namespace) -> int:
-    from journeyman.agents import models
+    from journeyman.agents.networks import catalogue
 
     # Stages go to stderr: `$(journeyman models pull NAME)` is the folder.
-    print(models.pull(options.name, lambda line: print(line, file=sys.stderr, flush=True)))
+    print(catalogue.pull(options.name, lambda line: print(line, file=sys.stderr, flush=True)))
     return OK
 
 
 def _models_path(options: argparse.Namespace) -> int:
-    from journeyman.agents import models
+    from journeyman.agents.networks import catalogue
 
-    print(models.resolve(options.name))
+    print(catalogue.resolve(options.name))
     return OK

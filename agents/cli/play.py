@@ -17,7 +17,7 @@ def add(commands: Commands) -> None:
 
 
 def _play(options: argparse.Namespace) -> int:
-    from journeyman.agents.play import play
+    from journeyman.agents.cli.person import play
 
     played = play(options.id, sys.stdin, sys.stdout, options.split, options.task)
     return OK if played else FAILED

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from journeyman.agents.cli.base import OK, CommandError, Commands, command, task_id
 
 if TYPE_CHECKING:
-    from journeyman.agents.evaluation.episodes import EpisodeFile, Played
+    from journeyman.agents.evaluation.records import EpisodeFile, Played
 
 DEFAULT_LIMIT = 10
 
@@ -48,8 +48,8 @@ def _limit(text: str) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from journeyman.agents.evaluation.episodes import EpisodeFile, find_run
-    from journeyman.agents.evaluation.show import as_html, as_text
+    from journeyman.agents.evaluation.records import EpisodeFile, find_run
+    from journeyman.agents.evaluation.transcript import as_html, as_text
 
     run = find_run(options.run)
     file = EpisodeFile(run)
@@ -105,7 +105,7 @@ def _nothing(file: EpisodeFile, options: argparse.Namespace) -> str:
 
 
 def _summary(found: Sequence[Played]) -> str:
-    from journeyman.agents.evaluation.episodes import metrics_of, rows_of
+    from journeyman.agents.evaluation.records import metrics_of, rows_of
     from journeyman.agents.evaluation.report import breakdown, table
 
     rows = {row: metrics_of(played) for row, played in rows_of(found).items()}

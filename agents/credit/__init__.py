@@ -8,7 +8,7 @@ policy-gradient term with its advantage. `episodes.py` needs episodes and teache
 
 from journeyman.agents.credit.episodes import Outcome, StepDecay, Trace, Uniform
 from journeyman.agents.credit.interface import Credit, Experience, TokenCredit
-from journeyman.agents.credit.models import GAE, Attention, Critic
+from journeyman.agents.credit.learned import GAE, Attention, Critic
 
 __all__ = [
     "GAE",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from journeyman.agents.credit.interface import Credit, Experience, TokenCredit, spread
-from journeyman.agents.scoring import EpisodeScores
+from journeyman.agents.teachers.scoring import EpisodeScores
 from journeyman.envs import Episode, StopReason
 
 

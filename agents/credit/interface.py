@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from journeyman.agents.reading import step_states
-from journeyman.agents.scoring import EpisodeScores, score_episodes
+from journeyman.agents.networks.reading import step_states
 from journeyman.agents.search.evidence import Evidence
-from journeyman.agents.teacher import Teacher
+from journeyman.agents.teachers.local import Teacher
+from journeyman.agents.teachers.scoring import EpisodeScores, score_episodes
 from journeyman.envs import Episode
 
 

@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from journeyman.agents.chat import ChatFormat
-from journeyman.agents.demonstrations import Demonstration, demonstrate
 from journeyman.agents.embedded.tokenizer import train_tokenizer
 from journeyman.agents.embedded.wiring import make_model
+from journeyman.agents.rollouts.demonstrations import Demonstration, demonstrate
+from journeyman.agents.students.dialect import ChatFormat
 from journeyman.envs import answer_text, make
 
 ENV_IDS = ("journeyman/Bank-v0", "journeyman/Orders-v0", "journeyman/Calendar-v0")

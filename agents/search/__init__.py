@@ -5,7 +5,7 @@ next, `search.py` drives many searches side by side. Nothing here knows language
 """
 
 from journeyman.agents.search.backup import ActionValue, NodeValue, expected_backup, shrink
-from journeyman.agents.search.search import (
+from journeyman.agents.search.searches import (
     Budget,
     CreditSearch,
     ImprovementSearch,

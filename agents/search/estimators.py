@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from journeyman.agents.search.backup import expected_backup, shrink
-from journeyman.agents.search.search import Budget, CreditSearch
+from journeyman.agents.search.searches import Budget, CreditSearch
 from journeyman.agents.search.tree import Action, Kind, NodeKey, Path, Tree
 
 

@@ -14,16 +14,16 @@ from typing import Any
 
 from torch import Tensor
 
-from journeyman.agents.hf import alike
-from journeyman.agents.policy import Student
-from journeyman.agents.rollout import Fork, TaskRef
-from journeyman.agents.scoring import score_episodes
+from journeyman.agents.rollouts.rollout import Fork, TaskRef
 from journeyman.agents.search.backup import Advantage, NodeValue, expected_backup
 from journeyman.agents.search.estimators import Estimate, StepEstimator, TreeCredit
 from journeyman.agents.search.language import LanguageWorld
-from journeyman.agents.search.search import Budget, Purse, Request, request_seed, run_searches
+from journeyman.agents.search.searches import Budget, Purse, Request, request_seed, run_searches
 from journeyman.agents.search.tree import Action, Kind, NodeKey, Path, Tree
-from journeyman.agents.teacher import LocalTeacher
+from journeyman.agents.students.hf import alike
+from journeyman.agents.students.player import Student
+from journeyman.agents.teachers.local import LocalTeacher
+from journeyman.agents.teachers.scoring import score_episodes
 from journeyman.envs import Episode, StopReason
 
 

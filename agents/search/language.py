@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from journeyman.agents.policy import Policy
-from journeyman.agents.policy import Request as Conversation
-from journeyman.agents.rollout import Fork, TaskRef, rollout
-from journeyman.agents.search.search import Request
+from journeyman.agents.rollouts.rollout import Fork, TaskRef, rollout
+from journeyman.agents.search.searches import Request
 from journeyman.agents.search.tree import Action, Continuation, NodeKey, Step, Tree
+from journeyman.agents.students.player import Policy
+from journeyman.agents.students.player import Request as Conversation
 from journeyman.envs import Episode, StopReason, make_for_run
 from journeyman.envs.task import extract_answer, normalise
 from journeyman.tools import CallStatus, ToolCall, get_parser

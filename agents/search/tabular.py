@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from journeyman.agents.search.search import Request, request_seed
+from journeyman.agents.search.searches import Request, request_seed
 from journeyman.agents.search.tree import Continuation, Kind, NodeKey, Path, Step, Tree
 from journeyman.envs.exact import MDP
 

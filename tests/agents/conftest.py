@@ -15,10 +15,10 @@ import pytest
 # as any: it can be killed.
 FORK_SERVER = """
 import json, os, sys, traceback
-import journeyman.agents.evaluate
-import journeyman.agents.train
-import journeyman.agents.trainers.distill
-import journeyman.agents.trainers.sft
+import journeyman.agents.runs.evaluate
+import journeyman.agents.runs.train
+import journeyman.agents.learning.trainers.distill
+import journeyman.agents.learning.trainers.sft
 from journeyman.agents.cli import main
 
 for line in sys.stdin:
@@ -103,8 +103,8 @@ def other_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from transformers import AutoTokenizer
 
-    from journeyman.agents.hf import load_model
-    from journeyman.agents.models import resolve
+    from journeyman.agents.networks.catalogue import resolve
+    from journeyman.agents.students.hf import load_model
 
     folder = tmp_path_factory.mktemp("models") / "other"
     model = load_model("embedded-student", device="cpu")

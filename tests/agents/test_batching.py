@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from journeyman.agents.batching import LEAST_FILL, similar_lengths
+from journeyman.agents.networks.batching import LEAST_FILL, similar_lengths
 
 
 @pytest.mark.parametrize("seed", range(20))

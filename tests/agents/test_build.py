@@ -47,7 +47,7 @@ def test_a_killed_recipe_ends_with_the_same_weights(
 def test_main_writes_models_that_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "RECIPES", {"student": TINY})
     build.main(["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")])
-    from journeyman.agents.hf import load_policy
+    from journeyman.agents.students.hf import load_policy
 
     policy = load_policy(str(tmp_path / "out" / "student"), "names")
     assert policy.model.num_parameters() > 0

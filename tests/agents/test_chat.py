@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from journeyman.agents.chat import HOW_TO_CALL, ChatFormat, ToolRender
 from journeyman.agents.errors import ChatFormatError, UserError
-from journeyman.agents.rollout import TaskRef, rollout
-from journeyman.agents.scripted import ScriptedPolicy, oracle
+from journeyman.agents.rollouts.rollout import TaskRef, rollout
+from journeyman.agents.students.dialect import HOW_TO_CALL, ChatFormat, ToolRender
+from journeyman.agents.students.scripted import ScriptedPolicy, oracle
 from journeyman.envs import Message, StopReason, ToolEnv, make
 from journeyman.tools import ToolCall, render_hermes
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from gymnasium.envs import registration
 
-from journeyman.agents import hf
-from journeyman.agents import teacher as teachers
 from journeyman.agents.cli import main
 from journeyman.agents.errors import UserError
+from journeyman.agents.students import hf
+from journeyman.agents.teachers import local as teachers
 from journeyman.envs import Task, UserTurn, env_class, env_ids, register, registry
 from journeyman.envs.benchmark import BenchmarkEnv, BenchmarkTool
 from journeyman.envs.checker import CheckResult
@@ -445,7 +445,7 @@ def test_models_list_says_how_to_get_each(run: Run, cache: Path) -> None:
 def test_models_pull_prints_the_folder_alone(
     run: Run, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from journeyman.agents import models
+    from journeyman.agents.networks import catalogue as models
 
     def pull(name: str, progress: Callable[[str], object]) -> Path:
         progress("downloading")

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 from journeyman.agents.cli import main
 from journeyman.agents.errors import UserError
-from journeyman.agents.evaluation.compare import (
+from journeyman.agents.evaluation.comparison import (
     Entry,
     difference,
     pairs,
     read_entries,
     sign_test,
 )
-from journeyman.agents.evaluation.episodes import EpisodeFile, Played
 from journeyman.agents.evaluation.metrics import wilson
+from journeyman.agents.evaluation.records import EpisodeFile, Played
 from journeyman.envs import Episode, StopReason
 
 BANK, ORDERS = "journeyman/Bank-v0", "journeyman/Orders-v0"

@@ -12,9 +12,9 @@ from hydra import compose, initialize_config_module
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from journeyman.agents.app import offer_environments
-from journeyman.agents.models import available
-from journeyman.agents.rollout import TaskRef
+from journeyman.agents.networks.catalogue import available
+from journeyman.agents.rollouts.rollout import TaskRef
+from journeyman.agents.runs.app import offer_environments
 from journeyman.envs import env_ids
 from journeyman.sandbox import Sandbox, Session
 
@@ -56,7 +56,7 @@ def nodes(config: Any) -> Iterator[DictConfig]:
             yield config
 
 
-EXTRA = "journeyman.agents.vllm."
+EXTRA = "journeyman.agents.students.vllm."
 """What needs an optional package: built by that package's tests."""
 
 
@@ -89,7 +89,7 @@ def test_the_roots_are_the_ones_we_know() -> None:
 def test_a_root_composes_and_instantiates(root: str, tmp_path: Path) -> None:
     config = compose(root)
     found = [node._target_ for node in nodes(config)]
-    assert "journeyman.agents.hf.load_policy" in found
+    assert "journeyman.agents.students.hf.load_policy" in found
     for node in nodes(config):
         check(node, tmp_path)
     OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
@@ -150,7 +150,7 @@ def test_the_config_can_be_printed(journeyman: Any) -> None:
 
 
 NOTE_TASKS = """
-from journeyman.agents.trainers import distill
+from journeyman.agents.learning.trainers import distill
 
 rollout = distill.rollout
 
@@ -207,9 +207,9 @@ def test_the_sandbox_reaches_the_environments_that_run_code(
 
 
 def test_a_search_and_demonstrations_get_the_sandbox_too() -> None:
-    from journeyman.agents.hf import load_policy
+    from journeyman.agents.learning.trainers.sft import demonstration_rows
     from journeyman.agents.search.language import LanguageWorld
-    from journeyman.agents.trainers.sft import demonstration_rows
+    from journeyman.agents.students.hf import load_policy
 
     class Refused(Sandbox):
         def session(self) -> Session:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from journeyman.agents.credit import GAE, Attention, Credit, Critic, Experience, Outcome, Uniform
-from journeyman.agents.credit.models import gae
+from journeyman.agents.credit.learned import gae
 from journeyman.agents.credit.trees import Additive
-from journeyman.agents.reading import step_attention
+from journeyman.agents.networks.reading import step_attention
 from journeyman.envs import Episode, StopReason
 
 from .tiny import broken, episode, llama

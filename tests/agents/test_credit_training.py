@@ -13,10 +13,10 @@ from omegaconf import OmegaConf
 from peft import LoraConfig
 
 from journeyman.agents.credit import GAE, Attention, Critic
-from journeyman.agents.rollout import rollout
+from journeyman.agents.learning.trainers import distill
+from journeyman.agents.learning.trainers.parts import Parts
+from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.search import language
-from journeyman.agents.trainers import distill
-from journeyman.agents.trainers.parts import Parts
 from journeyman.envs import Episode
 
 from .test_trainers import babbler, changed, distillation, make_parts, steps, weights

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from journeyman.agents.demonstrations import Demonstration, demonstrate
+from journeyman.agents.rollouts.demonstrations import Demonstration, demonstrate
 from journeyman.envs import Split, Task, ToolEnv, UserTurn, answer_text, make
 from journeyman.tools import ToolCall, parse_hermes, render_hermes, tool
 from journeyman.tools.parsing import PARSERS

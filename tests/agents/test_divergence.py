@@ -5,10 +5,10 @@ import torch
 from torch import Tensor, nn
 from transformers import CohereConfig, Gemma2Config, GraniteConfig, LlamaConfig
 
-from journeyman.agents.heads import Head, backbone
-from journeyman.agents.losses import generalised_jsd
-from journeyman.agents.trainers import divergence
-from journeyman.agents.trainers.divergence import Comparison, compare
+from journeyman.agents.learning.losses.divergence import Comparison, compare
+from journeyman.agents.learning.losses.functions import generalised_jsd
+from journeyman.agents.learning.trainers import divergence
+from journeyman.agents.networks.heads import Head, backbone
 
 TOKENS, VOCABULARY = 37, 211
 HEADS = {

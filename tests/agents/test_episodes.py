@@ -12,10 +12,9 @@ import pytest
 import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from journeyman.agents.app import _fingerprint as fingerprint
 from journeyman.agents.cli import main
 from journeyman.agents.errors import UserError
-from journeyman.agents.evaluation.episodes import (
+from journeyman.agents.evaluation.records import (
     EPISODES,
     TRAINING,
     EpisodeFile,
@@ -23,12 +22,13 @@ from journeyman.agents.evaluation.episodes import (
     metrics_of,
     rows_of,
 )
-from journeyman.agents.hf import HFPolicy
-from journeyman.agents.models import resolve
-from journeyman.agents.rollout import TaskRef, rollout
-from journeyman.agents.scripted import ScriptedPolicy, no_op, oracle
-from journeyman.agents.search.policy import SearchPolicy
-from journeyman.agents.trainers.recording import TrainingLog
+from journeyman.agents.learning.trainers.recording import TrainingLog
+from journeyman.agents.networks.catalogue import resolve
+from journeyman.agents.rollouts.rollout import TaskRef, rollout
+from journeyman.agents.runs.app import _fingerprint as fingerprint
+from journeyman.agents.search.playing import SearchPolicy
+from journeyman.agents.students.hf import HFPolicy
+from journeyman.agents.students.scripted import ScriptedPolicy, no_op, oracle
 from journeyman.envs import Episode, StopReason
 
 from .tiny import BUILTIN, chat, llama, tokenizer
@@ -235,7 +235,7 @@ EVAL = (
 )
 KILL = """
 import os, signal
-from journeyman.agents.evaluation import episodes
+from journeyman.agents.evaluation import records as episodes
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 append, calls = episodes.EpisodeFile.append, 0
@@ -253,7 +253,7 @@ def counted(self, played):
 episodes.EpisodeFile.append = counted
 """
 COUNT = """
-from journeyman.agents import app
+from journeyman.agents.runs import app
 
 play = app.rollout
 

@@ -13,10 +13,10 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 from transformers import MistralConfig, MistralForCausalLM
 
-from journeyman.agents.app import RunFolder, deal, explaining_full_disk
 from journeyman.agents.errors import DiskFullError, RunDirError
-from journeyman.agents.hf import load_policy
-from journeyman.agents.trainers.callbacks import COMPLETE, complete, read_metrics
+from journeyman.agents.learning.trainers.callbacks import COMPLETE, complete, read_metrics
+from journeyman.agents.runs.app import RunFolder, deal, explaining_full_disk
+from journeyman.agents.students.hf import load_policy
 from journeyman.envs import env_class
 from journeyman.envs.errors import UnknownTaskError
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from journeyman.agents.hf import load_policy
-from journeyman.agents.rollout import Fork, TaskRef, rollout
-from journeyman.agents.scripted import ScriptedPolicy, no_op, oracle
+from journeyman.agents.rollouts.rollout import Fork, TaskRef, rollout
+from journeyman.agents.students.hf import load_policy
+from journeyman.agents.students.scripted import ScriptedPolicy, no_op, oracle
 from journeyman.envs import BranchPoint, Episode, StopReason, env_class, make
 from journeyman.tools import ToolCall, render_hermes
 

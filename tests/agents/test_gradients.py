@@ -18,14 +18,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from trl import DistillationConfig
 
-from journeyman.agents.chat import ChatFormat
 from journeyman.agents.credit import TokenCredit, Uniform
-from journeyman.agents.hf import HFPolicy
-from journeyman.agents.rollout import TaskRef
-from journeyman.agents.samples import to_batch
-from journeyman.agents.teacher import LocalTeacher
-from journeyman.agents.trainers import distill
-from journeyman.agents.trainers.distill import OnPolicyDistillation
+from journeyman.agents.learning.samples import to_batch
+from journeyman.agents.learning.trainers import distill
+from journeyman.agents.learning.trainers.distill import OnPolicyDistillation
+from journeyman.agents.rollouts.rollout import TaskRef
+from journeyman.agents.students.dialect import ChatFormat
+from journeyman.agents.students.hf import HFPolicy
+from journeyman.agents.teachers.local import LocalTeacher
 from journeyman.envs import Episode, StopReason
 
 from .tiny import broken, chat, episode, gpt2, tokenizer

@@ -19,11 +19,11 @@ from transformers import (
     PreTrainedModel,
 )
 
-from journeyman.agents.chat import ChatFormat
 from journeyman.agents.errors import UnsupportedModelError, UserError
-from journeyman.agents.hf import HFPolicy, load_policy, load_teacher, sample
-from journeyman.agents.policy import Request, Turn
-from journeyman.agents.teacher import token_logprobs
+from journeyman.agents.students.dialect import ChatFormat
+from journeyman.agents.students.hf import HFPolicy, load_policy, load_teacher, sample
+from journeyman.agents.students.player import Request, Turn
+from journeyman.agents.teachers.local import token_logprobs
 from journeyman.envs import make
 
 from .tiny import chat, gpt2, llama, tokenizer

@@ -3,7 +3,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 
-from journeyman.agents.losses import generalised_jsd, policy_gradient, weighted_mean
+from journeyman.agents.learning.losses.functions import (
+    generalised_jsd,
+    policy_gradient,
+    weighted_mean,
+)
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

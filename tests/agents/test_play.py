@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from journeyman.agents.play import CallSyntaxError, play, read_action
+from journeyman.agents.cli.person import CallSyntaxError, play, read_action
 from journeyman.envs import ToolEnv, make
 from journeyman.envs.errors import UnknownEnvError, UnknownTaskError
 from journeyman.tools import ToolCall, ToolSpec

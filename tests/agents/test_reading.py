@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import MambaConfig, MambaForCausalLM, PreTrainedModel
 
 from journeyman.agents.errors import UnsupportedModelError
-from journeyman.agents.reading import Layers, step_attention, step_states
-from journeyman.agents.teacher import token_logprobs
+from journeyman.agents.networks.reading import Layers, step_attention, step_states
+from journeyman.agents.teachers.local import token_logprobs
 from journeyman.envs import Episode
 
 from .tiny import broken, episode, gpt2, llama

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from journeyman.agents.evaluation.episodes import EpisodeFile
 from journeyman.agents.evaluation.metrics import summarise
+from journeyman.agents.evaluation.records import EpisodeFile
 from journeyman.agents.evaluation.report import plot, write_summary
-from journeyman.agents.trainers import callbacks
-from journeyman.agents.trainers.callbacks import (
+from journeyman.agents.learning.trainers import callbacks
+from journeyman.agents.learning.trainers.callbacks import (
     COMPLETE,
     MarkComplete,
     MetricsFile,

@@ -7,9 +7,9 @@ from typing import Any
 import gymnasium
 import pytest
 
-from journeyman.agents.hf import HFPolicy
-from journeyman.agents.rollout import TaskRef, rollout
-from journeyman.agents.scripted import Script, ScriptedPolicy, no_op, oracle
+from journeyman.agents.rollouts.rollout import TaskRef, rollout
+from journeyman.agents.students.hf import HFPolicy
+from journeyman.agents.students.scripted import Script, ScriptedPolicy, no_op, oracle
 from journeyman.envs import Episode, StopReason, Task, ToolEnv, make, register, registry
 from journeyman.envs.errors import UnknownTaskError
 from journeyman.tools import CallStatus, ToolCall, render_hermes, tool

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from journeyman.agents.credit import TokenCredit
-from journeyman.agents.samples import to_batch
+from journeyman.agents.learning.samples import to_batch
 from journeyman.envs import Episode, Step, StopReason
 
 from .tiny import broken, episode

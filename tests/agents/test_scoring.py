@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from journeyman.agents import teacher
 from journeyman.agents.embedded.tokenizer import train_tokenizer
 from journeyman.agents.errors import UserError, VocabularyMismatchError
-from journeyman.agents.heads import Head
-from journeyman.agents.scoring import attach, score_episodes
-from journeyman.agents.teacher import LocalTeacher, check_vocabulary
+from journeyman.agents.networks.heads import Head
+from journeyman.agents.teachers import local as teacher
+from journeyman.agents.teachers.local import LocalTeacher, check_vocabulary
+from journeyman.agents.teachers.scoring import attach, score_episodes
 from journeyman.envs import Episode, Step, StopReason
 
 from .tiny import broken, episode, llama, tokenizer

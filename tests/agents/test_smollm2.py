@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from journeyman.agents.hf import load_policy
+from journeyman.agents.students.hf import load_policy
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -12,17 +12,17 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 from trl import DistillationConfig, SFTConfig
 
-from journeyman.agents.chat import ChatFormat
 from journeyman.agents.credit import Credit, Outcome, Trace, Uniform
 from journeyman.agents.credit.trees import Additive
-from journeyman.agents.demonstrations import demonstrate
 from journeyman.agents.errors import UserError
-from journeyman.agents.hf import HFPolicy
-from journeyman.agents.rollout import TaskRef, rollout
+from journeyman.agents.learning.trainers import distill, sft
+from journeyman.agents.learning.trainers.parts import Parts, tasks_needed
+from journeyman.agents.rollouts.demonstrations import demonstrate
+from journeyman.agents.rollouts.rollout import TaskRef, rollout
 from journeyman.agents.search.evidence import TreeEpisode, TreeRollouts
-from journeyman.agents.teacher import LocalTeacher
-from journeyman.agents.trainers import distill, sft
-from journeyman.agents.trainers.parts import Parts, tasks_needed
+from journeyman.agents.students.dialect import ChatFormat
+from journeyman.agents.students.hf import HFPolicy
+from journeyman.agents.teachers.local import LocalTeacher
 from journeyman.envs import env_class, make
 
 from .tiny import chat, gpt2, llama, tokenizer

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from journeyman.agents.trainers.callbacks import read_metrics
+from journeyman.agents.learning.trainers.callbacks import read_metrics
 
 TINY = ("train", "debug=tiny", "threads=1", "evaluation.tasks=0", "steps=4")
 
@@ -36,7 +36,7 @@ def test_validation_changes_nothing(trainer: str, tmp_path: Path, journeyman: An
 
 
 DROPOUT = """
-from journeyman.agents import hf
+from journeyman.agents.students import hf
 
 load = hf.load_model
 

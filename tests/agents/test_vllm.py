@@ -19,21 +19,21 @@ from transformers import (
     OpenAIGPTLMHeadModel,
 )
 
-from journeyman.agents.chat import ChatFormat
 from journeyman.agents.credit import Uniform
 from journeyman.agents.errors import (
     MissingExtraError,
     UnsupportedModelError,
     VocabularyMismatchError,
 )
-from journeyman.agents.hf import HFPolicy, load_policy, load_teacher
-from journeyman.agents.policy import Request
-from journeyman.agents.rollout import TaskRef, rollout
-from journeyman.agents.teacher import LocalTeacher, token_logprobs
-from journeyman.agents.trainers.parts import Parts
-from journeyman.agents.vllm import VLLMPolicy
-from journeyman.agents.vllm import load_policy as load_vllm
-from journeyman.agents.vllm_engine import Engine
+from journeyman.agents.learning.trainers.parts import Parts
+from journeyman.agents.rollouts.rollout import TaskRef, rollout
+from journeyman.agents.students.dialect import ChatFormat
+from journeyman.agents.students.hf import HFPolicy, load_policy, load_teacher
+from journeyman.agents.students.player import Request
+from journeyman.agents.students.vllm import VLLMPolicy
+from journeyman.agents.students.vllm import load_policy as load_vllm
+from journeyman.agents.students.vllm_engine import Engine
+from journeyman.agents.teachers.local import LocalTeacher, token_logprobs
 from journeyman.envs import Episode, make
 
 from .tiny import BUILTIN, chat, llama, tokenizer
@@ -219,7 +219,7 @@ def test_the_engine_plays_what_was_trained(
     """After each optimiser step the next rollout's log-probabilities are the trained model's."""
     from trl import DistillationConfig  # imports vLLM if it is there, which warns
 
-    from journeyman.agents.trainers import distill
+    from journeyman.agents.learning.trainers import distill
 
     own = copy.deepcopy(tokenizer())  # a trainer may set its padding
     policy = VLLMPolicy(native.engine, ChatFormat(own, "names"), max_turn_tokens=8)

@@ -14,9 +14,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from journeyman.agents.chat import ChatFormat
 from journeyman.agents.embedded.build import corpus
 from journeyman.agents.embedded.tokenizer import train_tokenizer
+from journeyman.agents.students.dialect import ChatFormat
 from journeyman.envs import Episode, Step, StopReason
 
 BUILTIN = ("journeyman/Bank-v0", "journeyman/Calendar-v0", "journeyman/Orders-v0")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from journeyman.agents.scripted import no_op, oracle
+from journeyman.agents.students.scripted import no_op, oracle
 from journeyman.envs import Level, Split, Task, UserTurn
 from journeyman.envs.errors import UnknownTaskError
 from journeyman.envs.types import LEVELS

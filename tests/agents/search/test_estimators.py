@@ -27,7 +27,7 @@ from journeyman.agents.search.estimators import (
     TreeCredit,
     VinePPO,
 )
-from journeyman.agents.search.search import request_seed
+from journeyman.agents.search.searches import request_seed
 from journeyman.agents.search.tabular import TabularWorld
 from journeyman.envs.exact import FAMILIES, make_mdp
 

@@ -13,19 +13,19 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from journeyman import conf
-from journeyman.agents import hf
 from journeyman.agents.errors import NoSnapshotError
-from journeyman.agents.hf import HFPolicy, load_policy, load_teacher
-from journeyman.agents.policy import Request as Conversation
-from journeyman.agents.policy import Turn
-from journeyman.agents.rollout import Fork, TaskRef
-from journeyman.agents.scripted import ScriptedPolicy, no_op, oracle
+from journeyman.agents.rollouts.rollout import Fork, TaskRef
 from journeyman.agents.search import Budget, CreditSearch, Kind, Request, expected_backup
 from journeyman.agents.search.estimators import RTMC, GiGPO, StepEstimator, TreeCredit
 from journeyman.agents.search.evidence import Grown, TreeEpisode, TreeRollouts
 from journeyman.agents.search.language import LanguageWorld, canonical_action
-from journeyman.agents.search.search import PATIENCE, run_searches
-from journeyman.agents.teacher import LocalTeacher
+from journeyman.agents.search.searches import PATIENCE, run_searches
+from journeyman.agents.students import hf
+from journeyman.agents.students.hf import HFPolicy, load_policy, load_teacher
+from journeyman.agents.students.player import Request as Conversation
+from journeyman.agents.students.player import Turn
+from journeyman.agents.students.scripted import ScriptedPolicy, no_op, oracle
+from journeyman.agents.teachers.local import LocalTeacher
 from journeyman.envs import Episode, ToolEnv, env_class, make
 from journeyman.tools import ToolCall, get_parser, render_hermes
 from journeyman.tools.python import ReplayError

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from journeyman.agents.rollout import TaskRef, rollout
-from journeyman.agents.scripted import ScriptedPolicy, no_op, oracle
-from journeyman.agents.search.policy import SearchPolicy
+from journeyman.agents.rollouts.rollout import TaskRef, rollout
+from journeyman.agents.search.playing import SearchPolicy
+from journeyman.agents.students.scripted import ScriptedPolicy, no_op, oracle
 from journeyman.envs import StopReason, ToolEnv, answer_text, env_class
 from journeyman.tools import render_hermes
 

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
-from journeyman.agents.cache import growing_cache
-from journeyman.agents.chat import ChatFormat, ToolRender
 from journeyman.agents.errors import DivergedError, UnsupportedModelError
-from journeyman.agents.models import resolve
-from journeyman.agents.policy import Request, Stream, Student, Turn, TurnLimits
-from journeyman.agents.search.search import Rule
-from journeyman.agents.teacher import LocalTeacher
+from journeyman.agents.networks.catalogue import resolve
+from journeyman.agents.search.searches import Rule
+from journeyman.agents.students.cache import growing_cache
+from journeyman.agents.students.dialect import ChatFormat, ToolRender
+from journeyman.agents.students.player import Request, Stream, Student, Turn, TurnLimits
+from journeyman.agents.teachers.local import LocalTeacher
 
 
 class HFPolicy(TurnLimits):
@@ -280,7 +280,7 @@ def sample(logits: Tensor, temperature: float, uniforms: Tensor) -> tuple[Tensor
 
 
 def load_model(name: str, dtype: str = "float32", device: str | None = None) -> PreTrainedModel:
-    """A causal language model by name (see `journeyman.agents.models`).
+    """A causal language model by name (see `journeyman.agents.networks.catalogue`).
 
     Raises:
         ModelNotFoundError: No such model here; the message says how to get it.

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from journeyman.agents.app import (
+from journeyman.agents.errors import UserError
+from journeyman.agents.evaluation.report import breakdown, plot, table, write_summary
+from journeyman.agents.runs.app import (
     RunFolder,
     attempts,
     check,
@@ -17,11 +19,9 @@ from journeyman.agents.app import (
     machine,
     run_app,
 )
-from journeyman.agents.errors import UserError
-from journeyman.agents.evaluation.report import breakdown, plot, table, write_summary
-from journeyman.agents.policy import Policy, Student
-from journeyman.agents.search.policy import SearchPolicy
-from journeyman.agents.train import bounds
+from journeyman.agents.runs.train import bounds
+from journeyman.agents.search.playing import SearchPolicy
+from journeyman.agents.students.player import Policy, Student
 
 PLACES = frozenset(
     {"name", "seed", "run_dir", "threads", "evaluation", "env", "student", "sandbox"}

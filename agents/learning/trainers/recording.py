@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from journeyman.agents.evaluation.episodes import TRAINING, EpisodeFile, Played, kind_of
+from journeyman.agents.evaluation.records import TRAINING, EpisodeFile, Played, kind_of
 from journeyman.envs import Episode
 
 

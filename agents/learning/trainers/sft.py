@@ -11,11 +11,11 @@ from typing import Any
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
-from journeyman.agents.chat import ChatFormat
-from journeyman.agents.demonstrations import demonstrate
-from journeyman.agents.policy import Student
-from journeyman.agents.rollout import TaskRef
-from journeyman.agents.trainers.parts import Parts, PlainTrainer, tasks_needed
+from journeyman.agents.learning.trainers.parts import Parts, PlainTrainer, tasks_needed
+from journeyman.agents.rollouts.demonstrations import demonstrate
+from journeyman.agents.rollouts.rollout import TaskRef
+from journeyman.agents.students.dialect import ChatFormat
+from journeyman.agents.students.player import Student
 from journeyman.envs import make_for_run
 
 IGNORED = -100

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from journeyman.agents.batching import right_padded, similar_lengths
 from journeyman.agents.errors import VocabularyMismatchError
-from journeyman.agents.heads import DENSE_LIMIT, Head, backbone
+from journeyman.agents.networks.batching import right_padded, similar_lengths
+from journeyman.agents.networks.heads import DENSE_LIMIT, Head, backbone
 
 
 class Teacher(Protocol):

@@ -12,11 +12,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from journeyman.agents.policy import Policy, Request, Stream, Turn
-from journeyman.agents.rollout import Fork
+from journeyman.agents.rollouts.rollout import Fork
 from journeyman.agents.search.language import LanguageWorld, next_turns
-from journeyman.agents.search.search import ImprovementSearch, Rule, request_seed, run_searches
+from journeyman.agents.search.searches import ImprovementSearch, Rule, request_seed, run_searches
 from journeyman.agents.search.tree import Tree
+from journeyman.agents.students.player import Policy, Request, Stream, Turn
 from journeyman.envs import BranchPoint, Episode, StopReason
 
 

@@ -33,19 +33,19 @@ from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
 from journeyman.agents.errors import DiskFullError, RunDirError, UserError
-from journeyman.agents.evaluation.episodes import (
+from journeyman.agents.evaluation.metrics import Metrics
+from journeyman.agents.evaluation.records import (
     EpisodeFile,
     Played,
     kind_of,
     metrics_of,
 )
-from journeyman.agents.evaluation.metrics import Metrics
 from journeyman.agents.evaluation.report import write_atomically
-from journeyman.agents.hf import HFPolicy
-from journeyman.agents.policy import Policy
-from journeyman.agents.rollout import TaskRef, rollout
-from journeyman.agents.search.policy import SearchPolicy
-from journeyman.agents.trainers.callbacks import complete
+from journeyman.agents.learning.trainers.callbacks import complete
+from journeyman.agents.rollouts.rollout import TaskRef, rollout
+from journeyman.agents.search.playing import SearchPolicy
+from journeyman.agents.students.hf import HFPolicy
+from journeyman.agents.students.player import Policy
 from journeyman.envs import constructor_arguments, env_class, env_ids, make_for_run
 from journeyman.envs.errors import UnknownTaskError
 from journeyman.envs.types import SPLITS

@@ -9,10 +9,10 @@ from typing import Any
 from transformers import Trainer, TrainingArguments
 
 from journeyman.agents.credit import Credit
-from journeyman.agents.policy import Student
-from journeyman.agents.rollout import TaskRef
+from journeyman.agents.rollouts.rollout import TaskRef
 from journeyman.agents.search.evidence import TreeRollouts
-from journeyman.agents.teacher import LocalTeacher
+from journeyman.agents.students.player import Student
+from journeyman.agents.teachers.local import LocalTeacher
 from journeyman.envs import Episode
 
 

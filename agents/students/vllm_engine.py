@@ -1,4 +1,4 @@
-"""vLLM's engine in this process, which `journeyman.agents.vllm` writes turns with.
+"""vLLM's engine in this process, which `journeyman.agents.students.vllm` writes turns with.
 
 It steps only when it is told to, so a run is as deterministic as its arithmetic; and the weights in
 it can be replaced while it runs.
@@ -17,8 +17,8 @@ import torch
 from transformers import MODEL_MAPPING, AutoConfig, PreTrainedModel
 
 from journeyman.agents.errors import MissingExtraError, UnsupportedModelError
-from journeyman.agents.hf import load_model
-from journeyman.agents.models import resolve
+from journeyman.agents.networks.catalogue import resolve
+from journeyman.agents.students.hf import load_model
 
 
 class Engine:
@@ -28,7 +28,7 @@ class Engine:
         """Load a model.
 
         Args:
-            model: Its name (see `journeyman.agents.models`).
+            model: Its name (see `journeyman.agents.networks.catalogue`).
             arguments: Those of `vllm.LLM`, passed on as they are.
 
         Raises:
@@ -122,7 +122,7 @@ class Engine:
         if any("lora_" in name for name, _ in source.named_parameters()):
             raise UnsupportedModelError(
                 "the weights of an adapter cannot be copied into vLLM's engine: train all weights, "
-                "or train with a student of journeyman.agents.hf"
+                "or train with a student of journeyman.agents.students.hf"
             )
 
         def load(target: torch.nn.Module) -> set[str]:
@@ -134,7 +134,7 @@ class Engine:
                 raise RuntimeError(
                     f"the engine has weights that the transformers model has not, and would play "
                     f"with old ones: {', '.join(sorted(stale))}; train this model with a student "
-                    f"of journeyman.agents.hf"
+                    f"of journeyman.agents.students.hf"
                 )
         self._llm.reset_prefix_cache(reset_running_requests=True)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from journeyman.agents.evaluation.episodes import Played
-from journeyman.agents.play import solution
+from journeyman.agents.cli.person import solution
+from journeyman.agents.evaluation.records import Played
 from journeyman.envs import Message, env_class
 from journeyman.tools import CallStatus, ToolResult
 

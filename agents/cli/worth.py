@@ -35,11 +35,11 @@ def add(commands: Commands) -> None:
 
 
 def _search(options: argparse.Namespace) -> int:
-    from journeyman.agents.hf import load_policy, load_teacher
-    from journeyman.agents.rollout import TaskRef
+    from journeyman.agents.rollouts.rollout import TaskRef
     from journeyman.agents.search.draw import as_svg, as_text
     from journeyman.agents.search.evidence import TreeRollouts
-    from journeyman.agents.teacher import check_vocabulary
+    from journeyman.agents.students.hf import load_policy, load_teacher
+    from journeyman.agents.teachers.local import check_vocabulary
     from journeyman.envs import env_class
 
     task = env_class(options.id).load_task(options.task)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from journeyman.agents.credit.episodes import outcome_advantages
 from journeyman.agents.credit.interface import Credit, Experience, TokenCredit, spread
-from journeyman.agents.reading import Layers, step_attention
+from journeyman.agents.networks.reading import Layers, step_attention
 from journeyman.envs import Episode, StopReason
 
 

@@ -10,8 +10,8 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from journeyman.agents.evaluation.metrics import Metrics, summarise
-from journeyman.agents.policy import Student
-from journeyman.agents.rollout import TaskRef, rollout
+from journeyman.agents.rollouts.rollout import TaskRef, rollout
+from journeyman.agents.students.player import Student
 
 
 class Validation(TrainerCallback):

@@ -25,19 +25,19 @@ from transformers import PreTrainedModel
 from trl import DistillationConfig, DistillationTrainer
 from trl.trainer.utils import RepeatSampler, shuffle_sequence_dict, split_tensor_dict
 
-from journeyman.agents.batching import similar_lengths
 from journeyman.agents.credit import Credit, Experience, TokenCredit
 from journeyman.agents.errors import UserError
-from journeyman.agents.heads import Head, backbone
-from journeyman.agents.hf import alike
-from journeyman.agents.losses import policy_gradient, weighted_mean
-from journeyman.agents.policy import Student
-from journeyman.agents.rollout import TaskRef, rollout
-from journeyman.agents.samples import to_batch
+from journeyman.agents.learning.losses.divergence import compare
+from journeyman.agents.learning.losses.functions import policy_gradient, weighted_mean
+from journeyman.agents.learning.samples import to_batch
+from journeyman.agents.learning.trainers.parts import Parts, PlainTrainer, tasks_needed
+from journeyman.agents.networks.batching import similar_lengths
+from journeyman.agents.networks.heads import Head, backbone
+from journeyman.agents.rollouts.rollout import TaskRef, rollout
 from journeyman.agents.search.evidence import Spent, TreeEpisode, TreeRollouts
-from journeyman.agents.teacher import LocalTeacher
-from journeyman.agents.trainers.divergence import compare
-from journeyman.agents.trainers.parts import Parts, PlainTrainer, tasks_needed
+from journeyman.agents.students.hf import alike
+from journeyman.agents.students.player import Student
+from journeyman.agents.teachers.local import LocalTeacher
 from journeyman.envs import Episode, StopReason
 from journeyman.tools import CallStatus
 

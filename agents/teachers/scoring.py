@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from journeyman.agents.teacher import Teacher
+from journeyman.agents.teachers.local import Teacher
 from journeyman.envs import Episode
 
 

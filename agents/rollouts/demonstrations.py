@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 
-from journeyman.agents.chat import ChatFormat
+from journeyman.agents.students.dialect import ChatFormat
 from journeyman.envs import ToolEnv, answer_text
 from journeyman.tools import ToolCall
 

@@ -1,4 +1,4 @@
-"""The student in vLLM's engine: the same conversations as `journeyman.agents.hf`, batched by vLLM.
+"""The student in vLLM: the same conversations as `journeyman.agents.students.hf`, batched there.
 
 Each turn is one request whose prompt is the row's whole token stream; the prefix cache makes that
 cheap. Tokens go in and come out: vLLM is not even given the tokenizer.
@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedModel
 
-from journeyman.agents.chat import ChatFormat, ToolRender
 from journeyman.agents.errors import DivergedError, VocabularyMismatchError
-from journeyman.agents.models import resolve
-from journeyman.agents.policy import Request, Stream, Turn, TurnLimits
-from journeyman.agents.search.search import Rule
-from journeyman.agents.vllm_engine import Engine
+from journeyman.agents.networks.catalogue import resolve
+from journeyman.agents.search.searches import Rule
+from journeyman.agents.students.dialect import ChatFormat, ToolRender
+from journeyman.agents.students.player import Request, Stream, Turn, TurnLimits
+from journeyman.agents.students.vllm_engine import Engine
 
 
 class VLLMPolicy(TurnLimits):

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from journeyman.agents.chat import ChatFormat
 from journeyman.agents.errors import UnsupportedModelError
+from journeyman.agents.students.dialect import ChatFormat
 from journeyman.envs import ToolEnv
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from journeyman.agents.search.search import Rule
+    from journeyman.agents.search.searches import Rule
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from journeyman.agents.errors import NoSnapshotError
-from journeyman.agents.policy import Policy, Request, Stream, Turn
+from journeyman.agents.students.player import Policy, Request, Stream, Turn
 from journeyman.envs import BranchPoint, Episode, Message, Step, StopReason, ToolEnv, make_for_run
 from journeyman.tools.parsing import locate, token_ends
 from journeyman.tools.types import ToolResult

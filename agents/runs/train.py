@@ -10,7 +10,29 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from transformers import PrinterCallback, Trainer
 
-from journeyman.agents.app import (
+from journeyman.agents.errors import UnsupportedModelError, UserError
+from journeyman.agents.evaluation.metrics import Metrics
+from journeyman.agents.evaluation.records import EpisodeFile
+from journeyman.agents.evaluation.report import (
+    breakdown,
+    plot,
+    table,
+    write_atomically,
+    write_summary,
+)
+from journeyman.agents.learning.trainers.callbacks import (
+    MarkComplete,
+    MetricsFile,
+    Progress,
+    last_complete,
+    read_metrics,
+    step_of,
+)
+from journeyman.agents.learning.trainers.parts import Parts
+from journeyman.agents.learning.trainers.recording import TrainingLog
+from journeyman.agents.learning.trainers.validation import Validation
+from journeyman.agents.rollouts.rollout import TaskRef
+from journeyman.agents.runs.app import (
     RunFolder,
     attempts,
     check,
@@ -22,32 +44,10 @@ from journeyman.agents.app import (
     machine,
     run_app,
 )
-from journeyman.agents.errors import UnsupportedModelError, UserError
-from journeyman.agents.evaluation.episodes import EpisodeFile
-from journeyman.agents.evaluation.metrics import Metrics
-from journeyman.agents.evaluation.report import (
-    breakdown,
-    plot,
-    table,
-    write_atomically,
-    write_summary,
-)
-from journeyman.agents.hf import alike
-from journeyman.agents.policy import Student
-from journeyman.agents.rollout import TaskRef
-from journeyman.agents.scripted import ScriptedPolicy, no_op, oracle
-from journeyman.agents.teacher import LocalTeacher, check_vocabulary
-from journeyman.agents.trainers.callbacks import (
-    MarkComplete,
-    MetricsFile,
-    Progress,
-    last_complete,
-    read_metrics,
-    step_of,
-)
-from journeyman.agents.trainers.parts import Parts
-from journeyman.agents.trainers.recording import TrainingLog
-from journeyman.agents.trainers.validation import Validation
+from journeyman.agents.students.hf import alike
+from journeyman.agents.students.player import Student
+from journeyman.agents.students.scripted import ScriptedPolicy, no_op, oracle
+from journeyman.agents.teachers.local import LocalTeacher, check_vocabulary
 
 OPTIMISER_COPIES = 3
 """A checkpoint holds the weights and AdamW's two moments."""

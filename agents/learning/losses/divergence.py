@@ -14,8 +14,8 @@ from torch import Tensor
 from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
 from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
-from journeyman.agents.heads import DENSE_LIMIT, Head
-from journeyman.agents.losses import generalised_jsd
+from journeyman.agents.learning.losses.functions import generalised_jsd
+from journeyman.agents.networks.heads import DENSE_LIMIT, Head
 
 VOCABULARY_TILE = 32_768
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from journeyman.agents.chat import ChatFormat
-from journeyman.agents.policy import Request, Stream, Turn
+from journeyman.agents.students.dialect import ChatFormat
+from journeyman.agents.students.player import Request, Stream, Turn
 from journeyman.envs import ToolEnv, answer_text
 
 Script = Callable[[ToolEnv], Iterator[str]]

@@ -19,8 +19,8 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from journeyman.agents.errors import UserError
-from journeyman.agents.evaluation.episodes import TRAINING, EpisodeFile, find_runs
 from journeyman.agents.evaluation.metrics import TaskKey, wilson
+from journeyman.agents.evaluation.records import TRAINING, EpisodeFile, find_runs
 from journeyman.envs import StopReason
 
 UNASKED = ("no-op", "oracle", TRAINING)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from journeyman.agents.batching import right_padded, similar_lengths
 from journeyman.agents.errors import UnsupportedModelError
-from journeyman.agents.heads import backbone
+from journeyman.agents.networks.batching import right_padded, similar_lengths
+from journeyman.agents.networks.heads import backbone
 from journeyman.envs import Episode
 
 ROWS = 16

@@ -1,0 +1,1 @@
+"""From what was played to gradients: rows, losses, trainers."""

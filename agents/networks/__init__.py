@@ -1,0 +1,1 @@
+"""Models by name, and what is read of their networks."""

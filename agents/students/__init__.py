@@ -1,0 +1,1 @@
+"""Who plays: how conversations become tokens, and what writes turns."""

@@ -1,0 +1,1 @@
+"""Who judges what the student wrote."""
