@@ -1,13 +1,15 @@
 """Errors of the agents floor that a user can mend.
 
     Exception
-    └── UserError
-        ├── ChatFormatError         (ValueError)  the chat template cannot carry an episode
+    └── AgentError
+        ├── SettingError            (ValueError)  a value in a config or an argument is out of range
+        ├── DialectError            (ValueError)  the chat template cannot carry an episode
         ├── UnsupportedModelError   (ValueError)  the student's engine cannot run the model
         ├── MissingExtraError       (ImportError) an optional package is not installed
         ├── VocabularyMismatchError (ValueError)  student and teacher count tokens differently
         ├── RunDirError             (ValueError)  the run folder holds another run, or one at work
         ├── DivergedError           (ValueError)  the model's weights are no longer of use
+        ├── BrokenRolloutError      (RuntimeError) nothing of a rollout came to its end
         ├── NoSnapshotError         (ValueError)  a search in an environment without snapshots
         └── DiskFullError           (OSError)     no room for checkpoints
 
@@ -17,31 +19,39 @@ The command line prints their message on one line.
 from __future__ import annotations
 
 
-class UserError(Exception):
+class AgentError(Exception):
     """Base of errors whose message says what to change."""
 
+    def __str__(self) -> str:
+        """The message as it is: KeyError would show its repr, OSError a number."""
+        return str(self.args[0]) if self.args else ""
 
-class ChatFormatError(UserError, ValueError):
+
+class SettingError(AgentError, ValueError):
+    """A value in a config, or an argument, that is out of its range."""
+
+
+class DialectError(AgentError, ValueError):
     """The tokenizer's chat template, or how it is to be used, does not fit multi-turn tool use."""
 
 
-class UnsupportedModelError(UserError, ValueError):
+class UnsupportedModelError(AgentError, ValueError):
     """The student's engine cannot run the model, or not as asked."""
 
 
-class MissingExtraError(UserError, ModuleNotFoundError):
+class MissingExtraError(AgentError, ModuleNotFoundError):
     """A part needs an optional package; the message says how to get it."""
 
 
-class VocabularyMismatchError(UserError, ValueError):
+class VocabularyMismatchError(AgentError, ValueError):
     """Student and teacher do not share a vocabulary."""
 
 
-class RunDirError(UserError, ValueError):
+class RunDirError(AgentError, ValueError):
     """The run folder belongs to a run with another configuration, or to one that is at work."""
 
 
-class DivergedError(UserError, ValueError):
+class DivergedError(AgentError, ValueError):
     """The model that plays gives logits that are not finite."""
 
     def __init__(self) -> None:
@@ -52,9 +62,13 @@ class DivergedError(UserError, ValueError):
         )
 
 
-class NoSnapshotError(UserError, ValueError):
+class BrokenRolloutError(AgentError, RuntimeError):
+    """Every episode of a rollout broke: nothing is left to learn from."""
+
+
+class NoSnapshotError(AgentError, ValueError):
     """A search goes back to states, and the environment cannot."""
 
 
-class DiskFullError(UserError, OSError):
+class DiskFullError(AgentError, OSError):
     """The run folder's disk has no room for what is to be written."""

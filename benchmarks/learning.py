@@ -36,9 +36,9 @@ from journeyman.agents.learning.trainers.callbacks import read_metrics
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.runs.app import deal, machine
 from journeyman.agents.runs.train import train
-from journeyman.agents.students.hf import load_policy
+from journeyman.agents.students.hf import load_student
 from journeyman.agents.students.player import Policy
-from journeyman.agents.students.scripted import ScriptedPolicy, no_op, oracle
+from journeyman.agents.students.scripted import ScriptedPlayer, no_op, oracle
 
 ENVS = ("journeyman/Bank-v0", "journeyman/Orders-v0", "journeyman/Calendar-v0")
 BATCH = 16
@@ -131,7 +131,7 @@ def play(cell: Cell) -> list[dict[str, float]]:
     records = read_metrics(cell.path / "metrics.jsonl")
     rows = []
     for step in quarters(cell.steps):
-        policy = load_policy(
+        policy = load_student(
             str(cell.path / "checkpoints" / f"checkpoint-{step}"), "names", 48, 640, temperature=0.0
         )
         rows.append({"step": step, "success": success(policy, cell)} | costs(records, step))
@@ -273,11 +273,11 @@ def main() -> None:
     # Seed by seed: a run that is cut short has as many of every arm.
     cells = [cell(arm, seed, best[arm][1], "test") for seed in seeds for arm in names]
     arms = summarise(run(cells, options.jobs, "seeds"))
-    student = load_policy("embedded-student", "names", 48, 640, temperature=0.0)
-    teacher = load_policy("embedded-teacher", "names", 48, 640, temperature=0.0)
+    student = load_student("embedded-student", "names", 48, 640, temperature=0.0)
+    teacher = load_student("embedded-teacher", "names", 48, 640, temperature=0.0)
     bounds: dict[str, Policy] = {
-        "no-op": ScriptedPolicy(student.format, no_op),
-        "oracle": ScriptedPolicy(student.format, oracle),
+        "no-op": ScriptedPlayer(student.format, no_op),
+        "oracle": ScriptedPlayer(student.format, oracle),
         "student before": student,
         "teacher": teacher,
     }

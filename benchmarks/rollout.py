@@ -20,21 +20,21 @@ import torch
 
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.runs.app import deal, machine
-from journeyman.agents.students.hf import HFPolicy, load_policy
+from journeyman.agents.students.hf import HFPlayer, load_student
 from journeyman.envs import make
 
 ENV_IDS = ("journeyman/Bank-v0", "journeyman/Orders-v0", "journeyman/Calendar-v0")
 NEW_TOKENS = 128
 
 
-def episodes(policy: HFPolicy, batch: int) -> int:
+def episodes(policy: HFPlayer, batch: int) -> int:
     """Play `batch` episodes; returns the tokens that went through the model."""
     played = rollout(policy, deal(ENV_IDS, "validation", 0, batch), batch)
     return sum(len(e.tokens) for e in played)
 
 
 @torch.inference_mode()
-def generate(policy: HFPolicy, batch: int) -> int:
+def generate(policy: HFPlayer, batch: int) -> int:
     """Let transformers write `NEW_TOKENS` tokens a row; returns the tokens processed."""
     rows = []
     for task in deal(ENV_IDS, "validation", 0, batch):
@@ -61,8 +61,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    policy = load_policy("embedded-student", "names", 48, 640)
-    ways: dict[str, Callable[[HFPolicy, int], int]] = {"rollout": episodes, "generate": generate}
+    policy = load_student("embedded-student", "names", 48, 640)
+    ways: dict[str, Callable[[HFPlayer, int], int]] = {"rollout": episodes, "generate": generate}
     rates: dict[str, list[float]] = {}
     for _ in range(options.repeats):
         for batch in (1, 16, 64):

@@ -43,15 +43,15 @@ from transformers import PreTrainedModel
 
 from journeyman.agents.networks.heads import backbone
 from journeyman.agents.rollouts import rollout
-from journeyman.agents.rollouts.rollout import TaskRef
+from journeyman.agents.rollouts.tasks import TaskRef
 from journeyman.agents.runs.app import deal, machine
 from journeyman.agents.search import CreditSearch, ImprovementSearch, Tree
 from journeyman.agents.search.evidence import TreeRollouts
-from journeyman.agents.search.playing import SearchPolicy
+from journeyman.agents.search.playing import SearchPlayer
 from journeyman.agents.students import hf
 from journeyman.agents.students.cache import GrowingLayer
-from journeyman.agents.students.dialect import ChatFormat
-from journeyman.agents.students.hf import HFPolicy, sample
+from journeyman.agents.students.dialect import Dialect
+from journeyman.agents.students.hf import HFPlayer, sample
 from journeyman.agents.teachers.local import LocalTeacher
 from journeyman.envs import Episode, ToolEnv
 
@@ -73,7 +73,7 @@ SEAMS: tuple[tuple[object, str, str], ...] = (
     (rollout, "make_for_run", ENVIRONMENT),
     (ToolEnv, "state_hash", HASHES),
     *((ToolEnv, name, ENVIRONMENT) for name in ("reset", "step", "snapshot", "restore", "close")),
-    *((ChatFormat, name, TEXT) for name in ("opening", "reply", "decode")),
+    *((Dialect, name, TEXT) for name in ("opening", "reply", "decode")),
     *((CreditSearch, name, SEARCH) for name in ("__init__", "ask", "tell")),
     *((ImprovementSearch, name, SEARCH) for name in ("__init__", "ask", "tell", "best")),
     (TreeRollouts, "episodes", SEARCH),
@@ -162,7 +162,7 @@ class Pair:
     """What is measured with: models and settings as `journeyman train search=credit` has them."""
 
     config: DictConfig
-    student: HFPolicy
+    student: HFPlayer
     teacher: LocalTeacher
 
     @classmethod
@@ -218,7 +218,7 @@ def whole(row: Episode) -> int:
 
 def improvement(pair: Pair, tasks: Sequence[TaskRef]) -> tuple[Clock, dict[str, float]]:
     """Choose the first two turns of each task, side by side; returns times and counts."""
-    policy = SearchPolicy(pair.student, "gumbel", env_kwargs=pair.env_kwargs)
+    policy = SearchPlayer(pair.student, "gumbel", env_kwargs=pair.env_kwargs)
     with pair.timing() as clock:
         rollout.rollout(policy, tasks, BATCH, {**pair.env_kwargs, "max_turns": 2})
     figures = {

@@ -25,10 +25,11 @@ from hydra import compose, initialize_config_module
 from scipy import stats
 
 from journeyman.agents.learning.trainers.callbacks import read_metrics
-from journeyman.agents.rollouts.rollout import TaskRef, rollout
+from journeyman.agents.rollouts.rollout import rollout
+from journeyman.agents.rollouts.tasks import TaskRef
 from journeyman.agents.runs.app import machine
 from journeyman.agents.runs.train import train
-from journeyman.agents.students.hf import load_policy
+from journeyman.agents.students.hf import load_student
 from journeyman.envs import Task, register
 from journeyman.envs.tasks.orders import OrdersEnv
 
@@ -115,7 +116,7 @@ def held_out(family: bool, count: int) -> list[TaskRef]:
 
 def examine(model: str | Path, count: int) -> dict[str, float]:
     """Greedy success on the family and elsewhere."""
-    policy = load_policy(str(model), "names", max_turn_tokens=48, max_context=640, temperature=0.0)
+    policy = load_student(str(model), "names", max_turn_tokens=48, max_context=640, temperature=0.0)
     found = {}
     for name, family in (("family", True), ("elsewhere", False)):
         episodes = rollout(policy, held_out(family, count), 128, {"max_turns": 8})

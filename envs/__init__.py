@@ -11,9 +11,19 @@ from journeyman.envs.registry import (
     register,
 )
 from journeyman.envs.task import Task, UserTurn, answer_text
-from journeyman.envs.types import BranchPoint, Episode, Level, Message, Split, Step, StopReason
+from journeyman.envs.types import (
+    AssistantTurn,
+    BranchPoint,
+    Episode,
+    Level,
+    Message,
+    Split,
+    Step,
+    StopReason,
+)
 
 __all__ = [
+    "AssistantTurn",
     "BranchPoint",
     "Episode",
     "Level",

@@ -80,11 +80,10 @@ class BenchmarkEnv(ToolEnv):
         self,
         split: str = "test",
         max_turns: int = 200,
-        parser: str = "hermes",
         render_mode: str | None = None,
     ) -> None:
         """Make an environment; see `ToolEnv`. The other splits have no tasks."""
-        super().__init__(split, max_turns, parser, render_mode)
+        super().__init__(split, max_turns, render_mode)
 
     @property
     def tools(self) -> list[ToolSpec]:

@@ -30,19 +30,19 @@ from journeyman.envs.errors import (
 from journeyman.envs.hashing import digest
 from journeyman.envs.spaces import ActionSpace, MessagesSpace
 from journeyman.envs.task import ANSWER, Task, UserTurn, extract_answer, matches
-from journeyman.envs.types import LEVELS, SPLITS, Level, Message, Split
+from journeyman.envs.types import LEVELS, SPLITS, AssistantTurn, Level, Message, Split
 from journeyman.tools import (
     Tool,
     ToolCall,
     ToolResult,
     ToolSpec,
     execute,
-    get_parser,
+    parse_hermes,
     render_hermes,
 )
 from journeyman.tools.parsing import blank_reasoning
 
-Action = str | Sequence[ToolCall]
+Action = str | AssistantTurn | Sequence[ToolCall]
 Observation = tuple[Message, ...]
 
 SYSTEM = f"Use the tools. End with one line: {ANSWER} value"
@@ -121,7 +121,6 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         self,
         split: str = "train",
         max_turns: int = 20,
-        parser: str = "hermes",
         render_mode: str | None = None,
     ) -> None:
         """Make an environment.
@@ -131,13 +130,11 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
                 a level, "test/hard".
             max_turns: Student turns before truncation; the longest gold program of the built-in
                 domains takes 12, the rest is room to err.
-            parser: Form of calls in text actions, a key of `journeyman.tools.parsing.PARSERS`.
             render_mode: None or "ansi" (`render()` returns the transcript).
 
         Raises:
             UnknownTaskError: No such split or level.
             ValueError: A turn limit below one, or another render mode.
-            KeyError: No such parser.
         """
         if max_turns < 1:
             raise ValueError(f"max_turns={max_turns!r}: expected at least 1")
@@ -148,7 +145,6 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         self.render_mode = render_mode
         self.observation_space = MessagesSpace()
         self.action_space = ActionSpace()
-        self._parse = get_parser(parser)
         self._tools = {t.name: t for t in self.toolset}
         if len(self._tools) != len(self.toolset):
             names = ", ".join(t.name for t in self.toolset)
@@ -289,7 +285,8 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         """Play one assistant turn.
 
         Args:
-            action: The assistant's raw text, or its calls.
+            action: The assistant's calls; or its turn as the student's dialect read it (calls, or
+                an answer); or its raw text, which is read as Hermes.
 
         Returns:
             The new messages (tool results, or what the user says next), reward, terminated,
@@ -303,19 +300,19 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
                 episode is over then, since half a turn may have been played.
         """
         task = self._running()
-        text, calls = self._read(action)
+        turn = self._read(action)
         self._over = True  # stays so if a tool breaks
-        results = tuple(self._execute(call) for call in calls)
+        results = tuple(self._execute(call) for call in turn.calls)
         self._turns += 1
         messages = tuple(Message("tool", r.content, r.call.name or None) for r in results)
         terminated = False
-        if not calls:
-            self._take_answer(blank_reasoning(text))
+        if not turn.calls:
+            self._take_answer(turn.answer)
             turns = task.turns
             terminated = len(self._answers) == len(turns)
             if not terminated:
                 messages = (Message("user", turns[len(self._answers)].prompt),)
-        self._transcript += (Message("assistant", text), *messages)
+        self._transcript += (Message("assistant", turn.text), *messages)
         truncated = not terminated and self._turns >= self.max_turns
         self._over = terminated or truncated
         success = terminated and self.solved()
@@ -352,10 +349,6 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         """What the user said last; after the last answer, the last of all."""
         turns = self.task.turns
         return turns[min(len(self._answers), len(turns) - 1)]
-
-    def write_call(self, call: ToolCall) -> str:
-        """A turn that makes a call, in the form that this env reads."""
-        return self._parse.render(call)
 
     def oracle(self) -> list[ToolCall]:
         """The gold calls for what the user said last."""
@@ -446,13 +439,16 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
             raise EpisodeOverError("the episode is over: call reset() before step()")
         return self._task
 
-    def _read(self, action: Action) -> tuple[str, Sequence[ToolCall]]:
+    def _read(self, action: Action) -> AssistantTurn:
+        if isinstance(action, AssistantTurn):
+            return action
         if isinstance(action, str):
-            return action, self._parse(blank_reasoning(action), self.tools)
+            visible = blank_reasoning(action)
+            return AssistantTurn(action, tuple(parse_hermes(visible)), visible)
         if isinstance(action, Sequence) and not isinstance(action, bytes):
-            calls = [c for c in action if isinstance(c, ToolCall)]
+            calls = tuple(c for c in action if isinstance(c, ToolCall))
             if len(calls) == len(action):
-                return "\n".join(render_hermes(c) for c in calls), calls
+                return AssistantTurn("\n".join(render_hermes(c) for c in calls), calls)
         raise BadActionError(
             f"an action is the assistant's text or a list of ToolCall, not {type(action).__name__}"
         )

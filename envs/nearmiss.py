@@ -102,7 +102,7 @@ class _Step:
 
     @property
     def call(self) -> ToolCall | None:
-        return None if isinstance(self.action, str) else self.action[0]
+        return self.action[0] if isinstance(self.action, list) else None
 
 
 def _play_gold(env: ToolEnv, task: Task) -> tuple[list[_Step], str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -96,3 +97,13 @@ def normalise(answer: str) -> str:
     """Case, outer quotes and a final full stop do not decide an answer."""
     text = " ".join(answer.split()).strip(_QUOTES)
     return text.rstrip(".").strip(_QUOTES).casefold()
+
+
+def solution(task: Task) -> list[str]:
+    """A task's gold calls and answers, a line each."""
+    lines = []
+    for turn in task.turns:
+        for call in turn.gold:
+            lines.append(f"{call.name} {json.dumps(dict(call.arguments), ensure_ascii=False)}")
+        lines.append(answer_text(turn))
+    return lines

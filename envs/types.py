@@ -36,6 +36,18 @@ class Message:
         return message if self.name is None else message | {"name": self.name}
 
 
+@dataclass(frozen=True, slots=True)
+class AssistantTurn:
+    """An assistant's turn as whoever read it understood it: its calls, or else its answer."""
+
+    text: str
+    """As it was written."""
+    calls: tuple[ToolCall, ...] = ()
+    """Every attempted call, malformed ones too."""
+    answer: str = ""
+    """What it says outside its reasoning; counts where it makes no call."""
+
+
 class StopReason(StrEnum):
     """Why an episode ended."""
 
@@ -149,8 +161,7 @@ class Episode:
     @property
     def messages(self) -> tuple[Message, ...]:
         """The conversation as text."""
-        turns = ((Message("assistant", step.text), *step.reply) for step in self.steps)
-        return (*self.opening, *(message for turn in turns for message in turn))
+        return said(self.opening, self.steps)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form; branch points, which are states of a running program, are left out.
@@ -203,6 +214,12 @@ class Episode:
             opening=tuple(Message(**m) for m in data["opening"]),
             seed=data["seed"],
         )
+
+
+def said(opening: Sequence[Message], steps: Iterable[Step]) -> tuple[Message, ...]:
+    """A conversation as text: what the environment said first, then turns and what came of them."""
+    turns = ((Message("assistant", step.text), *step.reply) for step in steps)
+    return (*opening, *(message for turn in turns for message in turn))
 
 
 def _spoken(results: Iterable[ToolResult]) -> tuple[Message, ...]:

@@ -8,7 +8,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from journeyman.envs import Message, Task, ToolEnv, answer_text, make
+from journeyman.envs import Message, ToolEnv, make
+from journeyman.envs.task import solution
 from journeyman.tools import CallStatus, ToolCall, ToolSpec
 
 HELP = """\
@@ -170,13 +171,3 @@ def _verdict(env: ToolEnv, reward: float, success: bool, truncated: bool) -> str
         lines.append("One way to solve it:")
         lines += (f"  {line}" for line in solution(env.task))
     return "\n".join(lines) + "\n"
-
-
-def solution(task: Task) -> list[str]:
-    """A task's gold calls and answers, a line each."""
-    lines = []
-    for turn in task.turns:
-        for call in turn.gold:
-            lines.append(f"{call.name} {json.dumps(dict(call.arguments), ensure_ascii=False)}")
-        lines.append(answer_text(turn))
-    return lines

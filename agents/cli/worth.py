@@ -35,11 +35,12 @@ def add(commands: Commands) -> None:
 
 
 def _search(options: argparse.Namespace) -> int:
-    from journeyman.agents.rollouts.rollout import TaskRef
+    from journeyman.agents.rollouts.tasks import TaskRef
     from journeyman.agents.search.draw import as_svg, as_text
     from journeyman.agents.search.evidence import TreeRollouts
-    from journeyman.agents.students.hf import load_policy, load_teacher
-    from journeyman.agents.teachers.local import check_vocabulary
+    from journeyman.agents.students.hf import load_student
+    from journeyman.agents.teachers import Annotations
+    from journeyman.agents.teachers.local import load_teacher
     from journeyman.envs import env_class
 
     task = env_class(options.id).load_task(options.task)
@@ -54,15 +55,16 @@ def _search(options: argparse.Namespace) -> int:
     refs = [
         TaskRef(options.id, task.id, seed=(options.seed << 16) + i) for i in range(options.rows)
     ]
-    student = load_policy(
+    student = load_student(
         options.student,
         render=options.render,
         max_turn_tokens=options.max_turn_tokens,
         max_context=options.max_context,
     )
     teacher = load_teacher(options.teacher)
-    check_vocabulary(student.format.tokenizer, teacher.tokenizer)
-    (grown,) = rollouts.grow(student, teacher, refs, 64, {})
+    teacher.check(student)
+    master = teacher.player(student.at(temperature=0.0))
+    (grown,), _ = rollouts.grow(student, Annotations(teacher), master, refs, 64, {})
     print(f"{options.id} {task.id}: {task.prompt}\n{as_text(grown.tree)}")
     if options.svg:
         options.svg.write_text(as_svg(grown.tree))

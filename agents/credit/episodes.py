@@ -32,6 +32,8 @@ class StepDecay(Credit):
     that of the first step that the student chose (after a fork, not the episode's first).
     """
 
+    needs_teacher = True
+
     def __init__(self, delta: float = 0.5, epsilon: float = 1e-3) -> None:
         """Cap the weight at 1 + `delta`; `epsilon`, in nats, keeps the ratio finite."""
         self.delta = delta
@@ -60,6 +62,8 @@ class Trace(Credit):
     would never have begun, what it says is noise. So the first wrong token of a turn counts in
     full, the rest of that turn next to nothing, and the next turn in full again.
     """
+
+    needs_teacher = True
 
     def __init__(self, decay: float = 1.0) -> None:
         """`decay`, above 0 and at most 1, is Retrace's lambda."""

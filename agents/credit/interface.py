@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from journeyman.agents.networks.reading import step_states
 from journeyman.agents.search.evidence import Evidence
-from journeyman.agents.teachers.local import Teacher
+from journeyman.agents.teachers import Annotations
 from journeyman.agents.teachers.scoring import EpisodeScores, score_episodes
 from journeyman.envs import Episode
 
@@ -26,9 +26,12 @@ class Experience:
     episodes: Sequence[Episode]
     evidence: Sequence[Sequence[Evidence | None]] | None = None
     """What a search knows of each step of each episode; None without a search."""
-    teacher: Teacher | None = None
+    annotations: Annotations | None = None
+    """What the teacher says of the episodes, if there is one."""
     student: PreTrainedModel | None = None
     """The network that played the episodes, in evaluation mode."""
+    figures: dict[str, float] = field(default_factory=dict)
+    """What a credit has to log of this batch."""
 
     @cached_property
     def scores(self) -> list[EpisodeScores]:
@@ -37,9 +40,9 @@ class Experience:
         Raises:
             ValueError: There is no teacher.
         """
-        if self.teacher is None:
+        if self.annotations is None or not self.annotations.taught:
             raise ValueError("this credit reads teacher scores and was given no teacher")
-        return score_episodes(self.teacher, self.episodes)
+        return score_episodes(self.annotations, self.episodes)
 
     @cached_property
     def states(self) -> list[Tensor]:
@@ -77,12 +80,12 @@ class Credit(ABC):
 
     needs_search: bool = False
     """True if it reads evidence: a run without a search is refused."""
-    log: Mapping[str, float] = {}
-    """Figures of the last batch."""
+    needs_teacher: bool = False
+    """True if it reads teacher scores: a run without a teacher is refused."""
 
     @abstractmethod
     def assign(self, experience: Experience) -> list[TokenCredit]:
-        """Credit of each episode of one batch."""
+        """Credit of each episode of one batch; figures go to `experience.figures`."""
 
     def learn(self, experience: Experience) -> None:  # noqa: B027 - most learn nothing
         """Get better by a batch whose credit has been assigned; called in training only.

@@ -151,7 +151,7 @@ class GAE(Credit):
     def assign(self, experience: Experience) -> list[TokenCredit]:
         """Constant weights; advantages by the critic as it is."""
         judged = self._judge(experience)
-        self.log = _figures(list(judged.values()))
+        experience.figures.update(_figures(list(judged.values())))
         credit = []
         for i, episode in enumerate(experience.episodes):
             count = len(episode.steps)

@@ -32,6 +32,7 @@ class Additive(Credit):
         """
         self._base = base
         self._reinforce = reinforce
+        self.needs_teacher = base.needs_teacher
 
     def assign(self, experience: Experience) -> list[TokenCredit]:
         """The base's weights, times what `_factors` says; advantages from evidence.
@@ -43,7 +44,7 @@ class Additive(Credit):
         if evidence is None:
             raise ValueError("this credit reads what a search finds and was given no evidence")
         credit = self._base.assign(experience)
-        self.log = {**self._base.log, **self._figures(evidence)}
+        experience.figures.update(self._figures(evidence))
         factors = self._factors(evidence)
         return [
             self._join(*parts) for parts in zip(episodes, credit, evidence, factors, strict=True)

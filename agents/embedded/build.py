@@ -24,7 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from journeyman.agents.embedded.tokenizer import train_tokenizer
 from journeyman.agents.embedded.wiring import make_model
 from journeyman.agents.rollouts.demonstrations import Demonstration, demonstrate
-from journeyman.agents.students.dialect import ChatFormat
+from journeyman.agents.students.dialect import Dialect
 from journeyman.envs import answer_text, make
 
 ENV_IDS = ("journeyman/Bank-v0", "journeyman/Orders-v0", "journeyman/Calendar-v0")
@@ -82,7 +82,7 @@ def corpus() -> Iterator[str]:
         yield from ('"error": "no', "No tool did you mean", "The call is not valid JSON")
 
 
-def batches(recipe: Recipe, format: ChatFormat, start: int) -> Iterator[list[Demonstration]]:
+def batches(recipe: Recipe, format: Dialect, start: int) -> Iterator[list[Demonstration]]:
     """Batches from step `start` on; the batch of a step depends on the recipe alone."""
     envs = [make(env_id, max_turns=MAX_TURNS) for env_id in ENV_IDS]
     per_pool = POOL // recipe.batch_size
@@ -135,7 +135,7 @@ def train(
     name: str, recipe: Recipe, tokenizer: PreTrainedTokenizerFast, work: Path
 ) -> PreTrainedModel:
     """Train one model, or go on where a killed run stopped."""
-    format = ChatFormat(tokenizer, "names")
+    format = Dialect(tokenizer, "names")
     model = make_model(
         len(tokenizer),
         tokenizer.pad_token_id,
@@ -189,7 +189,7 @@ def train(
 
 
 @torch.no_grad()
-def validate(model: PreTrainedModel, format: ChatFormat) -> dict[str, float]:
+def validate(model: PreTrainedModel, format: Dialect) -> dict[str, float]:
     """Share of validation tasks whose gold turns are the model's first choice token by token."""
     scores = {}
     for env_id in ENV_IDS:

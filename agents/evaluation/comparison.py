@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from omegaconf import OmegaConf
 
-from journeyman.agents.errors import UserError
+from journeyman.agents.errors import RunDirError
 from journeyman.agents.evaluation.metrics import TaskKey, wilson
 from journeyman.agents.evaluation.records import TRAINING, EpisodeFile, find_runs
 from journeyman.envs import StopReason
@@ -97,11 +97,11 @@ def difference(first: Entry, second: Entry, tasks: Iterable[TaskKey] | None = No
         tasks: Only of these; by default all that both played.
 
     Raises:
-        UserError: They have no task in common.
+        RunDirError: They have no task in common.
     """
     common = sorted((first.tasks & second.tasks).intersection(tasks or first.tasks))
     if not common:
-        raise UserError(f"{first.label} and {second.label} have no task in common")
+        raise RunDirError(f"{first.label} and {second.label} have no task in common")
     a, b = _matrix(first, common), _matrix(second, common)
     each = b.mean(0) - a.mean(0)
     same_seeds = first.seeds.keys() == second.seeds.keys()
@@ -167,7 +167,7 @@ def read_entries(argument: str) -> list[Entry]:
         argument: `RUN` (all rows but `UNASKED`) or `RUN:ROW`.
 
     Raises:
-        UserError: No such run or row.
+        RunDirError: No such run or row.
     """
     name, found, row = (argument, "", "") if Path(argument).is_dir() else argument.partition(":")
     name = name.rstrip("/")
@@ -176,14 +176,14 @@ def read_entries(argument: str) -> list[Entry]:
         read = {seed: _read(run) for seed, run in runs.items()}
         rows = list(dict.fromkeys(r for outcomes, _ in read.values() for r in outcomes))
         if found and row not in rows:
-            raise UserError(f"{label} has no row {row!r}; it has {', '.join(rows)}")
+            raise RunDirError(f"{label} has no row {row!r}; it has {', '.join(rows)}")
         kinds = {task: kind for _, known in read.values() for task, kind in known.items()}
         for r in [row] if found else [r for r in rows if r not in UNASKED]:
             seeds = {seed: outcomes[r] for seed, (outcomes, _) in read.items() if outcomes.get(r)}
             if seeds:
                 entries.append(Entry(label, r, seeds, kinds))
     if not entries:
-        raise UserError(f"{argument}: nothing was evaluated there yet")
+        raise RunDirError(f"{argument}: nothing was evaluated there yet")
     return entries
 
 

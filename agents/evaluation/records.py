@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from journeyman.agents.errors import UserError
+from journeyman.agents.errors import RunDirError
 from journeyman.agents.evaluation.metrics import Metrics, summarise
 from journeyman.agents.evaluation.report import write_atomically
 from journeyman.envs import Episode, StopReason, env_class
@@ -122,7 +122,7 @@ class EpisodeFile:
         """The lines as they are on disk, without a last one cut short by a kill.
 
         Raises:
-            UserError: A line is no JSON.
+            RunDirError: A line is no JSON.
         """
         if not self.path.exists():
             return
@@ -132,7 +132,7 @@ class EpisodeFile:
                     try:
                         yield json.loads(text)
                     except ValueError as error:
-                        raise UserError(
+                        raise RunDirError(
                             f"{self.path}, line {number} is no JSON ({error}): delete the line"
                         ) from error
 
@@ -186,11 +186,11 @@ def find_run(name: str) -> Path:
     """A run folder by its path, or by its name under `runs/`.
 
     Raises:
-        UserError: No such folder, or nothing was played in it; or it holds a sweep's runs.
+        RunDirError: No such folder, or nothing was played in it; or it holds a sweep's runs.
     """
     runs = find_runs(name)
     if len(runs) > 1:
-        raise UserError(f"{name} holds several runs: name one, such as {runs[0]}")
+        raise RunDirError(f"{name} holds several runs: name one, such as {runs[0]}")
     return runs[0]
 
 
@@ -198,15 +198,15 @@ def find_runs(name: str) -> list[Path]:
     """Like `find_run`, or the runs in the folder of a sweep.
 
     Raises:
-        UserError: No such folder, or nothing was played in it.
+        RunDirError: No such folder, or nothing was played in it.
     """
     folder = next((f for f in (Path(name), Path("runs") / name) if f.is_dir()), None)
     if folder is None:
-        raise UserError(f"no run folder {name!r}, nor {Path('runs') / name}")
+        raise RunDirError(f"no run folder {name!r}, nor {Path('runs') / name}")
     runs = [folder] if (folder / EPISODES).exists() else []
     runs = runs or sorted(file.parent for file in folder.glob(f"*/{EPISODES}"))
     if not runs:
-        raise UserError(
+        raise RunDirError(
             f"{folder} has no {EPISODES}: expected the folder of a run of `journeyman train` or "
             f"`journeyman eval`"
         )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from journeyman.agents.cli.person import solution
 from journeyman.agents.evaluation.records import Played
 from journeyman.envs import Message, env_class
+from journeyman.envs.task import solution
 from journeyman.tools import CallStatus, ToolResult
 
 

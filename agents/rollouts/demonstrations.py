@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 
-from journeyman.agents.students.dialect import ChatFormat
+from journeyman.agents.students.dialect import Dialect
 from journeyman.envs import ToolEnv, answer_text
 from journeyman.tools import ToolCall
 
@@ -25,50 +25,54 @@ class Demonstration:
 
 
 def demonstrate(
-    env: ToolEnv, task_id: str, format: ChatFormat, error_rate: float = 0.0
+    env: ToolEnv, task_id: str, dialect: Dialect, error_rate: float = 0.0
 ) -> Demonstration:
     """Play the gold calls of a task.
 
     Args:
         env: Any environment of the class; it is reset.
         task_id: The task.
-        format: How the student reads and writes.
+        dialect: How the student reads and writes.
         error_rate: Chance of a wrong call before each right turn. Only calls that leave the state
             as it was are used: after those the gold calls are still right.
     """
     rng = random.Random(f"demonstration/{task_id}")
     messages, _ = env.reset(options={"task_id": task_id})
-    tokens = format.opening(messages, env.tools)
+    tokens = dialect.opening(messages, env.tools)
     mask = [False] * len(tokens)
 
     def write(text: str, learn: bool) -> None:
-        turn = format.turn(text)
+        turn = dialect.turn(text)
         tokens.extend(turn)
         mask.extend([learn] * len(turn))
-        replies, *_ = env.step(text)
+        replies, *_ = env.step(dialect.read(text, env.tools))
         if replies:
-            reply = format.reply(replies)
+            reply = dialect.reply(replies)
             tokens.extend(reply)
             mask.extend([False] * len(reply))
 
+    def slip(call: ToolCall) -> None:
+        while rng.random() < error_rate and (wrong := _harmless_mistake(env, dialect, call, rng)):
+            write(wrong, learn=False)
+
     for turn in env.task.turns:
         for call in turn.gold:
-            while rng.random() < error_rate and (wrong := _harmless_mistake(env, call, rng)):
-                write(wrong, learn=False)
-            write(env.write_call(call), learn=True)
+            slip(call)
+            write(dialect.write_call(call), learn=True)
         last = turn.gold[-1] if turn.gold else ToolCall(rng.choice(env.tools).name, {})
-        while rng.random() < error_rate and (wrong := _harmless_mistake(env, last, rng)):
-            write(wrong, learn=False)
+        slip(last)
         write(answer_text(turn), learn=True)
     return Demonstration(tuple(tokens), tuple(mask))
 
 
-def _harmless_mistake(env: ToolEnv, call: ToolCall, rng: random.Random) -> str | None:
+def _harmless_mistake(
+    env: ToolEnv, dialect: Dialect, call: ToolCall, rng: random.Random
+) -> str | None:
     """The text of a wrong turn that changes nothing, or None if five tries found none."""
     before = env.snapshot()
     for _ in range(5):
-        text = _mistake(env, call, rng)
-        _, _, terminated, truncated, _ = env.step(text)
+        text = _mistake(env, dialect, call, rng)
+        _, _, terminated, truncated, _ = env.step(dialect.read(text, env.tools))
         after = env.snapshot()
         # A spoilt call may read as an answer, which counts as one.
         unchanged = (after.state, after.answers) == (before.state, before.answers)
@@ -78,7 +82,7 @@ def _harmless_mistake(env: ToolEnv, call: ToolCall, rng: random.Random) -> str |
     return None
 
 
-def _mistake(env: ToolEnv, call: ToolCall, rng: random.Random) -> str:
+def _mistake(env: ToolEnv, dialect: Dialect, call: ToolCall, rng: random.Random) -> str:
     """A wrong turn of the kinds that small models make."""
     kind = rng.choice(("tool", "argument", "digits", "garble", "repeat"))
     if kind == "tool":
@@ -90,7 +94,7 @@ def _mistake(env: ToolEnv, call: ToolCall, rng: random.Random) -> str:
         others = [v for c in env.oracle() for v in c.arguments.values()]
         value = rng.choice(others) if kind == "argument" else _slip(call.arguments[name], rng)
         call = replace(call, arguments={**call.arguments, name: value})
-    text = env.write_call(call)
+    text = dialect.write_call(call)
     if kind == "garble":
         half = len(text) // 2
         cut = rng.randrange(half, max(half + 1, len(text) - 12))  # calls of some forms are short

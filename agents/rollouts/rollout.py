@@ -11,12 +11,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from journeyman.agents.errors import NoSnapshotError
-from journeyman.agents.students.player import Policy, Request, Stream, Turn
-from journeyman.envs import BranchPoint, Episode, Message, Step, StopReason, ToolEnv, make_for_run
+from journeyman.agents.rollouts.tasks import Fork, TaskRef
+from journeyman.agents.students.player import Conversation, Player, Stream, Turn
+from journeyman.envs import (
+    AssistantTurn,
+    BranchPoint,
+    Episode,
+    Message,
+    Step,
+    StopReason,
+    ToolEnv,
+    make_for_run,
+)
+from journeyman.envs.types import said
 from journeyman.tools.parsing import locate, token_ends
 from journeyman.tools.types import ToolResult
 
@@ -24,59 +34,6 @@ logger = logging.getLogger(__name__)
 
 MAX_WORKERS = 32
 """Threads for environments whose tools wait."""
-
-
-@dataclass(frozen=True, slots=True)
-class TaskRef:
-    """Which task to play, and the seed of the student's dice."""
-
-    env_id: str
-    task_id: str
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Fork:
-    """An episode to be played on from inside one that was played with `keep=True`.
-
-    What stands before the step is context: read again, not sampled again, and masked, since the
-    parent is trained on it.
-    """
-
-    parent: Episode
-    step: int
-    """Index of the step to play anew; there must be a branch point before it."""
-    seed: int
-    """Seed of the dice from here on: the student's, and the environment's if it has any."""
-    turn: tuple[int, ...] | None = None
-    """Tokens of a turn to play first, end-of-turn token included, in the student's place: masked,
-    since the student did not choose it. The student goes on from what comes of it."""
-
-    def __post_init__(self) -> None:
-        """Check that there is a branch point."""
-        if not 0 <= self.step < len(self.parent.branch_points):
-            raise ValueError(
-                f"no branch point before step {self.step} of {self.parent.env_id} "
-                f"{self.parent.task_id}: it has {len(self.parent.branch_points)} (play the parent "
-                f"with keep=True)"
-            )
-
-    @property
-    def prefix(self) -> tuple[int, ...]:
-        """The tokens before the step."""
-        steps = self.parent.steps
-        # After the last step there is one more place to go on from if the environment broke there.
-        return self.parent.tokens[: steps[self.step].span[0] if self.step < len(steps) else None]
-
-    @property
-    def env_id(self) -> str:
-        """The parent's environment."""
-        return self.parent.env_id
-
-    @property
-    def task_id(self) -> str:
-        """The parent's task."""
-        return self.parent.task_id
 
 
 class _Outcome(NamedTuple):
@@ -91,7 +48,7 @@ class _Outcome(NamedTuple):
 
 
 def rollout(
-    policy: Policy,
+    player: Player,
     tasks: Sequence[TaskRef | Fork],
     batch_size: int = 64,
     env_kwargs: dict[str, Any] | None = None,
@@ -101,7 +58,7 @@ def rollout(
     """Play one episode a task.
 
     Args:
-        policy: The student.
+        player: Who plays.
         tasks: What to play; results come in the same order.
         batch_size: Conversations side by side.
         env_kwargs: Passed to every environment's constructor (`sandbox` to those that take it).
@@ -117,7 +74,7 @@ def rollout(
     episodes: list[Episode] = []
     for start in range(0, len(tasks), batch_size):
         batch = tasks[start : start + batch_size]
-        episodes.extend(_Batch(policy, batch, env_kwargs or {}, progress, keep).play())
+        episodes.extend(_Batch(player, batch, env_kwargs or {}, progress, keep).play())
     return episodes
 
 
@@ -150,6 +107,11 @@ class _Record:
         chosen *= chosen_by_student
         self.mask.extend([True] * chosen + [False] * (len(turn.tokens) - chosen))
         self.steps.append(step)
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """All that was said so far."""
+        return said(self.opening, self.steps)
 
     def add_reply(self, tokens: Sequence[int]) -> None:
         self.tokens.extend(tokens)
@@ -188,14 +150,14 @@ class _Batch:
 
     def __init__(
         self,
-        policy: Policy,
+        player: Player,
         tasks: Sequence[TaskRef | Fork],
         env_kwargs: dict[str, Any],
         progress: Callable[[int], object],
         keep: bool,
     ) -> None:
-        self._policy = policy
-        self._format = policy.format
+        self._player = player
+        self._dialect = player.dialect
         self._progress = progress
         self._keep = keep
         self._running: dict[Future[_Outcome], tuple[int, Turn]] = {}
@@ -214,7 +176,7 @@ class _Batch:
             record = _Record(task, env)
             self._fail(record, error)
             return record
-        record = _Record(task, env, self._format.opening(messages, env.tools), tuple(messages))
+        record = _Record(task, env, self._dialect.opening(messages, env.tools), tuple(messages))
         if self._room(record) <= 1:
             record.close(StopReason.CONTEXT_FULL)
             self._progress(1)
@@ -230,16 +192,16 @@ class _Batch:
         if fork.turn is not None:
             record.branch_points.append(fork.parent.branch_points[fork.step])
             turn = Turn(-1, fork.turn, (0.0,) * len(fork.turn))
-            reply = self._play_turn(record, turn, _step(env, self._text(turn)), chosen=False)
+            reply = self._play_turn(record, turn, _step(env, self._read(turn, env)), chosen=False)
             record.add_reply(reply)
         return record
 
     def play(self) -> list[Episode]:
         """Run to the end; returns the episodes in order."""
         open_rows = [i for i, r in enumerate(self._records) if r.episode is None]
-        stream = self._policy.open(
+        stream = self._player.open(
             [
-                Request(tuple(r.tokens), r.task.seed, r.env)
+                Conversation(tuple(r.tokens), r.task.seed, r.env, r.messages)
                 for r in (self._records[i] for i in open_rows)
             ]
         )
@@ -255,15 +217,15 @@ class _Batch:
 
     def _submit(self, stream: Stream, row: int, index: int, turn: Turn) -> None:
         env = self._records[index].env
-        text = self._text(turn)
+        read = self._read(turn, env)
         try:
             if self._keep:
                 self._records[index].branch_points.append(_branch_point(env))
             if env.waits:
                 self._pool = self._pool or ThreadPoolExecutor(MAX_WORKERS)
-                self._running[self._pool.submit(_step, env, text)] = (index, turn)
+                self._running[self._pool.submit(_step, env, read)] = (index, turn)
                 return
-            outcome = _step(env, text)
+            outcome = _step(env, read)
         except NoSnapshotError:
             raise
         except Exception as error:
@@ -294,7 +256,7 @@ class _Batch:
         reply = self._play_turn(record, turn, outcome)
         record.add_reply(reply)
         if record.episode is None:
-            stream.extend(turn.row, reply)
+            stream.extend(turn.row, reply, outcome.messages)
         else:
             stream.finish(turn.row)
 
@@ -307,19 +269,19 @@ class _Batch:
             stop = StopReason.ANSWERED if outcome.terminated else StopReason.MAX_TURNS
             self._close(record, stop, outcome)
             return ()
-        reply = self._format.reply(outcome.messages)
+        reply = self._dialect.reply(outcome.messages)
         if self._room(record) - len(reply) <= 1:
             self._close(record, StopReason.CONTEXT_FULL, outcome)
             return ()
         return reply
 
     def _room(self, record: _Record) -> int:
-        return self._policy.max_context - len(record.tokens)
+        return self._player.max_context - len(record.tokens)
 
     def _make_step(self, record: _Record, turn: Turn, outcome: _Outcome) -> Step:
         start = len(record.tokens)
         body = turn.tokens[: len(turn.tokens) - 1]
-        calls = locate([r.call for r in outcome.results], token_ends(body, self._format.decode))
+        calls = locate([r.call for r in outcome.results], token_ends(body, self._dialect.decode))
         spans = tuple(
             (start + c.token_span[0], start + c.token_span[1]) for c in calls if c.token_span
         )
@@ -342,7 +304,10 @@ class _Batch:
         self._progress(1)
 
     def _text(self, turn: Turn) -> str:
-        return self._format.decode(turn.tokens[:-1])
+        return self._dialect.decode(turn.tokens[:-1])
+
+    def _read(self, turn: Turn, env: ToolEnv) -> AssistantTurn:
+        return self._dialect.read(self._text(turn), env.tools)
 
 
 def _branch_point(env: ToolEnv) -> BranchPoint:
@@ -355,6 +320,6 @@ def _branch_point(env: ToolEnv) -> BranchPoint:
         ) from error
 
 
-def _step(env: ToolEnv, text: str) -> _Outcome:
-    messages, reward, terminated, truncated, info = env.step(text)
+def _step(env: ToolEnv, turn: AssistantTurn) -> _Outcome:
+    messages, reward, terminated, truncated, info = env.step(turn)
     return _Outcome(messages, reward, terminated, truncated, info["calls"], info["success"])

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from transformers import PrinterCallback, Trainer
 
-from journeyman.agents.errors import UnsupportedModelError, UserError
+from journeyman.agents.credit import Credit
+from journeyman.agents.errors import AgentError, SettingError, UnsupportedModelError
 from journeyman.agents.evaluation.metrics import Metrics
 from journeyman.agents.evaluation.records import EpisodeFile
 from journeyman.agents.evaluation.report import (
@@ -31,23 +32,17 @@ from journeyman.agents.learning.trainers.callbacks import (
 from journeyman.agents.learning.trainers.parts import Parts
 from journeyman.agents.learning.trainers.recording import TrainingLog
 from journeyman.agents.learning.trainers.validation import Validation
-from journeyman.agents.rollouts.rollout import TaskRef
-from journeyman.agents.runs.app import (
-    RunFolder,
-    attempts,
-    check,
-    check_environments,
-    deal,
-    env_kwargs,
-    evaluate,
-    explaining_full_disk,
-    machine,
-    run_app,
-)
-from journeyman.agents.students.hf import alike
-from journeyman.agents.students.player import Student
-from journeyman.agents.students.scripted import ScriptedPolicy, no_op, oracle
-from journeyman.agents.teachers.local import LocalTeacher, check_vocabulary
+from journeyman.agents.rollouts.tasks import deal
+from journeyman.agents.runs.application import run_app
+from journeyman.agents.runs.config import TrainConfig, as_mapping, make, read
+from journeyman.agents.runs.folder import RunFolder, explaining_full_disk, machine
+from journeyman.agents.runs.job import Job
+from journeyman.agents.runs.measuring import attempts, bounds, evaluate, tested
+from journeyman.agents.runs.places import check_environments, env_kwargs
+from journeyman.agents.search.evidence import TreeRollouts
+from journeyman.agents.students.player import Player, Trainable
+from journeyman.agents.teachers import Teacher
+from journeyman.envs import Episode
 
 OPTIMISER_COPIES = 3
 """A checkpoint holds the weights and AdamW's two moments."""
@@ -58,134 +53,136 @@ def main(argv: Sequence[str]) -> None:
     run_app("train", train, argv)
 
 
-def train(config: DictConfig) -> None:
+def train(composed: DictConfig) -> None:
     """One run, from the start or from where a killed one stopped."""
     started = time.perf_counter()
-    check(config)
-    folder = RunFolder(config)
+    config = read(TrainConfig, composed)
+    job = Job.join()
+    folder = RunFolder(composed, job.first)
     report = folder.path / "table.txt"
     if report.exists():
-        print(f"{folder.path} is finished; delete it to run anew.\n\n{report.read_text()}")
+        if job.first:
+            print(f"{folder.path} is finished; delete it to run anew.\n\n{report.read_text()}")
         return
-    steps = config.trainer.args.max_steps
-    if not isinstance(steps, int) or steps < 1:
-        raise UserError(f"steps={steps}: expected a whole number above zero")
-    ids = list(config.env.ids)
-    if str(config.split).partition("/")[0] != "train":
-        raise UserError(
-            f"split={config.split}: expected train or train/<level>; other tasks are for evaluation"
-        )
-    deal(ids, config.split, config.first_task, len(ids))  # mistakes show before models load
+    tasks = _check_tasks(config)
     check_environments(config)
-    if config.evaluation.tasks:
-        attempts(config)  # and so do tasks that do not exist
-    every, validation = config.evaluation.every, _validation_tasks(config)
-    credit, search = instantiate(config.credit), instantiate(config.get("search"))
-    if credit.needs_search and search is None:
-        raise UserError(
-            f"credit={type(credit).__name__} reads what a search finds: add search=credit"
-        )
-    policy: Student = instantiate(config.student)
-    if policy.search is not None:
-        raise UserError(
-            f"student.search={policy.search}: that is for `journeyman eval`; to learn from what a "
-            f"search finds, use search=credit"
-        )
-    teacher = instantiate(config.teacher)
-    check_vocabulary(policy.format.tokenizer, teacher.tokenizer)
-    master = playing(policy, teacher, config)
-    build_trainer = instantiate(config.trainer)
-    size = sum(p.numel() * p.element_size() for p in policy.model.parameters())
-    kept = OmegaConf.select(config, "trainer.args.save_total_limit") or 2
+    log = TrainingLog(EpisodeFile(folder.path), config.log_episodes)
+    parts = _parts(config, log.record)
+    master = playing(parts, config)
+    build_trainer = make(config.trainer, "trainer")
+    size = sum(p.numel() * p.element_size() for p in parts.student.model.parameters())
+    kept = OmegaConf.select(config.trainer, "args.save_total_limit") or 2
     folder.need_space(size * (OPTIMISER_COPIES * (kept + 1) + 1))
     folder.claim()
 
     rows: dict[str, Metrics] = {}
+
+    def measure(name: str, player: Player) -> None:
+        rows[name] = evaluate(name, tested(player, config), config, parts.env_kwargs, job)
+
     if config.evaluation.tasks:
-        rows = bounds(policy, config)
-        rows["student before"] = evaluate("student before", _tested(policy, config), config)
-    log = TrainingLog(EpisodeFile(folder.path), config.log_episodes)
-    parts = Parts(
-        policy=policy,
+        rows |= bounds(parts.student.dialect, config, parts.env_kwargs, job)
+        measure("student before", parts.student)
+    trainer = _build(build_trainer, parts)
+    trainer.add_callback(log)
+    if config.evaluation.every:
+        trainer.add_callback(
+            Validation(
+                parts.student,
+                tasks,
+                config.evaluation.every,
+                folder.path / "metrics.jsonl",
+                config.evaluation.batch_size,
+                parts.env_kwargs,
+            )
+        )
+    fit(trainer, folder.path)
+    if job.first:
+        print(f"\nmodel: {folder.path / 'model'}")
+    parts.student.model.eval()
+    if not rows:
+        if job.first:
+            write_atomically(report, b"trained without evaluation (evaluation.tasks=0)\n")
+        return
+    measure("student after", parts.student)
+    if master is not None:
+        measure("teacher", master)
+    if job.first:
+        with explaining_full_disk(folder.path):
+            finish(folder.path, rows, composed, time.perf_counter() - started)
+
+
+def _check_tasks(config: TrainConfig) -> list[Any]:
+    """See that there are the tasks that the config asks for; returns those of the validation."""
+    deal(config.env.ids, config.split, config.first_task, len(config.env.ids))
+    if config.evaluation.tasks:
+        attempts(config)
+    if not config.evaluation.every:
+        return []
+    count = config.evaluation.validation_tasks
+    return deal(config.env.ids, "validation", 0, count, config.seed)
+
+
+def _parts(config: TrainConfig, record: Callable[[int, Sequence[Episode]], object]) -> Parts:
+    """What the trainer is built from, after a look at whether it goes together."""
+    credit: Credit = make(config.credit, "credit")
+    search: TreeRollouts | None = make(config.search, "search")
+    if credit.needs_search and search is None:
+        raise SettingError(
+            f"credit={type(credit).__name__} reads what a search finds: add search=credit"
+        )
+    loss = make(config.loss, "loss")
+    student: Trainable = make(config.student, "student")
+    if student.sampling.truncated or student.sampling.stops:
+        raise SettingError(
+            "student.top_p, top_k, min_p and stops are for `journeyman eval`: what is learned must "
+            "be what the student itself would say"
+        )
+    teacher: Teacher | None = make(config.teacher, "teacher")
+    if teacher is not None:
+        teacher.check(student)
+    return Parts(
+        student=student,
         teacher=teacher,
+        loss=loss,
         credit=credit,
-        tasks=lambda count: deal(ids, config.split, config.first_task, count),
+        tasks=lambda count: deal(config.env.ids, config.split, config.first_task, count),
         env_kwargs=env_kwargs(config),
         search=search,
-        record=log.record,
+        record=record,
     )
+
+
+def _build(build_trainer: Any, parts: Parts) -> Trainer:
     try:
-        trainer = build_trainer(parts=parts)
-    except UserError:
+        trainer: Trainer = build_trainer(parts=parts)
+    except AgentError:
         raise
     except (RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"trainer: {error}") from error
-    trainer.add_callback(log)
-    if every:
-        batch, kwargs = config.evaluation.batch_size, parts.env_kwargs
-        figures = folder.path / "metrics.jsonl"
-        trainer.add_callback(Validation(policy, validation, every, figures, batch, kwargs))
-    fit(trainer, folder.path)
-    print(f"\nmodel: {folder.path / 'model'}")
-    policy.model.eval()
-    if not rows:
-        write_atomically(report, b"trained without evaluation (evaluation.tasks=0)\n")
-        return
-    rows["student after"] = evaluate("student after", _tested(policy, config), config)
-    if master is not None:
-        rows["teacher"] = evaluate("teacher", _tested(master, config), config)
-    with explaining_full_disk(folder.path):
-        finish(folder.path, rows, config, time.perf_counter() - started)
+        raise SettingError(f"trainer: {error}") from error
+    return trainer
 
 
-def playing(policy: Student, teacher: LocalTeacher, config: DictConfig) -> Student | None:
+def playing(parts: Parts, config: TrainConfig) -> Player | None:
     """The teacher as one that plays, as the student does; None if it cannot and need not.
 
     Raises:
         UnsupportedModelError: It cannot, and the training asks it to.
     """
+    if parts.teacher is None:
+        return None
     try:
-        return alike(policy, teacher.model)
+        return parts.teacher.player(parts.student)
     except UnsupportedModelError as error:
-        shared = OmegaConf.select(config, "trainer.lmbda", default=1.0) < 1
-        if shared or config.get("search") is not None:
-            asked = f"trainer.lmbda={config.trainer.lmbda}" if shared else "search=credit"
+        lmbda = OmegaConf.select(config.trainer, "lmbda", default=1.0)
+        if lmbda < 1 or parts.search is not None:
+            asked = f"trainer.lmbda={lmbda}" if lmbda < 1 else "search=credit"
             raise UnsupportedModelError(
                 f"{asked} lets the teacher play, and it cannot: {error}"
             ) from error
         if config.evaluation.tasks:
             print(f"The teacher is left out of the table, since it cannot play here: {error}")
         return None
-
-
-def _validation_tasks(config: DictConfig) -> list[TaskRef]:
-    """What the student plays while it is trained; nothing by default.
-
-    Raises:
-        UserError: The options are none.
-        UnknownTaskError: An environment has fewer validation tasks.
-    """
-    every, count = config.evaluation.every, config.evaluation.validation_tasks
-    for name, value, least in (("every", every, 0), ("validation_tasks", count, 1)):
-        if not isinstance(value, int) or value < least:
-            raise UserError(f"evaluation.{name}={value}: expected a whole number from {least}")
-    return deal(list(config.env.ids), "validation", 0, count, config.seed) if every else []
-
-
-def bounds(policy: Student, config: DictConfig) -> dict[str, Metrics]:
-    """The rows every evaluation prints: doing nothing, and the gold calls.
-
-    Raises:
-        UserError: No gold episode came to its end: nothing could be learned or measured here.
-    """
-    scripts = {"no-op": no_op, "oracle": oracle}
-    rows = {n: evaluate(n, ScriptedPolicy(policy.format, s), config) for n, s in scripts.items()}
-    if rows["oracle"].infra_failures and not rows["oracle"].tasks:
-        raise UserError(
-            f"every oracle episode broke ({rows['oracle'].first_error}): mend the environment, "
-            f"then run again"
-        )
-    return rows
 
 
 def fit(trainer: Trainer, run: Path) -> None:
@@ -198,7 +195,8 @@ def fit(trainer: Trainer, run: Path) -> None:
     trainer.add_callback(metrics)
     trainer.add_callback(MarkComplete(keep=trainer.args.save_total_limit))
     trainer.args.save_total_limit = None  # MarkComplete rotates
-    trainer.add_callback(Progress())
+    if trainer.is_world_process_zero():
+        trainer.add_callback(Progress())
     trainer.remove_callback(PrinterCallback)  # the bar and the metrics file say it already
     with explaining_full_disk(run):
         checkpoint = last_complete(Path(str(trainer.args.output_dir)))
@@ -212,23 +210,19 @@ def fit(trainer: Trainer, run: Path) -> None:
         trainer.save_model(str(run / "model"))
 
 
-def finish(run: Path, rows: dict[str, Metrics], config: DictConfig, seconds: float) -> None:
+def finish(run: Path, rows: dict[str, Metrics], composed: DictConfig, seconds: float) -> None:
     """Write summary, picture and table, and print the table."""
     history = read_metrics(run / "metrics.jsonl")
     extra = {
         "machine": machine(),
         "seconds": round(seconds, 1),
-        "config": OmegaConf.to_container(config, resolve=True),
+        "config": as_mapping(composed),
         "history": history,
     }
     write_summary(run / "summary.json", rows, extra)
     plot(run / "plot.png", rows, history)
     text = f"{table(rows)}\n"
-    if config.evaluation.breakdown:
+    if OmegaConf.select(composed, "evaluation.breakdown"):
         text += f"\n{breakdown(rows)}\n"
     write_atomically(run / "table.txt", text.encode())
     print(f"\n{text}\nsummary: {run / 'summary.json'}\npicture: {run / 'plot.png'}")
-
-
-def _tested(policy: Student, config: DictConfig) -> Student:
-    return policy.at(config.evaluation.temperature)

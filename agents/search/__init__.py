@@ -14,7 +14,7 @@ from journeyman.agents.search.searches import (
     World,
     run_searches,
 )
-from journeyman.agents.search.tree import Continuation, Edge, Kind, Node, NodeKey, Path, Step, Tree
+from journeyman.agents.search.tree import Continuation, Edge, Kind, Move, Node, NodeKey, Path, Tree
 
 __all__ = [
     "ActionValue",
@@ -24,13 +24,13 @@ __all__ = [
     "Edge",
     "ImprovementSearch",
     "Kind",
+    "Move",
     "Node",
     "NodeKey",
     "NodeValue",
     "Path",
     "Request",
     "Search",
-    "Step",
     "Tree",
     "World",
     "expected_backup",

@@ -12,17 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from torch import Tensor
-
-from journeyman.agents.rollouts.rollout import Fork, TaskRef
+from journeyman.agents.rollouts.tasks import Fork, TaskRef
 from journeyman.agents.search.backup import Advantage, NodeValue, expected_backup
 from journeyman.agents.search.estimators import Estimate, StepEstimator, TreeCredit
 from journeyman.agents.search.language import LanguageWorld
 from journeyman.agents.search.searches import Budget, Purse, Request, request_seed, run_searches
 from journeyman.agents.search.tree import Action, Kind, NodeKey, Path, Tree
-from journeyman.agents.students.hf import alike
-from journeyman.agents.students.player import Student
-from journeyman.agents.teachers.local import LocalTeacher
+from journeyman.agents.students.player import Player
+from journeyman.agents.teachers import Annotations
 from journeyman.agents.teachers.scoring import score_episodes
 from journeyman.envs import Episode, StopReason
 
@@ -108,7 +105,15 @@ class Spent:
     """Episodes and continuations that broke; those that broke at once are no rows."""
 
 
-@dataclass
+@dataclass(frozen=True)
+class Forest:
+    """Episodes of trees, and what they cost."""
+
+    rows: list[TreeEpisode]
+    spent: Spent = Spent()
+
+
+@dataclass(frozen=True)
 class TreeRollouts:
     """`search=credit`: how many rows a task gets and what they are spent on."""
 
@@ -132,8 +137,6 @@ class TreeRollouts:
     """Most tokens of a task beyond its trajectories, the teacher's too."""
     agreement: float = 0.5
     """A step that the teacher finds at least this probable is what the teacher would do."""
-    spent: Spent = field(default_factory=Spent, init=False)
-    """By the last batch."""
 
     def __post_init__(self) -> None:
         """Check the counts."""
@@ -154,71 +157,75 @@ class TreeRollouts:
 
     def play(
         self,
-        policy: Student,
-        teacher: LocalTeacher,
+        player: Player,
+        annotations: Annotations,
+        master: Player | None,
         tasks: Sequence[TaskRef],
         batch_size: int,
         env_kwargs: dict[str, Any],
-    ) -> list[TreeEpisode]:
+    ) -> Forest:
         """Play `rows` episodes a task, or fewer where a budget ends.
 
         Args:
-            policy: The student.
-            teacher: Says where it agrees, and makes a proposal where it does not.
+            player: The student.
+            annotations: Say where the teacher agrees with it, if there is a teacher.
+            master: The teacher as one that plays, and shows what it would do where it does not
+                agree; None if it does not play.
             tasks: `rows` in a row of each task, with different seeds (see TRL's RepeatSampler).
             batch_size: Conversations side by side.
             env_kwargs: For the environments.
         """
-        grown = self.grow(policy, teacher, tasks, batch_size, env_kwargs)
-        return [row for it in grown for row in self.episodes(it)]
+        grown, spent = self.grow(player, annotations, master, tasks, batch_size, env_kwargs)
+        return Forest([row for it in grown for row in self.episodes(it)], spent)
 
     def grow(
         self,
-        policy: Student,
-        teacher: LocalTeacher,
+        player: Player,
+        annotations: Annotations,
+        master: Player | None,
         tasks: Sequence[TaskRef],
         batch_size: int,
         env_kwargs: dict[str, Any],
-    ) -> list[Grown]:
-        """The trees that `play` is made of; arguments are the same."""
-        world = LanguageWorld(policy, batch_size, env_kwargs)
+    ) -> tuple[list[Grown], Spent]:
+        """The trees that `play` is made of, and what they cost; arguments are the same."""
+        world = LanguageWorld(player, batch_size, env_kwargs)
         trees = world.begin(
             [task for i, task in enumerate(tasks) if i % self.rows < self.trajectories]
         )
         seeds = [task.seed for task in tasks[:: self.rows]]
-        grown = self._ask_teacher(world, policy, teacher, trees, seeds)
-        self._try(world, grown, seeds)
+        grown = [Grown(tree) for tree in trees]
+        if annotations.taught and master is not None:
+            self._ask_teacher(world, annotations, master, grown, seeds)
+            self._try(world, grown, seeds)
         searches = []
         for it, seed in zip(grown, seeds, strict=True):
             left = self._budget().less(it.spent)
             if it.playable and left is not None:
                 searches.append(self.values.search(it.tree, it.trajectories, left, seed))
         run_searches(world, searches)
-        self.spent = Spent(
+        return grown, Spent(
             sampled_tokens=sum(sum(e.mask) for e in world.episodes),
             teacher_tokens=world.teacher_tokens,
             env_steps=sum(it.tree.env_steps + it.teacher_steps for it in grown),
             failures=sum(p.failure is not None for it in grown for p in it.tree.paths),
         )
-        return grown
 
     def _ask_teacher(
         self,
         world: LanguageWorld,
-        policy: Student,
-        teacher: LocalTeacher,
-        trees: Sequence[Tree],
+        annotations: Annotations,
+        master: Player,
+        grown: Sequence[Grown],
         seeds: Sequence[int],
-    ) -> list[Grown]:
+    ) -> None:
         """What the teacher would do in the nodes of the trajectories, where it is worth a try."""
-        grown = [Grown(tree) for tree in trees]
         disputed: list[tuple[Grown, NodeKey]] = []
         places: list[tuple[NodeKey, Fork]] = []
-        scores = iter(score_episodes(teacher, world.episodes))
+        scores = iter(score_episodes(annotations, world.episodes))
         for it, seed in zip(grown, seeds, strict=True):
             found: list[NodeKey] = []
             for path in it.tree.paths:
-                others = self._compare(it, path, next(scores).log_ratio)
+                others = self._compare(it, path, next(scores).log_ratio.tolist())
                 found += others[: self.tries]
                 if path.complete and not others:
                     # The teacher would have played this very episode.
@@ -234,7 +241,6 @@ class TreeRollouts:
                 disputed.append((it, key))
                 handle: Fork = it.tree.nodes[key].handle
                 places.append((key, replace(handle, seed=request_seed(seed, -1 - i))))
-        master = alike(policy, teacher.model, temperature=0.0)
         if self.follow:
             for (it, key), episode in zip(disputed, world.follow(master, places), strict=True):
                 it.teacher_steps += len(episode.steps) - episode.first_step
@@ -246,16 +252,15 @@ class TreeRollouts:
                 if action is not None:
                     it.teacher_tokens += len(world.proposed(key, action))
                     it.theirs[key] = action
-        return grown
 
-    def _compare(self, it: Grown, path: Path, log_ratio: Tensor) -> list[NodeKey]:
+    def _compare(self, it: Grown, path: Path, log_ratio: Sequence[float]) -> list[NodeKey]:
         """Note where the teacher would do the same; returns the other nodes, in order."""
         others = []
         for key, step in zip(path.keys, path.steps, strict=False):
             episode: Episode = step.payload
             start, end = episode.steps[key.depth].span
             own = sum(episode.logprobs[start:end])
-            if own + float(log_ratio[start:end].sum()) >= math.log(self.agreement):
+            if own + sum(log_ratio[start:end]) >= math.log(self.agreement):
                 it.theirs[key] = step.action
             else:
                 others.append(key)

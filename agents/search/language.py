@@ -18,15 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from journeyman.agents.rollouts.rollout import Fork, TaskRef, rollout
+from journeyman.agents.rollouts.rollout import rollout
+from journeyman.agents.rollouts.tasks import Fork, TaskRef
 from journeyman.agents.search.searches import Request
-from journeyman.agents.search.tree import Action, Continuation, NodeKey, Step, Tree
-from journeyman.agents.students.player import Policy
-from journeyman.agents.students.player import Request as Conversation
+from journeyman.agents.search.tree import Action, Continuation, Move, NodeKey, Tree
+from journeyman.agents.students.player import Conversation, Player
 from journeyman.envs import Episode, StopReason, make_for_run
 from journeyman.envs.task import extract_answer, normalise
-from journeyman.tools import CallStatus, ToolCall, get_parser
-from journeyman.tools.parsing import blank_reasoning
+from journeyman.envs.types import said
+from journeyman.tools import CallStatus, ToolCall, ToolSpec
 
 logger = logging.getLogger(__name__)
 
@@ -43,13 +43,12 @@ class LanguageWorld:
     """
 
     def __init__(
-        self, policy: Policy, batch_size: int = 64, env_kwargs: dict[str, Any] | None = None
+        self, player: Player, batch_size: int = 64, env_kwargs: dict[str, Any] | None = None
     ) -> None:
-        """Play with `policy`, `batch_size` conversations side by side."""
-        self._policy = policy
+        """Play with `player`, `batch_size` conversations side by side."""
+        self._player = player
         self._batch_size = batch_size
         self._env_kwargs = env_kwargs or {}
-        self._parse = get_parser(self._env_kwargs.get("parser", "hermes"))
         self._sampled: dict[tuple[NodeKey, Action], Counter[tuple[int, ...]]] = defaultdict(Counter)
         self._repeated: dict[tuple[NodeKey, Action], Counter[tuple[int, ...]]] = defaultdict(
             Counter
@@ -59,7 +58,7 @@ class LanguageWorld:
         """All that was played, in order: each can be trained on, since what it shares with an
         earlier one is masked."""
         self.teacher_tokens = 0
-        """Tokens that other policies wrote, by `propose` and `follow`."""
+        """Tokens that other players wrote, by `propose` and `follow`."""
 
     def begin(self, tasks: Sequence[TaskRef]) -> list[Tree]:
         """Play a trajectory a task; neighbours that are of one task grow from one root.
@@ -80,8 +79,8 @@ class LanguageWorld:
             tree.add(tree.root, self._continuation(episode))
         return tree
 
-    def propose(self, policy: Policy, nodes: Sequence[tuple[NodeKey, Fork]]) -> list[Action | None]:
-        """What another policy (the teacher) would do next in each of these nodes.
+    def propose(self, player: Player, nodes: Sequence[tuple[NodeKey, Fork]]) -> list[Action | None]:
+        """What another player (the teacher) would do next in each of these nodes.
 
         Returns:
             One action a node; None where the environment could not be brought there. A request that
@@ -92,26 +91,28 @@ class LanguageWorld:
             batch = nodes[start : start + self._batch_size]
             with contextlib.ExitStack() as envs:
                 conversations = [self._conversation(place, envs) for _, place in batch]
-                turns = iter(next_turns(policy, [it for it in conversations if it is not None]))
-            for (key, _), conversation in zip(batch, conversations, strict=True):
-                actions.append(None if conversation is None else self._note(key, next(turns)))
+                turns = iter(next_turns(player, [it for it in conversations if it is not None]))
+                for (key, _), it in zip(batch, conversations, strict=True):
+                    noted = it and self._note(key, next(turns), it.env.tools)
+                    actions.append(noted)
         return actions
 
-    def _note(self, key: NodeKey, turn: tuple[int, ...]) -> Action:
+    def _note(self, key: NodeKey, turn: tuple[int, ...], tools: Sequence[ToolSpec]) -> Action:
         """Keep a proposed turn as it was written; returns its action."""
-        text = self._policy.format.decode(turn[:-1])
-        action = canonical_action(text, self._parse(blank_reasoning(text)))
+        dialect = self._player.dialect
+        read = dialect.read(dialect.decode(turn[:-1]), tools)
+        action = canonical_action(read.text, read.calls)
         self._proposed.setdefault((key, action), turn)
         self.teacher_tokens += len(turn)
         return action
 
-    def follow(self, policy: Policy, nodes: Sequence[tuple[NodeKey, Fork]]) -> list[Episode]:
-        """Episodes that another policy (the teacher) plays on to the end from these nodes.
+    def follow(self, player: Player, nodes: Sequence[tuple[NodeKey, Fork]]) -> list[Episode]:
+        """Episodes that another player (the teacher) plays on to the end from these nodes.
 
         They are not the student's, so they are in no tree.
         """
         forks = [place for _, place in nodes]
-        played = rollout(policy, forks, self._batch_size, self._env_kwargs)
+        played = rollout(player, forks, self._batch_size, self._env_kwargs)
         self.teacher_tokens += sum(sum(episode.mask) for episode in played)
         return played
 
@@ -148,7 +149,7 @@ class LanguageWorld:
         return turn
 
     def _play(self, tasks: Sequence[TaskRef | Fork]) -> list[Episode]:
-        played = rollout(self._policy, tasks, self._batch_size, self._env_kwargs, keep=True)
+        played = rollout(self._player, tasks, self._batch_size, self._env_kwargs, keep=True)
         self.episodes += played
         return played
 
@@ -159,12 +160,13 @@ class LanguageWorld:
         except Exception as error:  # as in `rollout`: the infrastructure broke, for this node only
             logger.warning("%s %s: %r", place.env_id, place.task_id, error)
             return None
-        return Conversation(place.prefix, place.seed, env)
+        before = place.parent.steps[: place.step]
+        return Conversation(place.prefix, place.seed, env, said(place.parent.opening, before))
 
     def _continuation(self, episode: Episode, given: bool = False) -> Continuation:
         """The steps that were played in this episode; `given`: the student was given the first."""
         broken = episode.stop is StopReason.INFRA_ERROR
-        keys, steps = _keys(episode), list[Step]()
+        keys, steps = _keys(episode), list[Move]()
         for k in range(episode.first_step, len(episode.steps)):
             step = episode.steps[k]
             action = canonical_action(step.text, [result.call for result in step.results])
@@ -173,11 +175,11 @@ class LanguageWorld:
                 self._sampled[keys[k], action][turn] += 1
             if k + 1 < len(keys):
                 place = Fork(episode, k + 1, 0)
-                steps.append(Step(action, 0.0, *keys[k + 1][1:], False, place, episode))
+                steps.append(Move(action, 0.0, *keys[k + 1][1:], False, place, episode))
             elif broken:  # before anybody looked where the step had led: no end, and no value
-                steps.append(Step(action, 0.0, f"broken/{k}", END, payload=episode))
+                steps.append(Move(action, 0.0, f"broken/{k}", END, payload=episode))
             else:
-                end = Step(action, episode.reward, episode.state_hash, END, True, payload=episode)
+                end = Move(action, episode.reward, episode.state_hash, END, True, payload=episode)
                 steps.append(end)
         failure = None
         if broken:
@@ -217,12 +219,12 @@ def _keys(episode: Episode) -> list[NodeKey]:
     return keys
 
 
-def next_turns(policy: Policy, conversations: Sequence[Conversation]) -> list[tuple[int, ...]]:
-    """The tokens of the one turn that a policy writes next in each conversation."""
+def next_turns(player: Player, conversations: Sequence[Conversation]) -> list[tuple[int, ...]]:
+    """The tokens of the one turn that a player writes next in each conversation."""
     turns: list[tuple[int, ...]] = [()] * len(conversations)
     if not conversations:
         return turns
-    stream = policy.open(conversations)
+    stream = player.open(conversations)
     missing = len(conversations)
     while missing:
         for turn in stream.advance():

@@ -12,29 +12,29 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from journeyman.agents.rollouts.rollout import Fork
+from journeyman.agents.rollouts.tasks import Fork
 from journeyman.agents.search.language import LanguageWorld, next_turns
 from journeyman.agents.search.searches import ImprovementSearch, Rule, request_seed, run_searches
 from journeyman.agents.search.tree import Tree
-from journeyman.agents.students.player import Policy, Request, Stream, Turn
-from journeyman.envs import BranchPoint, Episode, StopReason
+from journeyman.agents.students.player import Conversation, Player, Stream, Turn
+from journeyman.envs import BranchPoint, Episode, Message, StopReason
 
 
-class SearchPolicy:
-    """Plays what an `ImprovementSearch` finds best among the turns a policy proposes."""
+class SearchPlayer:
+    """Plays what an `ImprovementSearch` finds best among the turns a player proposes."""
 
     def __init__(
         self,
-        policy: Policy,
+        player: Player,
         rule: Rule = "gumbel",
         candidates: int = 8,
         simulations: int = 16,
         env_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        """Search with a policy.
+        """Search with a player.
 
         Args:
-            policy: Proposes turns and plays the simulations to their ends; it must have dice, or
+            player: Proposes turns and plays the simulations to their ends; it must have dice, or
                 all proposals are one.
             rule: See `ImprovementSearch`.
             candidates: Turns sampled at each choice; their frequencies are the prior.
@@ -49,36 +49,38 @@ class SearchPolicy:
                 raise ValueError(f"{name}={count}: expected at least 1")
         if rule not in ("gumbel", "puct"):
             raise ValueError(f"rule={rule!r}: expected 'gumbel' or 'puct'")
-        self.policy = policy
-        self.format = policy.format
-        self.max_context = policy.max_context
+        self.player = player
+        self.dialect = player.dialect
+        self.max_context = player.max_context
         self.rule = rule
         self.candidates = candidates
         self.simulations = simulations
         self.env_kwargs = env_kwargs
 
-    def open(self, requests: Sequence[Request]) -> Stream:
+    def open(self, conversations: Sequence[Conversation]) -> Stream:
         """Start a batch of conversations, whose choices are searched side by side."""
-        return _SearchStream(self, requests)
+        return _SearchStream(self, conversations)
 
 
 class _SearchStream:
-    def __init__(self, policy: SearchPolicy, requests: Sequence[Request]) -> None:
-        self._policy = policy
-        self._requests = list(requests)
-        self._env_kwargs = policy.env_kwargs
-        if self._env_kwargs is None and requests and requests[0].env.spec is not None:
-            self._env_kwargs = dict(requests[0].env.spec.kwargs)
-        self._tokens = [list(r.tokens) for r in requests]
-        self._choices = [0] * len(requests)
-        self._ready = list(range(len(requests)))
+    def __init__(self, owner: SearchPlayer, conversations: Sequence[Conversation]) -> None:
+        self._owner = owner
+        self._conversations = list(conversations)
+        self._env_kwargs = owner.env_kwargs
+        if self._env_kwargs is None and conversations and conversations[0].env.spec is not None:
+            self._env_kwargs = dict(conversations[0].env.spec.kwargs)
+        self._tokens = [list(it.tokens) for it in conversations]
+        self._messages = [it.messages for it in conversations]
+        self._choices = [0] * len(conversations)
+        self._ready = list(range(len(conversations)))
 
     @property
     def idle(self) -> bool:
         return not self._ready
 
-    def extend(self, row: int, tokens: Sequence[int]) -> None:
+    def extend(self, row: int, tokens: Sequence[int], messages: Sequence[Message] = ()) -> None:
         self._tokens[row] += tokens
+        self._messages[row] += tuple(messages)
         self._ready.append(row)
 
     def finish(self, row: int) -> None:
@@ -88,27 +90,27 @@ class _SearchStream:
         ready, self._ready = self._ready, []
         if not ready:
             return []
-        policy = self._policy
-        world = LanguageWorld(policy.policy, env_kwargs=self._env_kwargs)
+        owner = self._owner
+        world = LanguageWorld(owner.player, env_kwargs=self._env_kwargs)
         trees = [self._tree(row) for row in ready]
         proposed = world.propose(
-            policy.policy,
+            owner.player,
             [
                 (tree.root, Fork(tree.nodes[tree.root].handle.parent, 0, self._seed(row, i)))
                 for tree, row in zip(trees, ready, strict=True)
-                for i in range(policy.candidates)
+                for i in range(owner.candidates)
             ],
         )
         searches: dict[int, ImprovementSearch] = {}
         for i, (tree, row) in enumerate(zip(trees, ready, strict=True)):
-            candidates = proposed[i * policy.candidates : (i + 1) * policy.candidates]
+            candidates = proposed[i * owner.candidates : (i + 1) * owner.candidates]
             counts = Counter(action for action in candidates if action is not None)
             if not counts:
                 continue
             prior = {action: math.log(n) for action, n in counts.items()}
-            seed = self._seed(row, policy.candidates)
+            seed = self._seed(row, owner.candidates)
             searches[row] = ImprovementSearch(
-                tree, tree.root, prior, policy.simulations, policy.rule, seed=seed
+                tree, tree.root, prior, owner.simulations, owner.rule, seed=seed
             )
         run_searches(world, list(searches.values()))
         chosen = {row: world.proposed(it.key, it.best()) for row, it in searches.items()}
@@ -117,21 +119,28 @@ class _SearchStream:
         turns = []
         for row in ready:
             self._tokens[row] += chosen[row]
+            text = owner.dialect.decode(chosen[row][:-1])
+            self._messages[row] += (Message("assistant", text),)
             self._choices[row] += 1
             turns.append(Turn(row, chosen[row], (0.0,) * len(chosen[row])))
         return turns
 
     def _plainly(self, rows: Sequence[int]) -> dict[int, tuple[int, ...]]:
-        """The policy's own next turn in each of these rows, without a search."""
+        """The player's own next turn in each of these rows, without a search."""
         conversations = [
-            Request(tuple(self._tokens[row]), self._seed(row, 0), self._requests[row].env)
+            Conversation(
+                tuple(self._tokens[row]),
+                self._seed(row, 0),
+                self._conversations[row].env,
+                self._messages[row],
+            )
             for row in rows
         ]
-        return dict(zip(rows, next_turns(self._policy.policy, conversations), strict=True))
+        return dict(zip(rows, next_turns(self._owner.player, conversations), strict=True))
 
     def _tree(self, row: int) -> Tree:
         """A tree whose root is where the row stands."""
-        env, tokens = self._requests[row].env, tuple(self._tokens[row])
+        env, tokens = self._conversations[row].env, tuple(self._tokens[row])
         here = Episode(
             env.spec.id if env.spec is not None else "",
             env.task.id,
@@ -140,9 +149,10 @@ class _SearchStream:
             (False,) * len(tokens),
             (),
             StopReason.MAX_TURNS,
+            opening=self._messages[row],
             branch_points=(BranchPoint(env.snapshot(), env.state_hash()),),
         )
         return Tree(env.state_hash(), f"{row}/{self._choices[row]}", Fork(here, 0, 0))
 
     def _seed(self, row: int, index: int) -> int:
-        return request_seed(self._requests[row].seed, (self._choices[row] << 16) + index)
+        return request_seed(self._conversations[row].seed, (self._choices[row] << 16) + index)

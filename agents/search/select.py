@@ -127,12 +127,6 @@ def improved_policy(logits: Array, completed: Array, visits: Counts) -> Array:
     return softmax(logits + sigma(completed, visits))
 
 
-def interior_action(logits: Array, completed: Array, visits: Counts) -> int:
-    """Gumbel MuZero below the root: keep the visits close to the improved policy."""
-    target = improved_policy(logits, completed, visits)
-    return int(np.argmax(target - visits / (1 + visits.sum())))
-
-
 def considered_visits(candidates: int, simulations: int) -> list[int]:
     """Sequential halving as a schedule: simulation i goes to a candidate of that many visits.
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from journeyman.agents.search.searches import Request, request_seed
-from journeyman.agents.search.tree import Continuation, Kind, NodeKey, Path, Step, Tree
+from journeyman.agents.search.tree import Continuation, Kind, Move, NodeKey, Path, Tree
 from journeyman.envs.exact import MDP
 
 
@@ -57,7 +57,7 @@ class TabularWorld:
             depth += 1
             end = depth == horizon
             steps.append(
-                Step(action, float(self.mdp.wins[state]) if end else 0.0, state, terminal=end)
+                Move(action, float(self.mdp.wins[state]) if end else 0.0, state, terminal=end)
             )
             action = None
         return Continuation(tuple(steps))

@@ -40,7 +40,7 @@ class NodeKey(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Move:
     """One action and where it led."""
 
     action: Action
@@ -61,7 +61,7 @@ class Step:
 class Continuation:
     """What came of playing on from a node, to the end of the episode unless something broke."""
 
-    steps: tuple[Step, ...]
+    steps: tuple[Move, ...]
     """Steps played; the first holds the forced action, if one was forced."""
     failure: str | None = None
     """What broke in the infrastructure after the last step; its end has no value then."""
@@ -82,7 +82,7 @@ class Path:
 
     keys: tuple[NodeKey, ...]
     """[L + 1] nodes, from where it began to where it ended."""
-    steps: tuple[Step, ...]
+    steps: tuple[Move, ...]
     """[L] steps between them."""
     kind: Kind
     """How its first action came about."""
@@ -103,7 +103,7 @@ class Path:
 
 
 @dataclass(slots=True)
-class Outcome:
+class Arrival:
     """One of the nodes an edge led to."""
 
     visits: int = 0
@@ -119,7 +119,7 @@ class Edge:
     """Times the student itself sampled it here."""
     forced: int = 0
     teacher: int = 0
-    outcomes: dict[NodeKey, Outcome] = field(default_factory=dict)
+    outcomes: dict[NodeKey, Arrival] = field(default_factory=dict)
 
     @property
     def visits(self) -> int:
@@ -216,7 +216,7 @@ class Tree:
                 self.nodes[key].distance += left
         return path
 
-    def _advance(self, node: Node, step: Step, kind: Kind) -> Node:
+    def _advance(self, node: Node, step: Move, kind: Kind) -> Node:
         if node.terminal:
             raise ValueError(f"{node.key} ended the episode: nothing can be played after it")
         edge = node.edges.setdefault(step.action, Edge())
@@ -227,7 +227,7 @@ class Tree:
         else:
             edge.teacher += 1
         key = NodeKey(node.key.depth + 1, step.state, step.context)
-        outcome = edge.outcomes.setdefault(key, Outcome())
+        outcome = edge.outcomes.setdefault(key, Arrival())
         outcome.visits += 1
         outcome.reward += step.reward
         self.dice = self.dice or len(edge.outcomes) > 1
@@ -268,7 +268,7 @@ class Tree:
         for path in data["paths"]:
             steps: Sequence[Sequence[Any]] = path["steps"]
             played = Continuation(
-                tuple(Step(a, r, s, c, end) for a, r, s, c, end in steps), path.get("failure")
+                tuple(Move(a, r, s, c, end) for a, r, s, c, end in steps), path.get("failure")
             )
             tree.add(NodeKey(*path["start"]), played, Kind(path["kind"]))
         return tree

@@ -12,43 +12,51 @@ import math
 import operator
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from journeyman.agents.errors import DivergedError, UnsupportedModelError
 from journeyman.agents.networks.catalogue import resolve
-from journeyman.agents.search.searches import Rule
+from journeyman.agents.networks.loading import load_model
 from journeyman.agents.students.cache import growing_cache
-from journeyman.agents.students.dialect import ChatFormat, ToolRender
-from journeyman.agents.students.player import Request, Stream, Student, Turn, TurnLimits
-from journeyman.agents.teachers.local import LocalTeacher
+from journeyman.agents.students.dialect import Dialect, ToolRender, dialect_of
+from journeyman.agents.students.player import (
+    Conversation,
+    ModelPlayer,
+    Sampling,
+    Stream,
+    Trainable,
+    Turn,
+    end_ids,
+    longest_turn,
+    stop_of,
+    turn_limit,
+)
+from journeyman.envs import Message
 
 
-class HFPolicy(TurnLimits):
+class HFPlayer(ModelPlayer):
     """Samples turns from a causal language model."""
 
     def __init__(
         self,
         model: PreTrainedModel,
-        format: ChatFormat,
-        temperature: float = 1.0,
-        max_turn_tokens: int = 128,
+        dialect: Dialect,
+        sampling: Sampling = Sampling(),  # noqa: B008 - frozen
         max_context: int | None = None,
-        search: Rule | None = None,
     ) -> None:
-        """Wrap a model; the model is not copied, so training it changes the policy.
+        """Wrap a model; the model is not copied, so training it changes the player.
 
         Args:
             model: A decoder-only model with full attention in every layer.
-            format: Its chat format; this and the others are those of `TurnLimits`.
-            temperature: Of its dice.
-            max_turn_tokens: Of a turn.
-            max_context: Of a token stream.
-            search: For `journeyman eval`.
+            dialect: Its family's.
+            sampling: Its dice.
+            max_context: Longest token stream; None takes the model's own limit.
 
         Raises:
             UnsupportedModelError: A layer has a sliding window or a recurrent state; or a turn
@@ -64,18 +72,16 @@ class HFPolicy(TurnLimits):
             )
         positions = int(config.max_position_embeddings)
         named = "the model's max_position_embeddings"
-        super().__init__(
-            positions, named, format, temperature, max_turn_tokens, max_context, search
-        )
+        super().__init__(positions, named, dialect, sampling, max_context)
         self.model = model
 
-    def open(self, requests: Sequence[Request]) -> Stream:
+    def open(self, conversations: Sequence[Conversation]) -> Stream:
         """Start a batch of conversations."""
-        return HFStream(self, requests)
+        return HFStream(self, conversations)
 
-    def at(self, temperature: float) -> HFPolicy:
-        """The same model at another temperature."""
-        return alike(self, self.model, temperature)
+    def at(self, **changes: Any) -> HFPlayer:
+        """The same model with other sampling."""
+        return HFPlayer(self.model, self.dialect, self.changed(changes), self.max_context)
 
 
 def _layer_kinds(config: PretrainedConfig) -> set[str]:
@@ -89,11 +95,11 @@ def _layer_kinds(config: PretrainedConfig) -> set[str]:
 class _Row:
     """One conversation's place in the lockstep."""
 
-    def __init__(self, index: int, request: Request) -> None:
+    def __init__(self, index: int, conversation: Conversation, seed: int) -> None:
         self.index = index
-        self.pending: deque[int] = deque(request.tokens)
+        self.pending: deque[int] = deque(conversation.tokens)
         """Tokens to feed before the row writes again; none while it writes."""
-        self.dice = _dice(request.seed)
+        self.dice = _dice(conversation.seed, seed)
         self.tokens: list[int] = []
         """Written so far in this turn; the last is fed next."""
         self.logprobs: list[float] = []
@@ -114,9 +120,15 @@ class _Row:
         return turn
 
 
-def _dice(seed: int) -> Iterator[float]:
-    """Numbers in [0, 1) without end; asked for one by one, numpy takes longer for each."""
-    generator = np.random.Generator(np.random.Philox(seed))
+def _dice(seed: int, other: int) -> Iterator[float]:
+    """Numbers in [0, 1) without end; asked for one by one, numpy takes longer for each.
+
+    Args:
+        seed: The conversation's.
+        other: `Sampling.seed`.
+    """
+    key = np.random.SeedSequence((other, seed)) if other else seed
+    generator = np.random.Generator(np.random.Philox(key))
     while True:
         yield from generator.random(64).tolist()
 
@@ -141,20 +153,21 @@ class _Places(NamedTuple):
 class HFStream:
     """A batch of conversations in progress; see the module's docstring."""
 
-    def __init__(self, policy: HFPolicy, requests: Sequence[Request]) -> None:
+    def __init__(self, player: HFPlayer, conversations: Sequence[Conversation]) -> None:
         """Queue the opening prompts."""
-        self._policy = policy
-        self._model = policy.model
-        self._device = policy.model.device
-        self._rows = [_Row(i, r) for i, r in enumerate(requests)]
+        self._player = player
+        self._model = player.model
+        self._device = player.model.device
+        seed = player.sampling.seed
+        self._rows = [_Row(i, it, seed) for i, it in enumerate(conversations)]
         self._live = list(self._rows)
         """The rows of the model's batch, in its order."""
         self._places: _Places | None = None
         """Of `_live`; None after a change."""
-        config = policy.model.config.get_text_config()
+        config = player.model.config.get_text_config()
         self._cache = growing_cache(config.num_hidden_layers)
-        self._mask = torch.ones(len(requests), 0, dtype=torch.bool, device=self._device)
-        self._positions = torch.zeros(len(requests), dtype=torch.long, device=self._device)
+        self._mask = torch.ones(len(conversations), 0, dtype=torch.bool, device=self._device)
+        self._positions = torch.zeros(len(conversations), dtype=torch.long, device=self._device)
         self._offsets = torch.arange(int(config.max_position_embeddings), device=self._device)
         self._gaps = False
 
@@ -163,7 +176,7 @@ class HFStream:
         """True if every row waits or is done."""
         return all(row.waiting or row.done for row in self._live)
 
-    def extend(self, row: int, tokens: Sequence[int]) -> None:
+    def extend(self, row: int, tokens: Sequence[int], messages: Sequence[Message] = ()) -> None:
         """Feed the environment's answer."""
         self._rows[row].pending.extend(tokens)
         self._rows[row].waiting = False
@@ -233,8 +246,8 @@ class HFStream:
         uniforms = torch.tensor(
             [next(row.dice) for _, row in writing], device=self._device, dtype=chosen.dtype
         )
-        tokens, logprobs = sample(chosen, self._policy.temperature, uniforms)
-        eos, limit = self._policy.format.eos_id, self._policy.max_turn_tokens
+        sampling, dialect = self._player.sampling, self._player.dialect
+        tokens, logprobs = sample(chosen, sampling, uniforms)
         turns = []
         for (_, row), token, logprob in zip(
             writing, tokens.tolist(), logprobs.tolist(), strict=True
@@ -243,21 +256,23 @@ class HFStream:
                 raise DivergedError
             row.tokens.append(token)
             row.logprobs.append(logprob)
-            if token == eos:
+            if token in dialect.end_ids:
                 turns.append(row.take_turn())
-            elif len(row.tokens) >= limit:
-                turns.append(row.take_turn(forced=eos))
+            elif len(row.tokens) >= sampling.max_tokens or (
+                sampling.stops and stop_of(dialect.decode(row.tokens), sampling.stops)
+            ):
+                turns.append(row.take_turn(forced=dialect.eos_id))
         if turns:
             self._places = None
         return turns
 
 
-def sample(logits: Tensor, temperature: float, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+def sample(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     """Draw one token a row by inverse transform.
 
     Args:
         logits: [B, V].
-        temperature: 0 takes the most probable token.
+        sampling: The dice.
         uniforms: [B], in [0, 1); the only source of chance.
 
     Returns:
@@ -265,10 +280,13 @@ def sample(logits: Tensor, temperature: float, uniforms: Tensor) -> tuple[Tensor
         finite.
     """
     logprobs = logits.log_softmax(-1)
-    if temperature == 0:
+    if sampling.temperature == 0:
         tokens = logits.argmax(-1)
     else:
-        cumulative = (logits / temperature).softmax(-1).cumsum(-1)
+        chances = (logits / sampling.temperature).softmax(-1)
+        if sampling.truncated:
+            chances = _truncated(chances, sampling)
+        cumulative = chances.cumsum(-1)
         # Scaled by the sum, which rounding keeps from being 1; and below it, which rounding of the
         # dice to 1 would not be: a token past the end of the probability has none itself.
         total = cumulative[:, -1:]
@@ -279,55 +297,74 @@ def sample(logits: Tensor, temperature: float, uniforms: Tensor) -> tuple[Tensor
     return tokens, logprobs.gather(1, tokens[:, None])[:, 0]
 
 
-def load_model(name: str, dtype: str = "float32", device: str | None = None) -> PreTrainedModel:
-    """A causal language model by name (see `journeyman.agents.networks.catalogue`).
+def _truncated(chances: Tensor, sampling: Sampling) -> Tensor:
+    """Probabilities [B, V] with 0 for tokens that may not be drawn; the first is always kept.
 
-    Raises:
-        ModelNotFoundError: No such model here; the message says how to get it.
+    In the order of transformers and vLLM: top_k, then top_p of what is left, then min_p.
     """
-    model: Any = AutoModelForCausalLM.from_pretrained(resolve(name), dtype=getattr(torch, dtype))
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    loaded: PreTrainedModel = model.to(device).eval()
-    return loaded
+    ranked, order = chances.sort(stable=True, dim=-1, descending=True)
+    places = torch.arange(ranked.shape[1], device=ranked.device)
+    kept = places < (sampling.top_k or ranked.shape[1])
+    ranked = ranked * kept
+    mass = ranked / ranked.sum(-1, keepdim=True)
+    # A token counts while those before it do not yet hold the share.
+    ranked = ranked * ((mass.cumsum(-1) - mass) < sampling.top_p)
+    ranked = ranked * (ranked >= sampling.min_p * ranked[:, :1])
+    return torch.zeros_like(chances).scatter(-1, order, ranked)
 
 
-def alike(student: Student, model: PreTrainedModel, temperature: float = 1.0) -> HFPolicy:
-    """Another model that plays as a student does: in its format and within its limits."""
-    return HFPolicy(
-        model, student.format, temperature, student.max_turn_tokens, student.max_context
-    )
+def alike(student: Trainable, model: PreTrainedModel) -> HFPlayer:
+    """Another model that plays as a student does: in its dialect and within its limits."""
+    return HFPlayer(model, student.dialect, student.sampling, student.max_context)
 
 
-def load_policy(
+def load_student(
     model: str,
-    render: ToolRender = "full",
-    max_turn_tokens: int = 128,
+    dialect: str | None = None,
+    render: ToolRender | None = None,
+    template_kwargs: Mapping[str, Any] | None = None,
+    max_turn_tokens: int | None = None,
     max_context: int | None = None,
     temperature: float = 1.0,
-    dtype: str = "float32",
+    top_p: float = 1.0,
+    top_k: int = 0,
+    min_p: float = 0.0,
+    stops: Sequence[str] = (),
+    dtype: str | None = None,
     device: str | None = None,
-    search: Rule | None = None,
-    template_kwargs: Mapping[str, Any] | None = None,
-) -> HFPolicy:
-    """A student by model name; `temperature` is that of the episodes it is trained on.
+    model_config: Mapping[str, Any] | None = None,
+) -> HFPlayer:
+    """A student by model name.
 
-    `render` and `template_kwargs` are those of its `ChatFormat`.
+    Args:
+        model: Its name (see `journeyman.agents.networks.catalogue`).
+        dialect: Its family; None asks the chat template.
+        render: How the prompt shows the tools; None is in full where the chat template shows tools.
+        template_kwargs: For the chat template.
+        max_turn_tokens: Of a turn; None is a quarter of the model's context, 2,048 at most.
+        max_context: Longest token stream; None takes the model's own limit.
+        temperature: Of the episodes it is trained on; this and the next are those of `Sampling`.
+        top_p: See `Sampling`.
+        top_k: See `Sampling`.
+        min_p: See `Sampling`.
+        stops: See `Sampling`.
+        dtype: Of the weights; None keeps the type they are saved in.
+        device: Such as "cuda:1"; None takes a GPU if there is one.
+        model_config: Values of the model's config to be changed, such as `attention_dropout`.
 
     Raises:
         ModelNotFoundError: No such model here.
+        SettingError: A value is out of its range.
+        DialectError: The chat template cannot carry an episode.
     """
-    loaded = load_model(model, dtype, device)
-    format = ChatFormat(AutoTokenizer.from_pretrained(resolve(model)), render, template_kwargs)
-    return HFPolicy(loaded, format, temperature, max_turn_tokens, max_context, search)
-
-
-def load_teacher(
-    model: str, batch_size: int = 16, dtype: str = "float32", device: str | None = None
-) -> LocalTeacher:
-    """A teacher by model name.
-
-    Raises:
-        ModelNotFoundError: No such model here.
-    """
-    loaded = load_model(model, dtype, device)
-    return LocalTeacher(loaded, AutoTokenizer.from_pretrained(resolve(model)), batch_size)
+    sampling = Sampling(temperature, top_p, top_k, min_p, stops=tuple(stops))
+    if max_turn_tokens is not None:
+        sampling = turn_limit(sampling, max_turn_tokens)
+    loaded = load_model(model, dtype, device, model_config)
+    tokenizer = AutoTokenizer.from_pretrained(resolve(model))
+    ends = end_ids(loaded.generation_config)
+    spoken = dialect_of(tokenizer, dialect, render, template_kwargs, ends)
+    if max_turn_tokens is None:
+        longest = int(loaded.config.get_text_config().max_position_embeddings)
+        sampling = replace(sampling, max_tokens=longest_turn(longest))
+    return HFPlayer(loaded, spoken, sampling, max_context)

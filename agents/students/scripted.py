@@ -1,34 +1,35 @@
-"""Policies without a model: the bounds every evaluation prints beside the student."""
+"""Players without a model: the bounds every evaluation prints beside the student."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from journeyman.agents.students.dialect import ChatFormat
-from journeyman.agents.students.player import Request, Stream, Turn
-from journeyman.envs import ToolEnv, answer_text
+from journeyman.agents.students.dialect import Dialect
+from journeyman.agents.students.player import Conversation, Stream, Turn
+from journeyman.envs import Message, ToolEnv, answer_text
+from journeyman.tools import ToolCall
 
-Script = Callable[[ToolEnv], Iterator[str]]
-"""Yields the text of one turn after the other."""
+Script = Callable[[ToolEnv], Iterator[ToolCall | str]]
+"""Yields one turn after the other: a call, or text."""
 
 
-class ScriptedPolicy:
+class ScriptedPlayer:
     """Plays a script in every conversation."""
 
-    def __init__(self, format: ChatFormat, script: Script, max_context: int = 1 << 20) -> None:
-        """Turns are written in `format`, so that their tokens can be counted."""
-        self.format = format
+    def __init__(self, dialect: Dialect, script: Script, max_context: int = 1 << 20) -> None:
+        """Turns are written in `dialect`, so that their tokens can be counted."""
+        self.dialect = dialect
         self.max_context = max_context
         self._script = script
 
-    def open(self, requests: Sequence[Request]) -> Stream:
+    def open(self, conversations: Sequence[Conversation]) -> Stream:
         """Start a batch of conversations."""
-        return _ScriptedStream(self.format, [self._script(r.env) for r in requests])
+        return _ScriptedStream(self.dialect, [self._script(it.env) for it in conversations])
 
 
 class _ScriptedStream:
-    def __init__(self, format: ChatFormat, scripts: list[Iterator[str]]) -> None:
-        self._format = format
+    def __init__(self, dialect: Dialect, scripts: list[Iterator[ToolCall | str]]) -> None:
+        self._dialect = dialect
         self._scripts = scripts
         self._ready = list(range(len(scripts)))
 
@@ -36,11 +37,13 @@ class _ScriptedStream:
         ready, self._ready = self._ready, []
         turns = []
         for row in ready:
-            tokens = tuple(self._format.turn(next(self._scripts[row], "")))
+            said = next(self._scripts[row], "")
+            text = said if isinstance(said, str) else self._dialect.write_call(said)
+            tokens = tuple(self._dialect.turn(text))
             turns.append(Turn(row, tokens, (0.0,) * len(tokens)))
         return turns
 
-    def extend(self, row: int, tokens: Sequence[int]) -> None:
+    def extend(self, row: int, tokens: Sequence[int], messages: Sequence[Message] = ()) -> None:
         self._ready.append(row)
 
     def finish(self, row: int) -> None:
@@ -51,14 +54,14 @@ class _ScriptedStream:
         return not self._ready
 
 
-def oracle(env: ToolEnv) -> Iterator[str]:
+def oracle(env: ToolEnv) -> Iterator[ToolCall | str]:
     """The gold calls, one a turn, and the answers: the upper bound, and a test of the tasks."""
     for turn in env.task.turns:
-        yield from map(env.write_call, turn.gold)
+        yield from turn.gold
         yield answer_text(turn)
 
 
-def no_op(env: ToolEnv) -> Iterator[str]:
+def no_op(env: ToolEnv) -> Iterator[ToolCall | str]:
     """Answers at once without a call: what success is worth that needs no tool."""
     for _ in env.task.turns:
         yield "Answer: done"

@@ -8,44 +8,62 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel
 
-from journeyman.agents.errors import DivergedError, VocabularyMismatchError
+from journeyman.agents.errors import (
+    DivergedError,
+    UnsupportedModelError,
+    VocabularyMismatchError,
+)
 from journeyman.agents.networks.catalogue import resolve
-from journeyman.agents.search.searches import Rule
-from journeyman.agents.students.dialect import ChatFormat, ToolRender
-from journeyman.agents.students.player import Request, Stream, Turn, TurnLimits
+from journeyman.agents.students.dialect import Dialect, ToolRender, dialect_of
+from journeyman.agents.students.player import (
+    Conversation,
+    ModelPlayer,
+    Sampling,
+    Stream,
+    Turn,
+    end_ids,
+    longest_turn,
+    turn_limit,
+)
 from journeyman.agents.students.vllm_engine import Engine
+from journeyman.envs import Message
 
 
-class VLLMPolicy(TurnLimits):
+class VLLMPlayer(ModelPlayer):
     """Samples turns from a causal language model in vLLM's engine."""
 
     def __init__(
         self,
         engine: Engine,
-        format: ChatFormat,
-        temperature: float = 1.0,
-        max_turn_tokens: int = 128,
+        dialect: Dialect,
+        sampling: Sampling = Sampling(),  # noqa: B008 - frozen
         max_context: int | None = None,
-        search: Rule | None = None,
     ) -> None:
-        """Wrap an engine; the other arguments are those of `TurnLimits`.
+        """Wrap an engine; the other arguments are those of `ModelPlayer`.
 
         Raises:
-            VocabularyMismatchError: The format's tokenizer has tokens that the model has not.
-            UnsupportedModelError: A turn would fill the engine's whole context.
+            VocabularyMismatchError: The dialect's tokenizer has tokens that the model has not.
+            UnsupportedModelError: A turn would fill the engine's whole context, or texts are to end
+                turns, which an engine without a tokenizer cannot see.
         """
-        if len(format.tokenizer) > engine.vocabulary:
+        if len(dialect.tokenizer) > engine.vocabulary:
             raise VocabularyMismatchError(
-                f"the tokenizer has {len(format.tokenizer)} tokens, the model in the engine "
+                f"the tokenizer has {len(dialect.tokenizer)} tokens, the model in the engine "
                 f"{engine.vocabulary}: use the model's own tokenizer"
             )
+        if sampling.stops:
+            raise UnsupportedModelError(
+                f"stops={list(sampling.stops)}: vLLM's engine reads tokens alone here; leave them "
+                f"out, or play in this process: student=hf"
+            )
         longest, named = engine.max_length, "the engine's max_model_len"
-        super().__init__(longest, named, format, temperature, max_turn_tokens, max_context, search)
+        super().__init__(longest, named, dialect, sampling, max_context)
         self.engine = engine
 
     @property
@@ -53,31 +71,29 @@ class VLLMPolicy(TurnLimits):
         """What trainers train; once asked for, every batch is played with its weights."""
         return self.engine.model
 
-    def open(self, requests: Sequence[Request]) -> Stream:
+    def open(self, conversations: Sequence[Conversation]) -> Stream:
         """Start a batch of conversations."""
         self.engine.sync()
-        return VLLMStream(self, requests)
+        return VLLMStream(self, conversations)
 
-    def at(self, temperature: float) -> VLLMPolicy:
-        """The same engine at another temperature."""
-        return VLLMPolicy(
-            self.engine, self.format, temperature, self.max_turn_tokens, self.max_context
-        )
+    def at(self, **changes: Any) -> VLLMPlayer:
+        """The same engine with other sampling."""
+        return VLLMPlayer(self.engine, self.dialect, self.changed(changes), self.max_context)
 
 
 class VLLMStream:
     """A batch of conversations in progress."""
 
-    def __init__(self, policy: VLLMPolicy, requests: Sequence[Request]) -> None:
+    def __init__(self, player: VLLMPlayer, conversations: Sequence[Conversation]) -> None:
         """Submit the opening prompts."""
-        self._policy = policy
-        self._engine = policy.engine
-        self._tokens = [list(request.tokens) for request in requests]
-        self._seeds = [request.seed for request in requests]
-        self._turns = [0] * len(requests)
+        self._player = player
+        self._engine = player.engine
+        self._tokens = [list(it.tokens) for it in conversations]
+        self._seeds = [it.seed for it in conversations]
+        self._turns = [0] * len(conversations)
         self._writing: dict[int, str] = {}
         """Rows that write -> their request."""
-        for row in range(len(requests)):
+        for row in range(len(conversations)):
             self._submit(row)
 
     @property
@@ -85,7 +101,7 @@ class VLLMStream:
         """True if every row waits or is done."""
         return not self._writing
 
-    def extend(self, row: int, tokens: Sequence[int]) -> None:
+    def extend(self, row: int, tokens: Sequence[int], messages: Sequence[Message] = ()) -> None:
         """Feed the environment's answer."""
         self._tokens[row] += tokens
         self._submit(row)
@@ -108,37 +124,45 @@ class VLLMStream:
         return turns
 
     def _submit(self, row: int) -> None:
-        key = np.random.SeedSequence((self._seeds[row], self._turns[row]))
+        sampling = self._player.sampling
+        other = (sampling.seed,) if sampling.seed else ()
+        key = (*other, self._seeds[row], self._turns[row])
         self._turns[row] += 1
         self._writing[row] = self._engine.submit(
             self._tokens[row],
-            self._policy.format.eos_id,
-            temperature=self._policy.temperature,
-            max_tokens=self._policy.max_turn_tokens,
-            seed=int(key.generate_state(1)[0]),
+            self._player.dialect.end_ids,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            min_p=sampling.min_p,
+            max_tokens=sampling.max_tokens,
+            seed=int(np.random.SeedSequence(key).generate_state(1)[0]),
         )
 
     def _turn(self, row: int, tokens: list[int], logprobs: list[float]) -> Turn:
         if any(map(math.isnan, logprobs)):
             raise DivergedError
-        end = self._policy.format.eos_id
-        truncated = tokens[-1] != end
+        dialect = self._player.dialect
+        truncated = tokens[-1] not in dialect.end_ids
         if truncated:
-            tokens, logprobs = [*tokens, end], [*logprobs, 0.0]
+            tokens, logprobs = [*tokens, dialect.eos_id], [*logprobs, 0.0]
         self._tokens[row] += tokens
         return Turn(row, tuple(tokens), tuple(logprobs), truncated)
 
 
-def load_policy(
+def load_student(
     model: str,
-    render: ToolRender = "full",
-    max_turn_tokens: int = 128,
+    dialect: str | None = None,
+    render: ToolRender | None = None,
+    template_kwargs: Mapping[str, Any] | None = None,
+    max_turn_tokens: int | None = None,
     max_context: int | None = None,
     temperature: float = 1.0,
-    search: Rule | None = None,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    min_p: float = 0.0,
     engine: dict[str, Any] | None = None,
-    template_kwargs: Mapping[str, Any] | None = None,
-) -> VLLMPolicy:
+) -> VLLMPlayer:
     """A student by model name; `engine` holds arguments of `vllm.LLM`, the others are as in `hf`.
 
     Raises:
@@ -146,10 +170,26 @@ def load_policy(
         ModelNotFoundError: No such model here.
         UnsupportedModelError: vLLM does not know the model, or the context is longer than its.
     """
-    format = ChatFormat(AutoTokenizer.from_pretrained(resolve(model)), render, template_kwargs)
-    arguments = dict(engine or {})
-    if max_context is not None:  # the engine's cache must hold at least one such row
-        arguments.setdefault("max_model_len", max_context + max_turn_tokens)
-    return VLLMPolicy(
-        Engine(model, **arguments), format, temperature, max_turn_tokens, max_context, search
+    sampling = Sampling(temperature, top_p, top_k, min_p)
+    if max_turn_tokens is not None:
+        sampling = turn_limit(sampling, max_turn_tokens)
+    path = resolve(model)
+    spoken = dialect_of(
+        AutoTokenizer.from_pretrained(path), dialect, render, template_kwargs, _end_ids(path)
     )
+    arguments = dict(engine or {})
+    if max_context is not None and max_turn_tokens is not None:
+        # The engine's cache must hold at least one such row.
+        arguments.setdefault("max_model_len", max_context + max_turn_tokens)
+    started = Engine(model, **arguments)
+    if max_turn_tokens is None:
+        sampling = replace(sampling, max_tokens=longest_turn(started.max_length))
+    return VLLMPlayer(started, spoken, sampling, max_context)
+
+
+def _end_ids(path: str) -> tuple[int, ...]:
+    """The tokens that end a turn by a model's generation config, if it has one."""
+    try:
+        return end_ids(GenerationConfig.from_pretrained(path))
+    except OSError:
+        return ()

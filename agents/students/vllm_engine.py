@@ -18,7 +18,7 @@ from transformers import MODEL_MAPPING, AutoConfig, PreTrainedModel
 
 from journeyman.agents.errors import MissingExtraError, UnsupportedModelError
 from journeyman.agents.networks.catalogue import resolve
-from journeyman.agents.students.hf import load_model
+from journeyman.agents.networks.loading import load_model
 
 
 class Engine:
@@ -66,11 +66,11 @@ class Engine:
         """Tokens that the model tells apart."""
         self._stance = "force_eager" if config.enforce_eager else "default"
 
-    def submit(self, tokens: Sequence[int], end: int, **sampling: Any) -> str:
-        """Ask for a turn: what is written after `tokens` up to the token `end`; returns its id."""
+    def submit(self, tokens: Sequence[int], ends: Sequence[int], **sampling: Any) -> str:
+        """Ask for a turn: what is written after `tokens` up to one of `ends`; returns its id."""
         params = self._params(
             **sampling,
-            stop_token_ids=[end],
+            stop_token_ids=list(ends),
             ignore_eos=True,  # else the tokens of the model's generation_config.json would end too
             logprobs=0,  # of the sampled token alone; "raw" ones are those at temperature 1
             detokenize=False,
@@ -107,7 +107,7 @@ class Engine:
         In float32 whatever the engine's own type: in bfloat16 an optimiser's small steps round to
         nothing.
         """
-        return load_model(self._model_name)
+        return load_model(self._model_name, "float32")
 
     def sync(self) -> None:
         """Copy the weights of `model` into the engine, if anyone has asked for it.

@@ -1,1 +1,20 @@
-"""Who judges what the student wrote."""
+"""Who judges what the student wrote.
+
+`signal.py` says what a teacher is; `local.py` is one in this process; `scoring.py` brings what it
+says to steps and their parts.
+"""
+
+from journeyman.agents.teachers.signal import (
+    Annotations,
+    Detail,
+    Distribution,
+    Signal,
+    Teacher,
+    TopK,
+)
+
+__all__ = ["Annotations", "Detail", "Distribution", "Signal", "Teacher", "TopK", "no_teacher"]
+
+
+def no_teacher() -> None:
+    """`teacher=none`: supervised training and reinforcement need none."""

@@ -1,79 +1,119 @@
-"""The teacher: scores every token the student chose.
-
-A `LocalTeacher` lives in this process. The distillation trainer compares full distributions through
-`LocalTeacher.model`; `score` gives the log-probability of the sampled tokens alone, which is what
-step scores need.
-"""
+"""A teacher in this process: a frozen transformers model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from journeyman.agents.errors import VocabularyMismatchError
+from journeyman.agents.errors import SettingError, VocabularyMismatchError
 from journeyman.agents.networks.batching import right_padded, similar_lengths
+from journeyman.agents.networks.catalogue import resolve
 from journeyman.agents.networks.heads import DENSE_LIMIT, Head, backbone
+from journeyman.agents.networks.loading import load_model
+from journeyman.agents.students.hf import HFPlayer, alike
+from journeyman.agents.students.player import Trainable
+from journeyman.agents.teachers.signal import Detail, Distribution, Signal, Teacher, TopK
+from journeyman.envs import Episode
 
 
-class Teacher(Protocol):
-    """Scores token rows."""
+class LocalTeacher(Teacher):
+    """Reads rows with a model of its own; each row passes through it once."""
 
-    def score(self, rows: Sequence[Sequence[int]]) -> list[Tensor]:
-        """Log-probability of each token given those before it.
-
-        Returns:
-            One tensor [T] a row, aligned with its tokens; entry 0 is 0, since nothing precedes it.
-        """
-
-
-class LocalTeacher:
-    """A teacher in this process."""
+    gives = Detail.FULL
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int = 16
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        batch_size: int = 16,
+        top_k: int = 64,
     ) -> None:
-        """Freeze a model; `batch_size` rows are scored at once."""
-        self.model = model.eval().requires_grad_(False)
-        self.tokenizer = tokenizer
-        self.batch_size = batch_size
+        """Freeze a model.
 
-    def score(self, rows: Sequence[Sequence[int]]) -> list[Tensor]:
-        """See `Teacher.score`."""
-        scores: dict[int, Tensor] = {}
-        for group in similar_lengths([len(row) for row in rows], self.batch_size):
-            found = token_logprobs(self.model, [rows[i] for i in group])
-            scores.update(zip(group, found, strict=True))
-        return [scores[i] for i in range(len(rows))]
+        Args:
+            model: A causal language model.
+            tokenizer: Its tokenizer.
+            batch_size: Rows that pass through it at once.
+            top_k: Tokens that it names where its most probable ones are asked for.
+
+        Raises:
+            SettingError: A count below one.
+        """
+        for name, count in (("batch_size", batch_size), ("top_k", top_k)):
+            if type(count) is not int or count < 1:
+                raise SettingError(f"{name}={count}: expected a whole number, 1 or more")
+        self._model = model.eval().requires_grad_(False)
+        self._tokenizer = tokenizer
+        self._batch_size = batch_size
+        self._top_k = top_k
+
+    def check(self, student: Trainable) -> None:
+        """See `Teacher.check`: a token id must mean the same to both."""
+        check_vocabulary(student.dialect.tokenizer, self._tokenizer)
+
+    def player(self, student: Trainable) -> HFPlayer:
+        """See `Teacher.player`."""
+        return alike(student, self._model)
+
+    def annotate(self, rows: Sequence[Episode], detail: Detail) -> list[Signal]:
+        """See `Teacher.annotate`; states stay on the model's device."""
+        signals: dict[int, Signal] = {}
+        for group in similar_lengths([len(row.tokens) for row in rows], self._batch_size):
+            found = self._read([rows[i] for i in group], detail)
+            signals.update(zip(group, found, strict=True))
+        return [signals[i] for i in range(len(rows))]
+
+    # Not in inference mode: a loss keeps the states for its own backward pass.
+    @torch.no_grad()
+    def _read(self, rows: Sequence[Episode], detail: Detail) -> list[Signal]:
+        ids, mask = right_padded([row.tokens for row in rows], self._model.device)
+        bare = backbone(self._model)
+        hidden = bare(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        chosen = torch.zeros_like(mask, dtype=torch.bool)
+        for i, row in enumerate(rows):
+            chosen[i, : len(row.mask)] = torch.tensor(row.mask)
+        chosen[:, 0] = False  # nothing precedes it
+        states, targets = hidden[chosen.roll(-1, 1)], ids[chosen]
+        head = Head.of(self._model)
+        size = max(1, DENSE_LIMIT // head.projection.weight.shape[0])
+        read = [
+            _of_slice(head.logits(some), tokens, detail, self._top_k)
+            for some, tokens in zip(states.split(size), targets.split(size), strict=True)
+        ]
+        counts = chosen.sum(1).tolist()
+        logprobs = torch.cat([it[0] for it in read]).cpu().split(counts)
+        top = [
+            torch.cat(parts).split(counts) for parts in zip(*(it[1] for it in read), strict=True)
+        ]
+        signals = []
+        for i, (row, own) in enumerate(zip(rows, states.split(counts), strict=True)):
+            told = torch.zeros(len(row.tokens), dtype=logprobs[i].dtype)
+            told[chosen[i, : len(row.tokens)].cpu()] = logprobs[i]
+            signals.append(
+                Signal(
+                    told,
+                    TopK(top[0][i], top[1][i], top[2][i]) if top else None,
+                    Distribution(own, head) if detail is Detail.FULL else None,
+                )
+            )
+        return signals
 
 
-@torch.inference_mode()
-def token_logprobs(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> list[Tensor]:
-    """Log-probability of each token under a model: [T] a row, on the CPU; entry 0 is 0.
-
-    Never more than `DENSE_LIMIT` logits are held: those of all rows at once could be gigabytes.
-    """
-    ids, mask = right_padded(rows, model.device)
-    hidden = backbone(model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-    follows = mask[:, 1:].bool()
-    states, targets = hidden[:, :-1][follows], ids[:, 1:][follows]
-    head = Head.of(model)
-    size = max(1, DENSE_LIMIT // head.projection.weight.shape[0])
-    slices = zip(states.split(size), targets.split(size), strict=True)
-    chosen = torch.cat([_logprobs(head.logits(some), tokens) for some, tokens in slices]).cpu()
-    found = chosen.split(follows.sum(1).tolist())
-    return [
-        torch.nn.functional.pad(scores, (1, 0))[: len(row)]
-        for scores, row in zip(found, rows, strict=True)
-    ]
-
-
-def _logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Of one token [N] each, given logits [N, V], in float32."""
-    return logits.float().log_softmax(-1).gather(1, tokens[:, None])[:, 0]
+def _of_slice(
+    logits: Tensor, tokens: Tensor, detail: Detail, k: int
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Log-probabilities of tokens [N], and if asked for the top k with their tail, in float32."""
+    # Models in float64 stay so: they are references.
+    logprobs = (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(-1)
+    own = logprobs.gather(1, tokens[:, None])[:, 0]
+    if detail is not Detail.TOP_K:
+        return own, ()
+    best = logprobs.topk(min(k, logprobs.shape[1]))
+    rest = logprobs.scatter(1, best.indices, -torch.inf).logsumexp(-1)
+    return own, (best.indices, best.values, rest)
 
 
 def check_vocabulary(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
@@ -92,3 +132,23 @@ def check_vocabulary(student: PreTrainedTokenizerBase, teacher: PreTrainedTokeni
         f"{token!r} is {ours.get(token)} and {theirs.get(token)}): distillation compares them "
         f"token by token, so choose a teacher of the student's family."
     )
+
+
+def load_teacher(
+    model: str,
+    batch_size: int = 16,
+    dtype: str | None = "float32",
+    device: str | None = None,
+    top_k: int = 64,
+) -> LocalTeacher:
+    """A teacher by model name.
+
+    Raises:
+        ModelNotFoundError: No such model here.
+        SettingError: A value is out of its range.
+    """
+    if type(batch_size) is not int or batch_size < 1:  # before the model is loaded
+        raise SettingError(f"batch_size={batch_size}: expected a whole number, 1 or more")
+    loaded = load_model(model, dtype, device)
+    tokenizer = AutoTokenizer.from_pretrained(resolve(model))
+    return LocalTeacher(loaded, tokenizer, batch_size, top_k)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from journeyman.agents.teachers.local import Teacher
+from journeyman.agents.teachers.signal import Annotations, Signal
 from journeyman.envs import Episode
 
 
@@ -24,33 +24,16 @@ class EpisodeScores:
     """The same by part of the step ("call", "answer", "stop")."""
 
 
-def score_episodes(teacher: Teacher, episodes: Sequence[Episode]) -> list[EpisodeScores]:
+def score_episodes(annotations: Annotations, episodes: Sequence[Episode]) -> list[EpisodeScores]:
     """Score episodes; those without student tokens get empty scores."""
-    played = [e for e in episodes if any(e.mask)]
-    scored = iter(teacher.score([e.tokens for e in played]) if played else ())
-    return [
-        attach(episode, next(scored) if any(episode.mask) else torch.zeros(len(episode.tokens)))
-        for episode in episodes
-    ]
+    signals = annotations.of(episodes)
+    return [attach(episode, it) for episode, it in zip(episodes, signals, strict=True)]
 
 
-def attach(episode: Episode, teacher_logprobs: Tensor) -> EpisodeScores:
-    """The one place where per-token scores meet an episode.
-
-    Args:
-        episode: The student's episode.
-        teacher_logprobs: [T], as long as the episode.
-
-    Raises:
-        ValueError: The lengths differ.
-    """
-    if teacher_logprobs.shape != (len(episode.tokens),):
-        raise ValueError(
-            f"{tuple(teacher_logprobs.shape)} teacher scores for an episode of "
-            f"{len(episode.tokens)} tokens ({episode.env_id} {episode.task_id})"
-        )
+def attach(episode: Episode, signal: Signal) -> EpisodeScores:
+    """A teacher's view of one episode, from what it said of its tokens."""
     mask = torch.tensor(episode.mask)
-    ratio = (teacher_logprobs - torch.tensor(episode.logprobs)) * mask
+    ratio = (signal.logprobs - torch.tensor(episode.logprobs)) * mask
     steps, parts = [], []
     for step in episode.steps:
         steps.append(_mean_abs(ratio, mask, [step.span]))

@@ -17,7 +17,6 @@ class InterpreterEnv(ToolEnv):
         self,
         split: str = "train",
         max_turns: int = 20,
-        parser: str = "hermes",
         render_mode: str | None = None,
         sandbox: Sandbox | str = "namespace",
     ) -> None:
@@ -26,11 +25,10 @@ class InterpreterEnv(ToolEnv):
         Args:
             split: See `ToolEnv`.
             max_turns: See `ToolEnv`.
-            parser: See `ToolEnv`.
             render_mode: See `ToolEnv`.
             sandbox: Where sessions come from, or the name of a backend.
         """
-        super().__init__(split, max_turns, parser, render_mode)
+        super().__init__(split, max_turns, render_mode)
         self._repl = Repl(sandbox)
 
     def close(self) -> None:

@@ -47,9 +47,9 @@ def test_a_killed_recipe_ends_with_the_same_weights(
 def test_main_writes_models_that_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "RECIPES", {"student": TINY})
     build.main(["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")])
-    from journeyman.agents.students.hf import load_policy
+    from journeyman.agents.students.hf import load_student
 
-    policy = load_policy(str(tmp_path / "out" / "student"), "names")
+    policy = load_student(str(tmp_path / "out" / "student"), "names")
     assert policy.model.num_parameters() > 0
     assert (tmp_path / "out" / "training.jsonl").read_text().count('"model": "student"') == 2
 

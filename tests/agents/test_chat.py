@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from journeyman.agents.errors import ChatFormatError, UserError
-from journeyman.agents.rollouts.rollout import TaskRef, rollout
-from journeyman.agents.students.dialect import HOW_TO_CALL, ChatFormat, ToolRender
-from journeyman.agents.students.scripted import ScriptedPolicy, oracle
+from journeyman.agents.errors import DialectError, AgentError
+from journeyman.agents.rollouts.rollout import rollout
+from journeyman.agents.rollouts.tasks import TaskRef
+from journeyman.agents.students.dialect import HOW_TO_CALL, Dialect, ToolRender
+from journeyman.agents.students.scripted import ScriptedPlayer, oracle
 from journeyman.envs import Message, StopReason, ToolEnv, make
 from journeyman.tools import ToolCall, render_hermes
 
@@ -39,7 +40,7 @@ def one_shot(conversation: list[Message], **kwargs: Any) -> list[int]:
 @pytest.mark.parametrize("render", RENDERS)
 @pytest.mark.parametrize("env_id", BUILTIN)
 def test_an_episode_in_pieces_is_the_conversation_in_one(env_id: str, render: ToolRender) -> None:
-    format = ChatFormat(tokenizer(), render)
+    format = Dialect(tokenizer(), render)
     env = make(env_id)
     messages, _ = env.reset(options={"task_id": "test/1"})
     tokens = format.opening(messages, env.tools)
@@ -78,7 +79,7 @@ def test_a_turn_is_its_text_and_one_end() -> None:
 
 
 def opening(render: ToolRender, *messages: Message) -> str:
-    format = ChatFormat(tokenizer(), render)
+    format = Dialect(tokenizer(), render)
     return format.decode(format.opening(messages, make("journeyman/Bank-v0").tools))
 
 
@@ -117,9 +118,9 @@ def test_the_environments_messages_stay_as_they_are() -> None:
 
 
 def error(template: str | None, render: str) -> str:
-    with pytest.raises(ChatFormatError) as caught:
-        ChatFormat(with_template(template), render)  # type: ignore[arg-type]
-    assert isinstance(caught.value, UserError)
+    with pytest.raises(DialectError) as caught:
+        Dialect(with_template(template), render)  # type: ignore[arg-type]
+    assert isinstance(caught.value, AgentError)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -131,7 +132,7 @@ def test_no_template() -> None:
 
 def test_a_template_without_tools() -> None:
     assert "render=signature" in error(CHATML, "full")
-    assert ChatFormat(with_template(CHATML), "signature").render == "signature"
+    assert Dialect(with_template(CHATML), "signature").render == "signature"
 
 
 def test_an_unknown_render() -> None:
@@ -146,8 +147,8 @@ def test_a_template_that_ends_turns_its_own_way() -> None:
 def test_a_tokenizer_without_an_end_token() -> None:
     changed = with_template(CHATML)
     changed.eos_token = None
-    with pytest.raises(ChatFormatError, match="no single eos_token"):
-        ChatFormat(changed, "names")
+    with pytest.raises(DialectError, match="no single eos_token"):
+        Dialect(changed, "names")
 
 
 def test_a_template_that_rewrites_earlier_turns() -> None:
@@ -179,11 +180,11 @@ ENDS = {"llama3_1": "<|eot_id|>", "llama3_2": "<|eot_id|>"}
 FAMILIES = [*QWEN, "lfm2_v2", "nemotron_3_nano", "nemotron_3_super_training", *ENDS]
 
 
-def of_family(name: str, **variables: Any) -> ChatFormat:
+def of_family(name: str, **variables: Any) -> Dialect:
     """A model's template with the embedded tokenizer."""
     changed = with_template(TEMPLATES[name])
     changed.add_special_tokens({"eos_token": ENDS.get(name, "<|im_end|>")})
-    return ChatFormat(changed, template_kwargs=variables)
+    return Dialect(changed, template_kwargs=variables)
 
 
 def stumble_then_solve(env: ToolEnv) -> Iterator[str]:
@@ -196,7 +197,7 @@ def test_episodes_under_the_templates_of_models(name: str) -> None:
     """With an error in them: every turn stands as it was written, every result is shown."""
     format = of_family(name)
     (episode,) = rollout(
-        ScriptedPolicy(format, stumble_then_solve), [TaskRef("journeyman/Bank-v0", "test/1")]
+        ScriptedPlayer(format, stumble_then_solve), [TaskRef("journeyman/Bank-v0", "test/1")]
     )
     assert (episode.stop, episode.success, episode.error) == (StopReason.ANSWERED, True, None)
     text = format.decode(episode.tokens)
@@ -234,7 +235,7 @@ def test_what_is_only_considered_is_not_done(reasoning: str) -> None:
         return (reasoning + text for text in oracle(env))
 
     (episode,) = rollout(
-        ScriptedPolicy(chat(), think_first), [TaskRef("journeyman/Bank-v0", "test/1")]
+        ScriptedPlayer(chat(), think_first), [TaskRef("journeyman/Bank-v0", "test/1")]
     )
     assert episode.success
     for step in episode.steps:

@@ -12,7 +12,7 @@ import pytest
 from gymnasium.envs import registration
 
 from journeyman.agents.cli import main
-from journeyman.agents.errors import UserError
+from journeyman.agents.errors import AgentError
 from journeyman.agents.students import hf
 from journeyman.agents.teachers import local as teachers
 from journeyman.envs import Task, UserTurn, env_class, env_ids, register, registry
@@ -476,7 +476,7 @@ def test_search_draws_a_tree(run: Run, tmp_path: Path) -> None:
 def test_search_says_what_is_wrong_before_it_begins(
     options: tuple[str, str], message: str, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hf, "load_policy", raising(AssertionError("it began")))
+    monkeypatch.setattr(hf, "load_student", raising(AssertionError("it began")))
     status, _, err = run("search", BANK, *options)
     assert status == 2
     assert message in err
@@ -487,14 +487,14 @@ def test_search_takes_other_students(
 ) -> None:
     asked = {}
 
-    def load_policy(model: str, **kwargs: Any) -> Any:
+    def load_student(model: str, **kwargs: Any) -> Any:
         asked.update(kwargs, model=model)
         return SimpleNamespace(format=SimpleNamespace(tokenizer=["student's"]))
 
     def check(student: Any, teacher: Any) -> None:
-        raise UserError(f"{student} is not {teacher}")
+        raise AgentError(f"{student} is not {teacher}")
 
-    monkeypatch.setattr(hf, "load_policy", load_policy)
+    monkeypatch.setattr(hf, "load_student", load_student)
     monkeypatch.setattr(teachers, "check_vocabulary", check)
     options = ("--student", "x", "--render", "signature", "--max-turn-tokens", "96")
     status, _, err = run("search", BANK, *options, "--max-context", "1024")

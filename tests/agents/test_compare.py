@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from journeyman.agents.cli import main
-from journeyman.agents.errors import UserError
+from journeyman.agents.errors import AgentError
 from journeyman.agents.evaluation.comparison import (
     Entry,
     difference,
@@ -76,7 +76,7 @@ def test_only_common_tasks_are_compared() -> None:
     assert found.tasks == 2
     assert found.value == 0.5
     other = Entry("b", "student", {0: {(ORDERS, "test/0"): 1.0}}, {})
-    with pytest.raises(UserError, match="a: student and b: student have no task in common"):
+    with pytest.raises(AgentError, match="a: student and b: student have no task in common"):
         difference(entry([1]), other)
 
 

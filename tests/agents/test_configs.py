@@ -13,7 +13,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from journeyman.agents.networks.catalogue import available
-from journeyman.agents.rollouts.rollout import TaskRef
+from journeyman.agents.rollouts.tasks import TaskRef
 from journeyman.agents.runs.app import offer_environments
 from journeyman.envs import env_ids
 from journeyman.sandbox import Sandbox, Session
@@ -89,7 +89,7 @@ def test_the_roots_are_the_ones_we_know() -> None:
 def test_a_root_composes_and_instantiates(root: str, tmp_path: Path) -> None:
     config = compose(root)
     found = [node._target_ for node in nodes(config)]
-    assert "journeyman.agents.students.hf.load_policy" in found
+    assert "journeyman.agents.students.hf.load_student" in found
     for node in nodes(config):
         check(node, tmp_path)
     OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
@@ -209,14 +209,14 @@ def test_the_sandbox_reaches_the_environments_that_run_code(
 def test_a_search_and_demonstrations_get_the_sandbox_too() -> None:
     from journeyman.agents.learning.trainers.sft import demonstration_rows
     from journeyman.agents.search.language import LanguageWorld
-    from journeyman.agents.students.hf import load_policy
+    from journeyman.agents.students.hf import load_student
 
     class Refused(Sandbox):
         def session(self) -> Session:
             raise RuntimeError("asked for a session")
 
     kwargs = {"sandbox": Refused()}
-    policy = load_policy("embedded-student", render="names", max_turn_tokens=8)
+    policy = load_student("embedded-student", render="names", max_turn_tokens=8)
     world = LanguageWorld(policy, 2, kwargs)
     tasks = [TaskRef(f"journeyman/{name}-v0", "train/0") for name in ("Bank", "Python")]
     assert len(world.begin(tasks[:1])) == 1  # an environment that runs no code is not given it

@@ -11,9 +11,9 @@ from journeyman.agents.credit.trees import Additive, Gated, PolicyTarget
 from journeyman.agents.search.backup import Advantage, NodeValue, expected_backup
 from journeyman.agents.search.estimators import Estimate
 from journeyman.agents.search.evidence import Evidence, evidence
-from journeyman.agents.search.tree import Continuation, Kind, Step, Tree
+from journeyman.agents.search.tree import Continuation, Kind, Move, Tree
 from journeyman.envs import Episode, StopReason
-from journeyman.envs import Step as Turn
+from journeyman.envs import Move as Turn
 
 SPANS = ((2, 4), (5, 8))
 
@@ -112,7 +112,7 @@ def node() -> NodeValue:
         ("b", 0.0, Kind.SAMPLED),
         ("c", 0.0, Kind.TEACHER),
     ):
-        step = Step(action, reward, f"s{action}", terminal=True)
+        step = Move(action, reward, f"s{action}", terminal=True)
         tree.add(tree.root, Continuation((step,)), kind)
     return expected_backup(tree)[tree.root]
 

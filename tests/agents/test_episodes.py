@@ -13,7 +13,7 @@ import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from journeyman.agents.cli import main
-from journeyman.agents.errors import UserError
+from journeyman.agents.errors import AgentError
 from journeyman.agents.evaluation.records import (
     EPISODES,
     TRAINING,
@@ -24,11 +24,12 @@ from journeyman.agents.evaluation.records import (
 )
 from journeyman.agents.learning.trainers.recording import TrainingLog
 from journeyman.agents.networks.catalogue import resolve
-from journeyman.agents.rollouts.rollout import TaskRef, rollout
+from journeyman.agents.rollouts.rollout import rollout
+from journeyman.agents.rollouts.tasks import TaskRef
 from journeyman.agents.runs.app import _fingerprint as fingerprint
-from journeyman.agents.search.playing import SearchPolicy
-from journeyman.agents.students.hf import HFPolicy
-from journeyman.agents.students.scripted import ScriptedPolicy, no_op, oracle
+from journeyman.agents.search.playing import SearchPlayer
+from journeyman.agents.students.hf import HFPlayer
+from journeyman.agents.students.scripted import ScriptedPlayer, no_op, oracle
 from journeyman.envs import Episode, StopReason
 
 from .tiny import BUILTIN, chat, llama, tokenizer
@@ -38,7 +39,7 @@ REFS = [TaskRef(BANK, f"test/{i}", seed=i) for i in range(4)]
 
 
 def episodes(script: Any = oracle) -> list[Episode]:
-    return rollout(ScriptedPolicy(chat(), script), REFS)
+    return rollout(ScriptedPlayer(chat(), script), REFS)
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def test_a_line_cut_short_is_not_read_and_goes_with_the_next(tmp_path: Path) -> 
 def test_a_spoilt_line_is_named(run: Path) -> None:
     file = EpisodeFile(run)
     file.path.write_text(file.path.read_text().replace('{"row"', "row", 1))
-    with pytest.raises(UserError, match=r"episodes\.jsonl, line 1 is no JSON .* delete the line"):
+    with pytest.raises(AgentError, match=r"episodes\.jsonl, line 1 is no JSON .* delete the line"):
         file.read()
 
 
@@ -326,13 +327,13 @@ def test_other_weights_play_anew(tmp_path: Path, journeyman: Any, other_model: P
 
 
 def test_the_fingerprint_is_that_of_the_weights() -> None:
-    policy = HFPolicy(llama(len(tokenizer())), chat())
+    policy = HFPlayer(llama(len(tokenizer())), chat())
     known = fingerprint(policy)
-    assert fingerprint(policy.at(0.0)) == fingerprint(SearchPolicy(policy)) == known != ""
+    assert fingerprint(policy.at(0.0)) == fingerprint(SearchPlayer(policy)) == known != ""
     with torch.no_grad():
         list(policy.model.parameters())[-1][0] += 1e-3
     assert fingerprint(policy) != known
-    assert fingerprint(ScriptedPolicy(chat(), oracle)) == ""
+    assert fingerprint(ScriptedPlayer(chat(), oracle)) == ""
 
 
 def test_attempts(tmp_path: Path, journeyman: Any) -> None:

@@ -16,7 +16,7 @@ from transformers import MistralConfig, MistralForCausalLM
 from journeyman.agents.errors import DiskFullError, RunDirError
 from journeyman.agents.learning.trainers.callbacks import COMPLETE, complete, read_metrics
 from journeyman.agents.runs.app import RunFolder, deal, explaining_full_disk
-from journeyman.agents.students.hf import load_policy
+from journeyman.agents.students.hf import load_student
 from journeyman.envs import env_class
 from journeyman.envs.errors import UnknownTaskError
 
@@ -238,7 +238,7 @@ def test_an_environment_that_breaks_on_the_way_stops_training(
 
 
 def test_different_vocabularies(tmp_path: Path, journeyman: Any) -> None:
-    policy = load_policy("embedded-student", "names")
+    policy = load_student("embedded-student", "names")
     teacher = tmp_path / "teacher"
     tokenizer = policy.format.tokenizer
     tokenizer.add_tokens(["<another>"])
@@ -254,7 +254,7 @@ def test_different_vocabularies(tmp_path: Path, journeyman: Any) -> None:
 def windowed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A teacher that scores, but cannot play in this process."""
     folder = tmp_path_factory.mktemp("models") / "windowed"
-    tokenizer = load_policy("embedded-student", "names").format.tokenizer
+    tokenizer = load_student("embedded-student", "names").format.tokenizer
     config = MistralConfig(
         vocab_size=len(tokenizer),
         hidden_size=16,

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from journeyman.agents.rollouts.rollout import Fork, TaskRef, rollout
-from journeyman.agents.students.hf import load_policy
-from journeyman.agents.students.scripted import ScriptedPolicy, no_op, oracle
+from journeyman.agents.rollouts.rollout import rollout
+from journeyman.agents.rollouts.tasks import Fork, TaskRef
+from journeyman.agents.students.hf import load_student
+from journeyman.agents.students.scripted import ScriptedPlayer, no_op, oracle
 from journeyman.envs import BranchPoint, Episode, StopReason, env_class, make
 from journeyman.tools import ToolCall, render_hermes
 
@@ -20,7 +21,7 @@ EXACT = "journeyman/ExactMDP-v0"
 
 @pytest.fixture(scope="module")
 def policy():  # type: ignore[no-untyped-def]
-    return load_policy("embedded-student", render="names", max_turn_tokens=48, device="cpu")
+    return load_student("embedded-student", render="names", max_turn_tokens=48, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def parents(policy) -> Sequence[Episode]:  # type: ignore[no-untyped-def]
 
 def test_branch_points_are_kept_on_demand(parents: Sequence[Episode]) -> None:
     assert all(len(e.branch_points) == len(e.steps) > 0 for e in parents)
-    (episode,) = rollout(ScriptedPolicy(chat(), no_op), [TaskRef(BUILTIN[0], "test/0")])
+    (episode,) = rollout(ScriptedPlayer(chat(), no_op), [TaskRef(BUILTIN[0], "test/0")])
     assert episode.branch_points == ()
     with pytest.raises(ValueError, match=r"no branch point before step 0 of .* with keep=True"):
         Fork(episode, 0, seed=0)
@@ -84,11 +85,11 @@ def test_a_given_answer_ends_the_episode() -> None:
     # What is done decides, and what is said.
     both = next(i for i in bank.tasks("test/medium") if bank.load_task(i).kind == "alike")
     tasks = [TaskRef(BUILTIN[0], both)]
-    (parent,) = rollout(ScriptedPolicy(chat(), oracle), tasks, keep=True)
+    (parent,) = rollout(ScriptedPlayer(chat(), oracle), tasks, keep=True)
     last = len(parent.steps) - 1
     right, wrong = (tuple(chat().turn(t)) for t in (parent.steps[last].text, "Answer: nothing"))
     good, bad, early = rollout(
-        ScriptedPolicy(chat(), no_op),
+        ScriptedPlayer(chat(), no_op),
         [Fork(parent, last, 0, right), Fork(parent, last, 0, wrong), Fork(parent, 0, 0, right)],
     )
     assert (good.reward, bad.reward, early.reward) == (1.0, 0.0, 0.0)
@@ -101,11 +102,11 @@ def test_turn_limits_hold_across_forks() -> None:
     call = render_hermes(ToolCall("no_such_tool", {}))
     tasks = [TaskRef(BUILTIN[0], "test/0")]
     (parent,) = rollout(
-        ScriptedPolicy(chat(), lambda env: iter([call] * 9)), tasks, env_kwargs={"max_turns": 3},
+        ScriptedPlayer(chat(), lambda env: iter([call] * 9)), tasks, env_kwargs={"max_turns": 3},
         keep=True,
     )  # fmt: skip
     (fork,) = rollout(
-        ScriptedPolicy(chat(), lambda env: iter([call] * 9)),
+        ScriptedPlayer(chat(), lambda env: iter([call] * 9)),
         [Fork(parent, 1, 0, tuple(chat().turn(call)))],
         env_kwargs={"max_turns": 3},
     )
@@ -115,9 +116,9 @@ def test_turn_limits_hold_across_forks() -> None:
 
 def test_an_environment_that_breaks_costs_its_own_fork_only() -> None:
     tasks = [TaskRef(BUILTIN[0], "test/0")]
-    (parent,) = rollout(ScriptedPolicy(chat(), oracle), tasks, keep=True)
+    (parent,) = rollout(ScriptedPlayer(chat(), oracle), tasks, keep=True)
     broken = replace(parent, branch_points=(BranchPoint(None, ""),) * len(parent.steps))
-    lost, whole = rollout(ScriptedPolicy(chat(), oracle), [Fork(broken, 0, 0), Fork(parent, 0, 0)])
+    lost, whole = rollout(ScriptedPlayer(chat(), oracle), [Fork(broken, 0, 0), Fork(parent, 0, 0)])
     assert lost.stop is StopReason.INFRA_ERROR
     assert whole.success
 
@@ -128,20 +129,20 @@ def test_a_given_turn_that_breaks_its_tool_costs_its_own_fork_only(
 ) -> None:
     """Errors that a wrong task id gives too; here they are the tool's."""
     tasks = [TaskRef(BUILTIN[0], "test/0")]
-    (parent,) = rollout(ScriptedPolicy(chat(), oracle), tasks, keep=True)
+    (parent,) = rollout(ScriptedPlayer(chat(), oracle), tasks, keep=True)
     given = parent.tokens[slice(*parent.steps[0].span)]
 
     def breaking(self: object, call: ToolCall) -> None:
         raise error
 
     monkeypatch.setattr(env_class(BUILTIN[0]), "_execute", breaking)
-    (lost,) = rollout(ScriptedPolicy(chat(), oracle), [Fork(parent, 0, 0, given)])
+    (lost,) = rollout(ScriptedPlayer(chat(), oracle), [Fork(parent, 0, 0, given)])
     assert (lost.stop, lost.error) == (
         StopReason.INFRA_ERROR,
         f"{type(error).__name__}: {error}",
     )
     with pytest.raises(KeyError, match="no environment"):
-        rollout(ScriptedPolicy(chat(), oracle), [TaskRef("acme/None-v0", "test/0")])
+        rollout(ScriptedPlayer(chat(), oracle), [TaskRef("acme/None-v0", "test/0")])
 
 
 def test_forks_throw_dice_of_their_own() -> None:
@@ -150,7 +151,7 @@ def test_forks_throw_dice_of_their_own() -> None:
     tasks = itertools.islice(exact.tasks("test"), 200)
     task = next(i for i in tasks if exact.load_task(i).kind == "graph_40")
     call = render_hermes(ToolCall("choose", {"action": 1}))
-    policy = ScriptedPolicy(chat(), lambda env: iter([call]))
+    policy = ScriptedPlayer(chat(), lambda env: iter([call]))
     (parent,) = rollout(policy, [TaskRef(EXACT, task)], keep=True)
     given = tuple(chat().turn(call))
     forks = [Fork(parent, 0, seed, given) for seed in range(60)]
@@ -167,7 +168,7 @@ def test_a_snapshot_that_fails_costs_its_own_episode_only(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(env_class(BUILTIN[0]), "snapshot", snapshot)
     tasks = [TaskRef(env_id, "test/0") for env_id in BUILTIN[:2]]
-    policy = ScriptedPolicy(chat(), oracle)
+    policy = ScriptedPlayer(chat(), oracle)
     lost, whole = rollout(policy, tasks, keep=True)
     assert (lost.stop, lost.error) == (StopReason.INFRA_ERROR, "ConnectionError: the bank is gone")
     assert whole.success

@@ -22,9 +22,9 @@ from journeyman.agents.credit import TokenCredit, Uniform
 from journeyman.agents.learning.samples import to_batch
 from journeyman.agents.learning.trainers import distill
 from journeyman.agents.learning.trainers.distill import OnPolicyDistillation
-from journeyman.agents.rollouts.rollout import TaskRef
-from journeyman.agents.students.dialect import ChatFormat
-from journeyman.agents.students.hf import HFPolicy
+from journeyman.agents.rollouts.tasks import TaskRef
+from journeyman.agents.students.dialect import Dialect
+from journeyman.agents.students.hf import HFPlayer
 from journeyman.agents.teachers.local import LocalTeacher
 from journeyman.envs import Episode, StopReason
 
@@ -43,7 +43,7 @@ class Setting:
     ) -> None:
         self.student = gpt2(VOCABULARY, width=16, seed=1).double()
         self.teacher = gpt2(VOCABULARY, width=24, seed=2).double()
-        format: ChatFormat = chat()
+        format: Dialect = chat()
         args = DistillationConfig(
             output_dir=str(folder),
             max_steps=steps,
@@ -63,7 +63,7 @@ class Setting:
         descent = torch.optim.SGD(self.student.parameters(), lr=1.0)
         constant = torch.optim.lr_scheduler.LambdaLR(descent, lambda step: 1.0)
         self.trainer = OnPolicyDistillation(
-            HFPolicy(self.student, format, max_turn_tokens=8),
+            HFPlayer(self.student, format, max_turn_tokens=8),
             LocalTeacher(self.teacher, tokenizer()),
             Uniform(),
             args,

@@ -19,9 +19,9 @@ from transformers import (
     PreTrainedModel,
 )
 
-from journeyman.agents.errors import UnsupportedModelError, UserError
-from journeyman.agents.students.dialect import ChatFormat
-from journeyman.agents.students.hf import HFPolicy, load_policy, load_teacher, sample
+from journeyman.agents.errors import UnsupportedModelError, AgentError
+from journeyman.agents.students.dialect import Dialect
+from journeyman.agents.students.hf import HFPlayer, load_student, load_teacher, sample
 from journeyman.agents.students.player import Request, Turn
 from journeyman.agents.teachers.local import token_logprobs
 from journeyman.envs import make
@@ -30,7 +30,7 @@ from .tiny import chat, gpt2, llama, tokenizer
 
 VOCABULARY = 23
 EOS = 0
-MARKS = cast(ChatFormat, SimpleNamespace(eos_id=EOS))  # all that a stream reads of a format
+MARKS = cast(Dialect, SimpleNamespace(eos_id=EOS))  # all that a stream reads of a format
 NOWHERE = make("journeyman/Bank-v0")
 
 
@@ -59,7 +59,7 @@ def conversations() -> list[Conversation]:
 
 
 def play(
-    policy: HFPolicy,
+    policy: HFPlayer,
     rows: Sequence[Conversation],
     delay: Callable[[int], int] = lambda row: 0,
 ) -> list[list[Turn]]:
@@ -84,7 +84,7 @@ def play(
 
 
 @torch.no_grad()
-def plain(policy: HFPolicy, row: Conversation) -> list[Turn]:
+def plain(policy: HFPlayer, row: Conversation) -> list[Turn]:
     """The same without cache and batch: every token from a forward pass over all before it."""
     dice = np.random.Generator(np.random.Philox(row.seed))
     tokens, turns = list(row.opening), []
@@ -118,7 +118,7 @@ def model(request: pytest.FixtureRequest) -> PreTrainedModel:
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_lockstep_equals_one_row_at_a_time(model: PreTrainedModel, temperature: float) -> None:
-    policy = HFPolicy(model, MARKS, temperature, max_turn_tokens=12)
+    policy = HFPlayer(model, MARKS, temperature, max_turn_tokens=12)
     rows = conversations()
     expected = [plain(policy, row) for row in rows]
     played = play(policy, rows)
@@ -130,7 +130,7 @@ def test_lockstep_equals_one_row_at_a_time(model: PreTrainedModel, temperature: 
 
 
 def test_a_row_that_waits_neither_changes_nor_is_changed(model: PreTrainedModel) -> None:
-    policy = HFPolicy(model, MARKS, 1.0, max_turn_tokens=12)
+    policy = HFPlayer(model, MARKS, 1.0, max_turn_tokens=12)
     rows = conversations()
     together = play(policy, rows)
     waiting = play(policy, rows, delay=lambda row: 0 if row == 3 else 5 * row + 1)
@@ -138,7 +138,7 @@ def test_a_row_that_waits_neither_changes_nor_is_changed(model: PreTrainedModel)
 
 
 def test_a_row_does_not_depend_on_its_batch(model: PreTrainedModel) -> None:
-    policy = HFPolicy(model, MARKS, 1.0, max_turn_tokens=12)
+    policy = HFPlayer(model, MARKS, 1.0, max_turn_tokens=12)
     rows = conversations()
     together = play(policy, rows)
     alone = [play(policy, [row])[0] for row in rows]
@@ -148,14 +148,14 @@ def test_a_row_does_not_depend_on_its_batch(model: PreTrainedModel) -> None:
 
 
 def test_the_seed_decides(model: PreTrainedModel) -> None:
-    policy = HFPolicy(model, MARKS, 1.0, max_turn_tokens=12)
+    policy = HFPlayer(model, MARKS, 1.0, max_turn_tokens=12)
     rows = [Conversation((5, 6, 7), (), seed) for seed in (1, 2, 1)]
     first, second, third = play(policy, rows)
     assert tokens(first) == tokens(third) != tokens(second)
 
 
 def test_logprobs_are_those_of_a_full_forward(model: PreTrainedModel) -> None:
-    policy = HFPolicy(model, MARKS, 1.3, max_turn_tokens=12)  # logprobs are at temperature 1
+    policy = HFPlayer(model, MARKS, 1.3, max_turn_tokens=12)  # logprobs are at temperature 1
     rows = conversations()
     streams: list[list[int]] = []
     ours: list[list[float]] = []
@@ -175,8 +175,8 @@ def test_logprobs_are_those_of_a_full_forward(model: PreTrainedModel) -> None:
 
 def test_a_turn_that_is_too_long_is_ended() -> None:
     model = llama(VOCABULARY)
-    endless = cast(ChatFormat, SimpleNamespace(eos_id=VOCABULARY))  # a token it cannot sample
-    policy = HFPolicy(model, endless, 1.0, max_turn_tokens=4)
+    endless = cast(Dialect, SimpleNamespace(eos_id=VOCABULARY))  # a token it cannot sample
+    policy = HFPlayer(model, endless, 1.0, max_turn_tokens=4)
     (turn,) = play(policy, [Conversation((1, 2), (), 0)])[0]
     assert turn.truncated
     assert len(turn.tokens) == len(turn.logprobs) == 5
@@ -186,14 +186,14 @@ def test_a_turn_that_is_too_long_is_ended() -> None:
 
 
 def test_zero_temperature_ignores_the_seed() -> None:
-    policy = HFPolicy(llama(VOCABULARY), MARKS, max_turn_tokens=12).at(0.0)
+    policy = HFPlayer(llama(VOCABULARY), MARKS, max_turn_tokens=12).at(0.0)
     rows = [Conversation((5, 6, 7), (), seed) for seed in (1, 2)]
     first, second = play(policy, rows)
     assert tokens(first) == tokens(second)
 
 
 def test_at_changes_the_temperature_only() -> None:
-    policy = HFPolicy(llama(VOCABULARY), MARKS, 1.0, max_turn_tokens=7, max_context=100)
+    policy = HFPlayer(llama(VOCABULARY), MARKS, 1.0, max_turn_tokens=7, max_context=100)
     cold = policy.at(0.0)
     assert (cold.model, cold.format) == (policy.model, policy.format)
     assert (cold.temperature, cold.max_turn_tokens, cold.max_context) == (0.0, 7, 100)
@@ -202,8 +202,8 @@ def test_at_changes_the_temperature_only() -> None:
 def test_the_context_leaves_room_for_a_whole_turn() -> None:
     model = llama(VOCABULARY)
     limit = model.config.max_position_embeddings
-    assert HFPolicy(model, MARKS, max_turn_tokens=50).max_context == limit - 50
-    assert HFPolicy(model, MARKS, max_turn_tokens=50, max_context=limit).max_context == limit - 50
+    assert HFPlayer(model, MARKS, max_turn_tokens=50).max_context == limit - 50
+    assert HFPlayer(model, MARKS, max_turn_tokens=50, max_context=limit).max_context == limit - 50
 
 
 SMALL: dict[str, Any] = {
@@ -235,8 +235,8 @@ SMALL: dict[str, Any] = {
 )
 def test_sliding_windows_are_refused(model: PreTrainedModel, kind: str) -> None:
     with pytest.raises(UnsupportedModelError, match=rf"{kind}.*sliding_attention.*vLLM") as caught:
-        HFPolicy(model, MARKS)
-    assert isinstance(caught.value, UserError)
+        HFPlayer(model, MARKS)
+    assert isinstance(caught.value, AgentError)
 
 
 def test_models_without_windows_are_taken() -> None:
@@ -244,7 +244,7 @@ def test_models_without_windows_are_taken() -> None:
         MistralForCausalLM(MistralConfig(**SMALL, sliding_window=None)),
         GemmaForCausalLM(GemmaConfig(**SMALL)),
     ):
-        policy = HFPolicy(model, MARKS)
+        policy = HFPlayer(model, MARKS)
         longest = policy.max_context + policy.max_turn_tokens  # nothing shortens what it sees
         assert longest == model.config.max_position_embeddings
 
@@ -276,8 +276,8 @@ def test_diverged_weights_are_named(temperature: float, value: float) -> None:
     model = llama(VOCABULARY)
     with torch.no_grad():
         model.lm_head.weight[3] = value
-    with pytest.raises(UserError, match=r"not finite.*lower trainer\.args\.learning_rate"):
-        play(HFPolicy(model, MARKS, temperature), [Conversation((5, 6, 7), (), 0)])
+    with pytest.raises(AgentError, match=r"not finite.*lower trainer\.args\.learning_rate"):
+        play(HFPlayer(model, MARKS, temperature), [Conversation((5, 6, 7), (), 0)])
 
 
 @pytest.mark.parametrize(
@@ -290,14 +290,14 @@ def test_diverged_weights_are_named(temperature: float, value: float) -> None:
 )
 def test_limits_without_room_for_a_turn(limits: dict[str, int], message: str) -> None:
     with pytest.raises(UnsupportedModelError, match=message):
-        HFPolicy(llama(VOCABULARY), MARKS, **limits)
+        HFPlayer(llama(VOCABULARY), MARKS, **limits)
 
 
 def test_models_are_loaded_by_path(tmp_path: Path) -> None:
     model = llama(len(tokenizer()))
     model.save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)
-    policy = load_policy(str(tmp_path), "names", max_turn_tokens=9, device="cpu")
+    policy = load_student(str(tmp_path), "names", max_turn_tokens=9, device="cpu")
     assert policy.format.opening([], []) == chat().opening([], [])
     assert (policy.temperature, policy.max_turn_tokens) == (1.0, 9)
     teacher = load_teacher(str(tmp_path), batch_size=2, device="cpu")

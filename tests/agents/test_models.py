@@ -238,10 +238,10 @@ def test_pull_makes_a_model_that_transformers_loads(
 def test_pulled_models_talk_in_our_chat_format(source: WheelSource) -> None:
     from transformers import AutoTokenizer
 
-    from journeyman.agents.students.dialect import ChatFormat
+    from journeyman.agents.students.dialect import Dialect
     from journeyman.envs.types import Message
 
-    chat = ChatFormat(AutoTokenizer.from_pretrained(models.pull(NAME)), "signature")
+    chat = Dialect(AutoTokenizer.from_pretrained(models.pull(NAME)), "signature")
     assert chat.decode(chat.opening([Message("user", "hi")], [])).endswith(
         "hi<|im_end|>\n<|im_start|>assistant\n"
     )

@@ -7,9 +7,10 @@ from typing import Any
 import gymnasium
 import pytest
 
-from journeyman.agents.rollouts.rollout import TaskRef, rollout
-from journeyman.agents.students.hf import HFPolicy
-from journeyman.agents.students.scripted import Script, ScriptedPolicy, no_op, oracle
+from journeyman.agents.rollouts.rollout import rollout
+from journeyman.agents.rollouts.tasks import TaskRef
+from journeyman.agents.students.hf import HFPlayer
+from journeyman.agents.students.scripted import Script, ScriptedPlayer, no_op, oracle
 from journeyman.envs import Episode, StopReason, Task, ToolEnv, make, register, registry
 from journeyman.envs.errors import UnknownTaskError
 from journeyman.tools import CallStatus, ToolCall, render_hermes, tool
@@ -122,7 +123,7 @@ def says(*turns: str | ToolCall) -> Script:
 
 
 def play(script: Script, refs: Sequence[TaskRef], **kwargs: Any) -> list[Episode]:
-    return rollout(ScriptedPolicy(chat(), script), refs, **kwargs)
+    return rollout(ScriptedPlayer(chat(), script), refs, **kwargs)
 
 
 COUNT, BREAK = ToolCall("count_up", {}), ToolCall("break_down", {})
@@ -150,8 +151,8 @@ def test_doing_nothing_solves_nothing(env_id: str) -> None:
 # The record
 
 
-def student() -> HFPolicy:
-    return HFPolicy(llama(len(tokenizer()), seed=3), chat(), max_turn_tokens=6)
+def student() -> HFPlayer:
+    return HFPlayer(llama(len(tokenizer()), seed=3), chat(), max_turn_tokens=6)
 
 
 def played() -> list[Episode]:
@@ -267,7 +268,7 @@ def test_a_full_context_ends_with_the_students_turn() -> None:
     refs = tasks("test/Counter-v0", 2)
     whole = play(says(*[COUNT] * 5, "Answer: 2"), refs)
     limit = len(whole[0].tokens) - 3  # the last answer would not fit in
-    policy = ScriptedPolicy(chat(), says(*[COUNT] * 5, "Answer: 2"), max_context=limit)
+    policy = ScriptedPlayer(chat(), says(*[COUNT] * 5, "Answer: 2"), max_context=limit)
     for episode, long in zip(rollout(policy, refs), whole, strict=True):
         assert episode.stop is StopReason.CONTEXT_FULL
         assert 0 < len(episode.steps) < len(long.steps)
@@ -282,7 +283,7 @@ def test_a_prompt_beyond_the_context_is_not_played() -> None:
     refs = [*tasks("test/Counter-v0", 1), *tasks(BUILTIN[0], 1)]
     lengths = [len(e.tokens) for e in play(no_op, refs)]
     assert lengths[0] != lengths[1]
-    policy = ScriptedPolicy(chat(), no_op, max_context=sum(lengths) // 2)
+    policy = ScriptedPlayer(chat(), no_op, max_context=sum(lengths) // 2)
     counts: list[int] = []
     found = rollout(policy, refs, progress=counts.append)
     long = lengths.index(max(lengths))

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from journeyman.agents.embedded.tokenizer import train_tokenizer
-from journeyman.agents.errors import UserError, VocabularyMismatchError
+from journeyman.agents.errors import AgentError, VocabularyMismatchError
 from journeyman.agents.networks.heads import Head
 from journeyman.agents.teachers import local as teacher
 from journeyman.agents.teachers.local import LocalTeacher, check_vocabulary
@@ -121,5 +121,5 @@ def test_a_teacher_with_another_vocabulary_is_refused() -> None:
     other: PreTrainedTokenizerFast = train_tokenizer(["other words"], vocab_size=270)
     with pytest.raises(VocabularyMismatchError, match=r"different vocabularies \(\d+ and \d+") as c:
         check_vocabulary(tokenizer(), other)
-    assert isinstance(c.value, UserError)
+    assert isinstance(c.value, AgentError)
     assert "\n" not in str(c.value)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from journeyman.agents.students.hf import load_policy
+from journeyman.agents.students.hf import load_student
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -48,7 +48,7 @@ def test_three_steps_with_a_real_model(tmp_path: Path) -> None:
     before, after = (load_file(place / "model.safetensors") for place in (pulled, folder / "model"))
     assert before.keys() == after.keys()
     assert any(not torch.equal(before[name], after[name]) for name in before)
-    trained = load_policy(str(folder / "model"), "signature")
+    trained = load_student(str(folder / "model"), "signature")
     ids = torch.tensor([trained.format.tokenizer.encode("A calendar is a tool.")])
     with torch.inference_mode():
         assert trained.model(ids.to(trained.model.device)).logits.isfinite().all()

@@ -14,14 +14,15 @@ from trl import DistillationConfig, SFTConfig
 
 from journeyman.agents.credit import Credit, Outcome, Trace, Uniform
 from journeyman.agents.credit.trees import Additive
-from journeyman.agents.errors import UserError
+from journeyman.agents.errors import AgentError
 from journeyman.agents.learning.trainers import distill, sft
 from journeyman.agents.learning.trainers.parts import Parts, tasks_needed
 from journeyman.agents.rollouts.demonstrations import demonstrate
-from journeyman.agents.rollouts.rollout import TaskRef, rollout
+from journeyman.agents.rollouts.rollout import rollout
+from journeyman.agents.rollouts.tasks import TaskRef
 from journeyman.agents.search.evidence import TreeEpisode, TreeRollouts
-from journeyman.agents.students.dialect import ChatFormat
-from journeyman.agents.students.hf import HFPolicy
+from journeyman.agents.students.dialect import Dialect
+from journeyman.agents.students.hf import HFPlayer
 from journeyman.agents.teachers.local import LocalTeacher
 from journeyman.envs import env_class, make
 
@@ -48,9 +49,9 @@ def bank_tasks(count: int) -> Sequence[TaskRef]:
 
 def make_parts(student: PreTrainedModel, credit: Credit | None = None) -> Parts:
     own = copy.deepcopy(tokenizer())  # a trainer may set its padding
-    format = ChatFormat(own, "names")
+    format = Dialect(own, "names")
     teacher = LocalTeacher(gpt2(len(own), width=48, seed=9), own)
-    policy = HFPolicy(student, format, max_turn_tokens=6)
+    policy = HFPlayer(student, format, max_turn_tokens=6)
     return Parts(policy, teacher, credit or Uniform(), bank_tasks, {"max_turns": 3})
 
 
@@ -168,9 +169,9 @@ def test_a_rollout_can_be_learned_from_again(
 
 def test_checkpoints_fall_between_rollouts(tmp_path: Path) -> None:
     args = distillation(tmp_path, max_steps=6, save_strategy="steps", save_steps=3)
-    with pytest.raises(UserError, match=r"save_steps=3: expected a multiple of .*generation=2 \* "):
+    with pytest.raises(AgentError, match=r"save_steps=3: expected a multiple of .*generation=2 \* "):
         distill.build(make_parts(babbler()), args, steps_per_generation=2)
-    with pytest.raises(UserError, match=r"\* num_iterations=2"):
+    with pytest.raises(AgentError, match=r"\* num_iterations=2"):
         distill.build(make_parts(babbler()), args, num_iterations=2)
     distill.build(make_parts(babbler()), args, steps_per_generation=3)
 
@@ -239,10 +240,10 @@ def test_the_teacher_plays_what_the_student_does_not(
 
 def test_who_plays_must_be_a_probability_and_trees_are_the_students(tmp_path: Path) -> None:
     args = distillation(tmp_path)
-    with pytest.raises(UserError, match=r"trainer\.lmbda=1\.5: expected 0"):
+    with pytest.raises(AgentError, match=r"trainer\.lmbda=1\.5: expected 0"):
         distill.build(make_parts(babbler()), args, lmbda=1.5)
     parts = dataclasses.replace(make_parts(babbler()), search=TreeRollouts(rows=4))
-    with pytest.raises(UserError, match=r"trainer\.lmbda=0\.5: a search grows"):
+    with pytest.raises(AgentError, match=r"trainer\.lmbda=0\.5: a search grows"):
         distill.build(parts, args, lmbda=0.5)
 
 
@@ -292,7 +293,7 @@ def test_a_rollout_whose_environments_all_break_stops_the_run(
     monkeypatch.setattr(env_class("journeyman/Bank-v0"), "open_state", closed)
     plain = distill.build(make_parts(babbler()), distillation(tmp_path))
     trainer = searching(tmp_path, Additive(Trace())) if search else plain
-    with pytest.raises(UserError, match=r"every episode of a rollout broke .* from the last check"):
+    with pytest.raises(AgentError, match=r"every episode of a rollout broke .* from the last check"):
         trainer.train()
 
 

@@ -26,12 +26,13 @@ from journeyman.agents.errors import (
     VocabularyMismatchError,
 )
 from journeyman.agents.learning.trainers.parts import Parts
-from journeyman.agents.rollouts.rollout import TaskRef, rollout
-from journeyman.agents.students.dialect import ChatFormat
-from journeyman.agents.students.hf import HFPolicy, load_policy, load_teacher
+from journeyman.agents.rollouts.rollout import rollout
+from journeyman.agents.rollouts.tasks import TaskRef
+from journeyman.agents.students.dialect import Dialect
+from journeyman.agents.students.hf import HFPlayer, load_student, load_teacher
 from journeyman.agents.students.player import Request
-from journeyman.agents.students.vllm import VLLMPolicy
-from journeyman.agents.students.vllm import load_policy as load_vllm
+from journeyman.agents.students.vllm import VLLMPlayer
+from journeyman.agents.students.vllm import load_student as load_vllm
 from journeyman.agents.students.vllm_engine import Engine
 from journeyman.agents.teachers.local import LocalTeacher, token_logprobs
 from journeyman.envs import Episode, make
@@ -53,17 +54,17 @@ SMALL: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def student() -> VLLMPolicy:
+def student() -> VLLMPlayer:
     """`student=vllm`: a model that vLLM runs by transformers' class."""
     with initialize_config_module("journeyman.conf", version_base="1.3"):
-        policy: VLLMPolicy = instantiate(compose("eval", ["student=vllm"]).student)
+        policy: VLLMPlayer = instantiate(compose("eval", ["student=vllm"]).student)
     return policy
 
 
 @pytest.fixture(scope="module")
-def twin(student: VLLMPolicy) -> HFPolicy:
+def twin(student: VLLMPlayer) -> HFPlayer:
     """The same model in transformers, made after vLLM has had its way with the class."""
-    return load_policy("embedded-student", "names", 48, 640, device="cpu")
+    return load_student("embedded-student", "names", 48, 640, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +82,8 @@ def engine(folder: Path) -> Engine:
 
 
 @pytest.fixture
-def native(engine: Engine) -> Iterator[VLLMPolicy]:
-    yield VLLMPolicy(engine, chat(), max_turn_tokens=8)
+def native(engine: Engine) -> Iterator[VLLMPlayer]:
+    yield VLLMPlayer(engine, chat(), max_turn_tokens=8)
     engine.__dict__.pop("model", None)  # a test may have asked for it
 
 
@@ -103,7 +104,7 @@ def differences(model: Any, episodes: Sequence[Episode]) -> list[float]:
 
 
 @needs_vllm
-def test_greedy_episodes_are_those_of_transformers(student: VLLMPolicy, twin: HFPolicy) -> None:
+def test_greedy_episodes_are_those_of_transformers(student: VLLMPlayer, twin: HFPlayer) -> None:
     assert student.max_context == twin.max_context
     ours = rollout(student.at(0.0), tasks(24), batch_size=10)
     theirs = rollout(twin.at(0.0), tasks(24), batch_size=10)
@@ -128,7 +129,7 @@ def test_greedy_episodes_are_those_of_transformers(student: VLLMPolicy, twin: HF
 
 @needs_vllm
 def test_sampled_tokens_have_their_logprobs_at_temperature_1(
-    student: VLLMPolicy, twin: HFPolicy
+    student: VLLMPlayer, twin: HFPlayer
 ) -> None:
     episodes = rollout(student.at(1.3), tasks(12))
     found = differences(twin.model, episodes)
@@ -137,16 +138,16 @@ def test_sampled_tokens_have_their_logprobs_at_temperature_1(
 
 
 @needs_vllm
-def test_samples_follow_the_softmax(native: VLLMPolicy, folder: Path) -> None:
+def test_samples_follow_the_softmax(native: VLLMPlayer, folder: Path) -> None:
     draws, temperature = 2000, 1.5
     prompt = tuple(chat().opening([], []))
-    policy = VLLMPolicy(native.engine, chat(), temperature, max_turn_tokens=1)
+    policy = VLLMPlayer(native.engine, chat(), temperature, max_turn_tokens=1)
     stream = policy.open([Request(prompt, seed, make(BUILTIN[0])) for seed in range(draws)])
     counts: Counter[int] = Counter()
     while not stream.idle:
         counts.update(turn.tokens[0] for turn in stream.advance())
     assert counts.total() == draws
-    model = load_policy(str(folder), "names", device="cpu").model
+    model = load_student(str(folder), "names", device="cpu").model
     with torch.inference_mode():
         logits = model(torch.tensor([prompt])).logits[0, -1]
     expected = (logits / temperature).softmax(-1) * draws
@@ -161,7 +162,7 @@ def test_samples_follow_the_softmax(native: VLLMPolicy, folder: Path) -> None:
 
 
 @needs_vllm
-def test_a_row_depends_on_its_seed_and_not_on_its_batch(native: VLLMPolicy) -> None:
+def test_a_row_depends_on_its_seed_and_not_on_its_batch(native: VLLMPlayer) -> None:
     def play(refs: Sequence[TaskRef]) -> list[tuple[int, ...]]:
         return [e.tokens for e in rollout(native, refs, env_kwargs={"max_turns": 3})]
 
@@ -173,7 +174,7 @@ def test_a_row_depends_on_its_seed_and_not_on_its_batch(native: VLLMPolicy) -> N
 
 
 @needs_vllm
-def test_turns_of_a_row_have_dice_of_their_own(native: VLLMPolicy) -> None:
+def test_turns_of_a_row_have_dice_of_their_own(native: VLLMPlayer) -> None:
     prompt = tuple(chat().opening([], []))
     stream = native.open([Request(prompt, 0, make(BUILTIN[0]))])
     first = finished(stream)
@@ -190,8 +191,8 @@ def finished(stream: Any) -> Any:
 
 
 @needs_vllm
-def test_a_turn_that_is_too_long_is_ended(native: VLLMPolicy) -> None:
-    policy = VLLMPolicy(native.engine, chat(), 0.0, max_turn_tokens=4)
+def test_a_turn_that_is_too_long_is_ended(native: VLLMPlayer) -> None:
+    policy = VLLMPlayer(native.engine, chat(), 0.0, max_turn_tokens=4)
     stream = policy.open([Request(tuple(chat().opening([], [])), 0, make(BUILTIN[0]))])
     turn = finished(stream)
     assert turn.truncated
@@ -202,7 +203,7 @@ def test_a_turn_that_is_too_long_is_ended(native: VLLMPolicy) -> None:
 
 
 @needs_vllm
-def test_a_row_can_be_dropped_while_it_writes(native: VLLMPolicy) -> None:
+def test_a_row_can_be_dropped_while_it_writes(native: VLLMPlayer) -> None:
     request = Request(tuple(chat().opening([], [])), 0, make(BUILTIN[0]))
     stream = native.open([request, request])
     assert stream.advance() == []
@@ -214,7 +215,7 @@ def test_a_row_can_be_dropped_while_it_writes(native: VLLMPolicy) -> None:
 
 @needs_vllm
 def test_the_engine_plays_what_was_trained(
-    native: VLLMPolicy, folder: Path, tmp_path: Path
+    native: VLLMPlayer, folder: Path, tmp_path: Path
 ) -> None:
     """After each optimiser step the next rollout's log-probabilities are the trained model's."""
     from trl import DistillationConfig  # imports vLLM if it is there, which warns
@@ -222,7 +223,7 @@ def test_the_engine_plays_what_was_trained(
     from journeyman.agents.learning.trainers import distill
 
     own = copy.deepcopy(tokenizer())  # a trainer may set its padding
-    policy = VLLMPolicy(native.engine, ChatFormat(own, "names"), max_turn_tokens=8)
+    policy = VLLMPlayer(native.engine, Dialect(own, "names"), max_turn_tokens=8)
     teacher = LocalTeacher(llama(len(own), width=48, seed=9), own)
     parts = Parts(policy, teacher, Uniform(), tasks, {"max_turns": 3})
     args = DistillationConfig(
@@ -253,13 +254,13 @@ def test_the_engine_plays_what_was_trained(
 
     after = rollout(policy, tasks(6), env_kwargs={"max_turns": 3})
     assert max(differences(policy.model, after)) < CLOSE
-    before = load_policy(str(folder), "names", device="cpu").model
+    before = load_student(str(folder), "names", device="cpu").model
     assert max(differences(before, after)) > 0.1
 
 
 @needs_vllm
 def test_weights_are_copied_into_a_model_of_transformers_too(
-    student: VLLMPolicy, twin: HFPolicy
+    student: VLLMPlayer, twin: HFPlayer
 ) -> None:
     try:
         with torch.no_grad():
@@ -294,7 +295,7 @@ def test_a_model_that_transformers_cannot_play(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)
     with pytest.raises(UnsupportedModelError, match="student=vllm"):
-        load_policy(str(tmp_path), "names", device="cpu")
+        load_student(str(tmp_path), "names", device="cpu")
     policy = load_vllm(str(tmp_path), "names", 8, engine=SMALL)
     episodes = rollout(policy, tasks(3), env_kwargs={"max_turns": 3})
     assert max(differences(model, episodes)) < CLOSE
@@ -305,7 +306,7 @@ def test_a_model_that_transformers_cannot_play(tmp_path: Path) -> None:
 
 
 @needs_vllm
-def test_what_cannot_be_copied_is_refused(native: VLLMPolicy) -> None:
+def test_what_cannot_be_copied_is_refused(native: VLLMPlayer) -> None:
     native.model.register_parameter("lora_A", torch.nn.Parameter(torch.zeros(1)))
     with pytest.raises(UnsupportedModelError, match="adapter"):
         native.open([])
@@ -316,7 +317,7 @@ def test_what_cannot_be_copied_is_refused(native: VLLMPolicy) -> None:
 
 
 @needs_vllm
-def test_a_teacher_can_be_made_beside_the_engine(student: VLLMPolicy) -> None:
+def test_a_teacher_can_be_made_beside_the_engine(student: VLLMPlayer) -> None:
     teacher = load_teacher("embedded-teacher", device="cpu")
     (scores,) = teacher.score([[1, 2, 3]])
     assert scores.isfinite().all()
@@ -327,14 +328,14 @@ def test_a_tokenizer_of_another_model_is_refused(engine: Engine) -> None:
     larger = copy.deepcopy(tokenizer())
     larger.add_tokens(["<extra>"])
     with pytest.raises(VocabularyMismatchError, match=r"the tokenizer has \d+ tokens"):
-        VLLMPolicy(engine, ChatFormat(larger, "names"))
+        VLLMPlayer(engine, Dialect(larger, "names"))
 
 
 @needs_vllm
 def test_a_turn_longer_than_the_context_is_refused(engine: Engine) -> None:
     with pytest.raises(UnsupportedModelError, match=r"max_turn_tokens=512: .*max_model_len=512"):
-        VLLMPolicy(engine, chat(), max_turn_tokens=512)
-    assert VLLMPolicy(engine, chat(), max_turn_tokens=500, max_context=100).max_context == 12
+        VLLMPlayer(engine, chat(), max_turn_tokens=512)
+    assert VLLMPlayer(engine, chat(), max_turn_tokens=500, max_context=100).max_context == 12
 
 
 @needs_vllm

@@ -16,7 +16,7 @@ from transformers import (
 
 from journeyman.agents.embedded.build import corpus
 from journeyman.agents.embedded.tokenizer import train_tokenizer
-from journeyman.agents.students.dialect import ChatFormat
+from journeyman.agents.students.dialect import Dialect
 from journeyman.envs import Episode, Step, StopReason
 
 BUILTIN = ("journeyman/Bank-v0", "journeyman/Calendar-v0", "journeyman/Orders-v0")
@@ -29,8 +29,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 @functools.cache
-def chat() -> ChatFormat:
-    return ChatFormat(tokenizer(), "names")
+def chat() -> Dialect:
+    return Dialect(tokenizer(), "names")
 
 
 def gpt2(vocabulary: int, width: int = 32, seed: int = 0, **kwargs: Any) -> PreTrainedModel:

@@ -1,1 +1,23 @@
-"""What is minimised: one class a loss."""
+"""What is minimised: one class a loss, one file each in `conf/loss/`.
+
+`loss.py` says what a loss is given and gives; `functions.py` are the formulas on plain tensors;
+`divergence.py` computes on a student's states without holding all its logits.
+"""
+
+from journeyman.agents.learning.losses.distillation import (
+    JSD,
+    NoLoss,
+    SampledReverseKL,
+    TopKReverseKL,
+)
+from journeyman.agents.learning.losses.loss import Loss, Predictions, TeacherView
+
+__all__ = [
+    "JSD",
+    "Loss",
+    "NoLoss",
+    "Predictions",
+    "SampledReverseKL",
+    "TeacherView",
+    "TopKReverseKL",
+]

@@ -52,17 +52,77 @@ def compare(
         temperature: Divides both logits before the divergence.
         targets: [N] chosen tokens, if their log-probabilities are wanted.
     """
-    vocabulary = student_head.projection.weight.shape[0]
-    small = student.shape[0] * vocabulary <= DENSE_LIMIT
-    dense = student.dtype == torch.float64 or (small and _in_float32(student, teacher))
-    run = _dense if dense else _tiled
+    run = _dense if _is_dense(student_head, student, teacher) else _tiled
     return run(student, student_head, teacher, teacher_head, beta, temperature, targets)
 
 
-def _in_float32(student: Tensor, teacher: Tensor) -> bool:
+def _in_float32(*states: Tensor) -> bool:
     """True if plain products of these are: neither they nor autocast say otherwise."""
-    autocast = torch.is_autocast_enabled(student.device.type)
-    return student.dtype == teacher.dtype == torch.float32 and not autocast
+    autocast = torch.is_autocast_enabled(states[0].device.type)
+    return all(some.dtype == torch.float32 for some in states) and not autocast
+
+
+def chosen_logprobs(states: Tensor, head: Head, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of chosen tokens, and the entropy there.
+
+    Args:
+        states: [N, H] hidden states, with gradient.
+        head: Their head.
+        targets: [N] chosen tokens.
+
+    Returns:
+        [N] with gradient, and [N] without, in nats.
+    """
+    if _is_dense(head, states):
+        logp = head.logits(states).log_softmax(-1)
+        entropy = -(logp.detach().exp() * logp.detach()).sum(-1)
+        return logp.gather(1, targets[:, None])[:, 0], entropy
+    logprobs, entropy, *_ = ChunkedLogProbFunction.apply(
+        states,
+        head.projection.weight,
+        head.projection.bias,
+        targets,
+        1.0,
+        VOCABULARY_TILE,
+        head.cap,
+        head.scale,
+        ("entropy",),
+    )
+    return logprobs, entropy.detach()
+
+
+def logprobs_of(states: Tensor, head: Head, ids: Tensor, temperature: float = 1.0) -> Tensor:
+    """Log-probabilities [N, K] of tokens ids [N, K] at states [N, H], with gradient."""
+    if _is_dense(head, states):
+        logprobs: Tensor = (head.logits(states) / temperature).log_softmax(-1)
+        return logprobs.gather(1, ids)
+    projection = head.projection
+    logits = torch.einsum("nh,nkh->nk", states.float(), projection.weight[ids].float())
+    if projection.bias is not None:
+        logits = logits + projection.bias[ids].float()
+    logits = logits * head.scale
+    if head.cap is not None:
+        logits = head.cap * torch.tanh(logits / head.cap)
+    logits = logits / temperature
+    # One token's log-probability says by how much all its row's logits are too large.
+    first, *_ = ChunkedLogProbFunction.apply(
+        states,
+        projection.weight,
+        projection.bias,
+        ids[:, 0].contiguous(),
+        temperature,
+        VOCABULARY_TILE,
+        head.cap,
+        head.scale,
+    )
+    found: Tensor = logits - (logits[:, :1] - first[:, None])
+    return found
+
+
+def _is_dense(head: Head, *states: Tensor) -> bool:
+    """True if all logits at once are exact enough, and not too many."""
+    small = states[0].shape[0] * head.projection.weight.shape[0] <= DENSE_LIMIT
+    return states[0].dtype == torch.float64 or (small and _in_float32(*states))
 
 
 def _dense(

@@ -60,3 +60,40 @@ def generalised_jsd(student: Tensor, teacher: Tensor, beta: float) -> Tensor:
     to_teacher = (log_t.exp() * (log_t - log_m)).sum(-1)
     to_student = (log_s.exp() * (log_s - log_m)).sum(-1)
     return beta * to_teacher + (1 - beta) * to_student
+
+
+def clipped_policy_gradient(
+    logprobs: Tensor, sampled_logprobs: Tensor, advantages: Tensor, clip: float
+) -> Tensor:
+    """Per-token loss [N] like `policy_gradient`, with PPO's clipping (Schulman et al. 2017).
+
+    Args:
+        logprobs: [N] of the sampled tokens under the current policy, with gradient.
+        sampled_logprobs: [N] under the policy that sampled them.
+        advantages: [N].
+        clip: Ratios beyond 1 - clip and 1 + clip give no more gradient; 0 clips nothing.
+    """
+    loss = policy_gradient(logprobs, sampled_logprobs, advantages)
+    if clip == 0:
+        return loss
+    ratio = (logprobs - sampled_logprobs).exp().clamp(1 - clip, 1 + clip)
+    return torch.maximum(loss, -ratio * advantages)
+
+
+def top_k_reverse_kl(student: Tensor, teacher: Tensor, tail: Tensor) -> Tensor:
+    """KL(student || teacher) [N] over K tokens and one bucket for all others.
+
+    Args:
+        student: [N, K] log-probabilities of the teacher's K tokens, with gradient.
+        teacher: [N, K] the same of the teacher.
+        tail: [N] log of the teacher's mass on all other tokens; -inf where there is none.
+    """
+    kept = (student.exp() * (student - teacher)).sum(-1)
+    # The student's own mass outside; at most its rounding error where K is the vocabulary.
+    left = 1 - student.exp().sum(-1)
+    some = left > torch.finfo(left.dtype).eps * student.shape[1]
+    # A tail of nothing would make the divergence infinite where the student has a little there.
+    floor = math.log(torch.finfo(torch.float32).tiny)
+    safe = torch.where(some, left, torch.ones_like(left))
+    rest = safe * (safe.log() - tail.clamp(min=floor))
+    return kept + torch.where(some, rest, torch.zeros_like(rest))

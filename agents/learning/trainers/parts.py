@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import Trainer, TrainingArguments
 
 from journeyman.agents.credit import Credit
-from journeyman.agents.rollouts.rollout import TaskRef
+from journeyman.agents.errors import SettingError
+from journeyman.agents.learning.losses import Loss
+from journeyman.agents.rollouts.tasks import TaskRef
 from journeyman.agents.search.evidence import TreeRollouts
-from journeyman.agents.students.player import Student
-from journeyman.agents.teachers.local import LocalTeacher
+from journeyman.agents.students.player import Trainable
+from journeyman.agents.teachers import Teacher
 from journeyman.envs import Episode
 
 
@@ -20,10 +24,12 @@ from journeyman.envs import Episode
 class Parts:
     """The pieces of a run."""
 
-    policy: Student
-    """The student."""
-    teacher: LocalTeacher
-    """Scores the student's tokens; supervised training has no use for it."""
+    student: Trainable
+    """Its model is trained."""
+    teacher: Teacher | None
+    """Judges the student's tokens; supervised training and reinforcement have no use for it."""
+    loss: Loss
+    """How far the student is from its teacher."""
     credit: Credit
     """Token weights and advantages."""
     tasks: Callable[[int], Sequence[TaskRef]]
@@ -34,6 +40,26 @@ class Parts:
     """Grows rollouts into trees; for distillation only."""
     record: Callable[[int, Sequence[Episode]], object] = lambda step, episodes: None
     """Told of every rollout: the optimiser step that learns from it first, and its episodes."""
+
+
+class KeepsCredit(Trainer):
+    """What the credit has learned goes into checkpoints too, and comes back from them."""
+
+    credit: Credit
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if learned := self.credit.state_dict():
+            torch.save(learned, self._credit_file(output_dir))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and (file := self._credit_file(checkpoint)).exists():
+            self.credit.load_state_dict(torch.load(file))
+
+    def _credit_file(self, checkpoint: str) -> Path:
+        """Each process has its own episodes, and learns its own credit."""
+        return Path(checkpoint) / f"credit_{self.accelerator.process_index}.pt"
 
 
 class PlainTrainer(Trainer):
@@ -55,10 +81,10 @@ def tasks_needed(
     """Rows a run of `max_steps` draws over all processes, in whole rollouts.
 
     Raises:
-        ValueError: `max_steps` is not set.
+        SettingError: `max_steps` is not set.
     """
     if args.max_steps <= 0:
-        raise ValueError("set steps (trainer.args.max_steps) to a number above zero")
+        raise SettingError("set steps (trainer.args.max_steps) to a number above zero")
     rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
     generations = -(-args.max_steps // (steps_per_generation * num_iterations))
     return int(generations * steps_per_generation * rows)

@@ -13,9 +13,9 @@ from trl import SFTConfig, SFTTrainer
 
 from journeyman.agents.learning.trainers.parts import Parts, PlainTrainer, tasks_needed
 from journeyman.agents.rollouts.demonstrations import demonstrate
-from journeyman.agents.rollouts.rollout import TaskRef
-from journeyman.agents.students.dialect import ChatFormat
-from journeyman.agents.students.player import Student
+from journeyman.agents.rollouts.tasks import TaskRef
+from journeyman.agents.students.dialect import Dialect
+from journeyman.agents.students.player import Trainable
 from journeyman.envs import make_for_run
 
 IGNORED = -100
@@ -29,7 +29,7 @@ class DemonstrationTuning(PlainTrainer, SFTTrainer):
 
     def __init__(
         self,
-        policy: Student,
+        student: Trainable,
         args: SFTConfig,
         tasks: Sequence[TaskRef],
         error_rate: float = 0.0,
@@ -39,7 +39,7 @@ class DemonstrationTuning(PlainTrainer, SFTTrainer):
         """Write the demonstrations and hand them to TRL.
 
         Args:
-            policy: The student; its model is trained.
+            student: Its model is trained.
             args: TRL's arguments.
             tasks: One demonstration a task.
             error_rate: Chance of a harmless wrong call before each right one.
@@ -49,17 +49,17 @@ class DemonstrationTuning(PlainTrainer, SFTTrainer):
         args.dataset_kwargs = {"skip_prepare_dataset": True}
         args.remove_unused_columns = False
         super().__init__(
-            model=policy.model,
+            model=student.model,
             args=args,
-            train_dataset=demonstration_rows(tasks, policy.format, error_rate, env_kwargs),
-            processing_class=policy.format.tokenizer,
+            train_dataset=demonstration_rows(tasks, student.dialect, error_rate, env_kwargs),
+            processing_class=student.dialect.tokenizer,
             **kwargs,
         )
 
 
 def demonstration_rows(
     tasks: Sequence[TaskRef],
-    format: ChatFormat,
+    dialect: Dialect,
     error_rate: float = 0.0,
     env_kwargs: Mapping[str, Any] | None = None,
 ) -> Dataset:
@@ -68,7 +68,7 @@ def demonstration_rows(
     envs = {env_id: make_for_run(env_id, given) for env_id in {t.env_id for t in tasks}}
     rows: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
     for task in tasks:
-        row = demonstrate(envs[task.env_id], task.task_id, format, error_rate)
+        row = demonstrate(envs[task.env_id], task.task_id, dialect, error_rate)
         rows["input_ids"].append(list(row.tokens))
         rows["labels"].append(
             [t if learn else IGNORED for t, learn in zip(row.tokens, row.mask, strict=True)]
@@ -81,7 +81,7 @@ def build(
 ) -> DemonstrationTuning:
     """The trainer of `trainer=sft`."""
     return DemonstrationTuning(
-        parts.policy,
+        parts.student,
         args,
         parts.tasks(tasks_needed(args)),
         error_rate,

@@ -10,8 +10,9 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from journeyman.agents.evaluation.metrics import Metrics, summarise
-from journeyman.agents.rollouts.rollout import TaskRef, rollout
-from journeyman.agents.students.player import Student
+from journeyman.agents.rollouts.rollout import rollout
+from journeyman.agents.rollouts.tasks import TaskRef
+from journeyman.agents.students.player import Trainable
 
 
 class Validation(TrainerCallback):
@@ -19,7 +20,7 @@ class Validation(TrainerCallback):
 
     def __init__(
         self,
-        policy: Student,
+        student: Trainable,
         tasks: Sequence[TaskRef],
         every: int,
         path: Path,
@@ -29,14 +30,14 @@ class Validation(TrainerCallback):
         """Join the parts.
 
         Args:
-            policy: The student that is trained; it plays greedily.
+            student: It is trained; it plays greedily.
             tasks: The same every time.
             every: Optimiser steps from one time to the next.
             path: Metrics file that gets a line each time: "eval/success" with its 95% interval.
             batch_size: Conversations side by side.
             env_kwargs: For the environments.
         """
-        self._policy = policy
+        self._student = student
         self._tasks = tasks
         self._every = every
         self._path = path
@@ -63,11 +64,11 @@ class Validation(TrainerCallback):
             file.write(json.dumps(figures) + "\n")
 
     def _play(self) -> Metrics:
-        model = self._policy.model
+        model = self._student.model
         training = model.training
         model.eval()  # and greedily: nothing here draws from the dice that training uses
         try:
-            player = self._policy.at(0.0)
+            player = self._student.at(temperature=0.0)
             return summarise(rollout(player, self._tasks, self._batch_size, self._env_kwargs))
         finally:
             model.train(training)

@@ -8,7 +8,7 @@ from journeyman.agents.search import (
     Continuation,
     Kind,
     NodeKey,
-    Step,
+    Move,
     Tree,
     expected_backup,
     shrink,
@@ -35,7 +35,7 @@ def test_variances_of_a_bandit() -> None:
     """One node, no dice: Var V = spread / n, and the advantage's error is that of V alone."""
     tree = Tree("s")
     for action, reward in [("a", 1.0)] * 3 + [("b", 0.0)]:
-        tree.add(tree.root, Continuation((Step(action, reward, action, terminal=True),)))
+        tree.add(tree.root, Continuation((Move(action, reward, action, terminal=True),)))
     root = expected_backup(tree)[tree.root]
     squares = 3 * 0.25**2 + 0.75**2
     common = (squares + 1 * 0.1875 / 2) / (3 + 1)  # of this depth: one node, one guess
@@ -50,7 +50,7 @@ def test_variances_of_a_bandit() -> None:
 def test_variance_of_an_edge_with_dice() -> None:
     tree = Tree("s")
     for reward, state in [(1.0, "x"), (0.0, "y")] * 8:
-        tree.add(tree.root, Continuation((Step("a", reward, state, terminal=True),)))
+        tree.add(tree.root, Continuation((Move("a", reward, state, terminal=True),)))
     root = expected_backup(tree)[tree.root]
     edge = root.actions["a"]
     # 4.0 squares over 15 degrees of freedom, one pseudo-sample of the common spread 4 / 16.
@@ -66,9 +66,9 @@ def test_effective_samples() -> None:
     tree = Tree("s")
     for action, state, n in (("a", "x", 2), ("b", "y", 1)):
         for _ in range(n):
-            steps = (Step(action, 0.0, state), Step("c", 1.0, "end", terminal=True))
+            steps = (Move(action, 0.0, state), Move("c", 1.0, "end", terminal=True))
             tree.add(tree.root, Continuation(steps))
-    tree.add(NodeKey(1, "x"), Continuation((Step("d", 0.0, "end", terminal=True),)))
+    tree.add(NodeKey(1, "x"), Continuation((Move("d", 0.0, "end", terminal=True),)))
     values = expected_backup(tree)
     root = values[tree.root]
     assert values[NodeKey(1, "x")].unit == pytest.approx(1 / 3)
@@ -76,7 +76,7 @@ def test_effective_samples() -> None:
     # A(a) = 1/3 Q(a) - 1/3 Q(b): the errors of both count by 1/3, and the student's own dice.
     assert 1 / root.advantage("a").samples == pytest.approx(1 / 3 + (1 / 3 + 1) / 9)
     # Once the environment has shown dice, every edge has its own.
-    tree.add(tree.root, Continuation((Step("a", 0.0, "end", terminal=True),)), Kind.FORCED)
+    tree.add(tree.root, Continuation((Move("a", 0.0, "end", terminal=True),)), Kind.FORCED)
     root = expected_backup(tree)[tree.root]
     assert tree.dice and root.actions["b"].unit == pytest.approx(1 + 1 + 1)
 
@@ -95,7 +95,7 @@ def test_no_values_at_all() -> None:
     assert root.value is None
     with pytest.raises(KeyError, match="no advantage"):
         root.advantage("a")
-    tree.add(tree.root, Continuation((Step("t", 1.0, "x", terminal=True),)), Kind.TEACHER)
+    tree.add(tree.root, Continuation((Move("t", 1.0, "x", terminal=True),)), Kind.TEACHER)
     root = expected_backup(tree)[tree.root]
     # The teacher's call has a value, the student still has none.
     assert root.value is None and root.actions["t"].q == 1.0

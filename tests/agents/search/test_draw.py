@@ -3,7 +3,7 @@
 from xml.etree import ElementTree
 
 from journeyman.agents.search.draw import as_svg, as_text, deciding_step
-from journeyman.agents.search.tree import Continuation, Kind, NodeKey, Step, Tree
+from journeyman.agents.search.tree import Continuation, Kind, NodeKey, Move, Tree
 from journeyman.tools import ToolCall
 
 READ = ToolCall("get_order", {"order": "A<1>"}).canonical()
@@ -15,12 +15,12 @@ def tree() -> Tree:
     tree = Tree("s0")
     for answer, reward in (("yes", 1.0), ("no", 0.0)):
         steps = (
-            Step(READ, 0.0, "s1"),
-            Step(f'{{"answer": "{answer}"}}', reward, "end" + answer, terminal=True),
+            Move(READ, 0.0, "s1"),
+            Move(f'{{"answer": "{answer}"}}', reward, "end" + answer, terminal=True),
         )
         tree.add(tree.root, Continuation(steps))
-    tree.add(tree.root, Continuation((Step(SEND, 0.0, "lost", terminal=True),)), Kind.TEACHER)
-    tree.add(tree.root, Continuation((Step("garbled", 0.0, "s2"),), failure="broke"), Kind.FORCED)
+    tree.add(tree.root, Continuation((Move(SEND, 0.0, "lost", terminal=True),)), Kind.TEACHER)
+    tree.add(tree.root, Continuation((Move("garbled", 0.0, "s2"),), failure="broke"), Kind.FORCED)
     return tree
 
 
@@ -46,6 +46,6 @@ def test_svg_is_well_formed() -> None:
 
 def test_nothing_decides_where_all_is_equal() -> None:
     same = Tree("s")
-    same.add(same.root, Continuation((Step("a", 1.0, "end", terminal=True),)))
+    same.add(same.root, Continuation((Move("a", 1.0, "end", terminal=True),)))
     assert deciding_step(same) is None
     assert "decided" not in as_text(same)

@@ -12,7 +12,7 @@ from journeyman.agents.search import (
     Kind,
     NodeKey,
     Path,
-    Step,
+    Move,
     Tree,
     expected_backup,
     run_searches,
@@ -35,7 +35,7 @@ from journeyman.envs.exact import FAMILIES, make_mdp
 def continuation(*steps: tuple[str, float, str]) -> Continuation:
     last = len(steps) - 1
     return Continuation(
-        tuple(Step(a, r, s, terminal=i == last) for i, (a, r, s) in enumerate(steps))
+        tuple(Move(a, r, s, terminal=i == last) for i, (a, r, s) in enumerate(steps))
     )
 
 
@@ -119,7 +119,7 @@ ALL = (TreeCredit(), Broadcast(), GiGPO(), RTMC(), VinePPO(), VinePPO(pooled=Tru
 @pytest.mark.parametrize("estimator", ALL, ids=lambda e: type(e).__name__)
 def test_what_broke_gets_no_credit(estimator: StepEstimator) -> None:
     tree = Tree("s")
-    broken = tree.add(tree.root, Continuation((Step("a", 0.0, "x"),), failure="broke"))
+    broken = tree.add(tree.root, Continuation((Move("a", 0.0, "x"),), failure="broke"))
     fine = tree.add(tree.root, continuation(("b", 1, "end")))
     (lost,), (kept,) = estimator.steps(tree, [broken, fine])
     assert lost.advantage == 0

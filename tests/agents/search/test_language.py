@@ -14,17 +14,17 @@ from torch import Tensor
 
 from journeyman import conf
 from journeyman.agents.errors import NoSnapshotError
-from journeyman.agents.rollouts.rollout import Fork, TaskRef
+from journeyman.agents.rollouts.tasks import Fork, TaskRef
 from journeyman.agents.search import Budget, CreditSearch, Kind, Request, expected_backup
 from journeyman.agents.search.estimators import RTMC, GiGPO, StepEstimator, TreeCredit
 from journeyman.agents.search.evidence import Grown, TreeEpisode, TreeRollouts
 from journeyman.agents.search.language import LanguageWorld, canonical_action
 from journeyman.agents.search.searches import PATIENCE, run_searches
 from journeyman.agents.students import hf
-from journeyman.agents.students.hf import HFPolicy, load_policy, load_teacher
+from journeyman.agents.students.hf import HFPlayer, load_student, load_teacher
 from journeyman.agents.students.player import Request as Conversation
 from journeyman.agents.students.player import Turn
-from journeyman.agents.students.scripted import ScriptedPolicy, no_op, oracle
+from journeyman.agents.students.scripted import ScriptedPlayer, no_op, oracle
 from journeyman.agents.teachers.local import LocalTeacher
 from journeyman.envs import Episode, ToolEnv, env_class, make
 from journeyman.tools import ToolCall, get_parser, render_hermes
@@ -37,8 +37,8 @@ parse = get_parser("hermes")
 
 
 @pytest.fixture(scope="module")
-def student() -> HFPolicy:
-    return load_policy("embedded-student", render="names", max_turn_tokens=48, device="cpu")
+def student() -> HFPlayer:
+    return load_student("embedded-student", render="names", max_turn_tokens=48, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def tasks(count: int, rows: int = 1) -> list[TaskRef]:
     ]
 
 
-def test_restore_and_continue_equals_continuing(student: HFPolicy) -> None:
+def test_restore_and_continue_equals_continuing(student: HFPlayer) -> None:
     """From every node, the recorded action and a greedy student lead through the same states."""
     world = LanguageWorld(student.at(0.0), 64, KWARGS)
     trees = world.begin(tasks(6))
@@ -73,7 +73,7 @@ def test_restore_and_continue_equals_continuing(student: HFPolicy) -> None:
     assert len(requests) > 12
 
 
-def test_equal_episodes_are_one_path(student: HFPolicy) -> None:
+def test_equal_episodes_are_one_path(student: HFPlayer) -> None:
     world = LanguageWorld(student.at(0.0), 64, KWARGS)
     one, other = world.begin(tasks(2, rows=3))
     for tree in (one, other):
@@ -93,12 +93,12 @@ def test_equal_calls_are_equal_actions() -> None:
     assert canonical_action("Answer: yes", []) != canonical_action("Answer: no", [])
 
 
-def test_the_teachers_call_is_played_as_written(student: HFPolicy) -> None:
+def test_the_teachers_call_is_played_as_written(student: HFPlayer) -> None:
     """With the oracle as teacher: it proposes the gold call, and trying it counts as its own."""
     world = LanguageWorld(student.at(0.0), 64, KWARGS)
     trees = world.begin(tasks(3))
     nodes = [(tree.root, tree.nodes[tree.root].handle) for tree in trees]
-    actions = world.propose(ScriptedPolicy(chat(), oracle), nodes)
+    actions = world.propose(ScriptedPlayer(chat(), oracle), nodes)
     for tree, action, task in zip(trees, actions, tasks(3), strict=True):
         gold = make(task.env_id).load_task(task.task_id).gold[0]
         assert action == gold.canonical()
@@ -112,16 +112,16 @@ def test_the_teachers_call_is_played_as_written(student: HFPolicy) -> None:
 
 
 def test_environments_of_proposals_are_closed(
-    student: HFPolicy, monkeypatch: pytest.MonkeyPatch
+    student: HFPlayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = LanguageWorld(student.at(0.0), 64, KWARGS)
     (tree,) = world.begin(tasks(1))
     closed: list[Any] = []
     monkeypatch.setattr(env_class(BUILTIN[0]), "close", lambda self: closed.append(self))
     nodes = [(tree.root, tree.nodes[tree.root].handle)] * 2
-    world.propose(ScriptedPolicy(chat(), oracle), nodes)
+    world.propose(ScriptedPlayer(chat(), oracle), nodes)
     assert len(closed) == 2
-    opened = ScriptedPolicy(chat(), oracle)
+    opened = ScriptedPlayer(chat(), oracle)
 
     def failing(*args: Any) -> Any:
         raise RuntimeError("out of memory")
@@ -133,7 +133,7 @@ def test_environments_of_proposals_are_closed(
 
 
 def test_a_node_that_cannot_be_restored_gets_no_proposal(
-    student: HFPolicy, monkeypatch: pytest.MonkeyPatch
+    student: HFPlayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The others do, and every environment is closed."""
     world = LanguageWorld(student.at(0.0), 64, KWARGS)
@@ -142,14 +142,14 @@ def test_a_node_that_cannot_be_restored_gets_no_proposal(
     monkeypatch.setattr(bank, "restore", _lost)
     monkeypatch.setattr(bank, "close", lambda self: closed.append(self))
     nodes = [(tree.root, tree.nodes[tree.root].handle) for tree in trees]
-    lost, found = world.propose(ScriptedPolicy(chat(), oracle), nodes)
+    lost, found = world.propose(ScriptedPlayer(chat(), oracle), nodes)
     assert lost is None
     assert found == make(BUILTIN[1]).load_task("test/1").gold[0].canonical()
     assert len(closed) == 1
 
 
 def test_a_teacher_that_cannot_propose_is_not_tried(
-    student: HFPolicy, teacher: LocalTeacher, monkeypatch: pytest.MonkeyPatch
+    student: HFPlayer, teacher: LocalTeacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for env_id in BUILTIN[:2]:
         monkeypatch.setattr(env_class(env_id), "restore", _lost)
@@ -160,7 +160,7 @@ def test_a_teacher_that_cannot_propose_is_not_tried(
 
 
 def test_an_environment_that_breaks_has_no_value(
-    student: HFPolicy, monkeypatch: pytest.MonkeyPatch
+    student: HFPlayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bank = env_class(BUILTIN[0])
     monkeypatch.setattr(bank, "_execute", _broken)
@@ -188,7 +188,7 @@ def test_a_branch_point_that_cannot_be_kept_has_no_value(
         return whole(self)
 
     monkeypatch.setattr(bank, method, failing)
-    world = LanguageWorld(ScriptedPolicy(chat(), oracle), 64, KWARGS)
+    world = LanguageWorld(ScriptedPlayer(chat(), oracle), 64, KWARGS)
     (tree,) = world.begin(tasks(1))
     (path,) = tree.paths
     assert len(path.steps) == 1 and path.failure == "ConnectionError: the bank is gone"
@@ -214,7 +214,7 @@ def unopened(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
 @pytest.mark.parametrize("values", [TreeCredit(), RTMC()], ids=lambda it: type(it).__name__)
 def test_a_reset_that_fails_costs_its_own_trajectory_only(
     values: StepEstimator,
-    student: HFPolicy,
+    student: HFPlayer,
     teacher: LocalTeacher,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -230,7 +230,7 @@ def test_a_reset_that_fails_costs_its_own_trajectory_only(
 @pytest.mark.parametrize("values", [TreeCredit(), RTMC()], ids=lambda it: type(it).__name__)
 def test_a_task_that_cannot_be_opened_has_no_rows(
     values: StepEstimator,
-    student: HFPolicy,
+    student: HFPlayer,
     teacher: LocalTeacher,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -244,7 +244,7 @@ def test_a_task_that_cannot_be_opened_has_no_rows(
 
 @pytest.mark.parametrize("max_context", [8, 20])
 def test_a_prompt_that_does_not_fit_has_no_rows(max_context: int, teacher: LocalTeacher) -> None:
-    short = load_policy("embedded-student", "names", max_context=max_context, device="cpu")
+    short = load_student("embedded-student", "names", max_context=max_context, device="cpu")
     rollouts = TreeRollouts(rows=4, trajectories=2)
     grown = rollouts.grow(short, teacher, tasks(2, rows=4), 64, KWARGS)
     failures = {path.failure for it in grown for path in it.tree.paths}
@@ -323,7 +323,7 @@ def test_a_call_in_two_wordings_is_repeated_in_both() -> None:
 
 
 def test_a_state_that_cannot_be_restored_leaves_the_trajectories(
-    student: HFPolicy, monkeypatch: pytest.MonkeyPatch
+    student: HFPlayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a replay that does not reproduce: no branch has a value, and the search gives up."""
     world = LanguageWorld(student.at(0.0), 64, KWARGS)
@@ -340,7 +340,7 @@ def _lost(self: Any, snapshot: Any) -> None:
 
 
 def test_without_snapshots_there_is_no_search(
-    student: HFPolicy, monkeypatch: pytest.MonkeyPatch
+    student: HFPlayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def snapshot(self: Any) -> None:
         raise NotImplementedError
@@ -354,14 +354,14 @@ def _broken(self: Any, call: ToolCall) -> Any:
     raise ConnectionError("the bank is gone")
 
 
-def grow(student: HFPolicy, teacher: LocalTeacher, **settings: Any) -> list[TreeEpisode]:
+def grow(student: HFPlayer, teacher: LocalTeacher, **settings: Any) -> list[TreeEpisode]:
     rollouts = TreeRollouts(**{"rows": 4, "trajectories": 2, **settings})
     grown = rollouts.play(student, teacher, tasks(2, rollouts.rows), 64, KWARGS)
     grow.spent = rollouts.spent  # type: ignore[attr-defined]
     return grown
 
 
-def test_rows_fill_the_batch_and_are_trained_once(student: HFPolicy, teacher: LocalTeacher) -> None:
+def test_rows_fill_the_batch_and_are_trained_once(student: HFPlayer, teacher: LocalTeacher) -> None:
     rows = grow(student, teacher)
     assert len(rows) == 8
     assert sum(row.episode.first_step > 0 for row in rows) >= 2
@@ -376,7 +376,7 @@ def test_rows_fill_the_batch_and_are_trained_once(student: HFPolicy, teacher: Lo
     assert grow.spent.sampled_tokens == chosen  # type: ignore[attr-defined]
 
 
-def test_equal_seeds_grow_equal_trees(student: HFPolicy, teacher: LocalTeacher) -> None:
+def test_equal_seeds_grow_equal_trees(student: HFPlayer, teacher: LocalTeacher) -> None:
     one, other = grow(student, teacher), grow(student, teacher)
     assert [r.episode for r in one] == [r.episode for r in other]
     assert [r.steps for r in one] == [r.steps for r in other]
@@ -386,7 +386,7 @@ def test_equal_seeds_grow_equal_trees(student: HFPolicy, teacher: LocalTeacher) 
     "values", sorted(p.name for p in (importlib.resources.files(conf) / "values").iterdir())
 )
 def test_every_estimator_finds_advantages_in_training(
-    values: str, student: HFPolicy, teacher: LocalTeacher
+    values: str, student: HFPlayer, teacher: LocalTeacher
 ) -> None:
     text = (importlib.resources.files(conf) / "values" / values).read_text()
     orders = [TaskRef(BUILTIN[2], f"train/{i // 8}", seed=1000 * (i // 8) + i) for i in range(32)]
@@ -396,7 +396,7 @@ def test_every_estimator_finds_advantages_in_training(
     assert sum(abs(it) > 1e-9 for it in credit) >= 5
 
 
-def test_gigpo_takes_the_teachers_calls(student: HFPolicy, teacher: LocalTeacher) -> None:
+def test_gigpo_takes_the_teachers_calls(student: HFPlayer, teacher: LocalTeacher) -> None:
     """They lead to states that the student never came to by itself."""
     orders = [TaskRef(BUILTIN[2], f"train/{i // 8}", seed=i) for i in range(24)]
     rollouts = TreeRollouts(GiGPO(), follow=False)
@@ -423,7 +423,7 @@ def stepped(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_without_a_budget_the_teacher_does_not_play(
     limits: dict[str, int],
     follow: bool,
-    student: HFPolicy,
+    student: HFPlayer,
     teacher: LocalTeacher,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -437,7 +437,7 @@ def test_without_a_budget_the_teacher_does_not_play(
 
 @pytest.mark.parametrize("follow", [True, False])
 def test_the_teachers_play_is_charged(
-    follow: bool, student: HFPolicy, teacher: LocalTeacher, monkeypatch: pytest.MonkeyPatch
+    follow: bool, student: HFPlayer, teacher: LocalTeacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Limits are kept to, but for what a continuation is longer than those before it."""
     turns = stepped(monkeypatch)
@@ -450,17 +450,17 @@ def test_the_teachers_play_is_charged(
     assert follow == any(it.teacher_steps for it in grown)
 
 
-def test_budgets_end_a_search_early(student: HFPolicy, teacher: LocalTeacher) -> None:
+def test_budgets_end_a_search_early(student: HFPlayer, teacher: LocalTeacher) -> None:
     assert len(grow(student, teacher, env_steps=0)) == 4
     assert len(grow(student, teacher, tokens=0)) == 4
     few = grow(student, teacher, rows=12, env_steps=8)
     assert 4 < len(few) < 24
 
 
-def test_many_searches_share_each_batch(student: HFPolicy) -> None:
+def test_many_searches_share_each_batch(student: HFPlayer) -> None:
     """64 searches in one process: every round is one batch of conversations."""
 
-    class Counting(HFPolicy):
+    class Counting(HFPlayer):
         opened: list[int]
 
         def open(self, requests: Sequence[Any]) -> Any:
@@ -484,7 +484,7 @@ SHORT = {"max_turns": 2}
 
 
 @pytest.fixture(scope="module")
-def company(student: HFPolicy, teacher: LocalTeacher) -> tuple[TreeRollouts, list[Grown], int]:
+def company(student: HFPlayer, teacher: LocalTeacher) -> tuple[TreeRollouts, list[Grown], int]:
     """64 searches side by side, and the tokens drawn for them, counted where they are drawn."""
     drawn, sample = 0, hf.sample
 
@@ -514,7 +514,7 @@ def test_no_token_of_64_searches_is_drawn_or_trained_twice(
 
 
 def test_a_tree_is_the_same_alone_and_in_company(
-    student: HFPolicy,
+    student: HFPlayer,
     teacher: LocalTeacher,
     company: tuple[TreeRollouts, list[Grown], int],
 ) -> None:
@@ -527,7 +527,7 @@ def test_a_tree_is_the_same_alone_and_in_company(
         assert alone.tree.to_json() == together[i].tree.to_json()
 
 
-def test_a_greedy_student_has_no_advantages(student: HFPolicy, teacher: LocalTeacher) -> None:
+def test_a_greedy_student_has_no_advantages(student: HFPlayer, teacher: LocalTeacher) -> None:
     """A policy without dice: every sample is the same, and only the teacher's calls differ."""
     rows = grow(student.at(0.0), teacher)
     known = [e for row in rows for e in row.steps if e is not None]
@@ -545,20 +545,20 @@ def test_a_greedy_student_has_no_advantages(student: HFPolicy, teacher: LocalTea
     ],
 )
 def test_bad_settings(
-    student: HFPolicy, teacher: LocalTeacher, settings: dict[str, Any], message: str
+    student: HFPlayer, teacher: LocalTeacher, settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         grow(student, teacher, **settings)
 
 
-def test_one_row_a_task_is_a_plain_rollout(student: HFPolicy, teacher: LocalTeacher) -> None:
+def test_one_row_a_task_is_a_plain_rollout(student: HFPlayer, teacher: LocalTeacher) -> None:
     rows = grow(student, teacher, rows=1, trajectories=1)
     assert len(rows) == 2
     assert all(isinstance(row.episode, Episode) and row.episode.first_step == 0 for row in rows)
 
 
-def test_a_place_says_where_it_is(student: HFPolicy) -> None:
-    (tree,) = LanguageWorld(ScriptedPolicy(chat(), no_op), 8, KWARGS).begin(tasks(1))
+def test_a_place_says_where_it_is(student: HFPlayer) -> None:
+    (tree,) = LanguageWorld(ScriptedPlayer(chat(), no_op), 8, KWARGS).begin(tasks(1))
     place: Fork = tree.nodes[tree.root].handle
     assert place.prefix == place.parent.tokens[: place.parent.steps[0].span[0]]
     assert render_hermes(ToolCall("f")) not in chat().decode(place.prefix)

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from journeyman.agents.rollouts.rollout import TaskRef, rollout
-from journeyman.agents.search.playing import SearchPolicy
-from journeyman.agents.students.scripted import ScriptedPolicy, no_op, oracle
+from journeyman.agents.rollouts.rollout import rollout
+from journeyman.agents.rollouts.tasks import TaskRef
+from journeyman.agents.search.playing import SearchPlayer
+from journeyman.agents.students.scripted import ScriptedPlayer, no_op, oracle
 from journeyman.envs import StopReason, ToolEnv, answer_text, env_class
 from journeyman.tools import render_hermes
 
@@ -33,17 +34,17 @@ class Sometimes:
 
 @pytest.mark.parametrize("rule", ["gumbel", "puct"])
 def test_it_finds_the_turn_that_solves(rule: str) -> None:
-    student = ScriptedPolicy(chat(), Sometimes())
+    student = ScriptedPlayer(chat(), Sometimes())
     assert {e.success for e in rollout(student, TASKS)} == {True, False}
-    policy = SearchPolicy(student, rule, candidates=4, simulations=8)  # type: ignore[arg-type]
+    policy = SearchPlayer(student, rule, candidates=4, simulations=8)  # type: ignore[arg-type]
     episodes = rollout(policy, TASKS)
     assert all(e.success and e.stop is StopReason.ANSWERED for e in episodes)
 
 
 def test_one_candidate_needs_no_simulation() -> None:
-    policy = SearchPolicy(ScriptedPolicy(chat(), no_op), candidates=3, simulations=4)
+    policy = SearchPlayer(ScriptedPlayer(chat(), no_op), candidates=3, simulations=4)
     episodes = rollout(policy, TASKS[:3])
-    plain = rollout(ScriptedPolicy(chat(), no_op), TASKS[:3])
+    plain = rollout(ScriptedPlayer(chat(), no_op), TASKS[:3])
     assert [(e.tokens, e.reward) for e in episodes] == [(e.tokens, e.reward) for e in plain]
 
 
@@ -68,7 +69,7 @@ def test_where_no_simulation_ends_the_prior_decides(
 
     monkeypatch.setattr(bank, "restore", losing)
     monkeypatch.setattr(bank, "step", breaking)
-    policy = SearchPolicy(ScriptedPolicy(chat(), mostly), "puct", candidates=8, simulations=8)
+    policy = SearchPlayer(ScriptedPlayer(chat(), mostly), "puct", candidates=8, simulations=8)
     (episode,) = rollout(policy, TASKS[:1])
     assert [s.text for s in episode.steps] == ["Answer: no"]
     assert len(caplog.records) == 8  # all simulations broke
@@ -81,9 +82,9 @@ def test_without_forks_it_plays_as_the_policy_does(monkeypatch: pytest.MonkeyPat
         raise ConnectionError("the bank is gone")
 
     monkeypatch.setattr(env_class(BUILTIN[0]), "restore", lost)
-    policy = SearchPolicy(ScriptedPolicy(chat(), from_here), candidates=2, simulations=2)
+    policy = SearchPlayer(ScriptedPlayer(chat(), from_here), candidates=2, simulations=2)
     episodes = rollout(policy, TASKS[:3])
-    plain = rollout(ScriptedPolicy(chat(), oracle), TASKS[:3])
+    plain = rollout(ScriptedPlayer(chat(), oracle), TASKS[:3])
     assert [(e.tokens, e.success) for e in episodes] == [(e.tokens, True) for e in plain]
 
 
@@ -94,9 +95,9 @@ def from_here(env: ToolEnv) -> Iterator[str]:
 
 def test_the_searched_environment_is_left_alone() -> None:
     """What the forks do never shows in the episode: the oracle's episode is the oracle's."""
-    policy = SearchPolicy(ScriptedPolicy(chat(), from_here), candidates=2, simulations=2)
+    policy = SearchPlayer(ScriptedPlayer(chat(), from_here), candidates=2, simulations=2)
     episodes = rollout(policy, TASKS[:3])
-    plain = rollout(ScriptedPolicy(chat(), oracle), TASKS[:3])
+    plain = rollout(ScriptedPlayer(chat(), oracle), TASKS[:3])
     assert [(e.tokens, e.state_hash) for e in episodes] == [(e.tokens, e.state_hash) for e in plain]
 
 
@@ -110,4 +111,4 @@ def test_the_searched_environment_is_left_alone() -> None:
 )
 def test_bad_settings(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        SearchPolicy(ScriptedPolicy(chat(), no_op), **settings)  # type: ignore[arg-type]
+        SearchPlayer(ScriptedPlayer(chat(), no_op), **settings)  # type: ignore[arg-type]

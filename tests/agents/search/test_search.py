@@ -11,7 +11,7 @@ from journeyman.agents.search import (
     Kind,
     NodeKey,
     Request,
-    Step,
+    Move,
     Tree,
     expected_backup,
     run_searches,
@@ -45,7 +45,7 @@ class Corridor:
                 return Continuation(tuple(steps), "broke", tokens=self.tokens * len(steps))
             end = len(state) == LENGTH
             reward = float(state.count("a")) if end else 0.0
-            steps.append(Step(action, reward, state, terminal=end, handle=state))
+            steps.append(Move(action, reward, state, terminal=end, handle=state))
             action = None
         return Continuation(tuple(steps), tokens=self.tokens * len(steps))
 

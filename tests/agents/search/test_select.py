@@ -17,7 +17,7 @@ from journeyman.agents.search import (
     Kind,
     NodeKey,
     Request,
-    Step,
+    Move,
     Tree,
     expected_backup,
 )
@@ -86,7 +86,7 @@ class Bandit:
         return [self.play(r.action) for r in requests]
 
     def play(self, action: Any) -> Continuation:
-        return Continuation((Step(action, self.rewards[action], action, terminal=True),))
+        return Continuation((Move(action, self.rewards[action], action, terminal=True),))
 
 
 @pytest.mark.parametrize(
@@ -144,9 +144,9 @@ def test_influences_are_squared_derivatives() -> None:
     """A tree of two layers: s takes a (twice) to x and b (once) to y; x takes c or d."""
     tree = Tree("s")
     for first, state, then in (("a", "x", "c"), ("a", "x", "d"), ("b", "y", "c")):
-        steps = (Step(first, 0.0, state), Step(then, 1.0, state + then, terminal=True))
+        steps = (Move(first, 0.0, state), Move(then, 1.0, state + then, terminal=True))
         tree.add(tree.root, Continuation(steps))
-    tree.add(tree.root, Continuation((Step("t", 0.0, "z", terminal=True),)), Kind.TEACHER)
+    tree.add(tree.root, Continuation((Move("t", 0.0, "z", terminal=True),)), Kind.TEACHER)
     x = NodeKey(1, "x")
     wanted = {(tree.root, "a"): 2.0, (tree.root, "t"): 1.0, (x, "c"): 1.0}
     found = influences(tree, expected_backup(tree), wanted)

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from journeyman.agents.search import Continuation, Kind, NodeKey, Step, Tree
+from journeyman.agents.search import Continuation, Kind, NodeKey, Move, Tree
 
 
 def played(*steps: tuple[str, float, str], failure: str | None = None) -> Continuation:
@@ -10,7 +10,7 @@ def played(*steps: tuple[str, float, str], failure: str | None = None) -> Contin
     last = len(steps) - 1
     return Continuation(
         tuple(
-            Step(action, reward, state, terminal=failure is None and i == last)
+            Move(action, reward, state, terminal=failure is None and i == last)
             for i, (action, reward, state) in enumerate(steps)
         ),
         failure,
@@ -35,8 +35,8 @@ def test_equal_nodes_are_merged_and_only_samples_count_as_policy() -> None:
 
 def test_context_and_depth_keep_nodes_apart() -> None:
     tree = Tree("s", "seen")
-    step = Step("a", 0.0, "s", "seen")
-    tree.add(tree.root, Continuation((step, step, Step("a", 0.0, "s", "more", True))))
+    step = Move("a", 0.0, "s", "seen")
+    tree.add(tree.root, Continuation((step, step, Move("a", 0.0, "s", "more", True))))
     assert len(tree.nodes) == 4
 
 
@@ -65,7 +65,7 @@ def test_what_cannot_be_added() -> None:
     with pytest.raises(KeyError, match="not a node of this tree"):
         tree.add(NodeKey(3, "x"), played(("a", 0.0, "end")))
     with pytest.raises(ValueError, match="neither ended the episode nor names a failure"):
-        tree.add(tree.root, Continuation((Step("a", 0.0, "x"),)))
+        tree.add(tree.root, Continuation((Move("a", 0.0, "x"),)))
     tree.add(tree.root, played(("a", 0.0, "end")))
     with pytest.raises(ValueError, match="ended the episode: nothing can be played after it"):
         tree.add(NodeKey(1, "end"), played(("a", 0.0, "end")))

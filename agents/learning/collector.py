@@ -1,0 +1,279 @@
+"""A rollout as training rows: plays, grows trees, asks the teacher and the credit.
+
+The trainer hands out tasks and gets a `Batch`; it knows nothing of how the rows came about.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from journeyman.agents.credit import Credit, Experience, TokenCredit
+from journeyman.agents.errors import BrokenRolloutError, SettingError
+from journeyman.agents.learning.losses import TeacherView
+from journeyman.agents.learning.samples import to_batch
+from journeyman.agents.rollouts.rollout import rollout
+from journeyman.agents.rollouts.tasks import TaskRef
+from journeyman.agents.search.evidence import Forest, TreeEpisode, TreeRollouts
+from journeyman.agents.students.player import Player, Trainable
+from journeyman.agents.teachers import Annotations, Detail, Teacher
+from journeyman.envs import Episode, StopReason
+from journeyman.tools import CallStatus
+
+RUN = (CallStatus.OK, CallStatus.TOOL_ERROR, CallStatus.TIMEOUT)
+LOGGED_TURNS = 6
+"""Figures are logged for this many turns: their drift over turns is the first thing to watch."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What came of a rollout."""
+
+    rows: dict[str, Tensor]
+    """See `to_batch`, and "row" [B]: the place of each row in `views`."""
+    views: list[TeacherView]
+    """What the teacher says of each row; empty without a teacher, or where no loss asks."""
+    episodes: list[Episode]
+    """Those played, without the blank rows that fill a batch up."""
+    figures: dict[str, float] = field(default_factory=dict)
+    """What there is to log."""
+
+
+@dataclass(frozen=True)
+class Collector:
+    """Plays rollouts and turns them into rows."""
+
+    student: Trainable
+    """Plays; its model is trained."""
+    credit: Credit
+    """Token weights and advantages."""
+    teacher: Teacher | None = None
+    detail: Detail | None = None
+    """What the loss must know of the teacher; None if it asks no teacher."""
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """For the environments."""
+    rollout_batch: int = 64
+    """Conversations side by side."""
+    lmbda: float = 1.0
+    """Chance of a task to be played by the student, as in TRL's GKD; the teacher plays the others
+    (0 is distillation on the teacher's episodes)."""
+    search: TreeRollouts | None = None
+    """Grows each task's rows into a tree; None plays one episode a task."""
+
+    def __post_init__(self) -> None:
+        """Check that the parts fit together.
+
+        Raises:
+            SettingError: `lmbda` is no probability, or the teacher is to play where trees are to
+                grow; or what is asked of the teacher is more than it can tell.
+        """
+        if not isinstance(self.rollout_batch, int) or self.rollout_batch < 1:
+            raise SettingError(
+                f"trainer.rollout_batch={self.rollout_batch}: expected a whole number, 1 or more"
+            )
+        if not 0 <= self.lmbda <= 1:
+            raise SettingError(f"trainer.lmbda={self.lmbda}: expected 0 (the teacher plays) to 1")
+        if self.search is not None and self.lmbda < 1:
+            raise SettingError(
+                f"trainer.lmbda={self.lmbda}: a search grows trees of the student's own episodes; "
+                f"expected 1, or no search"
+            )
+        self._check_teacher()
+
+    def _check_teacher(self) -> None:
+        teacher = self.teacher
+        if teacher is None:
+            asking = {
+                "the loss": self.detail is not None,
+                f"credit={type(self.credit).__name__}": self.credit.needs_teacher,
+                f"trainer.lmbda={self.lmbda}": self.lmbda < 1,
+            }
+            for name, asks in asking.items():
+                if asks:
+                    raise SettingError(
+                        f"teacher=none: {name} asks for a teacher; choose one, or learn from "
+                        f"rewards alone: loss=none credit=outcome credit.weight=0"
+                    )
+            return
+        if self.detail is not None and self.detail > teacher.gives:
+            raise SettingError(
+                f"the loss needs {self.detail.name.lower()} of the teacher, and "
+                f"{type(teacher).__name__} gives {teacher.gives.name.lower()}: choose another "
+                f"loss=… or teacher=…"
+            )
+
+    @property
+    def rows_a_task(self) -> int:
+        """Rows that a task gets."""
+        return self.search.rows if self.search is not None else 1
+
+    def collect(self, tasks: Sequence[TaskRef], learning: bool = True) -> Batch:
+        """Play tasks and judge what was played.
+
+        Args:
+            tasks: One a row.
+            learning: The rows will be learned from, so that the credit may learn too.
+
+        Raises:
+            BrokenRolloutError: Every episode broke.
+        """
+        started = time.perf_counter()
+        model = self.student.model
+        training = model.training
+        model.eval()
+        annotations = Annotations(self.teacher, self.detail or Detail.SAMPLED)
+        theirs = [_dice(task) >= self.lmbda for task in tasks]
+        forest = self._play(tasks, theirs, annotations)
+        rows, theirs = forest.rows, theirs[: len(forest.rows)]
+        episodes = [row.episode for row in rows]
+        evidence = None if self.search is None else [row.steps for row in rows]
+        experience = Experience(episodes, evidence, annotations, model)
+        credit = self.credit.assign(experience)
+        if learning:
+            self.credit.learn(experience)
+        views = self._views(episodes, annotations)
+        model.train(training)
+        figures = _rollout_figures(episodes, theirs, time.perf_counter() - started)
+        figures |= experience.figures
+        if self.search is not None:
+            figures |= _search_figures(forest)
+        return self._batch(tasks, episodes, credit, views, figures)
+
+    def _play(
+        self, tasks: Sequence[TaskRef], theirs: Sequence[bool], annotations: Annotations
+    ) -> Forest:
+        """An episode a task; or trees, of fewer rows where a budget ends or something breaks."""
+        if self.search is not None:
+            greedy = self.student.at(temperature=0.0)
+            master = None if self.teacher is None else self.teacher.player(greedy)
+            forest = self.search.play(
+                self.student, annotations, master, tasks, self.rollout_batch, self.env_kwargs
+            )
+            _check_alive([row.episode for row in forest.rows])
+            return forest
+        episodes: dict[int, Episode] = {}
+        for by_teacher in set(theirs):
+            player = self._master() if by_teacher else self.student
+            places = [i for i, it in enumerate(theirs) if it is by_teacher]
+            played = rollout(
+                player, [tasks[i] for i in places], self.rollout_batch, self.env_kwargs
+            )
+            episodes.update(zip(places, played, strict=True))
+        found = [episodes[i] for i in range(len(tasks))]
+        _check_alive(found)
+        return Forest([TreeEpisode(e, (None,) * len(e.steps)) for e in found])
+
+    def _master(self) -> Player:
+        """The teacher as one that plays, with the student's own dice."""
+        player = self.teacher.player(self.student) if self.teacher is not None else None
+        if player is None:
+            raise SettingError(f"trainer.lmbda={self.lmbda}: the teacher cannot play; expected 1")
+        return player
+
+    def _views(self, episodes: Sequence[Episode], annotations: Annotations) -> list[TeacherView]:
+        if self.detail is None or not annotations.taught:
+            return []
+        trained = [e for e in episodes if e.stop is not StopReason.INFRA_ERROR]
+        signals = iter(annotations.of(trained))
+        return [
+            TeacherView.nothing()
+            if e.stop is StopReason.INFRA_ERROR
+            else TeacherView.of(next(signals), e.mask)
+            for e in episodes
+        ]
+
+    def _batch(
+        self,
+        tasks: Sequence[TaskRef],
+        episodes: list[Episode],
+        credit: list[TokenCredit],
+        views: list[TeacherView],
+        figures: dict[str, float],
+    ) -> Batch:
+        """A batch has as many rows as it has tasks; rows that are trained on nothing fill it up."""
+        dialect = self.student.dialect
+        missing = len(tasks) - len(episodes)
+        blank = _blank(tasks[0], dialect.eos_id)
+        nothing = TokenCredit(*torch.zeros(2, len(blank.tokens)).unbind())
+        pad = dialect.tokenizer.pad_token_id
+        rows = to_batch(
+            episodes + [blank] * missing,
+            credit + [nothing] * missing,
+            dialect.eos_id if pad is None else pad,
+        )
+        rows["row"] = torch.arange(len(tasks))
+        if views:
+            views = views + [TeacherView.nothing()] * missing
+        return Batch(rows, views, episodes, figures)
+
+
+def _rollout_figures(
+    episodes: Sequence[Episode], theirs: Sequence[bool], seconds: float
+) -> dict[str, float]:
+    own = [e for e, by_teacher in zip(episodes, theirs, strict=True) if not by_teacher]
+    sound = [e for e in own if e.stop is not StopReason.INFRA_ERROR]
+    tokens = sum(sum(e.mask) for e in sound)
+    figures: dict[str, float] = {}
+    if sound:
+        figures["rollout/success"] = sum(e.success for e in sound) / len(sound)
+        figures["rollout/calls"] = sum(len(e.calls) for e in sound) / len(sound)
+        figures["rollout/turns"] = sum(len(e.steps) for e in sound) / len(sound)
+        figures["rollout/tokens"] = tokens / len(sound)
+    if any(theirs):
+        written = sum(sum(e.mask) for e in episodes) - sum(sum(e.mask) for e in own)
+        figures["rollout/teacher_tokens"] = float(written)
+    broken = sum(e.stop is StopReason.INFRA_ERROR for e in episodes)
+    figures["rollout/infra_errors"] = float(broken)
+    figures["rollout/seconds"] = seconds
+    figures["rollout/tokens_per_s"] = tokens / seconds
+    return figures
+
+
+def _search_figures(forest: Forest) -> dict[str, float]:
+    figures = {f"search/{name}": float(count) for name, count in asdict(forest.spent).items()}
+    values, tools = defaultdict(list), defaultdict(list)
+    for row in forest.rows:
+        for turn, (step, known) in enumerate(zip(row.episode.steps, row.steps, strict=True)):
+            if known is not None:
+                values[turn].append(known.value.mean)
+                for result in step.results:
+                    if result.call.status in RUN:  # other names are the student's inventions
+                        tools[result.call.name].append(known.advantage.mean)
+    for turn in range(LOGGED_TURNS):
+        if values[turn]:
+            figures[f"value/turn_{turn + 1}"] = fmean(values[turn])
+    return figures | {f"advantage/{name}": fmean(found) for name, found in tools.items()}
+
+
+def _check_alive(episodes: Sequence[Episode]) -> None:
+    """Stop a run whose environments do not work: nothing is left to learn from.
+
+    Args:
+        episodes: Of a rollout; a tree leaves out those that broke before their first step.
+
+    Raises:
+        BrokenRolloutError: Every episode broke.
+    """
+    if all(e.stop is StopReason.INFRA_ERROR for e in episodes):
+        what = episodes[0].error if episodes else "none could begin; see the warnings above"
+        raise BrokenRolloutError(
+            f"every episode of a rollout broke ({what}): mend the environment; the same command "
+            f"goes on from the last checkpoint"
+        )
+
+
+def _dice(task: TaskRef) -> float:
+    """Says who plays a row: a number in [0, 1) that follows from its seed."""
+    return float(np.random.default_rng((task.seed, 1)).random())
+
+
+def _blank(task: TaskRef, token: int) -> Episode:
+    return Episode(task.env_id, task.task_id, (token,), (0.0,), (False,), (), StopReason.MAX_TURNS)

@@ -1,0 +1,135 @@
+"""What a loss is, and what it may ask of the student at the tokens that it chose."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from journeyman.agents.errors import SettingError
+from journeyman.agents.learning.losses.divergence import (
+    Comparison,
+    chosen_logprobs,
+    compare,
+    logprobs_of,
+)
+from journeyman.agents.networks.heads import Head
+from journeyman.agents.teachers import Detail, Distribution, Signal, TopK
+
+
+class Predictions:
+    """What the student predicts where the N chosen tokens stand; formed when asked for."""
+
+    def __init__(self, states: Tensor, head: Head, targets: Tensor) -> None:
+        """Look at states [N, H] through a head; `targets` [N] are the chosen tokens."""
+        self.states = states
+        self.head = head
+        self.targets = targets
+        self._entropy: Tensor | None = None
+
+    @cached_property
+    def logprobs(self) -> Tensor:
+        """[N] of the chosen tokens, at temperature 1, with gradient."""
+        logprobs, entropy = chosen_logprobs(self.states, self.head, self.targets)
+        if self._entropy is None:
+            self._entropy = entropy
+        return logprobs
+
+    @property
+    def entropy(self) -> Tensor:
+        """[N] in nats, without gradient; at the temperature of the loss where it has one."""
+        if self._entropy is None:
+            _, self._entropy = chosen_logprobs(self.states.detach(), self.head, self.targets)
+        return self._entropy
+
+    def logprobs_at(self, ids: Tensor, temperature: float = 1.0) -> Tensor:
+        """[N, K] of other tokens [N, K], with gradient."""
+        return logprobs_of(self.states, self.head, ids, temperature)
+
+    def divergence(self, teacher: Distribution, beta: float, temperature: float) -> Tensor:
+        """[N] generalised Jensen-Shannon divergence from a teacher, with gradient."""
+        found: Comparison = compare(
+            self.states, self.head, teacher.states, teacher.head, beta, temperature
+        )
+        self._entropy = found.entropy
+        return found.divergence
+
+
+@dataclass(frozen=True)
+class TeacherView:
+    """What the teacher says of N chosen tokens."""
+
+    logprobs: Tensor
+    """[N] of the chosen tokens, in nats."""
+    top: TopK | None = None
+    full: Distribution | None = None
+
+    @classmethod
+    def of(cls, signal: Signal, mask: Sequence[bool]) -> TeacherView:
+        """The part of a row's signal that a loss reads."""
+        return cls(signal.logprobs[torch.tensor(mask, dtype=torch.bool)], signal.top, signal.full)
+
+    @classmethod
+    def nothing(cls) -> TeacherView:
+        """Of a row that is trained on nothing."""
+        return cls(torch.zeros(0))
+
+    @classmethod
+    def join(cls, views: Sequence[TeacherView], device: torch.device) -> TeacherView:
+        """Several rows in one, where the student is."""
+        tops = [it.top for it in views if it.top is not None]
+        fulls = [it.full for it in views if it.full is not None]
+        logprobs = torch.cat([it.logprobs for it in views]).to(device)
+        top = full = None
+        if tops:
+            top = TopK(
+                torch.cat([it.ids for it in tops]).to(device),
+                torch.cat([it.logprobs for it in tops]).to(device),
+                torch.cat([it.tail for it in tops]).to(device),
+            )
+        if fulls:
+            states = torch.cat([it.states for it in fulls]).to(device)
+            full = Distribution(states, fulls[0].head)
+        return cls(logprobs, top, full)
+
+
+class Loss(ABC):
+    """How far the student is from its teacher at each chosen token; a file in `conf/loss/` each.
+
+    Prompts, tool results and forced tokens never come here. The trainer multiplies each token's
+    value by its credit's weight and divides the sum by the count of chosen tokens.
+    """
+
+    needs: ClassVar[Detail | None] = Detail.SAMPLED
+    """What the teacher must tell; None for a loss that asks no teacher."""
+
+    @abstractmethod
+    def __call__(
+        self, student: Predictions, teacher: TeacherView | None, batch: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Values of N chosen tokens.
+
+        Args:
+            student: With gradient.
+            teacher: What `needs` says; None where that is None.
+            batch: What is known of the tokens beside: "sampled_logprobs", "advantages", "weights",
+                "turns", all [N].
+
+        Returns:
+            [N], with gradient.
+        """
+
+
+def check_number(name: str, value: float, least: float, most: float) -> None:
+    """Refuse a setting of a loss that is out of its range.
+
+    Raises:
+        SettingError: It is.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise SettingError(f"{name}={value}: expected {least:g} to {most:g}")

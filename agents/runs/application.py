@@ -1,0 +1,121 @@
+"""`train` and `eval` as Hydra applications: which options there are, and what runs them."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from transformers.utils.logging import disable_progress_bar
+
+from journeyman.envs import env_class, env_ids
+from journeyman.tools.plugins import load_group
+
+DOORS = {
+    "journeyman.students": "student",
+    "journeyman.teachers": "teacher",
+    "journeyman.losses": "loss",
+    "journeyman.credits": "credit",
+    "journeyman.estimators": "values",
+}
+"""Entry-point groups of other packages -> config groups that they add an option to."""
+CONFIGS = "journeyman.conf"
+"""Entry-point group of packages with YAML files of their own."""
+
+
+def run_app(config_name: str, job: Callable[[DictConfig], object], argv: Sequence[str]) -> None:
+    """Run a job as a Hydra application.
+
+    Args:
+        config_name: Root config in `journeyman.conf`.
+        job: Called with the composed config, once a run of a sweep.
+        argv: Overrides and Hydra's own flags.
+
+    Raises:
+        Exception: Whatever the job raises, and Hydra's errors, for the command line to print.
+    """
+    offer_options()
+    _check_env_choice(argv)
+    disable_progress_bar()  # transformers' own, one for each file it reads or writes
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise instead of printing and exiting
+    sys.argv = [f"journeyman {config_name}", *argv, *_search_path(argv)]
+    OmegaConf.register_new_resolver("groups", _list_groups, replace=True)
+
+    def run(config: DictConfig) -> object:
+        if HydraConfig.get().mode is RunMode.MULTIRUN:  # every run of a sweep has its own folder
+            config.run_dir = HydraConfig.get().runtime.output_dir
+        return job(config)
+
+    hydra.main(version_base="1.3", config_path="pkg://journeyman.conf", config_name=config_name)(
+        run
+    )()
+
+
+def offer_options() -> None:
+    """Make what is registered an option of its config group."""
+    for env_id in env_ids():
+        _offer_environment(env_id)
+    store = ConfigStore.instance()
+    for door, group in DOORS.items():
+        for name, target in load_group(door, _not_callable).items():
+            store.store(group=group, name=name, node=_node(target))
+
+
+def _offer_environment(env_id: str) -> None:
+    namespace, _, name = env_id.rpartition("/")
+    group = f"env/{namespace}" if namespace else "env"
+    ConfigStore.instance().store(group=group, name=name, node={"ids": [env_id], "kwargs": {}})
+
+
+def _not_callable(loaded: object) -> str | None:
+    return None if callable(loaded) else f"expected a class or a function, not {loaded!r}"
+
+
+def _node(target: Any) -> dict[str, Any]:
+    """A part as a config: its arguments with the defaults that YAML can hold, None left open."""
+    node: dict[str, Any] = {"_target_": f"{target.__module__}.{target.__qualname__}"}
+    for name, parameter in inspect.signature(target).parameters.items():
+        if isinstance(parameter.default, bool | int | float | str | None):
+            node[name] = parameter.default
+    return node
+
+
+def _search_path(argv: Sequence[str]) -> list[str]:
+    """Where Hydra finds the YAML files of other packages; what the user says goes before it."""
+    if any(argument.lstrip("+~").startswith("hydra.searchpath") for argument in argv):
+        return []
+    packages = sorted(entry.value for entry in entry_points(group=CONFIGS))
+    return [f"hydra.searchpath=[{','.join(f'pkg://{p}' for p in packages)}]"] if packages else []
+
+
+def _check_env_choice(argv: Sequence[str]) -> None:
+    """Check `env=<id>` before Hydra does, which would list the options of the wrong group.
+
+    One in a module ("module:ID") becomes an option here.
+
+    Raises:
+        UnknownEnvError: No environment of that id; the message suggests the nearest.
+    """
+    for override in argv:
+        group, _, choices = override.partition("=")
+        for choice in choices.split(",") if group == "env" else ():
+            if "/" in choice or ":" in choice:
+                env_class(choice)
+            if ":" in choice:
+                _offer_environment(choice)
+
+
+def _list_groups(*names: str) -> str:
+    """The options of some config groups, for `--help` (all are listed if nobody chooses)."""
+    hydra = GlobalHydra.instance().hydra
+    assert hydra is not None
+    return hydra.format_config_groups(lambda group: group.partition("/")[0] in names)

@@ -1,0 +1,277 @@
+"""Root configs: what a run is, as dataclasses that check themselves before anything is loaded.
+
+Parts of a run (student, teacher, loss, credit, …) are nodes with a `_target_`; they are checked
+against the signature of their target, and check their own ranges when they are made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import math
+import re
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from journeyman.agents.errors import SettingError
+
+T = TypeVar("T")
+Node = DictConfig
+"""A part of a run: `_target_` and its arguments."""
+
+
+@dataclass(frozen=True)
+class AtLeast:
+    """The least that a number may be."""
+
+    least: float
+
+
+Count = Annotated[int, AtLeast(0)]
+Positive = Annotated[int, AtLeast(1)]
+
+
+@dataclass(frozen=True)
+class EnvChoice:
+    """`env=`: what is played."""
+
+    ids: list[str]
+    """Dealt in turn."""
+    kwargs: dict[str, Any]
+    """For the constructor of each."""
+
+    def __post_init__(self) -> None:
+        """There must be one."""
+        if not self.ids:
+            raise SettingError("env.ids is empty: expected at least one environment")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """`evaluation`: what is measured, and how."""
+
+    tasks: Count
+    """In all, dealt over the environments in turn."""
+    split: str
+    attempts: Positive
+    """Episodes of each task."""
+    temperature: Annotated[float, AtLeast(0)]
+    batch_size: Positive
+    breakdown: bool
+    every: Count = 0
+    """Optimiser steps between two looks at validation tasks; 0 is never."""
+    validation_tasks: Positive = 100
+    search: str | None = None
+    """How turns are chosen: None samples them, else see `SearchPlayer`."""
+
+    def __post_init__(self) -> None:
+        """Several attempts must not be alike."""
+        if self.attempts > 1 and self.temperature == 0:
+            raise SettingError(
+                f"evaluation.attempts={self.attempts} at evaluation.temperature=0: all attempts of "
+                f"a task would be alike; set evaluation.temperature (say 0.7), or attempts=1"
+            )
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What every run has."""
+
+    name: str
+    seed: Count
+    run_dir: str
+    threads: Positive | None
+    env: EnvChoice
+    student: Node
+    sandbox: Node | None
+    evaluation: EvaluationConfig
+
+
+@dataclass(frozen=True)
+class EvalConfig(RunConfig):
+    """Root of `journeyman eval`."""
+
+    def __post_init__(self) -> None:
+        """There is nothing else to do than to play."""
+        if self.evaluation.tasks < 1:
+            raise SettingError(
+                f"evaluation.tasks={self.evaluation.tasks}: expected a whole number above zero"
+            )
+
+
+@dataclass(frozen=True)
+class TrainConfig(RunConfig):
+    """Root of `journeyman train`."""
+
+    teacher: Node
+    trainer: Node
+    loss: Node
+    credit: Node
+    search: Node | None
+    values: Node
+    steps: int
+    split: str
+    first_task: Count
+    log_episodes: Count
+
+    def __post_init__(self) -> None:
+        """Training must have somewhere to go, and not on tests."""
+        if self.steps < 1:
+            raise SettingError(f"steps={self.steps}: expected a whole number above zero")
+        if self.split.partition("/")[0] != "train":
+            raise SettingError(
+                f"split={self.split}: expected train or train/<level>; other tasks are for "
+                f"evaluation"
+            )
+        if self.evaluation.search is not None:
+            raise SettingError(
+                f"evaluation.search={self.evaluation.search}: that is for `journeyman eval`; to "
+                f"learn from what a search finds, use search=credit"
+            )
+
+
+def read(kind: type[T], config: DictConfig) -> T:
+    """A composed config as its dataclass.
+
+    Raises:
+        SettingError: A value has another type or is out of its range, or a place is not known;
+            the message names it, what was expected and what may be meant.
+    """
+    return _read(kind, config, "")
+
+
+def _read(kind: type[T], config: DictConfig, place: str) -> T:
+    hints = typing.get_type_hints(kind, include_extras=True)
+    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for name in config:
+        if name not in fields:
+            raise SettingError(_stranger(f"{place}{name!s}", str(name), tuple(fields)))
+    values: dict[str, Any] = {}
+    for name, spec in fields.items():
+        if name not in config:
+            if type(None) in typing.get_args(hints[name]):
+                values[name] = None  # Hydra leaves out a group that nobody chose
+            elif spec.default is dataclasses.MISSING:
+                raise SettingError(f"{place}{name} is missing: it has no default")
+            continue
+        value = config[name]
+        values[name] = _value(value, hints[name], f"{place}{name}")
+    return kind(**values)
+
+
+def _stranger(place: str, name: str, known: tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
+    return f"no setting {place}: {hint}"
+
+
+def _value(value: Any, hint: Any, place: str) -> Any:
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
+    least = None
+    if typing.get_origin(hint) is Annotated:
+        hint, bound = typing.get_args(hint)
+        least = bound.least
+    if hint is Node:
+        if not isinstance(value, DictConfig) or "_target_" not in value:
+            raise SettingError(f"{place}={value}: expected a part with a _target_")
+        check_node(value, place)
+        return value
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, DictConfig):
+            raise SettingError(f"{place}={value}: expected settings below {place}")
+        return _read(typing.cast(Any, hint), value, f"{place}.")
+    plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    if hint in (int, float):
+        return _number(plain, hint, place, least)
+    origin = typing.get_origin(hint) or hint
+    if not isinstance(plain, origin):
+        expected = {bool: "true or false", str: "text", list: "a list", dict: "settings"}[origin]
+        raise SettingError(f"{place}={plain}: expected {expected}")
+    return plain
+
+
+def _number(value: Any, kind: type, place: str, least: float | None) -> Any:
+    whole = kind is int
+    fits = type(value) is int or (not whole and type(value) is float and math.isfinite(value))
+    if not fits or (least is not None and value < least):
+        bound = "" if least is None else f", {least:g} or more"
+        raise SettingError(f"{place}={value}: expected a {'whole ' * whole}number{bound}")
+    return value
+
+
+def check_node(node: DictConfig, place: str) -> None:
+    """Check a part's settings against the signature of what it makes, nested parts too.
+
+    Raises:
+        SettingError: A number is expected and something else is given.
+    """
+    for name, value in node.items():
+        if isinstance(value, DictConfig) and "_target_" in value:
+            check_node(value, f"{place}.{name!s}")
+    for name, kind in _numbers(str(node["_target_"])).items():
+        value = None if OmegaConf.is_missing(node, name) else node.get(name)
+        if isinstance(value, str | bool) or (kind is int and isinstance(value, float)):
+            raise SettingError(
+                f"{place}.{name!s}={value}: expected a {'whole ' * (kind is int)}number"
+            )
+
+
+def _numbers(target: str) -> dict[str, type]:
+    """Names of a target's parameters that are numbers, and of which kind."""
+    try:
+        found = get_object(target)
+        hints = typing.get_type_hints(vars(found)["__init__"] if isinstance(found, type) else found)
+        names = inspect.signature(found).parameters
+    except Exception:  # Hydra says it better when it makes the part
+        return {}
+    kinds: dict[str, type] = {}
+    for name, parameter in names.items():
+        wanted = {hints.get(name), *typing.get_args(hints.get(name))}
+        if type(parameter.default) in (int, float) and not wanted & {str, bool}:
+            wanted |= {type(parameter.default)}
+        if wanted & {str, bool}:
+            continue
+        if float in wanted:
+            kinds[name] = float
+        elif int in wanted:
+            kinds[name] = int
+    return kinds
+
+
+_KEY = re.compile(r"full_key: (\S+)")
+
+
+def make(node: DictConfig | None, place: str) -> Any:
+    """Make a part; None stays None.
+
+    Raises:
+        SettingError: One of its settings is out of range; the message says where it stands.
+        Exception: Hydra's, or what else the part raises.
+    """
+    if node is None:
+        return None
+    try:
+        return instantiate(node, _convert_="all")  # libraries write their arguments as JSON
+    except InstantiationException as error:
+        if isinstance(error.__cause__, SettingError):
+            key = _KEY.search(str(error))
+            raise SettingError(f"{key[1] if key else place}.{error.__cause__}") from error
+        raise
+
+
+def as_mapping(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config as plain data, resolved."""
+    plain = OmegaConf.to_container(typing.cast(DictConfig, config), resolve=True)
+    assert isinstance(plain, dict)
+    return {str(name): value for name, value in plain.items()}

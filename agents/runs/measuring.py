@@ -1,0 +1,140 @@
+"""The rows of a table: players play the evaluation tasks of a run, from where they stopped."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from journeyman.agents.errors import BrokenRolloutError
+from journeyman.agents.evaluation.metrics import Metrics
+from journeyman.agents.evaluation.records import EpisodeFile, Played, kind_of, metrics_of
+from journeyman.agents.rollouts.rollout import rollout
+from journeyman.agents.rollouts.tasks import TaskRef, deal
+from journeyman.agents.runs.config import RunConfig
+from journeyman.agents.runs.folder import explaining_full_disk
+from journeyman.agents.runs.job import Job
+from journeyman.agents.search.playing import SearchPlayer
+from journeyman.agents.students.dialect import Dialect
+from journeyman.agents.students.hf import HFPlayer
+from journeyman.agents.students.player import Player
+from journeyman.agents.students.scripted import ScriptedPlayer, no_op, oracle
+
+
+def evaluate(
+    name: str, player: Player, config: RunConfig, kwargs: dict[str, Any], job: Job
+) -> Metrics:
+    """Play the evaluation tasks of a run, under a progress bar; processes share them.
+
+    Episodes go to the run folder batch by batch. What is there already, from a run that was cut
+    short, is not played again, unless infrastructure broke it or other weights played it.
+
+    Args:
+        name: The player's row in the table.
+        player: Who plays.
+        config: Of the run.
+        kwargs: For the environments.
+        job: This process among others.
+    """
+    run, size = Path(config.run_dir), config.evaluation.batch_size
+    file = EpisodeFile(run)
+    weights = _fingerprint(player)
+    known = file.of_row(name, weights)
+    job.share([])  # before anybody writes
+    tasks = attempts(config)
+    if known and job.first:
+        there = f"{len(known)} of {len(tasks)} episodes are in {file.path}"
+        print(f"{name}: {there}: delete it to play anew")
+    # The batches are the same however often the run was cut short, and however many processes share
+    # them: rounding depends on them.
+    batches = [tasks[start : start + size] for start in range(0, len(tasks), size)]
+    rounds = range(0, len(batches), job.count)
+    bar = tqdm(total=len(tasks), desc=name, unit="task", mininterval=1.0, disable=not job.first)
+    with bar:
+        for start in rounds:
+            mine = start + job.rank
+            own = batches[mine] if mine < len(batches) else []
+            batch = [it for it in own if _place(*it) not in known]
+            episodes = rollout(player, [ref for ref, _ in batch], size, kwargs)
+            played = job.share(
+                [
+                    Played(name, e, kind_of(e), n, weights=weights)
+                    for e, (_, n) in zip(episodes, batch, strict=True)
+                ]
+            )
+            if job.first:
+                with explaining_full_disk(run):
+                    file.append(played)
+            known.update((p.place, p) for p in played)
+            bar.update(sum(map(len, batches[start : start + job.count])))
+    return metrics_of([known[_place(*it)] for it in tasks])
+
+
+def _place(ref: TaskRef, attempt: int) -> tuple[str, str, int]:
+    return ref.env_id, ref.task_id, attempt
+
+
+def attempts(config: RunConfig) -> list[tuple[TaskRef, int]]:
+    """What an evaluation plays: every task, as often as the config says, with the attempt's number.
+
+    Raises:
+        UnknownTaskError: An environment has no such split, or fewer tasks in it.
+    """
+    options = config.evaluation
+    tasks = deal(config.env.ids, options.split, 0, options.tasks, config.seed)
+    return [
+        (task if n == 0 else replace(task, seed=_attempt_seed(task.seed, n)), n)
+        for n in range(options.attempts)
+        for task in tasks
+    ]
+
+
+def _attempt_seed(seed: int, attempt: int) -> int:
+    return int(np.random.SeedSequence((seed, attempt)).generate_state(1, np.uint64)[0])
+
+
+def _fingerprint(player: Player) -> str:
+    """Tells a player's weights from others; empty for scripts, and for engines other than ours.
+
+    Of each parameter the first values are looked at: training leaves no model with all of them as
+    they were, and to read all would take long.
+    """
+    student = player.player if isinstance(player, SearchPlayer) else player
+    if not isinstance(student, HFPlayer):
+        return ""
+    digest = hashlib.sha256()
+    for parameter in student.model.parameters():
+        digest.update(parameter.detach().reshape(-1)[:256].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def tested(player: Player, config: RunConfig) -> Player:
+    """A player as it is tested: at the evaluation's temperature, if it has dice of its own."""
+    at = getattr(player, "at", None)
+    found: Player = player if at is None else at(temperature=config.evaluation.temperature)
+    return found
+
+
+def bounds(
+    dialect: Dialect, config: RunConfig, kwargs: dict[str, Any], job: Job
+) -> dict[str, Metrics]:
+    """The rows every evaluation prints: doing nothing, and the gold calls.
+
+    Raises:
+        BrokenRolloutError: No gold episode came to its end: nothing could be learned or measured.
+    """
+    scripts = {"no-op": no_op, "oracle": oracle}
+    rows = {
+        name: evaluate(name, ScriptedPlayer(dialect, script), config, kwargs, job)
+        for name, script in scripts.items()
+    }
+    if rows["oracle"].infra_failures and not rows["oracle"].tasks:
+        raise BrokenRolloutError(
+            f"every oracle episode broke ({rows['oracle'].first_error}): mend the environment, "
+            f"then run again"
+        )
+    return rows

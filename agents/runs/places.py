@@ -1,0 +1,46 @@
+"""Where a run plays: its environments with their arguments, and the sandbox they share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from journeyman.agents.errors import SettingError
+from journeyman.agents.runs.config import RunConfig, make
+from journeyman.envs import constructor_arguments, make_for_run
+
+
+def env_kwargs(config: RunConfig) -> dict[str, Any]:
+    """What a config says to the constructors of its environments; see `make_for_run`."""
+    if config.sandbox is None:
+        return config.env.kwargs
+    return config.env.kwargs | {"sandbox": make(config.sandbox, "sandbox")}
+
+
+def check_environments(config: RunConfig) -> None:
+    """Check that each environment can be made as the config says, and that the sandbox opens.
+
+    Raises:
+        SettingError: An environment takes no such argument or value, or none takes the sandbox.
+        UnknownEnvError: No environment of that id.
+        SandboxError: The sandbox cannot be opened on this machine.
+    """
+    ids, kwargs = config.env.ids, env_kwargs(config)
+    for env_id in ids:
+        taken = constructor_arguments(env_id)
+        for name in kwargs:
+            if name not in taken and name != "sandbox":
+                raise SettingError(
+                    f"env.kwargs.{name}: {env_id} takes no {name!r}; it takes: {', '.join(taken)}"
+                )
+        try:
+            make_for_run(env_id, kwargs).close()
+        except (KeyError, TypeError, ValueError) as error:
+            raise SettingError(f"env.kwargs: {env_id}: {error}") from error
+    if config.sandbox is None:
+        return
+    if not any("sandbox" in constructor_arguments(env_id) for env_id in ids):
+        raise SettingError(
+            f"sandbox={config.sandbox.backend}: no environment of this run ({', '.join(ids)}) runs "
+            f"code in a sandbox: leave it out"
+        )
+    kwargs["sandbox"].session().close()  # what is missing shows now, not in every episode

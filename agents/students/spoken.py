@@ -1,0 +1,91 @@
+"""Players that speak text: an API, a program, anything that answers messages with a turn.
+
+They know no tokens: what they say is counted in the tokens of a dialect, and its log-probabilities
+are unknown.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+
+from journeyman.agents.students.dialect import Dialect
+from journeyman.agents.students.player import Conversation, Stream, Turn
+from journeyman.envs import Message
+from journeyman.tools import ToolSpec
+
+
+class SpokenPlayer(ABC):
+    """A player that is asked for one turn at a time; `turn` is all that a subclass writes."""
+
+    def __init__(self, dialect: Dialect, max_context: int = 1 << 20, side_by_side: int = 8) -> None:
+        """Take turns.
+
+        Args:
+            dialect: Writes its calls down, and counts its tokens.
+            max_context: Longest token stream.
+            side_by_side: Conversations that are asked for a turn at once, a thread each.
+        """
+        self.dialect = dialect
+        self.max_context = max_context
+        self.side_by_side = side_by_side
+
+    @abstractmethod
+    def turn(self, messages: Sequence[Message], tools: Sequence[ToolSpec], seed: int) -> str:
+        """The next turn of one conversation.
+
+        Args:
+            messages: All that was said, its own turns as role "assistant".
+            tools: What may be called.
+            seed: Of this turn's dice.
+
+        Returns:
+            The turn's text, calls in the form of `dialect`.
+        """
+
+    def open(self, conversations: Sequence[Conversation]) -> Stream:
+        """Start a batch of conversations."""
+        return _SpokenStream(self, conversations)
+
+
+class _SpokenStream:
+    def __init__(self, player: SpokenPlayer, conversations: Sequence[Conversation]) -> None:
+        self._player = player
+        self._conversations = conversations
+        self._messages = [list(it.messages) for it in conversations]
+        self._pool = ThreadPoolExecutor(player.side_by_side)
+        self._asked: dict[Future[str], int] = {}
+        self._open = set(range(len(conversations)))
+        for row in range(len(conversations)):
+            self._ask(row)
+
+    @property
+    def idle(self) -> bool:
+        return not self._asked
+
+    def _ask(self, row: int) -> None:
+        it, said = self._conversations[row], tuple(self._messages[row])
+        seed = it.seed + len(said)
+        self._asked[self._pool.submit(self._player.turn, said, it.env.tools, seed)] = row
+
+    def advance(self) -> list[Turn]:
+        done, _ = wait(self._asked, return_when=FIRST_COMPLETED)
+        turns = []
+        for future in done:
+            row = self._asked.pop(future)
+            if row in self._open:
+                text = future.result()
+                self._messages[row].append(Message("assistant", text))
+                tokens = tuple(self._player.dialect.turn(text))
+                turns.append(Turn(row, tokens, (0.0,) * len(tokens)))
+        return sorted(turns, key=lambda turn: turn.row)
+
+    def extend(self, row: int, tokens: Sequence[int], messages: Sequence[Message] = ()) -> None:
+        self._messages[row] += messages
+        self._ask(row)
+
+    def finish(self, row: int) -> None:
+        self._open.discard(row)
+        if not self._open:
+            self._pool.shutdown(wait=False)
