@@ -154,7 +154,7 @@ bench: benchmarks-extras ## run every benchmark: hours
 	@for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python "$$benchmark"; done
 
 embedded-models: setup ## train the embedded pair anew: hours
-	@$(BIN)/python -m journeyman.agents.embedded.build
+	@$(BIN)/python benchmarks/factory/build.py
 
 clean: ## remove everything that was made here, runs/ excepted
 	rm -rf $(VENV) $(WHEEL_VENV) $(OPENENV_VENV) $(VLLM_VENV) build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache \

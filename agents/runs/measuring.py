@@ -59,7 +59,8 @@ def evaluate(
             mine = start + job.rank
             own = batches[mine] if mine < len(batches) else []
             batch = [it for it in own if _place(*it) not in known]
-            episodes = rollout(player, [ref for ref, _ in batch], size, kwargs)
+            bar.update(len(own) - len(batch))
+            episodes = rollout(player, [ref for ref, _ in batch], size, kwargs, bar.update)
             played = job.share(
                 [
                     Played(name, e, kind_of(e), n, weights=weights)
@@ -70,7 +71,8 @@ def evaluate(
                 with explaining_full_disk(run):
                     file.append(played)
             known.update((p.place, p) for p in played)
-            bar.update(sum(map(len, batches[start : start + job.count])))
+            others = sum(map(len, batches[start : start + job.count])) - len(own)
+            bar.update(others)
     return metrics_of([known[_place(*it)] for it in tasks])
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from journeyman.agents.embedded import build
-from journeyman.agents.embedded.build import Recipe, schedule
-from journeyman.agents.embedded.tokenizer import train_tokenizer
+from .factory import build, vocabulary
+
+Recipe, schedule, train_tokenizer = build.Recipe, build.schedule, vocabulary.train_tokenizer
 
 TINY = Recipe(width=96, layers=2, steps=3, error_rate=0.2, batch_size=4)
 

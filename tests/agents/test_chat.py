@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from journeyman.agents.errors import DialectError, AgentError
+from journeyman.agents.errors import AgentError, DialectError
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import TaskRef
 from journeyman.agents.students.dialect import HOW_TO_CALL, Dialect, ToolRender

@@ -8,12 +8,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import PreTrainedModel, SmolLM3ForCausalLM
 
-from journeyman.agents.embedded.tokenizer import BOT, EOT, MARKERS, PAD
-from journeyman.agents.embedded.wiring import make_model
 from journeyman.envs.tasks.entities import Entities
 from journeyman.envs.types import SPLITS, Split
 
+from .factory import vocabulary, wiring
 from .tiny import chat, tokenizer
+
+BOT, EOT, MARKERS, PAD = vocabulary.BOT, vocabulary.EOT, vocabulary.MARKERS, vocabulary.PAD
+make_model = wiring.make_model
 
 
 def wired(layers: int = 3, seed: int = 0) -> SmolLM3ForCausalLM:

@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from journeyman.agents.errors import UnsupportedModelError, AgentError
+from journeyman.agents.errors import AgentError, UnsupportedModelError
 from journeyman.agents.students.dialect import Dialect
 from journeyman.agents.students.hf import HFPlayer, load_student, load_teacher, sample
 from journeyman.agents.students.player import Request, Turn

@@ -169,7 +169,9 @@ def test_a_rollout_can_be_learned_from_again(
 
 def test_checkpoints_fall_between_rollouts(tmp_path: Path) -> None:
     args = distillation(tmp_path, max_steps=6, save_strategy="steps", save_steps=3)
-    with pytest.raises(AgentError, match=r"save_steps=3: expected a multiple of .*generation=2 \* "):
+    with pytest.raises(
+        AgentError, match=r"save_steps=3: expected a multiple of .*generation=2 \* "
+    ):
         distill.build(make_parts(babbler()), args, steps_per_generation=2)
     with pytest.raises(AgentError, match=r"\* num_iterations=2"):
         distill.build(make_parts(babbler()), args, num_iterations=2)
@@ -293,7 +295,9 @@ def test_a_rollout_whose_environments_all_break_stops_the_run(
     monkeypatch.setattr(env_class("journeyman/Bank-v0"), "open_state", closed)
     plain = distill.build(make_parts(babbler()), distillation(tmp_path))
     trainer = searching(tmp_path, Additive(Trace())) if search else plain
-    with pytest.raises(AgentError, match=r"every episode of a rollout broke .* from the last check"):
+    with pytest.raises(
+        AgentError, match=r"every episode of a rollout broke .* from the last check"
+    ):
         trainer.train()
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    AutoTokenizer,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -14,8 +15,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from journeyman.agents.embedded.build import corpus
-from journeyman.agents.embedded.tokenizer import train_tokenizer
+from journeyman.agents.networks.catalogue import resolve
 from journeyman.agents.students.dialect import Dialect
 from journeyman.envs import Episode, Step, StopReason
 
@@ -25,7 +25,7 @@ BUILTIN = ("journeyman/Bank-v0", "journeyman/Calendar-v0", "journeyman/Orders-v0
 @functools.cache
 def tokenizer() -> PreTrainedTokenizerFast:
     """The embedded pair's; shared, so do not change it."""
-    return train_tokenizer(corpus())
+    return AutoTokenizer.from_pretrained(resolve("embedded-student"))
 
 
 @functools.cache

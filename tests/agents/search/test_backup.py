@@ -7,8 +7,8 @@ import pytest
 from journeyman.agents.search import (
     Continuation,
     Kind,
-    NodeKey,
     Move,
+    NodeKey,
     Tree,
     expected_backup,
     shrink,

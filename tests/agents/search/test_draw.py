@@ -3,7 +3,7 @@
 from xml.etree import ElementTree
 
 from journeyman.agents.search.draw import as_svg, as_text, deciding_step
-from journeyman.agents.search.tree import Continuation, Kind, NodeKey, Move, Tree
+from journeyman.agents.search.tree import Continuation, Kind, Move, NodeKey, Tree
 from journeyman.tools import ToolCall
 
 READ = ToolCall("get_order", {"order": "A<1>"}).canonical()

@@ -15,9 +15,9 @@ from journeyman.agents.search import (
     Continuation,
     ImprovementSearch,
     Kind,
+    Move,
     NodeKey,
     Request,
-    Move,
     Tree,
     expected_backup,
 )

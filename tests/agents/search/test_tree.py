@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from journeyman.agents.search import Continuation, Kind, NodeKey, Move, Tree
+from journeyman.agents.search import Continuation, Kind, Move, NodeKey, Tree
 
 
 def played(*steps: tuple[str, float, str], failure: str | None = None) -> Continuation:

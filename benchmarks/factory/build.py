@@ -20,13 +20,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from vocabulary import train_tokenizer
+from wiring import make_model
 
-from journeyman.agents.embedded.tokenizer import train_tokenizer
-from journeyman.agents.embedded.wiring import make_model
 from journeyman.agents.rollouts.demonstrations import Demonstration, demonstrate
 from journeyman.agents.students.dialect import Dialect
 from journeyman.envs import answer_text, make
 
+EMBEDDED = Path(__file__).parents[2] / "agents" / "embedded"
 ENV_IDS = ("journeyman/Bank-v0", "journeyman/Orders-v0", "journeyman/Calendar-v0")
 POOL = 192
 """Demonstrations sorted by length together before they are cut into batches."""
@@ -82,7 +83,7 @@ def corpus() -> Iterator[str]:
         yield from ('"error": "no', "No tool did you mean", "The call is not valid JSON")
 
 
-def batches(recipe: Recipe, format: Dialect, start: int) -> Iterator[list[Demonstration]]:
+def batches(recipe: Recipe, dialect: Dialect, start: int) -> Iterator[list[Demonstration]]:
     """Batches from step `start` on; the batch of a step depends on the recipe alone."""
     envs = [make(env_id, max_turns=MAX_TURNS) for env_id in ENV_IDS]
     per_pool = POOL // recipe.batch_size
@@ -91,7 +92,7 @@ def batches(recipe: Recipe, format: Dialect, start: int) -> Iterator[list[Demons
     while True:
         first = pool_index * POOL + recipe.seed * 10_000_000
         rows = [
-            demonstrate(envs[i % len(envs)], f"train/{first + i}", format, recipe.error_rate)
+            demonstrate(envs[i % len(envs)], f"train/{first + i}", dialect, recipe.error_rate)
             for i in range(POOL)
         ]
         rows.sort(key=lambda row: len(row.tokens))
@@ -135,7 +136,7 @@ def train(
     name: str, recipe: Recipe, tokenizer: PreTrainedTokenizerFast, work: Path
 ) -> PreTrainedModel:
     """Train one model, or go on where a killed run stopped."""
-    format = Dialect(tokenizer, "names")
+    dialect = Dialect(tokenizer, "names")
     model = make_model(
         len(tokenizer),
         tokenizer.pad_token_id,
@@ -152,7 +153,9 @@ def train(
         optimizer.load_state_dict(state["optimizer"])
         start = state["step"]
     began, seen = time.perf_counter(), 0
-    for step, rows in zip(range(start, recipe.steps), batches(recipe, format, start), strict=False):
+    for step, rows in zip(
+        range(start, recipe.steps), batches(recipe, dialect, start), strict=False
+    ):
         ids, mask = pad(rows, tokenizer.pad_token_id)
         for group in optimizer.param_groups:
             group["lr"] = schedule(step, recipe)
@@ -171,7 +174,7 @@ def train(
                 "tokens_per_s": round(rate),
             }
             if (step + 1) % 500 == 0 or step + 1 == recipe.steps:
-                record |= validate(model, format)
+                record |= validate(model, dialect)
             print(json.dumps(record), flush=True)
             with (work / f"{name}.jsonl").open("a") as log:
                 log.write(json.dumps(record) + "\n")
@@ -189,22 +192,22 @@ def train(
 
 
 @torch.no_grad()
-def validate(model: PreTrainedModel, format: Dialect) -> dict[str, float]:
+def validate(model: PreTrainedModel, dialect: Dialect) -> dict[str, float]:
     """Share of validation tasks whose gold turns are the model's first choice token by token."""
     scores = {}
     for env_id in ENV_IDS:
         env = make(env_id)
-        rows = [demonstrate(env, f"validation/{i}", format) for i in range(VALIDATION)]
-        ids, mask = pad(rows, format.tokenizer.pad_token_id)
+        rows = [demonstrate(env, f"validation/{i}", dialect) for i in range(VALIDATION)]
+        ids, mask = pad(rows, dialect.tokenizer.pad_token_id)
         scores[env_id.partition("/")[2]] = losses(model, ids, mask)[1].float().mean().item()
     return scores
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Make the tokenizer and both models; write them beside this file."""
+    """Make the tokenizer and both models; write them into the package."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("runs/embedded"), help="checkpoints, log")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--out", type=Path, default=EMBEDDED)
     parser.add_argument("--only", choices=sorted(RECIPES))
     args = parser.parse_args(argv)
     args.work.mkdir(parents=True, exist_ok=True)
