@@ -2,8 +2,12 @@
 
     Exception
     └── AgentError
+        ├── CommandError            (ValueError)  a command cannot do what was asked
+        ├── CallSyntaxError         (ValueError)  a person's line that cannot be read as a call
         ├── SettingError            (ValueError)  a value in a config or an argument is out of range
         ├── DialectError            (ValueError)  the chat template cannot carry an episode
+        ├── ModelNotFoundError      (FileNotFoundError) no model of that name here
+        ├── ModelPullError          (ConnectionError) a model could not be fetched whole
         ├── UnsupportedModelError   (ValueError)  the student's engine cannot run the model
         ├── MissingExtraError       (ImportError) an optional package is not installed
         ├── VocabularyMismatchError (ValueError)  student and teacher count tokens differently
@@ -25,6 +29,22 @@ class AgentError(Exception):
     def __str__(self) -> str:
         """The message as it is: KeyError would show its repr, OSError a number."""
         return str(self.args[0]) if self.args else ""
+
+
+class CommandError(AgentError, ValueError):
+    """The command cannot do what was asked."""
+
+
+class CallSyntaxError(AgentError, ValueError):
+    """A person's line that starts like a call and cannot be read as one; the message says why."""
+
+
+class ModelNotFoundError(AgentError, FileNotFoundError):
+    """No model of that name here; the message says how to get it."""
+
+
+class ModelPullError(AgentError, ConnectionError):
+    """A model could not be fetched or does not match its checksum."""
 
 
 class SettingError(AgentError, ValueError):

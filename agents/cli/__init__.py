@@ -18,19 +18,17 @@ from journeyman.agents.cli.base import (
     INTERRUPTED,
     MISUSED,
     OK,
-    CommandError,
     Handler,
     Parser,
     group,
 )
+from journeyman.agents.errors import AgentError
 
 _HYDRA_APPS = {
     "train": "train a student (Hydra overrides; try: journeyman train --help)",
     "eval": "measure policies on held-out tasks (Hydra overrides)",
 }
 _DEBUG = "--debug"
-# Their exceptions speak to the user: about a name, a value, a setting of the machine.
-_SPEAKING = ("journeyman.", "hydra.", "omegaconf.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -92,14 +90,16 @@ def _message(error: Exception) -> str:
 
 
 def _speaks_to_user(error: Exception) -> bool:
-    """True for the project's own exceptions, config errors, and what the machine refuses.
+    """True for the errors of the four floors, of configs, and for what the machine refuses."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
 
-    Judged by the module of the class: importing the classes would load what they belong to.
-    """
-    modules = (f"{kind.__module__}." for kind in type(error).__mro__)
-    return isinstance(error, (OSError, CommandError)) or any(
-        module.startswith(_SPEAKING) for module in modules
-    )
+    from journeyman.envs.errors import EnvError
+    from journeyman.sandbox.errors import SandboxError
+    from journeyman.tools.errors import ToolsError
+
+    ours = (AgentError, EnvError, ToolsError, SandboxError)
+    return isinstance(error, (*ours, HydraException, OmegaConfBaseException, OSError))
 
 
 def _parser() -> Parser:

@@ -15,10 +15,6 @@ OK, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 """Exit statuses: done; a check or program failed; the user's mistake; Ctrl-C."""
 
 
-class CommandError(Exception):
-    """The command cannot do what was asked; the message is for the user."""
-
-
 class Parser(argparse.ArgumentParser):
     """One-line errors that suggest the nearest command."""
 

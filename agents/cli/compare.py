@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from journeyman.agents.cli.base import OK, CommandError, Commands, command
+from journeyman.agents.cli.base import OK, Commands, command
+from journeyman.agents.errors import CommandError
 
 if TYPE_CHECKING:
     from journeyman.agents.evaluation.comparison import Difference, Entry

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from journeyman.agents.cli.base import (
     FAILED,
     OK,
-    CommandError,
     Commands,
     columns,
     command,
@@ -18,6 +17,7 @@ from journeyman.agents.cli.base import (
     print_check,
     print_json,
 )
+from journeyman.agents.errors import CommandError
 
 if TYPE_CHECKING:
     from journeyman.envs import Task, ToolEnv

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
+from journeyman.agents.errors import CallSyntaxError
 from journeyman.envs import Message, ToolEnv, make
 from journeyman.envs.task import solution
 from journeyman.tools import CallStatus, ToolCall, ToolSpec
@@ -20,10 +21,6 @@ Tools again:  ? or help  Leave: Ctrl-D"""
 _CALL = re.compile(r"\s*([A-Za-z_][\w.-]*)(?:\s+(.*))?", re.DOTALL)
 _PARENTHESIS = re.compile(r"\s*([A-Za-z_][\w.-]*)\s*\(")
 _ARGUMENTS = re.compile(r"\{|[A-Za-z_]\w*=")
-
-
-class CallSyntaxError(ValueError):
-    """A line that starts like a call and cannot be read as one; the message says why."""
 
 
 def read_action(line: str, tools: Sequence[ToolSpec]) -> ToolCall | str:

@@ -6,7 +6,8 @@ import argparse
 import sys
 from typing import Any
 
-from journeyman.agents.cli.base import FAILED, OK, CommandError, Commands, command, print_check
+from journeyman.agents.cli.base import FAILED, OK, Commands, command, print_check
+from journeyman.agents.errors import CommandError
 
 
 def add(commands: Commands) -> None:

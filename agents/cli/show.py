@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from journeyman.agents.cli.base import OK, CommandError, Commands, command, task_id
+from journeyman.agents.cli.base import OK, Commands, command, task_id
+from journeyman.agents.errors import CommandError
 
 if TYPE_CHECKING:
     from journeyman.agents.evaluation.records import EpisodeFile, Played

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from journeyman.agents.cli.base import OK, CommandError, Commands, command, task_id
+from journeyman.agents.cli.base import OK, Commands, command, task_id
+from journeyman.agents.errors import CommandError
 
 
 def add(commands: Commands) -> None:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from journeyman.envs.types import Episode, StopReason
+from journeyman.tools.doors import load_group
 from journeyman.tools.types import CallStatus, ToolCall
 
 TaskKey = tuple[str, str]
@@ -20,6 +21,11 @@ TaskKey = tuple[str, str]
 
 VALID = frozenset({CallStatus.OK, CallStatus.TOOL_ERROR, CallStatus.TIMEOUT})
 """Statuses of calls that reached a tool; the others were malformed."""
+
+Metric = Callable[[Sequence[Episode]], float | None]
+"""A figure of a policy from the episodes that infrastructure did not break; None if there is none.
+Another package adds one under the entry-point group `journeyman.metrics`: a column of the table."""
+ENTRY_POINTS = "journeyman.metrics"
 
 NO_TOOL = "(no tool)"
 """Stands in `Metrics.by_tool` for what malformed calls and invented names would have called."""
@@ -130,6 +136,8 @@ class Metrics:
     """pass^k for k = 1..`attempts`; empty if a task had one attempt."""
     pass_at: Mapping[int, float | None]
     """pass@k likewise."""
+    extra: Mapping[str, float | None]
+    """Figures of other packages' metrics, by name; see `registered`."""
 
     @property
     def tasks(self) -> int:
@@ -190,7 +198,17 @@ def summarise(
         attempts=attempts,
         pass_hat={k: pass_hat_k(counted, k) for k in ks},
         pass_at={k: pass_at_k(counted, k) for k in ks},
+        extra={name: metric(counted) for name, metric in registered().items()},
     )
+
+
+def registered() -> Mapping[str, Metric]:
+    """The metrics of other packages, by the names of their entry points."""
+    return load_group(ENTRY_POINTS, _is_metric)
+
+
+def _is_metric(loaded: object) -> str | None:
+    return None if callable(loaded) else f"expected a function of episodes, not {loaded!r}"
 
 
 def pass_hat_k(episodes: Sequence[Episode], k: int) -> float | None:

@@ -53,8 +53,16 @@ def table(rows: Mapping[str, Metrics]) -> str:
     """
     k = max((metrics.attempts for metrics in rows.values()), default=1)
     passes = (f"pass^{k}", f"pass@{k}") if k > 1 else ()
-    headers = (*HEADERS[:4], *passes, *HEADERS[4:])
-    return aligned([headers, *(_cells(name, metrics, k) for name, metrics in rows.items())])
+    extra = tuple(dict.fromkeys(name for metrics in rows.values() for name in metrics.extra))
+    headers = (*HEADERS[:4], *passes, *HEADERS[4:], *extra)
+    lines = [(*_cells(name, m, k), *_extra(m, extra)) for name, m in rows.items()]
+    return aligned([headers, *lines])
+
+
+def _extra(metrics: Metrics, names: Sequence[str]) -> list[str]:
+    """Cells of other packages' metrics."""
+    figures = (metrics.extra.get(name) for name in names)
+    return ["-" if figure is None else f"{figure:.3g}" for figure in figures]
 
 
 def breakdown(rows: Mapping[str, Metrics]) -> str:

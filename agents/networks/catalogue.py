@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from journeyman.agents.errors import DiskFullError, ModelNotFoundError, ModelPullError
+
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
@@ -31,18 +33,6 @@ EMBEDDED = {"embedded-teacher": "teacher", "embedded-student": "student"}
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _CHUNK = 1 << 20
-
-
-class ModelNotFoundError(FileNotFoundError):
-    """No model of that name here; the message says how to get it."""
-
-
-class ModelPullError(RuntimeError):
-    """A model could not be fetched or does not match its checksum."""
-
-
-class DiskFullError(ModelPullError):
-    """Less disk space is free than a model needs."""
 
 
 @dataclass(frozen=True, slots=True)

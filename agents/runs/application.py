@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from transformers.utils.logging import disable_progress_bar
 
 from journeyman.envs import env_class, env_ids
-from journeyman.tools.plugins import load_group
+from journeyman.tools.doors import load_group
 
 DOORS = {
     "journeyman.students": "student",

@@ -8,10 +8,10 @@ from omegaconf import DictConfig
 
 from journeyman.agents.errors import SettingError
 from journeyman.agents.evaluation.report import breakdown, plot, table, write_summary
+from journeyman.agents.rollouts.job import Job
 from journeyman.agents.runs.application import run_app
 from journeyman.agents.runs.config import EvalConfig, as_mapping, make, read
 from journeyman.agents.runs.folder import RunFolder, machine
-from journeyman.agents.runs.job import Job
 from journeyman.agents.runs.measuring import attempts, bounds, evaluate, tested
 from journeyman.agents.runs.places import check_environments, env_kwargs
 from journeyman.agents.search.playing import SearchPlayer

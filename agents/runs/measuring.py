@@ -13,11 +13,11 @@ from tqdm import tqdm
 from journeyman.agents.errors import BrokenRolloutError
 from journeyman.agents.evaluation.metrics import Metrics
 from journeyman.agents.evaluation.records import EpisodeFile, Played, kind_of, metrics_of
+from journeyman.agents.rollouts.job import Job
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import TaskRef, deal
 from journeyman.agents.runs.config import RunConfig
 from journeyman.agents.runs.folder import explaining_full_disk
-from journeyman.agents.runs.job import Job
 from journeyman.agents.search.playing import SearchPlayer
 from journeyman.agents.students.dialect import Dialect
 from journeyman.agents.students.hf import HFPlayer

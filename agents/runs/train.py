@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from transformers import PrinterCallback, Trainer
 
@@ -32,11 +33,11 @@ from journeyman.agents.learning.trainers.callbacks import (
 from journeyman.agents.learning.trainers.parts import Parts
 from journeyman.agents.learning.trainers.recording import TrainingLog
 from journeyman.agents.learning.trainers.validation import Validation
+from journeyman.agents.rollouts.job import Job
 from journeyman.agents.rollouts.tasks import deal
 from journeyman.agents.runs.application import run_app
 from journeyman.agents.runs.config import TrainConfig, as_mapping, make, read
 from journeyman.agents.runs.folder import RunFolder, explaining_full_disk, machine
-from journeyman.agents.runs.job import Job
 from journeyman.agents.runs.measuring import attempts, bounds, evaluate, tested
 from journeyman.agents.runs.places import check_environments, env_kwargs
 from journeyman.agents.search.evidence import TreeRollouts
@@ -94,6 +95,7 @@ def train(composed: DictConfig) -> None:
                 folder.path / "metrics.jsonl",
                 config.evaluation.batch_size,
                 parts.env_kwargs,
+                job,
             )
         )
     fit(trainer, folder.path)
@@ -138,6 +140,10 @@ def _parts(config: TrainConfig, record: Callable[[int, Sequence[Episode]], objec
             "student.top_p, top_k, min_p and stops are for `journeyman eval`: what is learned must "
             "be what the student itself would say"
         )
+    if student.model.dtype in (torch.float16, torch.bfloat16):
+        # An optimiser's small steps round to nothing there; `trainer.args.bf16` runs passes in it.
+        print(f"The student's weights are {student.model.dtype}; they are trained in float32.")
+        student.model.float()
     teacher: Teacher | None = make(config.teacher, "teacher")
     if teacher is not None:
         teacher.check(student)
@@ -199,7 +205,9 @@ def fit(trainer: Trainer, run: Path) -> None:
         trainer.add_callback(Progress())
     trainer.remove_callback(PrinterCallback)  # the bar and the metrics file say it already
     with explaining_full_disk(run):
-        checkpoint = last_complete(Path(str(trainer.args.output_dir)))
+        checkpoint = last_complete(
+            Path(str(trainer.args.output_dir)), trainer.is_world_process_zero()
+        )
         if checkpoint and step_of(checkpoint) >= trainer.args.max_steps:
             # `train` would take a step more before it looks whether any is left.
             if trainer.is_world_process_zero():

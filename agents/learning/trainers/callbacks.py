@@ -160,9 +160,9 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-def last_complete(output_dir: Path) -> Path | None:
-    """The newest whole checkpoint; those cut short by a kill are removed."""
+def last_complete(output_dir: Path, mend: bool = True) -> Path | None:
+    """The newest whole checkpoint; those cut short by a kill are removed if this process may."""
     whole = complete(output_dir)
-    for folder in set(output_dir.glob("checkpoint-[0-9]*")).difference(whole):
+    for folder in set(output_dir.glob("checkpoint-[0-9]*")).difference(whole) if mend else ():
         shutil.rmtree(folder)
     return whole[-1] if whole else None

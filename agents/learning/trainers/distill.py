@@ -7,6 +7,7 @@ steps, and a token's loss is multiplied by its weight and joined by a policy-gra
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -227,10 +228,8 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
         return loss, predictions.entropy.sum(), chosen.sum()
 
     def _note(self, figures: dict[str, float]) -> None:
-        model: Any = self.model
-        metrics = self._metrics["train" if model.training else "eval"]
         for name, figure in figures.items():
-            metrics[name].append(figure)
+            self._metrics[self._mode][name].append(figure)
 
 
 PER_TOKEN = ("weights", "advantages", "sampled_logprobs", "turns")
@@ -292,6 +291,21 @@ def _as_dataset(tasks: Sequence[TaskRef]) -> Dataset:
     )
 
 
+def _refuse_loss_settings(args: DistillationConfig) -> None:
+    """What TRL's own loss reads would do nothing here: losses are parts of their own.
+
+    Raises:
+        SettingError: One of them is set.
+    """
+    for field in dataclasses.fields(args):
+        value = getattr(args, field.name)
+        if field.name in ("beta", "temperature") and value != field.default:
+            raise SettingError(
+                f"trainer.args.{field.name}={value}: that is the loss's; write loss=jsd "
+                f"loss.{field.name}={value}"
+            )
+
+
 def build(
     parts: Parts,
     args: DistillationConfig,
@@ -312,6 +326,7 @@ def build(
         lmbda: See `Collector`.
         kwargs: Passed to `transformers.Trainer`.
     """
+    _refuse_loss_settings(args)
     schedule = Schedule(steps_per_generation, num_iterations)
     collector = Collector(
         parts.student,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from transformers import Trainer, TrainingArguments
 
 from journeyman.agents.credit import Credit
@@ -68,6 +69,23 @@ class PlainTrainer(Trainer):
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """No card in checkpoints: TRL's would call the model a fine-tuned version of nothing."""
 
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log figures as their mean over the processes of the job."""
+        mine: dict[str, list[float]] = getattr(self, "_metrics", {}).get(self._mode, {})
+        if self.accelerator.num_processes > 1:
+            told: list[dict[str, float]] = gather_object(
+                [{name: sum(values) / len(values) for name, values in mine.items() if values}]
+            )
+            for name in dict.fromkeys(name for figures in told for name in figures):
+                known = [figures[name] for figures in told if name in figures]
+                mine[name] = [sum(known) / len(known)]
+        super().log(logs, start_time)
+
+    @property
+    def _mode(self) -> str:
+        model: Any = self.model
+        return "train" if model.training else "eval"
+
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Weights that are tied to others are saved as those, not missing."""
         tied: Any = getattr(self.model, "all_tied_weights_keys", {})
@@ -83,6 +101,9 @@ def tasks_needed(
     Raises:
         SettingError: `max_steps` is not set.
     """
+    for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
+        if type(count := getattr(args, name)) is not int or count < 1:
+            raise SettingError(f"trainer.args.{name}={count}: expected a whole number, 1 or more")
     if args.max_steps <= 0:
         raise SettingError("set steps (trainer.args.max_steps) to a number above zero")
     rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from journeyman.agents.evaluation.metrics import Metrics, summarise
+from journeyman.agents.rollouts.job import Job
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import TaskRef
 from journeyman.agents.students.player import Trainable
@@ -26,6 +27,7 @@ class Validation(TrainerCallback):
         path: Path,
         batch_size: int = 64,
         env_kwargs: dict[str, Any] | None = None,
+        job: Job = Job(),  # noqa: B008 - frozen
     ) -> None:
         """Join the parts.
 
@@ -36,6 +38,7 @@ class Validation(TrainerCallback):
             path: Metrics file that gets a line each time: "eval/success" with its 95% interval.
             batch_size: Conversations side by side.
             env_kwargs: For the environments.
+            job: Its processes share the tasks; the first of them writes.
         """
         self._student = student
         self._tasks = tasks
@@ -43,14 +46,17 @@ class Validation(TrainerCallback):
         self._path = path
         self._batch_size = batch_size
         self._env_kwargs = env_kwargs
+        self._job = job
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Play, if it is time."""
-        if not state.is_world_process_zero or state.global_step % self._every:
+        if state.global_step % self._every:
             return
         metrics = self._play()
+        if not self._job.first:
+            return
         low, high = metrics.success.interval
         figures = {
             "step": state.global_step,
@@ -69,6 +75,9 @@ class Validation(TrainerCallback):
         model.eval()  # and greedily: nothing here draws from the dice that training uses
         try:
             player = self._student.at(temperature=0.0)
-            return summarise(rollout(player, self._tasks, self._batch_size, self._env_kwargs))
+            size = self._batch_size
+            batches = [self._tasks[i : i + size] for i in range(0, len(self._tasks), size)]
+            own = [task for batch in batches[self._job.rank :: self._job.count] for task in batch]
+            return summarise(self._job.share(rollout(player, own, size, self._env_kwargs)))
         finally:
             model.train(training)
