@@ -9,20 +9,23 @@ from journeyman.sandbox.base import (
     Sandbox,
     Session,
     Snapshot,
-    resolve_backend,
 )
 from journeyman.sandbox.errors import (
+    InvalidBackendError,
     IsolationUnavailable,
     SandboxDied,
     SandboxError,
+    UnknownBackendError,
     UnsafeSandboxWarning,
 )
 from journeyman.sandbox.pool import Pool
+from journeyman.sandbox.registry import backend_names, resolve_backend
 
 __all__ = [
     "AsyncSession",
     "Backend",
     "ExecResult",
+    "InvalidBackendError",
     "IsolationUnavailable",
     "KilledReason",
     "Limits",
@@ -32,6 +35,8 @@ __all__ = [
     "SandboxError",
     "Session",
     "Snapshot",
+    "UnknownBackendError",
     "UnsafeSandboxWarning",
+    "backend_names",
     "resolve_backend",
 ]

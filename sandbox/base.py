@@ -5,11 +5,12 @@ from __future__ import annotations
 import abc
 import contextlib
 import enum
-import importlib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Literal, Protocol, Self, runtime_checkable
+
+from journeyman.sandbox.registry import resolve_backend
 
 
 class KilledReason(enum.StrEnum):
@@ -217,14 +218,6 @@ class Backend(Protocol):
         """Starts a session, or raises `IsolationUnavailable`; never isolates less than told."""
 
 
-# Resolved by name so that picking one backend does not import what only another one needs.
-_BACKENDS = {
-    "docker": ("journeyman.sandbox.docker", "DockerBackend"),
-    "namespace": ("journeyman.sandbox.namespace", "NamespaceBackend"),
-    "unsafe_local": ("journeyman.sandbox.local", "UnsafeLocalBackend"),
-}
-
-
 class Closing(abc.ABC):
     """What is closed at the end of its `with` block."""
 
@@ -308,13 +301,3 @@ class Sandbox(Closing):
         while self._idle:
             for session in self._idle.pop():
                 session.close()
-
-
-def resolve_backend(name: str) -> Backend:
-    """Makes the backend called `name`, with its defaults."""
-    if name not in _BACKENDS:
-        raise ValueError(f"no sandbox backend {name!r}; there are {', '.join(sorted(_BACKENDS))}")
-    module, attribute = _BACKENDS[name]
-    backend = getattr(importlib.import_module(module), attribute)()
-    assert isinstance(backend, Backend)
-    return backend

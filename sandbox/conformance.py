@@ -25,9 +25,9 @@ from journeyman.sandbox.base import (
     Limits,
     Sandbox,
     Session,
-    resolve_backend,
 )
 from journeyman.sandbox.errors import SandboxDied
+from journeyman.sandbox.registry import resolve_backend
 
 _OLD, _NEW = "([1], 'old')", "([1, 2], 'new')"
 
