@@ -1,6 +1,5 @@
 """Runs untrusted code and reports what came of it. Knows nothing of the rest of journeyman."""
 
-from journeyman.sandbox.aio import AsyncSession
 from journeyman.sandbox.base import (
     Backend,
     ExecResult,
@@ -18,18 +17,15 @@ from journeyman.sandbox.errors import (
     UnknownBackendError,
     UnsafeSandboxWarning,
 )
-from journeyman.sandbox.pool import Pool
 from journeyman.sandbox.registry import backend_names, resolve_backend
 
 __all__ = [
-    "AsyncSession",
     "Backend",
     "ExecResult",
     "InvalidBackendError",
     "IsolationUnavailable",
     "KilledReason",
     "Limits",
-    "Pool",
     "Sandbox",
     "SandboxDied",
     "SandboxError",
