@@ -6,8 +6,8 @@ from journeyman.sandbox.base import (
     KilledReason,
     Limits,
     Sandbox,
+    SandboxSnapshot,
     Session,
-    Snapshot,
 )
 from journeyman.sandbox.errors import (
     InvalidBackendError,
@@ -29,8 +29,8 @@ __all__ = [
     "Sandbox",
     "SandboxDied",
     "SandboxError",
+    "SandboxSnapshot",
     "Session",
-    "Snapshot",
     "UnknownBackendError",
     "UnsafeSandboxWarning",
     "backend_names",

@@ -107,7 +107,7 @@ class ExecResult:
 
 
 @runtime_checkable
-class Snapshot(Protocol):
+class SandboxSnapshot(Protocol):
     """The state of a session at one moment, to be restored any number of times."""
 
     def close(self) -> None:
@@ -155,7 +155,7 @@ class Session(Protocol):
         For a session that has run no foreign code: what goes wrong shows in the first `exec`.
         """
 
-    def snapshot(self, exact: bool = False) -> Snapshot:
+    def snapshot(self, exact: bool = False) -> SandboxSnapshot:
         """Keeps the state of this moment.
 
         Args:
@@ -168,7 +168,7 @@ class Session(Protocol):
             SandboxError: As of `fork`, or no exact copy can be made.
         """
 
-    def restore(self, snapshot: Snapshot) -> None:
+    def restore(self, snapshot: SandboxSnapshot) -> None:
         """Goes back to a snapshot of this session or of a fork; a killed session lives again.
 
         Raises:
