@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from jsonschema.protocols import Validator
 
 from journeyman.envs.core import ToolEnv
-from journeyman.envs.errors import EnvError
+from journeyman.envs.errors import MissingBenchmarkError
 from journeyman.envs.task import Task
 from journeyman.envs.types import Level, Split
 from journeyman.tools import Tool, ToolSpec
@@ -22,10 +22,6 @@ from journeyman.tools.tool import _Validator
 
 INSTALL = "make benchmarks-extras"
 """The command that installs the benchmarks without their own pins."""
-
-
-class MissingBenchmarkError(EnvError, ImportError):
-    """The package of a benchmark is not installed; the message says how to install it."""
 
 
 def benchmark_module(name: str) -> ModuleType:

@@ -21,7 +21,7 @@ from typing import Any, cast
 import gymnasium
 
 from journeyman.envs.core import ToolEnv
-from journeyman.envs.errors import UnknownEnvError
+from journeyman.envs.errors import InvalidEnvError, UnknownEnvError
 
 ENTRY_POINTS = "journeyman.envs"
 _ids: set[str] = set()
@@ -89,14 +89,14 @@ def env_class(env_id: str) -> type[ToolEnv]:
     Raises:
         UnknownEnvError: No such id (the message suggests the nearest), or a module that cannot be
             imported or does not register it.
-        TypeError: Something else than a `ToolEnv` is registered under the id.
+        InvalidEnvError: Something else than a `ToolEnv` is registered under the id.
     """
     plain = _registered(env_id)
     loaded: object = gymnasium.spec(plain).entry_point
     if isinstance(loaded, str):
         loaded = gymnasium.envs.registration.load_env_creator(loaded)
     if not (isinstance(loaded, type) and issubclass(loaded, ToolEnv)):
-        raise TypeError(f"{plain!r} is registered as {loaded!r}: expected a ToolEnv class")
+        raise InvalidEnvError(f"{plain!r} is registered as {loaded!r}: expected a ToolEnv class")
     return loaded
 
 

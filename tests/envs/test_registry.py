@@ -23,7 +23,7 @@ from journeyman.envs import (
     registry,
 )
 from journeyman.envs.core import ToolEnv
-from journeyman.envs.errors import EnvError, UnknownEnvError
+from journeyman.envs.errors import EnvError, InvalidEnvError, UnknownEnvError
 from journeyman.envs.tasks.bank import BankEnv
 from journeyman.sandbox import Sandbox
 
@@ -203,7 +203,7 @@ def test_an_id_has_no_colon() -> None:
 @pytest.mark.usefixtures("scratch_registry")
 def test_only_tool_envs() -> None:
     register("acme/Cart-v0", "gymnasium.envs.classic_control:CartPoleEnv")
-    with pytest.raises(TypeError, match=r"registered as .*CartPole.*expected a ToolEnv"):
+    with pytest.raises(InvalidEnvError, match=r"registered as .*CartPole.*expected a ToolEnv"):
         make("acme/Cart-v0")
 
 
