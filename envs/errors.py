@@ -1,14 +1,18 @@
 """Errors of the environments floor.
 
 EnvError
-├── UnknownEnvError   (KeyError)      no environment of that id
-├── UnknownTaskError  (KeyError)      no such split or task id
-├── EpisodeOverError  (RuntimeError)  step() before reset() or after the end
-├── EnvBusyError      (RuntimeError)  two threads play on one environment
-├── VectorError       (RuntimeError)  an environment of a vector failed
-├── BrokenEpisodeError (RuntimeError) an environment failed where an episode cannot be left out
-├── ScaffoldError     (ValueError)    no new package can be written like that
-└── BadActionError    (TypeError)     neither text nor a list of calls
+├── UnknownEnvError       (KeyError)      no environment of that id
+├── InvalidEnvError       (TypeError)     what is registered under an id is no ToolEnv
+├── MissingBenchmarkError (ImportError)   the package of a benchmark is not installed
+├── UnknownTaskError      (KeyError)      no such split or task id
+├── BadActionError        (TypeError)     neither text nor a list of calls
+├── EpisodeOverError      (RuntimeError)  step() before reset() or after the end
+├── EnvBusyError          (RuntimeError)  two threads play on one environment
+├── VectorError           (RuntimeError)  an environment of a vector failed
+├── BrokenEpisodeError    (RuntimeError)  an environment failed where an episode cannot be left out
+└── ScaffoldError         (ValueError)    no new package can be written like that
+
+What the model does wrong is no error here but data for it: a `ToolError`, see `tools/errors.py`.
 """
 
 from __future__ import annotations
@@ -24,6 +28,14 @@ class EnvError(Exception):
 
 class UnknownEnvError(EnvError, KeyError):
     """No environment of that id; the message suggests the nearest."""
+
+
+class InvalidEnvError(EnvError, TypeError):
+    """What is registered under an id is no `ToolEnv`."""
+
+
+class MissingBenchmarkError(EnvError, ImportError):
+    """The package of a benchmark is not installed; the message says how to install it."""
 
 
 class UnknownTaskError(EnvError, KeyError):

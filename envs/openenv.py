@@ -32,7 +32,7 @@ class Call(BaseModel):
     arguments: dict[str, Any] = Field(default_factory=dict)
 
 
-class Turn(Action):
+class TurnAction(Action):
     """An assistant's turn: its calls, or its raw text (which may hold calls in their own form)."""
 
     text: str = ""
@@ -65,7 +65,7 @@ class Where(State):
     state_hash: str | None = None
 
 
-class OpenEnvironment(Environment[Turn, Seen, Where]):
+class OpenEnvironment(Environment[TurnAction, Seen, Where]):
     """A `ToolEnv` as OpenEnv sees one."""
 
     SUPPORTS_CONCURRENT_SESSIONS = True
@@ -91,7 +91,7 @@ class OpenEnvironment(Environment[Turn, Seen, Where]):
         self._state = Where(episode_id=episode_id, task_id=info["task_id"])
         return Seen(messages=_as_dicts(messages), tools=[t.as_function() for t in self._env.tools])
 
-    def step(self, action: Turn, timeout_s: float | None = None, **_: Any) -> Seen:
+    def step(self, action: TurnAction, timeout_s: float | None = None, **_: Any) -> Seen:
         """Play a turn; tools have time limits of their own, so `timeout_s` is not heeded."""
         calls = [ToolCall(call.name, call.arguments) for call in action.calls]
         messages, reward, terminated, truncated, info = self._env.step(calls or action.text)
@@ -161,7 +161,7 @@ def make_app(make_env: Callable[[], ToolEnv], name: str) -> Any:
     """
     return create_fastapi_app(
         lambda: OpenEnvironment(make_env()),
-        Turn,
+        TurnAction,
         Seen,
         max_concurrent_envs=SESSIONS,
         env_name=name,

@@ -1,7 +1,8 @@
 """Environments by id: Gymnasium's registry, plus the entry-point group `journeyman.envs`.
 
 A package outside the project adds environments by an entry point that names a module; importing the
-module calls `register`. Ids registered here also work with `gymnasium.make` and `make_vec`.
+module calls `register`. A script needs no entry point: "module:ID" imports the module first, as in
+Gymnasium. Ids registered here also work with `gymnasium.make` and `make_vec`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import copy
 import difflib
 import functools
+import importlib
 import inspect
+import sys
 import warnings
 from collections.abc import Mapping
 from importlib.metadata import entry_points
@@ -18,7 +21,7 @@ from typing import Any, cast
 import gymnasium
 
 from journeyman.envs.core import ToolEnv
-from journeyman.envs.errors import UnknownEnvError
+from journeyman.envs.errors import InvalidEnvError, UnknownEnvError
 
 ENTRY_POINTS = "journeyman.envs"
 _ids: set[str] = set()
@@ -28,10 +31,16 @@ def register(env_id: str, entry_point: str | type[ToolEnv], **kwargs: Any) -> No
     """Register a `ToolEnv` under an id such as "acme/Garden-v0".
 
     Args:
-        env_id: "<namespace>/<Name>-v<N>".
+        env_id: "<namespace>/<Name>-v<N>", or without a namespace.
         entry_point: "package.module:Class", or the class.
         kwargs: Defaults for the constructor.
+
+    Raises:
+        ValueError: The id has a colon, which would set it off from a module.
+        gymnasium.error.Error: The id is of another form.
     """
+    if ":" in env_id:
+        raise ValueError(f"no environment can be called {env_id!r}: an id has no colon")
     # Our own loop steps environments millions of times; `envs check` does Gymnasium's checks.
     gymnasium.register(
         env_id,
@@ -75,25 +84,68 @@ def env_ids() -> list[str]:
 
 
 def env_class(env_id: str) -> type[ToolEnv]:
-    """The class behind an id.
+    """The class behind an id, or behind "module:ID", whose module is imported first.
 
     Raises:
-        UnknownEnvError: No such id; the message suggests the nearest.
-        TypeError: Something else than a `ToolEnv` is registered under the id.
+        UnknownEnvError: No such id (the message suggests the nearest), or a module that cannot be
+            imported or does not register it.
+        InvalidEnvError: Something else than a `ToolEnv` is registered under the id.
     """
-    load_plugins()
-    if env_id not in _ids:
-        near = _nearest(env_id)
-        hint = (
-            f"; did you mean {near!r}?" if near else "; `journeyman envs list` names all there are"
-        )
-        raise UnknownEnvError(f"no environment {env_id!r}{hint}")
-    loaded: object = gymnasium.spec(env_id).entry_point
+    plain = _registered(env_id)
+    loaded: object = gymnasium.spec(plain).entry_point
     if isinstance(loaded, str):
         loaded = gymnasium.envs.registration.load_env_creator(loaded)
     if not (isinstance(loaded, type) and issubclass(loaded, ToolEnv)):
-        raise TypeError(f"{env_id!r} is registered as {loaded!r}: expected a ToolEnv class")
+        raise InvalidEnvError(f"{plain!r} is registered as {loaded!r}: expected a ToolEnv class")
     return loaded
+
+
+def _registered(env_id: str) -> str:
+    """The id as it is registered, once its module is imported if it names one."""
+    load_plugins()
+    module, colon, plain = str(env_id).rpartition(":")
+    if colon:
+        _import(module, env_id)
+    if plain in _ids:
+        return plain
+    near = _nearest(plain)
+    if near:
+        raise UnknownEnvError(f"no environment {env_id!r}; did you mean {module + colon + near!r}?")
+    if colon:
+        raise UnknownEnvError(
+            f"no environment {env_id!r}: module {module!r} does not register {plain!r}; it has to "
+            f"call journeyman.envs.register({plain!r}, …) when it is imported"
+        )
+    raise UnknownEnvError(
+        f"no environment {env_id!r}; `journeyman envs list` names all there are; for one in a "
+        f"script write module:ID"
+    )
+
+
+def _import(module: str, env_id: str) -> None:
+    """Import what registers an id; it may lie in the current folder."""
+    if module in sys.modules:
+        return
+    if not all(part.isidentifier() for part in module.split(".")) or module.endswith(".py"):
+        raise UnknownEnvError(
+            f"no environment {env_id!r}: {module!r} is no module; write its name as after `import`,"
+            f" such as garden for a file garden.py in the current folder"
+        )
+    if "" not in sys.path:  # a console script has its own folder there, not the current one
+        sys.path.append("")
+    importlib.invalidate_caches()  # a notebook may have written it a moment ago
+    try:
+        importlib.import_module(module)
+    except (Exception, SystemExit) as error:  # a script may call `sys.exit`
+        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+            raise UnknownEnvError(
+                f"no environment {env_id!r}: there is no module {error.name!r}; go to the folder "
+                f"that it lies in, or install its package"
+            ) from error
+        raise UnknownEnvError(
+            f"no environment {env_id!r}: importing {module!r} raised {type(error).__name__}: "
+            f"{error}; `python -c 'import {module}'` shows where"
+        ) from error
 
 
 def _nearest(env_id: str) -> str | None:
@@ -111,7 +163,7 @@ def constructor_arguments(env_id: str) -> tuple[str, ...]:
     """Names of what an environment's constructor takes, what it hands on to its bases included.
 
     Raises:
-        UnknownEnvError: No such id; the message suggests the nearest.
+        UnknownEnvError: As of `env_class`.
     """
     names: dict[str, None] = {}
     for cls in env_class(env_id).__mro__:
@@ -129,7 +181,7 @@ def make_for_run(env_id: str, kwargs: Mapping[str, Any]) -> ToolEnv:
     """`make` with the arguments of a run over several environments.
 
     Args:
-        env_id: One of them.
+        env_id: One of them, or "module:ID".
         kwargs: All are given to every environment, but `sandbox` to those only that take it: not
             every environment runs code.
     """
@@ -141,11 +193,15 @@ def make_for_run(env_id: str, kwargs: Mapping[str, Any]) -> ToolEnv:
 def make(env_id: str, **kwargs: Any) -> ToolEnv:
     """A new environment, without Gymnasium's wrappers.
 
+    Args:
+        env_id: A registered id; or "module:ID", which imports the module that registers it.
+        kwargs: Passed to the constructor.
+
     Raises:
-        UnknownEnvError: No such id; the message suggests the nearest.
+        UnknownEnvError: As of `env_class`.
     """
     cls = env_class(env_id)
-    spec = copy.deepcopy(gymnasium.spec(env_id))  # what Gymnasium registered is shared
+    spec = copy.deepcopy(gymnasium.spec(_registered(env_id)))  # what Gymnasium registered is shared
     spec.kwargs = {**spec.kwargs, **kwargs}
     env = cls(**spec.kwargs)
     env.spec = spec

@@ -1,37 +1,38 @@
 """Runs untrusted code and reports what came of it. Knows nothing of the rest of journeyman."""
 
-from journeyman.sandbox.aio import AsyncSession
 from journeyman.sandbox.base import (
     Backend,
     ExecResult,
     KilledReason,
     Limits,
     Sandbox,
+    SandboxSnapshot,
     Session,
-    Snapshot,
-    resolve_backend,
 )
 from journeyman.sandbox.errors import (
+    InvalidBackendError,
     IsolationUnavailable,
     SandboxDied,
     SandboxError,
+    UnknownBackendError,
     UnsafeSandboxWarning,
 )
-from journeyman.sandbox.pool import Pool
+from journeyman.sandbox.registry import backend_names, resolve_backend
 
 __all__ = [
-    "AsyncSession",
     "Backend",
     "ExecResult",
+    "InvalidBackendError",
     "IsolationUnavailable",
     "KilledReason",
     "Limits",
-    "Pool",
     "Sandbox",
     "SandboxDied",
     "SandboxError",
+    "SandboxSnapshot",
     "Session",
-    "Snapshot",
+    "UnknownBackendError",
     "UnsafeSandboxWarning",
+    "backend_names",
     "resolve_backend",
 ]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import abc
 import contextlib
 import enum
-import importlib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Literal, Protocol, Self, runtime_checkable
+
+from journeyman.sandbox.registry import resolve_backend
 
 
 class KilledReason(enum.StrEnum):
@@ -106,7 +107,7 @@ class ExecResult:
 
 
 @runtime_checkable
-class Snapshot(Protocol):
+class SandboxSnapshot(Protocol):
     """The state of a session at one moment, to be restored any number of times."""
 
     def close(self) -> None:
@@ -154,7 +155,7 @@ class Session(Protocol):
         For a session that has run no foreign code: what goes wrong shows in the first `exec`.
         """
 
-    def snapshot(self, exact: bool = False) -> Snapshot:
+    def snapshot(self, exact: bool = False) -> SandboxSnapshot:
         """Keeps the state of this moment.
 
         Args:
@@ -167,7 +168,7 @@ class Session(Protocol):
             SandboxError: As of `fork`, or no exact copy can be made.
         """
 
-    def restore(self, snapshot: Snapshot) -> None:
+    def restore(self, snapshot: SandboxSnapshot) -> None:
         """Goes back to a snapshot of this session or of a fork; a killed session lives again.
 
         Raises:
@@ -215,14 +216,6 @@ class Backend(Protocol):
 
     def session(self, limits: Limits, packages: tuple[str, ...]) -> Session:
         """Starts a session, or raises `IsolationUnavailable`; never isolates less than told."""
-
-
-# Resolved by name so that picking one backend does not import what only another one needs.
-_BACKENDS = {
-    "docker": ("journeyman.sandbox.docker", "DockerBackend"),
-    "namespace": ("journeyman.sandbox.namespace", "NamespaceBackend"),
-    "unsafe_local": ("journeyman.sandbox.local", "UnsafeLocalBackend"),
-}
 
 
 class Closing(abc.ABC):
@@ -308,13 +301,3 @@ class Sandbox(Closing):
         while self._idle:
             for session in self._idle.pop():
                 session.close()
-
-
-def resolve_backend(name: str) -> Backend:
-    """Makes the backend called `name`, with its defaults."""
-    if name not in _BACKENDS:
-        raise ValueError(f"no sandbox backend {name!r}; there are {', '.join(sorted(_BACKENDS))}")
-    module, attribute = _BACKENDS[name]
-    backend = getattr(importlib.import_module(module), attribute)()
-    assert isinstance(backend, Backend)
-    return backend

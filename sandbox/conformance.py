@@ -25,15 +25,15 @@ from journeyman.sandbox.base import (
     Limits,
     Sandbox,
     Session,
-    resolve_backend,
 )
 from journeyman.sandbox.errors import SandboxDied
+from journeyman.sandbox.registry import resolve_backend
 
 _OLD, _NEW = "([1], 'old')", "([1, 2], 'new')"
 
 
 @dataclass(frozen=True)
-class CheckResult:
+class ConformanceResult:
     """The outcome of one check.
 
     Attributes:
@@ -79,7 +79,7 @@ def names() -> list[str]:
     return [check.name for check in _CHECKS]
 
 
-def check(backend: str | Backend, only: str | None = None) -> list[CheckResult]:
+def check(backend: str | Backend, only: str | None = None) -> list[ConformanceResult]:
     """Runs the checks on a backend.
 
     Args:
@@ -97,9 +97,9 @@ def check(backend: str | Backend, only: str | None = None) -> list[CheckResult]:
     return [_run(item, chosen) for item in _CHECKS if only in (None, item.name)]
 
 
-def _run(item: _Check, backend: Backend) -> CheckResult:
+def _run(item: _Check, backend: Backend) -> ConformanceResult:
     if item.name in backend.lacks:
-        return CheckResult(item.name, item.family, True, "", 0.0, backend.lacks[item.name])
+        return ConformanceResult(item.name, item.family, True, "", 0.0, backend.lacks[item.name])
     start = time.monotonic()
     detail = ""
     try:
@@ -107,7 +107,7 @@ def _run(item: _Check, backend: Backend) -> CheckResult:
     except Exception as error:  # a broken backend may raise anything, and that is a finding
         kind = "" if isinstance(error, _Failed) else f"{type(error).__name__}: "
         detail = f"{kind}{error}" or "failed"
-    return CheckResult(item.name, item.family, not detail, detail, time.monotonic() - start)
+    return ConformanceResult(item.name, item.family, not detail, detail, time.monotonic() - start)
 
 
 def _session(backend: Backend, **limits: Any) -> Session:

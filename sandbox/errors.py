@@ -1,4 +1,12 @@
-"""What can go wrong with a sandbox, as opposed to what can go wrong inside one."""
+"""What can go wrong with a sandbox, as opposed to what can go wrong inside one.
+
+SandboxError
+├── IsolationUnavailable (RuntimeError)      this machine cannot isolate code now
+├── SandboxDied          (ChildProcessError) the session is over
+├── UnknownBackendError  (ValueError)        no backend of that name
+└── InvalidBackendError  (TypeError)         what a package offers as a backend is none
+UnsafeSandboxWarning     (UserWarning)       a backend that isolates nothing is in use
+"""
 
 
 class SandboxError(Exception):
@@ -21,6 +29,14 @@ class IsolationUnavailable(SandboxError, RuntimeError):
 
 class SandboxDied(SandboxError, ChildProcessError):
     """The session is over: it was closed, killed for a limit, or its own code ended it."""
+
+
+class UnknownBackendError(SandboxError, ValueError):
+    """No backend of that name; the message suggests the nearest and names all there are."""
+
+
+class InvalidBackendError(SandboxError, TypeError):
+    """What a package offers as a backend cannot be imported, or lacks a method."""
 
 
 class UnsafeSandboxWarning(UserWarning):

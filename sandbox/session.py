@@ -8,7 +8,7 @@ import time
 import weakref
 from typing import Any, Self
 
-from journeyman.sandbox.base import Closing, ExecResult, KilledReason, Limits, Snapshot
+from journeyman.sandbox.base import Closing, ExecResult, KilledReason, Limits, SandboxSnapshot
 from journeyman.sandbox.container import Container, Worker
 from journeyman.sandbox.errors import SandboxDied, SandboxError
 
@@ -118,7 +118,7 @@ class WorkerSession(Closing):
         """Keeps the state of this moment; see `Session.snapshot`."""
         return WorkerSnapshot(WorkerSession(self.container, self._branch_off(exact)), exact)
 
-    def restore(self, snapshot: Snapshot) -> None:
+    def restore(self, snapshot: SandboxSnapshot) -> None:
         """Goes back to a snapshot, even from the dead; see `Session.restore`."""
         if (
             not isinstance(snapshot, WorkerSnapshot)

@@ -20,8 +20,8 @@ from journeyman.sandbox import (
     Sandbox,
     SandboxDied,
     SandboxError,
+    SandboxSnapshot,
     Session,
-    Snapshot,
 )
 from journeyman.tools.errors import ToolError, ToolTimeout
 from journeyman.tools.tool import tool
@@ -75,7 +75,9 @@ class Repl:
         self._sandbox = sandbox
         self._session: Session | None = None
         self._done: tuple[Cell, ...] = ()  # what the live session has run
-        self._kept: OrderedDict[tuple[Cell, ...], Snapshot] = OrderedDict()  # latest use last
+        self._kept: OrderedDict[tuple[Cell, ...], SandboxSnapshot] = (
+            OrderedDict()
+        )  # latest use last
 
     def run(self, code: str) -> str:
         """Run a snippet; `cells` grows by it unless it was killed.

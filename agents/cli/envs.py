@@ -148,7 +148,7 @@ def _show_task(task: Task, level: str) -> None:
 def _missing_package(env_id: str) -> str | None:
     """What an environment lacks that is made of a benchmark; None if it lacks nothing."""
     from journeyman.envs import env_class
-    from journeyman.envs.benchmark import MissingBenchmarkError
+    from journeyman.envs.errors import MissingBenchmarkError
 
     cls = env_class(env_id)
     try:

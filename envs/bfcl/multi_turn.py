@@ -27,7 +27,7 @@ MORE_FUNCTIONS = "I have updated some more functions you can choose from. What a
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class MultiTurnState:
     """State of an episode: the objects, and what the checks have come to."""
 
     objects: Objects
@@ -130,9 +130,9 @@ class BFCLMultiTurn(BenchmarkEnv):
 
     # An episode
 
-    def open_state(self, task: Task) -> Progress:
+    def open_state(self, task: Task) -> MultiTurnState:
         """The objects as the task finds them."""
-        return Progress(self._initial(task.id))
+        return MultiTurnState(self._initial(task.id))
 
     def begin(self, task: Task) -> tuple[Observation, dict[str, Any]]:
         """Start an episode with the tools of the task."""

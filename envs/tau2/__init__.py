@@ -22,7 +22,7 @@ from journeyman.tools import ToolCall, ToolResult, ToolSpec, execute
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class Tau2State:
     """State of an episode."""
 
     databases: tuple[Any, Any]
@@ -72,9 +72,9 @@ class Tau2Env(BenchmarkEnv):
 
     # An episode
 
-    def open_state(self, task: Task) -> Progress:
+    def open_state(self, task: Task) -> Tau2State:
         """The databases as the task finds them."""
-        return Progress(self._initial(task.id))
+        return Tau2State(self._initial(task.id))
 
     def begin(self, task: Task) -> tuple[Observation, dict[str, Any]]:
         """Start an episode."""

@@ -28,7 +28,7 @@ def tau2(name: str) -> ModuleType:
     return benchmark_module(f"tau2.{name}")
 
 
-class World:
+class Tau2World:
     """One episode's environment: the benchmark's objects on databases of its own."""
 
     def __init__(self, template: Any, database: Any, user_database: Any) -> None:
@@ -95,9 +95,9 @@ class Domain:
         user_tools = self.template.user_tools
         return self.template.tools.db, None if user_tools is None else user_tools.db
 
-    def world(self, databases: tuple[Any, Any] | None = None) -> World:
+    def world(self, databases: tuple[Any, Any] | None = None) -> Tau2World:
         """A world that goes on from databases that nobody will change, by default the first."""
-        return World(self.template, *(databases or self.origin))
+        return Tau2World(self.template, *(databases or self.origin))
 
     @functools.cached_property
     def toolset(self) -> dict[str, Tool]:
@@ -113,7 +113,7 @@ class Domain:
         }
 
 
-def _call(name: str, world: World, arguments: dict[str, Any]) -> str:
+def _call(name: str, world: Tau2World, arguments: dict[str, Any]) -> str:
     return world.call(name, arguments)
 
 

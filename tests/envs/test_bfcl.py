@@ -10,8 +10,8 @@ import pytest
 
 from journeyman.agents.runs.app import deal
 from journeyman.envs import bfcl, checker, env_class, env_ids, make
-from journeyman.envs.benchmark import BenchmarkEnv, MissingBenchmarkError
-from journeyman.envs.errors import UnknownTaskError
+from journeyman.envs.benchmark import BenchmarkEnv
+from journeyman.envs.errors import MissingBenchmarkError, UnknownTaskError
 from journeyman.envs.task import Task
 from journeyman.tools import CallStatus, ToolCall
 

@@ -4,6 +4,7 @@ import importlib.metadata
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from journeyman.envs import (
     registry,
 )
 from journeyman.envs.core import ToolEnv
-from journeyman.envs.errors import EnvError, UnknownEnvError
+from journeyman.envs.errors import EnvError, InvalidEnvError, UnknownEnvError
 from journeyman.envs.tasks.bank import BankEnv
 from journeyman.sandbox import Sandbox
 
@@ -105,10 +106,104 @@ def test_register_by_name_imports_nothing_yet() -> None:
         make("acme/Never-v0")
 
 
+GARDEN = """
+from journeyman.envs import register
+from journeyman.envs.tasks.bank import BankEnv
+
+class GardenEnv(BankEnv):
+    pass
+
+register("acme/Garden-v0", GardenEnv)
+register("Shed-v0", "garden:GardenEnv", max_turns=5)
+"""
+
+
+@pytest.fixture
+def folder(
+    scratch_registry: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """The current folder, which is not on sys.path, with a script that registers environments."""
+    (tmp_path / "garden.py").write_text(GARDEN)
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    (tmp_path / "ends.py").write_text("raise SystemExit(0)\n")
+    (tmp_path / "needy.py").write_text("import acme_missing\n")
+    (tmp_path / "empty.py").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", str(tmp_path))])
+    yield tmp_path
+    for name in ("garden", "empty"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.usefixtures("folder")
+def test_an_environment_in_a_script() -> None:
+    with pytest.raises(UnknownEnvError, match="for one in a script write module:ID"):
+        make("acme/Garden-v0")
+    env = make("garden:acme/Garden-v0", max_turns=3)
+    assert type(env) is env_class("garden:acme/Garden-v0") is sys.modules["garden"].GardenEnv
+    assert env.max_turns == 3
+    assert env.spec is not None and env.spec.id == "acme/Garden-v0"
+    assert env.spec.kwargs == {"max_turns": 3}
+    assert make_for_run("garden:acme/Garden-v0", {"sandbox": None}).spec is not None
+    assert "max_turns" in constructor_arguments("garden:acme/Garden-v0")
+    assert type(make("acme/Garden-v0")) is type(env)  # now that it is imported
+    assert "acme/Garden-v0" in env_ids()
+
+
+@pytest.mark.usefixtures("folder")
+def test_an_id_without_a_namespace() -> None:
+    assert make("garden:Shed-v0").max_turns == 5
+    assert make("Shed-v0").max_turns == 5
+    with pytest.raises(UnknownEnvError, match="did you mean 'garden:Shed-v0'"):
+        make("garden:Shet-v0")
+
+
+@pytest.mark.parametrize(
+    ("env_id", "says"),
+    [
+        ("gardn:acme/Garden-v0", ": there is no module 'gardn'; go to the folder"),
+        ("acme.garden:acme/Garden-v0", ": there is no module 'acme'; go to the folder"),
+        ("garden:acme/Gardn-v0", "; did you mean 'garden:acme/Garden-v0'?"),
+        ("empty:acme/Zoo-v0", ": module 'empty' does not register 'acme/Zoo-v0'; it has to call"),
+        ("broken:acme/Zoo-v0", ": importing 'broken' raised ZeroDivisionError: division by zero; "),
+        ("ends:acme/Zoo-v0", ": importing 'ends' raised SystemExit: 0; `python -c 'import ends'`"),
+        ("needy:acme/Zoo-v0", ": importing 'needy' raised ModuleNotFoundError: No module named "),
+        ("garden.py:acme/Garden-v0", ": 'garden.py' is no module; write its name as after"),
+        ("./garden:acme/Garden-v0", ": './garden' is no module; write its name as after"),
+        (":acme/Garden-v0", ": '' is no module; write its name as after"),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_a_script_that_does_not_give_the_environment(env_id: str, says: str) -> None:
+    for attempt in (env_class, make, constructor_arguments):
+        with pytest.raises(UnknownEnvError) as caught:
+            attempt(env_id)
+        assert str(caught.value).startswith(f"no environment {env_id!r}{says}")
+
+
+def test_another_process_loads_it_again(folder: Path) -> None:
+    command = [str(Path(sys.executable).parent / "journeyman"), "envs", "show"]
+    shown = subprocess.run(
+        [*command, "garden:acme/Garden-v0"], cwd=folder, capture_output=True, text=True
+    )
+    assert shown.stdout.startswith("garden:acme/Garden-v0: "), shown.stderr
+    failed = subprocess.run([*command, "broken:acme/Zoo-v0"], cwd=folder, capture_output=True)
+    assert failed.returncode == 2
+    assert failed.stderr.decode().startswith(
+        "journeyman: error: no environment 'broken:acme/Zoo-v0'"
+    )
+
+
+@pytest.mark.usefixtures("scratch_registry")
+def test_an_id_has_no_colon() -> None:
+    with pytest.raises(ValueError, match="'garden:acme/Garden-v0': an id has no colon"):
+        register("garden:acme/Garden-v0", SumEnv)
+
+
 @pytest.mark.usefixtures("scratch_registry")
 def test_only_tool_envs() -> None:
     register("acme/Cart-v0", "gymnasium.envs.classic_control:CartPoleEnv")
-    with pytest.raises(TypeError, match=r"registered as .*CartPole.*expected a ToolEnv"):
+    with pytest.raises(InvalidEnvError, match=r"registered as .*CartPole.*expected a ToolEnv"):
         make("acme/Cart-v0")
 
 

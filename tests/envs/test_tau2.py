@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from journeyman.envs import answer_text, checker, env_ids, make
-from journeyman.envs.benchmark import BenchmarkEnv, MissingBenchmarkError
+from journeyman.envs.benchmark import BenchmarkEnv
+from journeyman.envs.errors import MissingBenchmarkError
 from journeyman.envs.tau2.domain import tau2 as module
 from journeyman.tools import CallStatus, ToolCall
 

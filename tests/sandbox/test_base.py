@@ -73,11 +73,6 @@ def test_errors_refine_the_standard_ones() -> None:
     assert issubclass(SandboxDied, ChildProcessError)
 
 
-def test_an_unknown_backend_is_named_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="'chroot'; there are docker, namespace, unsafe_local"):
-        Sandbox("chroot")
-
-
 def test_a_backend_of_ones_own() -> None:
     class Fake:
         name = "fake"

@@ -17,8 +17,8 @@ from journeyman.sandbox import (
     Sandbox,
     SandboxDied,
     SandboxError,
+    SandboxSnapshot,
     Session,
-    Snapshot,
 )
 
 # System calls on x86_64 and aarch64.
@@ -122,7 +122,7 @@ def test_sparse_files_count_by_their_length(bwrap: str) -> None:
 def test_a_snapshot_is_a_branch_point_for_many(session: Session) -> None:
     session.exec("x = [0]")
     point = session.snapshot()
-    assert isinstance(point, Snapshot)
+    assert isinstance(point, SandboxSnapshot)
     for number in range(3):
         assert value(session, f"x.append({number})\nx") == f"[0, {number}]"
         session.restore(point)
