@@ -18,8 +18,8 @@ from transformers import PreTrainedTokenizerBase
 from journeyman.agents.errors import DialectError
 from journeyman.envs import AssistantTurn, Message
 from journeyman.tools import ToolCall, ToolSpec
-from journeyman.tools.parsing import CallFormat, blank_reasoning, get_parser
 from journeyman.tools.doors import load_group
+from journeyman.tools.parsing import CallFormat, blank_reasoning, get_parser
 
 ToolRender = Literal["full", "signature", "names"]
 """How the prompt shows the tools: JSON schemas through the chat template; one signature a line with

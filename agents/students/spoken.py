@@ -6,11 +6,18 @@ are unknown.
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
-from journeyman.agents.students.dialect import Dialect
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import PreTrainedTokenizerFast
+
+from journeyman.agents.students.dialect import Dialect, Hermes
 from journeyman.agents.students.player import Conversation, Stream, Turn
 from journeyman.envs import Message
 from journeyman.tools import ToolSpec
@@ -89,3 +96,30 @@ class _SpokenStream:
         self._open.discard(row)
         if not self._open:
             self._pool.shutdown(wait=False)
+
+
+_CHATML = """\
+{%- for m in messages %}{{- '<|im_start|>' + m.role + '\\n' + m.content }}
+{%- if loop.first and tools %}
+{%- for t in tools %}{{- '\\n' + (t | tojson) }}{%- endfor %}
+{%- endif %}
+{{- '<|im_end|>\\n' }}{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"""
+
+
+@functools.cache
+def plain_dialect() -> Dialect:
+    """For players that bring no tokenizer: ChatML, Hermes calls, and a token a byte of text."""
+    alphabet = {letter: i for i, letter in enumerate(sorted(ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(BPE(vocab=alphabet, merges=[]))
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = ByteLevelDecoder()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        additional_special_tokens=["<|im_start|>"],
+        eos_token="<|im_end|>",
+        pad_token="<|im_end|>",
+        clean_up_tokenization_spaces=False,
+    )
+    fast.chat_template = _CHATML
+    return Hermes(fast)
