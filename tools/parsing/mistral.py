@@ -27,8 +27,8 @@ from journeyman.tools.parsing.scanning import (
 from journeyman.tools.types import CallStatus, ToolCall
 
 OPEN = "[TOOL_CALLS]"
-_ARGS, _CALL_ID = "[ARGS]", "[CALL_ID]"
-_STOPS = tuple(map(re.escape, (OPEN, _ARGS, _CALL_ID, "</s>")))
+_ARGS, _CALL_ID, _END = "[ARGS]", "[CALL_ID]", "</s>"
+_STOPS = tuple(map(re.escape, (OPEN, _ARGS, _CALL_ID, _END)))
 _NOT_IN_NAMES = " \t\n\r{}[]()\"'"
 _MARKERS = re.compile("|".join(_STOPS[:3]))
 
@@ -52,9 +52,10 @@ def _scan(text: str, start: int) -> list[ToolCall]:
 
 def _name_before(text: str, start: int, marker: int) -> int:
     """Where the name begins that stands before a marker; the marker's place if there is none."""
-    before = text[start:marker].rstrip()
-    begin = 1 + max(map(before.rfind, _NOT_IN_NAMES))
-    return start + begin if begin < len(before) else marker
+    before = text[start:marker].rpartition(_END)[2]
+    name = before.rstrip()
+    begin = 1 + max(map(name.rfind, _NOT_IN_NAMES))
+    return marker - len(before) + begin if begin < len(name) else marker
 
 
 def _attempt_end(text: str, start: int, place: int, mark: str) -> int:
@@ -82,10 +83,10 @@ def _read_list(text: str, begin: int, inside: int) -> list[ToolCall]:
 
 
 def _read_named(text: str, start: int, body: int) -> ToolCall:
-    name_end, mark = next_marker(text, body, _ARGS, _CALL_ID, "{", OPEN, "</s>")
+    name_end, mark = next_marker(text, body, _ARGS, _CALL_ID, "{", OPEN, _END)
     name = text[body:name_end].strip()
     if mark == _CALL_ID:
-        name_end, mark = next_marker(text, name_end, _ARGS, OPEN, "</s>")
+        name_end, mark = next_marker(text, name_end, _ARGS, OPEN, _END)
     if mark not in (_ARGS, "{"):
         return unclosed(f"name{_ARGS}{{…}}", (start, name_end), name)
     opened = name_end + (len(_ARGS) if mark == _ARGS else 0)
@@ -93,7 +94,7 @@ def _read_named(text: str, start: int, body: int) -> ToolCall:
     if end is None:
         brace = marker_end(text, opened, "{")
         if brace is None:
-            end, mark = next_marker(text, opened, OPEN, _ARGS, _CALL_ID, "</s>")
+            end, mark = next_marker(text, opened, OPEN, _ARGS, _CALL_ID, _END)
             end = _attempt_end(text, opened, end, mark)
             if not text[opened:end].strip():
                 return unclosed("{…}", (start, end), name)
