@@ -3,8 +3,10 @@
 from journeyman.tools.errors import (
     ToolDefinitionError,
     ToolError,
+    ToolsError,
     ToolServerError,
     ToolTimeout,
+    UnknownParserError,
     UnknownToolsError,
 )
 from journeyman.tools.execute import execute, validate
@@ -24,6 +26,8 @@ __all__ = [
     "ToolServerError",
     "ToolSpec",
     "ToolTimeout",
+    "ToolsError",
+    "UnknownParserError",
     "UnknownToolsError",
     "execute",
     "get_parser",

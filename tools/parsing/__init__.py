@@ -13,6 +13,7 @@ One file a family, each a `CallFormat`; `scanning.py` is what their scanners sta
 
 from __future__ import annotations
 
+from journeyman.tools.errors import UnknownParserError
 from journeyman.tools.parsing.body import MAX_DEPTH
 from journeyman.tools.parsing.form import CallFormat, Scanner
 from journeyman.tools.parsing.glm45 import GLM45
@@ -52,9 +53,10 @@ def get_parser(name: str) -> CallFormat:
     """The call form of that name: parses a turn, and renders calls.
 
     Raises:
-        KeyError: No such parser; the message lists the names there are.
+        UnknownParserError: No such parser; the message lists the names there are.
     """
     try:
         return PARSERS[name]
     except KeyError:
-        raise KeyError(f"no parser {name!r}; there are: {', '.join(sorted(PARSERS))}") from None
+        known = ", ".join(sorted(PARSERS))
+        raise UnknownParserError(f"no parser {name!r}; there are: {known}") from None
