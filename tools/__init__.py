@@ -11,7 +11,7 @@ from journeyman.tools.errors import (
 )
 from journeyman.tools.execute import execute, validate
 from journeyman.tools.parsing import CallFormat, get_parser, parse_hermes, render_hermes
-from journeyman.tools.registry import load_plugins, plugin_tools
+from journeyman.tools.plugins import load_plugins, plugin_tools
 from journeyman.tools.tool import Tool, tool
 from journeyman.tools.types import CallStatus, ToolCall, ToolResult, ToolSpec
 
