@@ -3,13 +3,15 @@
 from journeyman.tools.errors import (
     ToolDefinitionError,
     ToolError,
+    ToolsError,
     ToolServerError,
     ToolTimeout,
+    UnknownParserError,
     UnknownToolsError,
 )
 from journeyman.tools.execute import execute, validate
 from journeyman.tools.parsing import CallFormat, get_parser, parse_hermes, render_hermes
-from journeyman.tools.registry import load_plugins, plugin_tools
+from journeyman.tools.plugins import load_plugins, plugin_tools
 from journeyman.tools.tool import Tool, tool
 from journeyman.tools.types import CallStatus, ToolCall, ToolResult, ToolSpec
 
@@ -24,6 +26,8 @@ __all__ = [
     "ToolServerError",
     "ToolSpec",
     "ToolTimeout",
+    "ToolsError",
+    "UnknownParserError",
     "UnknownToolsError",
     "execute",
     "get_parser",

@@ -1,38 +1,49 @@
 """Errors of the tools floor.
 
-    Exception
-    ├── ToolError            data for the model: the tool refuses, the episode goes on
-    │   └── ToolTimeout      the tool did not answer in time
-    ├── ToolDefinitionError  (TypeError) a programmer's error: this function cannot be a tool
-    ├── ToolServerError      (RuntimeError) a server of tools cannot be started, or died
-    └── UnknownToolsError    (KeyError) no plugin of that name
+    ToolsError
+    ├── ToolError           (RuntimeError)    data for the model: the tool refuses
+    │   └── ToolTimeout     (TimeoutError)    the tool did not answer in time
+    ├── ToolDefinitionError (TypeError)       a programmer's error: this cannot be a tool
+    ├── ToolServerError     (ConnectionError) a server of tools cannot be started, or died
+    ├── ReplayError         (RuntimeError)    a sandbox's branch cannot be rebuilt (python.py)
+    ├── UnknownToolsError   (KeyError)        no plugin of that name
+    └── UnknownParserError  (KeyError)        no call form of that name
 
-A tool that cannot work for reasons the model has no part in (a dead sandbox, a lost server) raises
-anything else; the rollout records it as an infrastructure failure and masks the episode.
+After a `ToolError` the episode goes on. A tool that cannot work for reasons the model has no part
+in (a dead sandbox, a lost server) raises anything else; the rollout records it as an infrastructure
+failure and masks the episode.
 """
 
 from __future__ import annotations
 
 
-class ToolError(Exception):
-    """The tool refuses the call; the message goes to the model."""
-
-
-class ToolTimeout(ToolError):
-    """The tool did not answer in time; the message goes to the model."""
-
-
-class ToolDefinitionError(TypeError):
-    """A function that cannot become a tool; the message says what to change."""
-
-
-class ToolServerError(RuntimeError):
-    """A server of tools cannot be started, or died: an infrastructure failure."""
-
-
-class UnknownToolsError(KeyError):
-    """No plugin of tools of that name; the message suggests the nearest."""
+class ToolsError(Exception):
+    """Base of all errors that this floor raises on its own account."""
 
     def __str__(self) -> str:
         """The message as it is: KeyError would show its repr."""
         return str(self.args[0]) if self.args else ""
+
+
+class ToolError(ToolsError, RuntimeError):
+    """The tool refuses the call; the message goes to the model."""
+
+
+class ToolTimeout(ToolError, TimeoutError):
+    """The tool did not answer in time; the message goes to the model."""
+
+
+class ToolDefinitionError(ToolsError, TypeError):
+    """A function that cannot become a tool; the message says what to change."""
+
+
+class ToolServerError(ToolsError, ConnectionError):
+    """A server of tools cannot be started, or died: an infrastructure failure."""
+
+
+class UnknownToolsError(ToolsError, KeyError):
+    """No plugin of tools of that name; the message suggests the nearest."""
+
+
+class UnknownParserError(ToolsError, KeyError):
+    """No call form of that name; the message lists those there are."""

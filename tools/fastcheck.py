@@ -1,8 +1,13 @@
 """A JSON Schema of the plain kind as a Python predicate: validation without jsonschema's cost.
 
 Most calls are well-formed, and most schemas are an object of scalars. For these the predicate says
-what jsonschema would say, fifty times faster; whoever needs a message, or has another schema, asks
+what jsonschema would say, thirty times faster; whoever needs a message, or has another schema, asks
 jsonschema.
+
+Gold calls of the built-in tools took 0.4 µs each here, 0.8 with fastjsonschema 2.22, 0.2 with
+jsonschema-rs 0.61 and 12 with jsonschema 4.26 (which halves a bank's steps a second). Neither fast
+library could stand alone: both take 250.0 for an integer and know no "nullable", fastjsonschema
+stops at draft 7, and jsonschema-rs shows the model its values as JSON and not as Python.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from journeyman.sandbox import (
     SandboxSnapshot,
     Session,
 )
-from journeyman.tools.errors import ToolError, ToolTimeout
+from journeyman.tools.errors import ToolError, ToolsError, ToolTimeout
 from journeyman.tools.tool import tool
 
 MAX_OUTPUT_CHARS = 4000
@@ -43,7 +43,7 @@ class Cell:
     """What came of it; None if nobody recorded it, so that a replay cannot be checked."""
 
 
-class ReplayError(RuntimeError):
+class ReplayError(ToolsError, RuntimeError):
     """A snippet did something else when it was run again: its branch cannot be rebuilt."""
 
 

@@ -248,6 +248,9 @@ TABLE: dict[str, dict[str, tuple[str, list[Expected]]]] = {
         ),
         "no marker, no name": ('{"a": 1} [ARGS]{}', [M]),
         "no marker, cut": ("f[ARGS]", [U("f")]),
+        "no marker, after an end": ("</s>f[ARGS]{}", [P("f")]),
+        "no marker, no name, after an end": ("x</s> [ARGS]{}", [M]),
+        "no marker, cut after an end": ("a x</s>f[CALL_ID]1", [U("f")]),
         "two lists": (
             '[TOOL_CALLS][{"name": "f"}] [{"name": "g"}]\n[{"name": ',
             [P("f"), P("g"), U()],

@@ -1,4 +1,4 @@
-"""Properties of every call form: nothing raises, nothing is lost, chunks do not matter."""
+"""Properties of every call form: nothing raises, nothing is lost."""
 
 import json
 import re
@@ -75,9 +75,9 @@ fragments = st.lists(
 
 @pytest.mark.parametrize("form", FORMS)
 @quick
-@given(text=fragments, cuts=st.lists(st.integers(0, 200), max_size=6))
-def test_any_text(form: str, text: str, cuts: list[int]) -> None:
-    """Never raises; openers are accounted for; a stream gives what the whole text gives."""
+@given(text=fragments)
+def test_any_text(form: str, text: str) -> None:
+    """Never raises; openers are accounted for."""
     parse = get_parser(form)
     calls = parse(text)
     position = 0
@@ -91,12 +91,6 @@ def test_any_text(form: str, text: str, cuts: list[int]) -> None:
         between.append(text[position:start])
         position = end
     assert all(OPENERS[form] not in prose for prose in (*between, text[position:]))
-    ends = sorted({*(cut % (len(text) + 1) for cut in cuts), len(text)})
-    stream = parse.stream()
-    streamed = []
-    for begin, end in zip([0, *ends], ends, strict=False):
-        streamed += stream.feed(text[begin:end])
-    assert streamed + stream.finish() == calls
 
 
 plain = st.text(st.characters(codec="utf-8", exclude_characters="<>[]{}()\"'\\\r\n;"), max_size=8)
@@ -109,9 +103,9 @@ turns = st.lists(st.tuples(names, arguments_), min_size=1, max_size=4, unique_by
 
 @pytest.mark.parametrize("dialect", WRITERS)
 @quick
-@given(turn=turns, size=st.integers(1, 9))
+@given(turn=turns)
 def test_well_formed_turns_round_trip(
-    dialect: str, turn: list[tuple[str, dict[str, object]]], size: int
+    dialect: str, turn: list[tuple[str, dict[str, object]]]
 ) -> None:
     parser, write = WRITERS[dialect]
     parse, tools = get_parser(parser), specs(turn)
@@ -120,9 +114,6 @@ def test_well_formed_turns_round_trip(
     rendered = parse.render(*(ToolCall(name, arguments) for name, arguments in turn))
     calls = parse(rendered, tools)
     assert [(c.name, dict(c.arguments)) for c in calls] == turn
-    stream = parse.stream(tools)
-    chunks = (rendered[i : i + size] for i in range(0, len(rendered), size))
-    assert [c for chunk in chunks for c in stream.feed(chunk)] + stream.finish() == calls
 
 
 quoted = st.text(st.characters(codec="utf-8"), max_size=12) | st.sampled_from(MARKERS)
@@ -171,8 +162,8 @@ UNOPENED = {
 
 @pytest.mark.parametrize("form", UNOPENED)
 @quick
-@given(data=st.data(), size=st.integers(1, 9))
-def test_attempts_that_nothing_opens_count(form: str, data: st.DataObject, size: int) -> None:
+@given(data=st.data())
+def test_attempts_that_nothing_opens_count(form: str, data: st.DataObject) -> None:
     parse = get_parser(form)
     good = parse.render(ToolCall("a", {"x": "y"}))
     attempts = data.draw(st.lists(st.sampled_from([good, UNOPENED[form]]), min_size=1, max_size=4))
@@ -183,9 +174,6 @@ def test_attempts_that_nothing_opens_count(form: str, data: st.DataObject, size:
     read = form in ("hermes", "mistral")
     assert [c.status is CallStatus.PARSED for c in calls] == [read or a == good for a in attempts]
     assert not parse("".join(prose))
-    stream = parse.stream()
-    chunks = (text[i : i + size] for i in range(0, len(text), size))
-    assert [c for chunk in chunks for c in stream.feed(chunk)] + stream.finish() == calls
 
 
 @pytest.mark.parametrize("form", UNOPENED)
@@ -202,8 +190,6 @@ def test_attempts_that_nothing_opens_count(form: str, data: st.DataObject, size:
 )
 def test_prose_is_no_attempt(form: str, text: str) -> None:
     assert get_parser(form)(text) == []
-    stream = get_parser(form).stream()
-    assert [c for character in text for c in stream.feed(character)] + stream.finish() == []
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -250,22 +236,6 @@ def test_every_cut_keeps_its_attempts(form: str) -> None:
         )
         if calls and cut >= spans[-1][0] + len(OPENERS[form]):
             assert len(calls) == len(whole)
-
-
-def test_a_stream_gives_calls_as_they_finish() -> None:
-    for form in FORMS:
-        stream = get_parser(form).stream()
-        text = get_parser(form).render(ToolCall("a", {"x": "y"}))
-        follows = {"pythonic": "", "harmony": ""}.get(form, " then")
-        assert [c.name for c in stream.feed(f"So {text}{follows}")] == ["a"], form
-        assert stream.finish() == []
-
-
-def test_a_long_stream_is_not_read_again_and_again() -> None:
-    stream = get_parser("hermes").stream()
-    text = get_parser("hermes").render(ToolCall("a", {"x": "y" * 50_000}))
-    calls = [call for character in text for call in stream.feed(character)]
-    assert [c.status for c in calls] == [CallStatus.PARSED]
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -8,13 +8,14 @@ body that is not JSON fails the whole turn, an unclosed call or one without a ma
 a closing marker inside a string ends the call, and nothing says where a call stood. Where both can
 read a turn they agree, which the tests check with TRL's chat and response templates.
 
-One file a family, each a `CallFormat`; `source.py` is what their scanners stand on.
+One file a family, each a `CallFormat`; `scanning.py` is what their scanners stand on.
 """
 
 from __future__ import annotations
 
+from journeyman.tools.errors import UnknownParserError
 from journeyman.tools.parsing.body import MAX_DEPTH
-from journeyman.tools.parsing.form import CallFormat, CallStream, Scanner
+from journeyman.tools.parsing.form import CallFormat, Scanner
 from journeyman.tools.parsing.glm45 import GLM45
 from journeyman.tools.parsing.harmony import HARMONY
 from journeyman.tools.parsing.hermes import HERMES
@@ -29,7 +30,6 @@ __all__ = [
     "MAX_DEPTH",
     "PARSERS",
     "CallFormat",
-    "CallStream",
     "Scanner",
     "blank_reasoning",
     "get_parser",
@@ -53,9 +53,10 @@ def get_parser(name: str) -> CallFormat:
     """The call form of that name: parses a turn, and renders calls.
 
     Raises:
-        KeyError: No such parser; the message lists the names there are.
+        UnknownParserError: No such parser; the message lists the names there are.
     """
     try:
         return PARSERS[name]
     except KeyError:
-        raise KeyError(f"no parser {name!r}; there are: {', '.join(sorted(PARSERS))}") from None
+        known = ", ".join(sorted(PARSERS))
+        raise UnknownParserError(f"no parser {name!r}; there are: {known}") from None

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from journeyman.tools.parsing.source import DECODER
+from journeyman.tools.parsing.scanning import DECODER
 from journeyman.tools.types import CallStatus, ToolCall
 
 MAX_DEPTH = 100

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from journeyman.tools.parsing.source import MoreText, Source
 from journeyman.tools.parsing.tokens import locate, token_ends
 from journeyman.tools.parsing.values import typed
 from journeyman.tools.types import ToolCall, ToolSpec
 
-Scanner = Callable[[Source, int], list[ToolCall]]
+Scanner = Callable[[str, int], list[ToolCall]]
 """The calls of the next block (one call, or a list of them) at or after a place; none if there is
-no more. The place is the start of the turn or the end of the last block. Raises `MoreText` if the
-text so far does not decide."""
+no more. The place is the start of the turn or the end of the last block."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +23,6 @@ class CallFormat:
     scan: Scanner
     write: Callable[[Sequence[ToolCall]], str]
     """The text of a turn's calls."""
-    last: str
-    """Characters a call can end in: a stream looks for calls only when one of them came."""
     untyped: bool = False
     """True if arguments are written as plain text, so that their types are in the schema only."""
 
@@ -40,9 +36,14 @@ class CallFormat:
         Returns:
             Calls with status, error and character span; never raises.
         """
-        stream = self.stream(tools)
-        stream.add(text)
-        return stream.finish()
+        calls: list[ToolCall] = []
+        start = 0
+        while block := self.scan(text, start):
+            calls += block
+            span = block[-1].span
+            assert span is not None  # every scanner says where its calls stand
+            start = span[1]
+        return [typed(call, tools) for call in calls] if self.untyped else calls
 
     def parse_ids(
         self,
@@ -66,53 +67,3 @@ class CallFormat:
         form's own markers where the form has no quotes.
         """
         return self.write(calls)
-
-    def stream(self, tools: Sequence[ToolSpec] = ()) -> CallStream:
-        """A parser for text that arrives piece by piece."""
-        return CallStream(self, tools)
-
-
-class CallStream:
-    """Parses a growing turn; all its calls together are those of the whole text.
-
-    A call is given out once no further text can change it. A malformed one may have to wait for
-    the end, where `finish` settles it.
-    """
-
-    def __init__(self, form: CallFormat, tools: Sequence[ToolSpec] = ()) -> None:
-        """Start a turn."""
-        self._form = form
-        self._tools = tools
-        self._text = ""
-        self._new: list[str] = []  # joined when looked at: text grows by single characters
-        self._start = 0
-
-    def feed(self, text: str) -> list[ToolCall]:
-        """Add text; returns the calls that are finished by it."""
-        self.add(text)
-        if not any(character in text for character in self._form.last):
-            return []
-        return self._advance(final=False)
-
-    def add(self, text: str) -> None:
-        """Add text without looking at it yet."""
-        self._new.append(text)
-
-    def finish(self) -> list[ToolCall]:
-        """The turn is over: returns what was still open."""
-        return self._advance(final=True)
-
-    def _advance(self, final: bool) -> list[ToolCall]:
-        self._text = "".join((self._text, *self._new))
-        self._new.clear()
-        source = Source(self._text, len(self._text), final)
-        calls: list[ToolCall] = []
-        try:
-            while block := self._form.scan(source, self._start):
-                calls += block
-                span = block[-1].span
-                assert span is not None  # every scanner says where its calls stand
-                self._start = span[1]
-        except MoreText:
-            pass
-        return [typed(c, self._tools) for c in calls] if self._form.untyped else calls

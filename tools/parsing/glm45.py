@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from journeyman.tools.parsing.body import failed, unclosed, well_formed
 from journeyman.tools.parsing.form import CallFormat
-from journeyman.tools.parsing.source import Source
+from journeyman.tools.parsing.scanning import marker_end, next_marker, value_end
 from journeyman.tools.parsing.tags import CLOSE, OPEN, next_attempt, unopened
 from journeyman.tools.parsing.values import to_text
 from journeyman.tools.types import CallStatus, ToolCall
@@ -27,46 +27,43 @@ _MARKERS = re.compile(f"{OPEN}|{CLOSE}")
 _NAME = re.compile(r"[^\s<>{}\[\]\"']*")
 
 
-def _scan(source: Source, start: int) -> list[ToolCall]:
-    attempt = next_attempt(source.text, start, _MARKERS)
+def _scan(text: str, start: int) -> list[ToolCall]:
+    attempt = next_attempt(text, start, _MARKERS)
     if attempt is None:
         return []
     start, marker = attempt
     if marker[0] == CLOSE:
         return [unopened((start, marker.end()))]
     body = marker.end()
-    limit = source.text.find(OPEN, body)
-    if limit >= 0:
-        source = source.until(limit)
-    read = _read(source, body)
+    text = text[: next_marker(text, body, OPEN)[0]]
+    read = _read(text, body)
     if isinstance(read, tuple):
         name, arguments, end = read
         return [well_formed(name, arguments, (start, end))]
-    found = source.find(body, CLOSE)
-    if found is None:
-        return [unclosed(CLOSE, (start, source.end))]
-    return [failed(CallStatus.INVALID_JSON, read, (start, found[0] + len(CLOSE)))]
+    place, mark = next_marker(text, body, CLOSE)
+    if not mark:
+        return [unclosed(CLOSE, (start, place))]
+    return [failed(CallStatus.INVALID_JSON, read, (start, place + len(CLOSE)))]
 
 
-def _read(source: Source, body: int) -> tuple[str, dict[str, str], int] | str:
+def _read(text: str, body: int) -> tuple[str, dict[str, str], int] | str:
     """Name, arguments and the end of the call; or what is wrong with it."""
-    named = source.find(body, _KEY, CLOSE)
-    position = named[0] if named else source.end
-    name = source.text[body:position].strip()
+    position, _ = next_marker(text, body, _KEY, CLOSE)
+    name = text[body:position].strip()
     if not _NAME.fullmatch(name):
         return f"After {OPEN} comes the tool's name alone, then {_KEY} or {CLOSE}."
     arguments: dict[str, str] = {}
-    while (end := source.at(position, CLOSE)) is None:
-        begin = source.at(position, _KEY)
-        key_end = source.find(begin, _END_KEY) if begin is not None else None
-        if begin is None or key_end is None:
+    while (end := marker_end(text, position, CLOSE)) is None:
+        begin = marker_end(text, position, _KEY)
+        key_end = text.find(_END_KEY, begin) if begin is not None else -1
+        if key_end < 0:
             return f"In a call stands {_KEY}name{_END_KEY} or {CLOSE}."
-        key = source.text[begin : key_end[0]].strip()
-        value = source.at(key_end[0] + len(_END_KEY), _VALUE)
-        closed = source.value_end(value, _END_VALUE, _KEY, CLOSE) if value is not None else None
+        key = text[begin:key_end].strip()
+        value = marker_end(text, key_end + len(_END_KEY), _VALUE)
+        closed = value_end(text, value, _END_VALUE, _KEY, CLOSE) if value is not None else None
         if value is None or closed is None:
             return f"After the key {key[:80]!r} comes {_VALUE}its value{_END_VALUE}."
-        arguments[key] = source.text[value:closed]
+        arguments[key] = text[value:closed]
         position = closed + len(_END_VALUE)
     return name, arguments, end
 
@@ -83,4 +80,4 @@ def _write_call(call: ToolCall) -> str:
     return f"{OPEN}{call.name}\n{arguments}{CLOSE}"
 
 
-GLM45 = CallFormat("glm45", _scan, _write, last=">", untyped=True)
+GLM45 = CallFormat("glm45", _scan, _write, untyped=True)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from journeyman.tools.parsing.body import failed, read_arguments, to_json, unclosed
 from journeyman.tools.parsing.form import CallFormat
-from journeyman.tools.parsing.source import MoreText, Source
+from journeyman.tools.parsing.scanning import marker_end, next_marker, object_end, skip_space
 from journeyman.tools.types import CallStatus, ToolCall
 
 MESSAGE, CALL = "<|message|>", "<|call|>"
@@ -25,43 +25,39 @@ _HEADER = re.compile(
 _PEOPLE = ("assistant", "user", "all")
 
 
-def _scan(source: Source, start: int) -> list[ToolCall]:
-    header = _find_header(source, start, source.end)
+def _scan(text: str, start: int) -> list[ToolCall]:
+    header = _find_header(text, start, len(text))
     if header is None:
         return []
     start, name = header.start(), header[1].removeprefix("functions.")
-    place, mark = _next_mark(source, header.end())
+    place, mark = _next_mark(text, header.end())
     if mark == CALL:
         error = f"After the tool's name comes {MESSAGE}."
         return [failed(CallStatus.INVALID_JSON, error, (start, place + len(CALL)), name)]
     if mark != MESSAGE:
         return [unclosed(CALL, (start, place), name)]
     body = place + len(MESSAGE)
-    end = source.object_end(body)
+    end = object_end(text, body)
     if end is not None:
-        closed = source.at(end, CALL)
-        if closed is not None or source.skip_space(end) == source.end:
-            return [read_arguments(name, source.text[body:end], (start, closed or end))]
-    place, mark = _next_mark(source, body)
+        closed = marker_end(text, end, CALL)
+        if closed is not None or skip_space(text, end) == len(text):
+            return [read_arguments(name, text[body:end], (start, closed or end))]
+    place, mark = _next_mark(text, body)
     if mark != CALL:
         return [unclosed(CALL, (start, place), name)]
-    return [read_arguments(name, source.text[body:place], (start, place + len(CALL)))]
+    return [read_arguments(name, text[body:place], (start, place + len(CALL)))]
 
 
-def _find_header(source: Source, start: int, end: int) -> re.Match[str] | None:
+def _find_header(text: str, start: int, end: int) -> re.Match[str] | None:
     """The next header that names a tool as its recipient."""
-    for match in _HEADER.finditer(source.text, start, end):
-        if match.end() == source.end and not source.final:
-            raise MoreText  # the name may go on
-        if match[1] not in _PEOPLE:
-            return match
-    return None
+    headers = _HEADER.finditer(text, start, end)
+    return next((header for header in headers if header[1] not in _PEOPLE), None)
 
 
-def _next_mark(source: Source, start: int) -> tuple[int, str]:
+def _next_mark(text: str, start: int) -> tuple[int, str]:
     """The first marker of a message's parts and ends; "" stands for another header, or the end."""
-    place, mark = source.find(start, MESSAGE, *_ENDS) or (source.end, "")
-    another = _find_header(source, start, place)
+    place, mark = next_marker(text, start, MESSAGE, *_ENDS)
+    another = _find_header(text, start, place)
     return (another.start(), "") if another else (place, mark)
 
 
@@ -73,4 +69,4 @@ def _write(calls: Sequence[ToolCall]) -> str:
     )
 
 
-HARMONY = CallFormat("harmony", _scan, _write, last=">")
+HARMONY = CallFormat("harmony", _scan, _write)

@@ -14,7 +14,15 @@ from collections.abc import Sequence
 from journeyman.tools.parsing.body import failed, read_json, to_json, unclosed
 from journeyman.tools.parsing.form import CallFormat
 from journeyman.tools.parsing.pythonic import read_python
-from journeyman.tools.parsing.source import JSON_STRINGS, PYTHON_STRINGS, Source
+from journeyman.tools.parsing.scanning import (
+    JSON_STRINGS,
+    PYTHON_STRINGS,
+    item_end,
+    marker_end,
+    next_marker,
+    object_end,
+    skip_space,
+)
 from journeyman.tools.types import CallStatus, ToolCall
 
 TAG = "<|python_tag|>"
@@ -26,36 +34,35 @@ _OPENER = re.compile(rf'{re.escape(TAG)}|(?=\{{\s*"name"\s*:|\{{\s*"type"\s*:\s*
 _PYTHON = re.compile(r"\s*[A-Za-z_][\w.]*\(")
 
 
-def _scan(source: Source, start: int) -> list[ToolCall]:
-    match = _NEXT.match(source.text, start) or _OPENER.search(source.text, start)
+def _scan(text: str, start: int) -> list[ToolCall]:
+    match = _NEXT.match(text, start) or _OPENER.search(text, start)
     if match is None:
         return []
     opener = match.end() if not match[0].strip() else match.start()
-    body = source.at(opener, TAG, ";") or opener
-    if source.at(body, "{") is not None:
-        return [_read_object(source, opener, body)]
-    if python := _PYTHON.match(source.text, body):
-        end, mark = source.item_end(python.end(), ")", PYTHON_STRINGS, _STOPS, comma=False)
+    body = marker_end(text, opener, TAG, ";") or opener
+    if marker_end(text, body, "{") is not None:
+        return [_read_object(text, opener, body)]
+    if python := _PYTHON.match(text, body):
+        end, mark = item_end(text, python.end(), ")", PYTHON_STRINGS, _STOPS, comma=False)
         if mark == ")":
-            call = read_python(source.text[body : end + 1], (opener, end + 1))
+            call = read_python(text[body : end + 1], (opener, end + 1))
             return [_without_call(call)]
         return [unclosed(")", (opener, end))]
-    found = source.find(body, *_ENDS)
-    span = (opener, found[0] if found else source.end)
-    if source.skip_space(body) == span[1]:
-        return [unclosed("a JSON object", span)]
-    return [failed(CallStatus.INVALID_JSON, "The call is not a JSON object.", span)]
+    end, _ = next_marker(text, body, *_ENDS)
+    if skip_space(text, body) == end:
+        return [unclosed("a JSON object", (opener, end))]
+    return [failed(CallStatus.INVALID_JSON, "The call is not a JSON object.", (opener, end))]
 
 
-def _read_object(source: Source, opener: int, body: int) -> ToolCall:
-    end = source.object_end(body)
+def _read_object(text: str, opener: int, body: int) -> ToolCall:
+    end = object_end(text, body)
     if end is None:
-        brace = source.skip_space(body)
-        end, mark = source.item_end(brace + 1, "}", JSON_STRINGS, _STOPS, comma=False)
+        brace = skip_space(text, body)
+        end, mark = item_end(text, brace + 1, "}", JSON_STRINGS, _STOPS, comma=False)
         if mark != "}":
             return unclosed("}", (opener, end))
         end += 1
-    return read_json(source.text[body:end], (opener, end), ("parameters", "arguments"))
+    return read_json(text[body:end], (opener, end), ("parameters", "arguments"))
 
 
 def _without_call(call: ToolCall) -> ToolCall:
@@ -68,4 +75,4 @@ def _write(calls: Sequence[ToolCall]) -> str:
     return "; ".join(to_json({"name": c.name, "parameters": dict(c.arguments)}) for c in calls)
 
 
-LLAMA3_JSON = CallFormat("llama3_json", _scan, _write, last="})>")
+LLAMA3_JSON = CallFormat("llama3_json", _scan, _write)

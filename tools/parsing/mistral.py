@@ -15,104 +15,102 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from journeyman.tools.parsing.body import (
-    failed,
-    read_arguments,
-    read_json,
-    to_json,
-    unclosed,
-)
+from journeyman.tools.parsing.body import failed, read_arguments, read_json, to_json, unclosed
 from journeyman.tools.parsing.form import CallFormat
-from journeyman.tools.parsing.source import JSON_STRINGS, Source
+from journeyman.tools.parsing.scanning import (
+    JSON_STRINGS,
+    item_end,
+    marker_end,
+    next_marker,
+    object_end,
+)
 from journeyman.tools.types import CallStatus, ToolCall
 
 OPEN = "[TOOL_CALLS]"
-_ARGS, _CALL_ID = "[ARGS]", "[CALL_ID]"
-_STOPS = tuple(map(re.escape, (OPEN, _ARGS, _CALL_ID, "</s>")))
+_ARGS, _CALL_ID, _END = "[ARGS]", "[CALL_ID]", "</s>"
+_STOPS = tuple(map(re.escape, (OPEN, _ARGS, _CALL_ID, _END)))
 _NOT_IN_NAMES = " \t\n\r{}[]()\"'"
 _MARKERS = re.compile("|".join(_STOPS[:3]))
 
 
-def _scan(source: Source, start: int) -> list[ToolCall]:
-    listed = source.at(start, "[") if start else None
-    if listed is not None and source.at(listed, "{") is not None:
-        return _read_list(source, listed - 1, listed)
-    marker = _MARKERS.search(source.text, start)
+def _scan(text: str, start: int) -> list[ToolCall]:
+    listed = marker_end(text, start, "[") if start else None
+    if listed is not None and marker_end(text, listed, "{") is not None:
+        return _read_list(text, listed - 1, listed)
+    marker = _MARKERS.search(text, start)
     if marker is None:
         return []
     if marker[0] != OPEN:
-        start = _name_before(source.text, start, marker.start())
-        return [_read_named(source, start, start)]
+        start = _name_before(text, start, marker.start())
+        return [_read_named(text, start, start)]
     start, body = marker.span()
-    if source.at(body, OPEN, _ARGS, _CALL_ID) is None:
-        inside = source.at(body, "[")
-        if inside is not None:
-            return _read_list(source, start, inside)
-    return [_read_named(source, start, body)]
+    inside = marker_end(text, body, "[")
+    if inside is None or marker_end(text, body, OPEN, _ARGS, _CALL_ID) is not None:
+        return [_read_named(text, start, body)]
+    return _read_list(text, start, inside)
 
 
 def _name_before(text: str, start: int, marker: int) -> int:
     """Where the name begins that stands before a marker; the marker's place if there is none."""
-    before = text[start:marker].rstrip()
-    begin = 1 + max(map(before.rfind, _NOT_IN_NAMES))
-    return start + begin if begin < len(before) else marker
+    before = text[start:marker].rpartition(_END)[2]
+    name = before.rstrip()
+    begin = 1 + max(map(name.rfind, _NOT_IN_NAMES))
+    return marker - len(before) + begin if begin < len(name) else marker
 
 
-def _attempt_end(source: Source, start: int, place: int, mark: str) -> int:
+def _attempt_end(text: str, start: int, place: int, mark: str) -> int:
     """Where an attempt ends that a stop cuts short: before the name, if the stop has one."""
-    return _name_before(source.text, start, place) if mark in (_ARGS, _CALL_ID) else place
+    return _name_before(text, start, place) if mark in (_ARGS, _CALL_ID) else place
 
 
-def _read_list(source: Source, begin: int, inside: int) -> list[ToolCall]:
+def _read_list(text: str, begin: int, inside: int) -> list[ToolCall]:
     calls: list[ToolCall] = []
     mark = ","
     while mark == ",":
         # A well-formed object first: only there do strings surely end where they seem to.
-        after = source.object_end(inside)
-        end, mark = source.item_end(after or inside, "]", JSON_STRINGS, _STOPS)
+        after = object_end(text, inside) or inside
+        end, mark = item_end(text, after, "]", JSON_STRINGS, _STOPS)
         if mark not in (",", "]"):  # the text ended, or the list did without a bracket
-            end = _attempt_end(source, after or inside, end, mark)
-            if source.text[inside:end].strip() or not calls:
+            end = _attempt_end(text, after, end, mark)
+            if text[inside:end].strip() or not calls:
                 calls.append(unclosed("]", (begin, end)))
             break
-        body, inside = source.text[inside:end], end + len(mark)
+        body, inside = text[inside:end], end + len(mark)
         if body.strip() or not (calls or mark == ","):
             calls.append(read_json(body, (begin, inside)))
             begin = inside
     return calls
 
 
-def _read_named(source: Source, start: int, body: int) -> ToolCall:
-    found = source.find(body, _ARGS, _CALL_ID, "{", OPEN, "</s>")
-    name_end, mark = found or (source.end, "")
-    name = source.text[body:name_end].strip()
+def _read_named(text: str, start: int, body: int) -> ToolCall:
+    name_end, mark = next_marker(text, body, _ARGS, _CALL_ID, "{", OPEN, _END)
+    name = text[body:name_end].strip()
     if mark == _CALL_ID:
-        found = source.find(name_end, _ARGS, OPEN, "</s>")
-        name_end, mark = found or (source.end, "")
+        name_end, mark = next_marker(text, name_end, _ARGS, OPEN, _END)
     if mark not in (_ARGS, "{"):
         return unclosed(f"name{_ARGS}{{…}}", (start, name_end), name)
     opened = name_end + (len(_ARGS) if mark == _ARGS else 0)
-    end = source.object_end(opened)
+    end = object_end(text, opened)
     if end is None:
-        brace = source.at(opened, "{")
+        brace = marker_end(text, opened, "{")
         if brace is None:
-            end, mark = source.find(opened, OPEN, _ARGS, _CALL_ID, "</s>") or (source.end, "")
-            end = _attempt_end(source, opened, end, mark)
-            if not source.text[opened:end].strip():
+            end, mark = next_marker(text, opened, OPEN, _ARGS, _CALL_ID, _END)
+            end = _attempt_end(text, opened, end, mark)
+            if not text[opened:end].strip():
                 return unclosed("{…}", (start, end), name)
         else:
-            end, mark = source.item_end(brace, "}", JSON_STRINGS, _STOPS, comma=False)
+            end, mark = item_end(text, brace, "}", JSON_STRINGS, _STOPS, comma=False)
             if mark != "}":
-                return unclosed("}", (start, _attempt_end(source, brace, end, mark)), name)
+                return unclosed("}", (start, _attempt_end(text, brace, end, mark)), name)
             end += 1
     if len(name.split()) > 1:
         error = f"Between {OPEN} and {_ARGS} stands the tool's name alone."
         return failed(CallStatus.INVALID_JSON, error, (start, end))
-    return read_arguments(name, source.text[opened:end], (start, end))
+    return read_arguments(name, text[opened:end], (start, end))
 
 
 def _write(calls: Sequence[ToolCall]) -> str:
     return "".join(f"{OPEN}{c.name}{_ARGS}{to_json(dict(c.arguments))}" for c in calls)
 
 
-MISTRAL = CallFormat("mistral", _scan, _write, last="}])>")
+MISTRAL = CallFormat("mistral", _scan, _write)

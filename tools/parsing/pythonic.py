@@ -15,7 +15,7 @@ from typing import Any
 
 from journeyman.tools.parsing.body import Span, failed, unclosed, well_formed
 from journeyman.tools.parsing.form import CallFormat
-from journeyman.tools.parsing.source import PYTHON_STRINGS, Source
+from journeyman.tools.parsing.scanning import PYTHON_STRINGS, item_end, marker_end, next_marker
 from journeyman.tools.types import CallStatus, ToolCall
 
 _OPEN = ("<|python_start|>", "<|tool_call_start|>")
@@ -24,20 +24,20 @@ _STOPS = tuple(map(re.escape, (*_OPEN, *_CLOSE)))
 _OPENER = re.compile("|".join((*_STOPS[: len(_OPEN)], r"(?=\[\s*[A-Za-z_][\w.\-]*\s*\()")))
 
 
-def _scan(source: Source, start: int) -> list[ToolCall]:
-    match = _OPENER.search(source.text, start)
+def _scan(text: str, start: int) -> list[ToolCall]:
+    match = _OPENER.search(text, start)
     if match is None:
         return []
-    inside = source.at(match.end(), "[")
+    inside = marker_end(text, match.end(), "[")
     if inside is None:
-        return [_no_list(source, match.start(), match.end())]
+        return [_no_list(text, match.start(), match.end())]
     calls: list[ToolCall] = []
     begin, mark = match.start(), ","
     while mark == ",":
-        end, mark = source.item_end(inside, "]", PYTHON_STRINGS, _STOPS)
-        body, inside = source.text[inside:end], end + len(mark)
+        end, mark = item_end(text, inside, "]", PYTHON_STRINGS, _STOPS)
+        body, inside = text[inside:end], end + len(mark)
         if mark == "]" and match[0]:
-            inside = source.at(inside, *_CLOSE) or inside
+            inside = marker_end(text, inside, *_CLOSE) or inside
         if mark not in (",", "]"):  # the text ended, or the list did without a bracket
             if body.strip() or not calls:
                 calls.append(unclosed("]", (begin, end)))
@@ -48,12 +48,12 @@ def _scan(source: Source, start: int) -> list[ToolCall]:
     return calls
 
 
-def _no_list(source: Source, opener: int, start: int) -> ToolCall:
-    found = source.find(start, *_CLOSE, *_OPEN)
-    if found is None or found[1] in _OPEN:
-        return unclosed(_CLOSE[0], (opener, found[0] if found else source.end))
+def _no_list(text: str, opener: int, start: int) -> ToolCall:
+    place, mark = next_marker(text, start, *_CLOSE, *_OPEN)
+    if mark not in _CLOSE:
+        return unclosed(_CLOSE[0], (opener, place))
     error = "The call is not in a list: write [name(argument=value)]."
-    return failed(CallStatus.INVALID_JSON, error, (opener, found[0] + len(found[1])))
+    return failed(CallStatus.INVALID_JSON, error, (opener, place + len(mark)))
 
 
 _NAME = re.compile(r"\s*([A-Za-z_][\w.\-]*)\s*\(")
@@ -69,12 +69,12 @@ def read_python(body: str, span: Span) -> ToolCall:
     if match is None:
         error = "The call names no tool: write name(argument=value)."
         return failed(CallStatus.MISSING_NAME, error, span)
-    name, source = match[1], Source(body, len(body))
+    name = match[1]
     arguments: dict[str, Any] = {}
     end, mark = match.end() - 1, ","
     while mark == ",":
         start = end + 1
-        end, mark = source.item_end(start, ")", PYTHON_STRINGS)
+        end, mark = item_end(body, start, ")", PYTHON_STRINGS)
         given = body[start:end]
         if not given.strip():
             continue
@@ -141,4 +141,4 @@ def _write_call(call: ToolCall) -> str:
     return f"{call.name}({given})"
 
 
-PYTHONIC = CallFormat("pythonic", _scan, _write, last="])>")
+PYTHONIC = CallFormat("pythonic", _scan, _write)

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 from journeyman.tools.parsing.body import failed, unclosed, well_formed
 from journeyman.tools.parsing.form import CallFormat
-from journeyman.tools.parsing.source import Source
+from journeyman.tools.parsing.scanning import marker_end, next_marker, value_end
 from journeyman.tools.parsing.tags import CLOSE, OPEN, next_attempt, unopened
 from journeyman.tools.parsing.values import to_text
 from journeyman.tools.types import CallStatus, ToolCall
@@ -30,65 +30,61 @@ _PARAMETER, _END_PARAMETER = "<parameter=", "</parameter>"
 _MARKERS = re.compile(f"{OPEN}|{_FUNCTION}|{CLOSE}")
 
 
-def _scan(source: Source, start: int) -> list[ToolCall]:
-    attempt = next_attempt(source.text, start, _MARKERS)
+def _scan(text: str, start: int) -> list[ToolCall]:
+    attempt = next_attempt(text, start, _MARKERS)
     if attempt is None:
         return []
     opener, match = attempt
     if match[0] == CLOSE:
         return [unopened((opener, match.end()))]
     bare = match[0] == _FUNCTION
-    limit = source.text.find(OPEN, match.end())
-    if limit >= 0:
-        source = source.until(limit)
-    named = match.end() if bare else source.at(match.end(), _FUNCTION)
+    text = text[: next_marker(text, match.end(), OPEN)[0]]
+    named = match.end() if bare else marker_end(text, match.end(), _FUNCTION)
     error = f"After {OPEN} comes {_FUNCTION}name>."
     if named is not None:
-        read = _read(source, named)
+        read = _read(text, named)
         if isinstance(read, tuple):
             name, arguments, end = read
-            closed = source.at(end, CLOSE)
+            closed = marker_end(text, end, CLOSE)
             if closed is not None or bare:
                 return [well_formed(name, arguments, (opener, closed or end))]
             error = f"After {_END_FUNCTION} comes {CLOSE}."
         else:
             error = read
     closers = (CLOSE, _END_FUNCTION, _FUNCTION) if bare else (CLOSE,)
-    found = source.find(match.end(), *closers)
-    if found is None or found[1] == _FUNCTION:
-        return [unclosed(closers[0], (opener, found[0] if found else source.end))]
-    return [failed(CallStatus.INVALID_JSON, error, (opener, found[0] + len(found[1])))]
+    place, mark = next_marker(text, match.end(), *closers)
+    if mark in ("", _FUNCTION):
+        return [unclosed(CLOSE, (opener, place))]
+    return [failed(CallStatus.INVALID_JSON, error, (opener, place + len(mark)))]
 
 
-def _read(source: Source, start: int) -> tuple[str, dict[str, str], int] | str:
+def _read(text: str, start: int) -> tuple[str, dict[str, str], int] | str:
     """Name, arguments and the end of the function; or what is wrong with it."""
-    named = _tag(source, start)
+    named = _tag(text, start)
     if named is None:
         return f"The name in {_FUNCTION}name> is not closed with >."
     name, position = named
     arguments: dict[str, str] = {}
-    while (end := source.at(position, _END_FUNCTION)) is None:
-        begin = source.at(position, _PARAMETER)
+    while (end := marker_end(text, position, _END_FUNCTION)) is None:
+        begin = marker_end(text, position, _PARAMETER)
         if begin is None:
             return f"In a function stands {_PARAMETER}name> or {_END_FUNCTION}."
-        tag = _tag(source, begin)
+        tag = _tag(text, begin)
         if tag is None:
             return f"The name in {_PARAMETER}name> is not closed with >."
         key, begin = tag
-        closed = source.value_end(begin, _END_PARAMETER, _PARAMETER, _END_FUNCTION)
+        closed = value_end(text, begin, _END_PARAMETER, _PARAMETER, _END_FUNCTION)
         if closed is None:
             return f"The value of {key[:80]!r} is not closed with {_END_PARAMETER}."
-        arguments[key] = _trim(source.text[begin:closed])
+        arguments[key] = _trim(text[begin:closed])
         position = closed + len(_END_PARAMETER)
     return name, arguments, end
 
 
-def _tag(source: Source, start: int) -> tuple[str, int] | None:
+def _tag(text: str, start: int) -> tuple[str, int] | None:
     """The name up to `>`, and where it ends; None if the line or a tag ends it first."""
-    found = source.find(start, ">", "<", "\n")
-    if found is None or found[1] != ">":
-        return None
-    return source.text[start : found[0]].strip(), found[0] + 1
+    place, mark = next_marker(text, start, ">", "<", "\n")
+    return (text[start:place].strip(), place + 1) if mark == ">" else None
 
 
 def _trim(value: str) -> str:
@@ -108,4 +104,4 @@ def _write_call(call: ToolCall) -> str:
     return f"{OPEN}\n{_FUNCTION}{call.name}>\n{parameters}{_END_FUNCTION}\n{CLOSE}"
 
 
-QWEN3_CODER = CallFormat("qwen3_coder", _scan, _write, last=">", untyped=True)
+QWEN3_CODER = CallFormat("qwen3_coder", _scan, _write, untyped=True)

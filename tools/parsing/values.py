@@ -14,7 +14,7 @@ from typing import Any
 
 from journeyman.tools.fastcheck import is_nullable
 from journeyman.tools.parsing.body import MAX_DEPTH, deeper_than, is_text
-from journeyman.tools.parsing.source import DECODER
+from journeyman.tools.parsing.scanning import DECODER
 from journeyman.tools.types import ToolCall, ToolSpec
 
 _INTEGER = re.compile(r"-?\d+", re.ASCII)

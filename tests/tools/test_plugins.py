@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from journeyman.tools import UnknownToolsError, load_plugins, plugin_tools, registry
+from journeyman.tools import UnknownToolsError, load_plugins, plugin_tools
+from journeyman.tools import plugins as tool_plugins
 from journeyman.tools.apis import bank
 
 
@@ -22,8 +23,8 @@ def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (tmp_path / "acme_nothing.py").write_text("TOOLS = 'dig'\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     names = {"garden": "acme_garden", "broken": "acme_missing", "nothing": "acme_nothing"}
-    points = [EntryPoint(name, value, registry.ENTRY_POINTS) for name, value in names.items()]
-    monkeypatch.setattr(registry, "entry_points", lambda group: points)
+    points = [EntryPoint(name, value, tool_plugins.ENTRY_POINTS) for name, value in names.items()]
+    monkeypatch.setattr(tool_plugins, "entry_points", lambda group: points)
     load_plugins.cache_clear()
     yield
     load_plugins.cache_clear()
