@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import difflib
 import functools
-import warnings
 from collections.abc import Mapping
-from importlib.metadata import entry_points
 from types import MappingProxyType
 
+from journeyman.tools.doors import load_group
 from journeyman.tools.errors import UnknownToolsError
 from journeyman.tools.tool import Tool
 
@@ -25,16 +24,8 @@ def load_plugins() -> Mapping[str, tuple[Tool, ...]]:
 
     A broken plugin must not take the others down: it is reported as a warning and left out.
     """
-    found: dict[str, tuple[Tool, ...]] = {}
-    for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
-        try:
-            found[entry.name] = _tools(entry.load())
-        except Exception as error:
-            warnings.warn(
-                f"tool plugin {entry.name!r} ({entry.value}) failed to load: {error!r}",
-                stacklevel=2,
-            )
-    return MappingProxyType(found)
+    loaded = load_group(ENTRY_POINTS, _objection)
+    return MappingProxyType({name: tuple(it.TOOLS) for name, it in loaded.items()})
 
 
 def plugin_tools(name: str) -> tuple[Tool, ...]:
@@ -51,8 +42,8 @@ def plugin_tools(name: str) -> tuple[Tool, ...]:
     return plugins[name]
 
 
-def _tools(loaded: object) -> tuple[Tool, ...]:
+def _objection(loaded: object) -> str | None:
     tools = getattr(loaded, "TOOLS", None)
-    if not isinstance(tools, (tuple, list)) or not all(isinstance(tool, Tool) for tool in tools):
-        raise TypeError(f"expected a module with TOOLS, a tuple of Tool, not {tools!r}")
-    return tuple(tools)
+    if isinstance(tools, (tuple, list)) and all(isinstance(tool, Tool) for tool in tools):
+        return None
+    return f"expected a module with TOOLS, a tuple of Tool, not {tools!r}"

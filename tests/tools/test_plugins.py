@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from journeyman.tools import UnknownToolsError, load_plugins, plugin_tools
+from journeyman.tools import doors
 from journeyman.tools import plugins as tool_plugins
 from journeyman.tools.apis import bank
 
@@ -24,7 +25,7 @@ def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.syspath_prepend(str(tmp_path))
     names = {"garden": "acme_garden", "broken": "acme_missing", "nothing": "acme_nothing"}
     points = [EntryPoint(name, value, tool_plugins.ENTRY_POINTS) for name, value in names.items()]
-    monkeypatch.setattr(tool_plugins, "entry_points", lambda group: points)
+    monkeypatch.setattr(doors, "entry_points", lambda group: points)
     load_plugins.cache_clear()
     yield
     load_plugins.cache_clear()
