@@ -10,9 +10,12 @@ from importlib.metadata import entry_points
 from typing import Any
 
 import hydra
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from transformers.utils.logging import disable_progress_bar
@@ -47,7 +50,8 @@ def run_app(config_name: str, job: Callable[[DictConfig], object], argv: Sequenc
     _check_env_choice(argv)
     disable_progress_bar()  # transformers' own, one for each file it reads or writes
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise instead of printing and exiting
-    sys.argv = [f"journeyman {config_name}", *argv, *_search_path(argv)]
+    Plugins.instance().register(PackageConfigs)
+    sys.argv = [f"journeyman {config_name}", *argv]
     OmegaConf.register_new_resolver("groups", _list_groups, replace=True)
 
     def run(config: DictConfig) -> object:
@@ -89,12 +93,13 @@ def _node(target: Any) -> dict[str, Any]:
     return node
 
 
-def _search_path(argv: Sequence[str]) -> list[str]:
-    """Where Hydra finds the YAML files of other packages; what the user says goes before it."""
-    if any(argument.lstrip("+~").startswith("hydra.searchpath") for argument in argv):
-        return []
-    packages = sorted(entry.value for entry in entry_points(group=CONFIGS))
-    return [f"hydra.searchpath=[{','.join(f'pkg://{p}' for p in packages)}]"] if packages else []
+class PackageConfigs(SearchPathPlugin):
+    """Where Hydra finds the YAML files of other packages: after our own."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Add the packages' folders."""
+        for entry in sorted(entry_points(group=CONFIGS)):
+            search_path.append(provider=entry.name, path=f"pkg://{entry.value}")
 
 
 def _check_env_choice(argv: Sequence[str]) -> None:

@@ -127,7 +127,8 @@ def _dice(seed: int, other: int) -> Iterator[float]:
         seed: The conversation's.
         other: `Sampling.seed`.
     """
-    key = np.random.SeedSequence((other, seed)) if other else seed
+    # What is 0 comes first: behind the rest it would not count.
+    key = np.random.SeedSequence((seed, other)) if other else seed
     generator = np.random.Generator(np.random.Philox(key))
     while True:
         yield from generator.random(64).tolist()
@@ -267,6 +268,10 @@ class HFStream:
         return turns
 
 
+_COLDEST = 1e-6
+"""Below it the most probable token is taken: what is divided by less may not be finite."""
+
+
 def sample(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     """Draw one token a row by inverse transform.
 
@@ -280,7 +285,7 @@ def sample(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> tuple[Tensor
         finite.
     """
     logprobs = logits.log_softmax(-1)
-    if sampling.temperature == 0:
+    if sampling.temperature < _COLDEST:
         tokens = logits.argmax(-1)
     else:
         chances = (logits / sampling.temperature).softmax(-1)
@@ -307,8 +312,8 @@ def _truncated(chances: Tensor, sampling: Sampling) -> Tensor:
     kept = places < (sampling.top_k or ranked.shape[1])
     ranked = ranked * kept
     mass = ranked / ranked.sum(-1, keepdim=True)
-    # A token counts while those before it do not yet hold the share.
-    ranked = ranked * ((mass.cumsum(-1) - mass) < sampling.top_p)
+    # A token counts while those before it do not yet hold the share, which float32 may round to 0.
+    ranked = ranked * (((mass.cumsum(-1) - mass) < sampling.top_p) | (places == 0))
     ranked = ranked * (ranked >= sampling.min_p * ranked[:, :1])
     return torch.zeros_like(chances).scatter(-1, order, ranked)
 
@@ -357,7 +362,7 @@ def load_student(
         SettingError: A value is out of its range.
         DialectError: The chat template cannot carry an episode.
     """
-    sampling = Sampling(temperature, top_p, top_k, min_p, stops=tuple(stops))
+    sampling = Sampling(temperature, top_p, top_k, min_p, stops=stops)
     if max_turn_tokens is not None:
         sampling = turn_limit(sampling, max_turn_tokens)
     loaded = load_model(model, dtype, device, model_config)

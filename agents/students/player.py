@@ -35,7 +35,7 @@ class Sampling:
     """Only tokens that have this share of the most probable one's chance (Nguyen et al. 2024)."""
     max_tokens: int = 128
     """Of a turn; one that gets longer is ended by force."""
-    stops: tuple[str, ...] = ()
+    stops: Sequence[str] = ()
     """Texts that end a turn, kept in it."""
     seed: int = 0
     """Other dice for every conversation; 0 leaves each to its own seed."""
@@ -46,6 +46,8 @@ class Sampling:
         Raises:
             SettingError: Naming the value and what was expected.
         """
+        if isinstance(self.stops, str) or not isinstance(self.stops, Sequence):
+            raise SettingError(f"stops={self.stops!r}: expected a list of texts, none empty")
         object.__setattr__(self, "stops", tuple(self.stops))  # YAML gives lists
         for name in ("temperature", "top_p", "min_p"):
             value = getattr(self, name)

@@ -126,7 +126,7 @@ class VLLMStream:
     def _submit(self, row: int) -> None:
         sampling = self._player.sampling
         other = (sampling.seed,) if sampling.seed else ()
-        key = (*other, self._seeds[row], self._turns[row])
+        key = (self._seeds[row], self._turns[row], *other)  # a 0 at the end would not count
         self._turns[row] += 1
         self._writing[row] = self._engine.submit(
             self._tokens[row],

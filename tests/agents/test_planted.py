@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from journeyman.agents.heads import Head
-from journeyman.agents.trainers import divergence
-from journeyman.agents.trainers.divergence import Comparison, compare
+from journeyman.agents.learning.losses import divergence
+from journeyman.agents.learning.losses.divergence import Comparison, compare
+from journeyman.agents.networks.heads import Head
 
 TOKENS, VOCABULARY = 29, 101
 BARE: dict[str, Any] = {}

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from journeyman.tools import UnknownToolsError, load_plugins, plugin_tools
-from journeyman.tools import doors
+from journeyman.tools import UnknownToolsError, doors, load_plugins, plugin_tools
 from journeyman.tools import plugins as tool_plugins
 from journeyman.tools.apis import bank
 
@@ -26,9 +25,11 @@ def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     names = {"garden": "acme_garden", "broken": "acme_missing", "nothing": "acme_nothing"}
     points = [EntryPoint(name, value, tool_plugins.ENTRY_POINTS) for name, value in names.items()]
     monkeypatch.setattr(doors, "entry_points", lambda group: points)
-    load_plugins.cache_clear()
+    for cached in (load_plugins, doors.load_group):
+        cached.cache_clear()
     yield
-    load_plugins.cache_clear()
+    for cached in (load_plugins, doors.load_group):
+        cached.cache_clear()
 
 
 def test_a_broken_plugin_takes_no_other_down(plugins: None) -> None:
