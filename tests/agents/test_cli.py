@@ -327,7 +327,7 @@ def test_a_missing_package_is_named(
     run: Run, monkeypatch: pytest.MonkeyPatch, flag: str | None
 ) -> None:
     from journeyman.envs import registry
-    from journeyman.envs.benchmark import MissingBenchmarkError
+    from journeyman.envs.errors import MissingBenchmarkError
 
     missing = raising(MissingBenchmarkError("this environment needs the package 'bfcl_eval'"))
     monkeypatch.setattr(env_class(BANK), "task_count", missing)
@@ -367,9 +367,9 @@ def test_sandbox_check(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from journeyman.sandbox import conformance
 
     results = [
-        conformance.CheckResult("input is empty", "behaviour", True, "", 0.1),
-        conformance.CheckResult("no user", "isolation", True, "", 0.0, "has none"),
-        conformance.CheckResult("no network", "isolation", False, "saw it", 0.1),
+        conformance.ConformanceResult("input is empty", "behaviour", True, "", 0.1),
+        conformance.ConformanceResult("no user", "isolation", True, "", 0.0, "has none"),
+        conformance.ConformanceResult("no network", "isolation", False, "saw it", 0.1),
     ]
     monkeypatch.setattr(conformance, "check", lambda backend: results)
     status, out, _ = run("sandbox", "check", "--backend", "unsafe_local")
