@@ -33,7 +33,7 @@ def load_group(
             found[entry.name] = loaded
         else:
             warnings.warn(
-                f"plugin {entry.name!r} of {group} ({entry.value}) failed to load: {reason}",
+                f"plugin {entry.name!r} ({entry.value}) of {group} failed to load: {reason}",
                 stacklevel=2,
             )
     return MappingProxyType(found)

@@ -19,6 +19,7 @@ from jsonschema.protocols import Validator
 from journeyman.tools.errors import ToolDefinitionError
 from journeyman.tools.fastcheck import Check, compile_check, is_nullable
 from journeyman.tools.schema import read_spec
+from journeyman.tools.signature import describe
 from journeyman.tools.types import ToolSpec
 
 STATE = "state"
@@ -94,18 +95,14 @@ class Tool:
         """
         if self.given is not None:
             return self.given
-        # Imported here: transformers takes a second to load and most users of a tool never ask.
-        from transformers.utils.chat_template_utils import get_json_schema
-
         try:
-            function = get_json_schema(_without_state(self.function))["function"]
-        except Exception as error:  # transformers raises several private types
+            description, parameters = describe(self.function, hidden=(STATE,))
+        except Exception as error:  # a type hint may be any expression
             raise ToolDefinitionError(
                 f"tool {self.name!r}: {str(error).strip()} Every parameter needs a type and a line "
                 f"under 'Args:' in a Google-style docstring."
             ) from error
-        parameters = function.get("parameters") or {"type": "object", "properties": {}}
-        return ToolSpec(self.name, function["description"], parameters)
+        return ToolSpec(self.name, description, parameters)
 
     @cached_property
     def validator(self) -> Validator:
@@ -172,21 +169,3 @@ def _make_tool(function: Callable[..., Any], name: str | None = None) -> Tool:
                 f"{parameter.name}: str."
             )
     return Tool(function, name, STATE in parameters)
-
-
-def _without_state(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A view of the function whose signature and hints lack `state` and the return type."""
-    hints = inspect.get_annotations(function, eval_str=True)
-    signature = inspect.signature(function, eval_str=True)
-    visible = [p for n, p in signature.parameters.items() if n != STATE]
-
-    def view(*args: Any, **kwargs: Any) -> Any:  # pragma: no cover - only its signature is read
-        return function(*args, **kwargs)
-
-    view.__name__ = function.__name__
-    view.__doc__ = function.__doc__
-    view.__annotations__ = {n: t for n, t in hints.items() if n not in (STATE, "return")}
-    view.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=visible, return_annotation=inspect.Signature.empty
-    )
-    return view

@@ -78,8 +78,14 @@ def influences(
                     if aim == action:
                         square += weight * ((1 - p) ** 2 - p * p)
                 by_action[action] = square
-                for child, outcome in edge.outcomes.items():
-                    above[child] += square * (outcome.visits / edge.visits) ** 2
+                # As in the backup, an outcome after which something broke counts for nothing.
+                visits = {
+                    child: outcome.visits
+                    for child, outcome in edge.outcomes.items()
+                    if values[child].value is not None
+                }
+                for child, count in visits.items():
+                    above[child] += square * (count / sum(visits.values())) ** 2
             found[key] = Influence(above[key] + own, by_action)
     return found
 

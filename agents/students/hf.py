@@ -305,7 +305,8 @@ def sample(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> tuple[Tensor
 def _truncated(chances: Tensor, sampling: Sampling) -> Tensor:
     """Probabilities [B, V] with 0 for tokens that may not be drawn; the first is always kept.
 
-    In the order of transformers and vLLM: top_k, then top_p of what is left, then min_p.
+    In the order of transformers: top_k, then top_p of what is left, then min_p. vLLM begins with
+    min_p, which makes a difference beside top_p only.
     """
     ranked, order = chances.sort(stable=True, dim=-1, descending=True)
     places = torch.arange(ranked.shape[1], device=ranked.device)

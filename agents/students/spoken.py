@@ -11,6 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
+import numpy as np
+
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
@@ -73,7 +75,7 @@ class _SpokenStream:
 
     def _ask(self, row: int) -> None:
         it, said = self._conversations[row], tuple(self._messages[row])
-        seed = it.seed + len(said)
+        seed = int(np.random.SeedSequence((it.seed, len(said))).generate_state(1)[0])
         self._asked[self._pool.submit(self._player.turn, said, it.env.tools, seed)] = row
 
     def advance(self) -> list[Turn]:
@@ -82,7 +84,11 @@ class _SpokenStream:
         for future in done:
             row = self._asked.pop(future)
             if row in self._open:
-                text = future.result()
+                try:
+                    text = future.result()
+                except Exception:
+                    self._pool.shutdown(wait=False, cancel_futures=True)  # nobody waits for them
+                    raise
                 self._messages[row].append(Message("assistant", text))
                 tokens = tuple(self._player.dialect.turn(text))
                 turns.append(Turn(row, tokens, (0.0,) * len(tokens)))

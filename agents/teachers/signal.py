@@ -124,8 +124,8 @@ class Annotations:
         """
         if self._teacher is None:
             raise ValueError("a teacher's scores are asked for and there is no teacher")
-        new = [row for row in rows if id(row) not in self._known and any(row.mask)]
-        if new:
+        asked = {id(row): row for row in rows if id(row) not in self._known and any(row.mask)}
+        if new := list(asked.values()):
             signals = self._teacher.annotate(new, self._detail)
             if len(signals) != len(new):
                 raise ValueError(

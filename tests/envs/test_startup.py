@@ -5,14 +5,10 @@ import sys
 
 import pytest
 
-LATER = pytest.mark.xfail(
-    strict=True, reason="journeyman.tools derives schemas by transformers, which imports torch"
-)
-
 
 @pytest.mark.parametrize(
     "command",
-    [["--help"], ["envs", "list"], pytest.param(["tools", "list"], marks=LATER)],
+    [["--help"], ["envs", "list"], ["tools", "list"]],
     ids=" ".join,
 )
 def test_a_listing_imports_no_learning_stack(command: list[str]) -> None:

@@ -12,10 +12,10 @@ from journeyman.agents.search import (
     Continuation,
     CreditSearch,
     Kind,
+    Move,
     NodeKey,
     Path,
     Request,
-    Step,
     Tree,
     expected_backup,
     run_searches,
@@ -29,7 +29,7 @@ from journeyman.agents.search.tree import Action
 def continuation(*steps: tuple[str, float, str]) -> Continuation:
     last = len(steps) - 1
     return Continuation(
-        tuple(Step(a, r, s, terminal=i == last) for i, (a, r, s) in enumerate(steps))
+        tuple(Move(a, r, s, terminal=i == last) for i, (a, r, s) in enumerate(steps))
     )
 
 
@@ -112,7 +112,7 @@ def test_what_has_no_value_says_nothing_of_spreads() -> None:
     tree = grown(*plays)
     before = expected_backup(tree)
     for action in "tuv":
-        tree.add(S, Continuation((Step(action, 0.0, "z"),), failure="broke"), Kind.TEACHER)
+        tree.add(S, Continuation((Move(action, 0.0, "z"),), failure="broke"), Kind.TEACHER)
     after = expected_backup(tree)
     assert after.pop(Z).value is None
     assert after == before
