@@ -214,13 +214,15 @@ def check_node(node: DictConfig, place: str) -> None:
     """Check a part's settings against the signature of what it makes, nested parts too.
 
     Raises:
-        SettingError: A number is expected and something else is given.
+        SettingError: A setting is left open, or a number is expected and something else is given.
     """
-    for name, value in node.items():
-        if isinstance(value, DictConfig) and "_target_" in value:
-            check_node(value, f"{place}.{name!s}")
+    for name in map(str, node):
+        if OmegaConf.is_missing(node, name):
+            raise SettingError(f"{place}.{name} is not set: write {place}.{name}=…")
+        if isinstance(node[name], DictConfig) and "_target_" in node[name]:
+            check_node(node[name], f"{place}.{name}")
     for name, kind in _numbers(str(node["_target_"])).items():
-        value = None if OmegaConf.is_missing(node, name) else node.get(name)
+        value = node.get(name)
         if isinstance(value, str | bool) or (kind is int and isinstance(value, float)):
             raise SettingError(
                 f"{place}.{name!s}={value}: expected a {'whole ' * (kind is int)}number"

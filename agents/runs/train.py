@@ -42,6 +42,7 @@ from journeyman.agents.runs.measuring import attempts, bounds, evaluate, tested
 from journeyman.agents.runs.places import check_environments, env_kwargs
 from journeyman.agents.search.evidence import TreeRollouts
 from journeyman.agents.students.player import Player, Trainable
+from journeyman.agents.students.settings import remember
 from journeyman.agents.teachers import Teacher
 from journeyman.envs import Episode
 
@@ -70,7 +71,8 @@ def train(composed: DictConfig) -> None:
     log = TrainingLog(EpisodeFile(folder.path), config.log_episodes)
     parts = _parts(config, log.record)
     master = playing(parts, config)
-    build_trainer = make(config.trainer, "trainer")
+    trainer = _build(make(config.trainer, "trainer"), parts)
+    trainer.add_callback(log)
     size = sum(p.numel() * p.element_size() for p in parts.student.model.parameters())
     kept = OmegaConf.select(config.trainer, "args.save_total_limit") or 2
     folder.need_space(size * (OPTIMISER_COPIES * (kept + 1) + 1))
@@ -84,8 +86,6 @@ def train(composed: DictConfig) -> None:
     if config.evaluation.tasks:
         rows |= bounds(parts.student.dialect, config, parts.env_kwargs, job)
         measure("student before", parts.student)
-    trainer = _build(build_trainer, parts)
-    trainer.add_callback(log)
     if config.evaluation.every:
         trainer.add_callback(
             Validation(
@@ -100,6 +100,7 @@ def train(composed: DictConfig) -> None:
         )
     fit(trainer, folder.path)
     if job.first:
+        remember(parts.student, folder.path / "model")
         print(f"\nmodel: {folder.path / 'model'}")
     parts.student.model.eval()
     if not rows:

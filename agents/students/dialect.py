@@ -86,7 +86,7 @@ class Dialect:
         self.eos_id = _token_id(tokenizer)
         self.end_ids = tuple(dict.fromkeys((self.eos_id, *ends)))
         """Tokens of which any ends a turn; the first is what the template ends turns by."""
-        self._variables = dict(template_kwargs or {})
+        self.template_kwargs = dict(template_kwargs or {})
         end = str(tokenizer.convert_ids_to_tokens(self.eos_id))
         self._ended = _PROBE_TEXT + end
         if self._ended not in self._template(list(_PROBE), False):
@@ -196,7 +196,7 @@ class Dialect:
                 tools=tools,
                 tokenize=False,
                 add_generation_prompt=prompt,
-                **self._variables,
+                **self.template_kwargs,
             )
         )
 

@@ -340,7 +340,7 @@ def load_student(
     device: str | None = None,
     model_config: Mapping[str, Any] | None = None,
 ) -> HFPlayer:
-    """A student by model name.
+    """A student by model name; what is None is as it was trained, if it was trained here.
 
     Args:
         model: Its name (see `journeyman.agents.networks.catalogue`).
@@ -364,6 +364,9 @@ def load_student(
         DialectError: The chat template cannot carry an episode.
     """
     sampling = Sampling(temperature, top_p, top_k, min_p, stops=stops)
+    own = (dialect, render, template_kwargs, max_turn_tokens, max_context)
+    ways = recall(model, dict(zip(NAMES, own, strict=True)))
+    dialect, render, template_kwargs, max_turn_tokens, max_context = ways.values()
     if max_turn_tokens is not None:
         sampling = turn_limit(sampling, max_turn_tokens)
     loaded = load_model(model, dtype, device, model_config)

@@ -31,6 +31,7 @@ from journeyman.agents.students.player import (
     longest_turn,
     turn_limit,
 )
+from journeyman.agents.students.settings import NAMES, recall
 from journeyman.agents.students.vllm_engine import Engine
 from journeyman.envs import Message
 
@@ -171,6 +172,9 @@ def load_student(
         UnsupportedModelError: vLLM does not know the model, or the context is longer than its.
     """
     sampling = Sampling(temperature, top_p, top_k, min_p)
+    own = (dialect, render, template_kwargs, max_turn_tokens, max_context)
+    ways = recall(model, dict(zip(NAMES, own, strict=True)))
+    dialect, render, template_kwargs, max_turn_tokens, max_context = ways.values()
     if max_turn_tokens is not None:
         sampling = turn_limit(sampling, max_turn_tokens)
     path = resolve(model)
