@@ -37,6 +37,7 @@ from journeyman.agents.students.player import (
     stop_of,
     turn_limit,
 )
+from journeyman.agents.students.settings import NAMES, recall
 from journeyman.envs import Message
 
 
