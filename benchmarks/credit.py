@@ -26,7 +26,7 @@ from hydra.utils import instantiate
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
-from journeyman.agents.runs.app import machine
+from journeyman.agents.runs.folder import machine
 from journeyman.agents.search import Budget, Tree, run_searches
 from journeyman.agents.search.estimators import StepEstimator
 from journeyman.agents.search.tabular import TabularWorld

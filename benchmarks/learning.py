@@ -34,10 +34,11 @@ from tqdm import tqdm
 from journeyman.agents.evaluation.report import write_atomically
 from journeyman.agents.learning.trainers.callbacks import read_metrics
 from journeyman.agents.rollouts.rollout import rollout
-from journeyman.agents.runs.app import deal, machine
+from journeyman.agents.rollouts.tasks import deal
+from journeyman.agents.runs.folder import machine
 from journeyman.agents.runs.train import train
 from journeyman.agents.students.hf import load_student
-from journeyman.agents.students.player import Policy
+from journeyman.agents.students.player import Player
 from journeyman.agents.students.scripted import ScriptedPlayer, no_op, oracle
 
 ENVS = ("journeyman/Bank-v0", "journeyman/Orders-v0", "journeyman/Calendar-v0")
@@ -57,8 +58,8 @@ COMMON = (
     f"trainer.args.save_total_limit={QUARTERS}",
 )
 _ROLLOUTS = (f"trainer.steps_per_generation={ROWS // BATCH}", f"trainer.rollout_batch={ROWS}")
-_FORWARD = (*_ROLLOUTS, "trainer.args.beta=0.0")
-_REVERSE = (*_ROLLOUTS, "trainer.args.beta=1.0")
+_FORWARD = (*_ROLLOUTS, "loss=forward_kl")
+_REVERSE = (*_ROLLOUTS, "loss=reverse_kl")
 _TREES = (*_FORWARD, "search=credit", "search.rows=4", "search.trajectories=1")
 ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
     "sft": ("gold episodes, supervised", ("trainer=sft", "trainer.error_rate=0")),
@@ -131,10 +132,8 @@ def play(cell: Cell) -> list[dict[str, float]]:
     records = read_metrics(cell.path / "metrics.jsonl")
     rows = []
     for step in quarters(cell.steps):
-        policy = load_student(
-            str(cell.path / "checkpoints" / f"checkpoint-{step}"), "names", 48, 640, temperature=0.0
-        )
-        rows.append({"step": step, "success": success(policy, cell)} | costs(records, step))
+        player = load(str(cell.path / "checkpoints" / f"checkpoint-{step}"))
+        rows.append({"step": step, "success": success(player, cell)} | costs(records, step))
     write_atomically(report, json.dumps(rows).encode())
     return rows
 
@@ -144,10 +143,17 @@ def quarters(steps: int) -> list[int]:
     return [steps // QUARTERS * i for i in range(1, QUARTERS + 1)]
 
 
-def success(policy: Policy, cell: Cell) -> float:
+def load(model: str) -> Player:
+    """A model as it is examined: greedy, within the limits that it trains in."""
+    return load_student(
+        model, render="names", max_turn_tokens=48, max_context=640, temperature=0.0
+    )
+
+
+def success(player: Player, cell: Cell) -> float:
     """Greedy success on the cell's tasks."""
     tasks = deal(ENVS, cell.split, 0, cell.tasks)
-    return statistics.fmean(e.success for e in rollout(policy, tasks, 128, {"max_turns": 8}))
+    return statistics.fmean(e.success for e in rollout(player, tasks, 128, {"max_turns": 8}))
 
 
 def costs(records: Iterable[Mapping[str, float]], step: int) -> dict[str, float]:
@@ -273,15 +279,14 @@ def main() -> None:
     # Seed by seed: a run that is cut short has as many of every arm.
     cells = [cell(arm, seed, best[arm][1], "test") for seed in seeds for arm in names]
     arms = summarise(run(cells, options.jobs, "seeds"))
-    student = load_student("embedded-student", "names", 48, 640, temperature=0.0)
-    teacher = load_student("embedded-teacher", "names", 48, 640, temperature=0.0)
-    bounds: dict[str, Policy] = {
-        "no-op": ScriptedPlayer(student.format, no_op),
-        "oracle": ScriptedPlayer(student.format, oracle),
+    student, teacher = load("embedded-student"), load("embedded-teacher")
+    bounds: dict[str, Player] = {
+        "no-op": ScriptedPlayer(student.dialect, no_op),
+        "oracle": ScriptedPlayer(student.dialect, oracle),
         "student before": student,
         "teacher": teacher,
     }
-    fixed = {name: success(policy, cells[0]) for name, policy in bounds.items()}
+    fixed = {name: success(player, cells[0]) for name, player in bounds.items()}
     report(fixed, arms)
     if options.json:
         figures = {"machine": machine(), "rates": rates, "fixed": fixed, "arms": arms}

@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 
 from journeyman.agents.rollouts.rollout import rollout
-from journeyman.agents.runs.app import deal, machine
+from journeyman.agents.rollouts.tasks import deal
+from journeyman.agents.runs.folder import machine
 from journeyman.agents.students.hf import HFPlayer, load_student
 from journeyman.envs import make
 
@@ -27,25 +28,25 @@ ENV_IDS = ("journeyman/Bank-v0", "journeyman/Orders-v0", "journeyman/Calendar-v0
 NEW_TOKENS = 128
 
 
-def episodes(policy: HFPlayer, batch: int) -> int:
+def episodes(player: HFPlayer, batch: int) -> int:
     """Play `batch` episodes; returns the tokens that went through the model."""
-    played = rollout(policy, deal(ENV_IDS, "validation", 0, batch), batch)
+    played = rollout(player, deal(ENV_IDS, "validation", 0, batch), batch)
     return sum(len(e.tokens) for e in played)
 
 
 @torch.inference_mode()
-def generate(policy: HFPlayer, batch: int) -> int:
+def generate(player: HFPlayer, batch: int) -> int:
     """Let transformers write `NEW_TOKENS` tokens a row; returns the tokens processed."""
     rows = []
     for task in deal(ENV_IDS, "validation", 0, batch):
         env = make(task.env_id)
         messages, _ = env.reset(options={"task_id": task.task_id})
-        rows.append(policy.format.opening(messages, env.tools))
+        rows.append(player.dialect.opening(messages, env.tools))
     length = max(map(len, rows))
-    pad = policy.format.tokenizer.pad_token_id
+    pad = player.dialect.tokenizer.pad_token_id
     ids = torch.tensor([[pad] * (length - len(row)) + row for row in rows])
     mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
-    policy.model.generate(
+    player.model.generate(
         input_ids=ids,
         attention_mask=mask,
         do_sample=True,
@@ -61,14 +62,16 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    policy = load_student("embedded-student", "names", 48, 640)
+    player = load_student(
+        "embedded-student", render="names", max_turn_tokens=48, max_context=640
+    )
     ways: dict[str, Callable[[HFPlayer, int], int]] = {"rollout": episodes, "generate": generate}
     rates: dict[str, list[float]] = {}
     for _ in range(options.repeats):
         for batch in (1, 16, 64):
             for name, way in ways.items():
                 started = time.perf_counter()
-                tokens = way(policy, batch)
+                tokens = way(player, batch)
                 rate = tokens / (time.perf_counter() - started)
                 rates.setdefault(f"{name} batch {batch}", []).append(rate)
     for name, values in rates.items():

@@ -4,7 +4,7 @@
 
 The embedded pair on the office domains, with the settings of `journeyman train search=credit`; and
 a quarter as many episodes, whose first two turns are chosen as `journeyman eval
-student.search=gumbel` does, since each search plays three times as many conversations.
+evaluation.search=gumbel` does, since each search plays three times as many conversations.
 
 Time is exclusive: while the model runs, no other clock does. The model: forward passes of student
 and teacher, what is read off their logits, moving the key-value cache when a batch shrinks (growing
@@ -43,8 +43,8 @@ from transformers import PreTrainedModel
 
 from journeyman.agents.networks.heads import backbone
 from journeyman.agents.rollouts import rollout
-from journeyman.agents.rollouts.tasks import TaskRef
-from journeyman.agents.runs.app import deal, machine
+from journeyman.agents.rollouts.tasks import TaskRef, deal
+from journeyman.agents.runs.folder import machine
 from journeyman.agents.search import CreditSearch, ImprovementSearch, Tree
 from journeyman.agents.search.evidence import TreeRollouts
 from journeyman.agents.search.playing import SearchPlayer
@@ -52,10 +52,12 @@ from journeyman.agents.students import hf
 from journeyman.agents.students.cache import GrowingLayer
 from journeyman.agents.students.dialect import Dialect
 from journeyman.agents.students.hf import HFPlayer, sample
+from journeyman.agents.students.player import Sampling
+from journeyman.agents.teachers import Annotations, Detail
 from journeyman.agents.teachers.local import LocalTeacher
 from journeyman.envs import Episode, ToolEnv
 
-CREDIT, IMPROVEMENT = "search=credit", "student.search=gumbel"
+CREDIT, IMPROVEMENT = "search=credit", "evaluation.search=gumbel"
 BOUND = 0.05
 """Overhead's share of the time is below it."""
 BATCH = 64
@@ -68,12 +70,12 @@ PAID = (STUDENT, TEACHER, SAMPLING, SCORING, CACHE, DECODING, ENVIRONMENT)
 OVERHEAD = (TEXT, HASHES, SEARCH, REST)
 SEAMS: tuple[tuple[object, str, str], ...] = (
     (hf.HFStream, "advance", DECODING),
-    (LocalTeacher, "score", SCORING),
+    (LocalTeacher, "annotate", SCORING),
     (GrowingLayer, "batch_select_indices", CACHE),
     (rollout, "make_for_run", ENVIRONMENT),
     (ToolEnv, "state_hash", HASHES),
     *((ToolEnv, name, ENVIRONMENT) for name in ("reset", "step", "snapshot", "restore", "close")),
-    *((Dialect, name, TEXT) for name in ("opening", "reply", "decode")),
+    *((Dialect, name, TEXT) for name in ("opening", "reply", "decode", "read")),
     *((CreditSearch, name, SEARCH) for name in ("__init__", "ask", "tell")),
     *((ImprovementSearch, name, SEARCH) for name in ("__init__", "ask", "tell", "best")),
     (TreeRollouts, "episodes", SEARCH),
@@ -132,10 +134,10 @@ class Clock:
 
         return run
 
-    def sample(self, logits: Tensor, temperature: float, uniforms: Tensor) -> Any:
+    def sample(self, logits: Tensor, sampling: Sampling, uniforms: Tensor) -> Any:
         """`hf.sample`, counted."""
         self.sampled += len(uniforms)
-        return sample(logits, temperature, uniforms)
+        return sample(logits, sampling, uniforms)
 
 
 @contextmanager
@@ -185,7 +187,7 @@ class Pair:
 
     def timing(self) -> AbstractContextManager[Clock]:
         """See `timing`."""
-        return timing(self.student.model, self.teacher.model)
+        return timing(self.student.model, self.teacher._model)
 
 
 def credit(pair: Pair, tasks: Sequence[TaskRef]) -> tuple[Clock, dict[str, float], list[Tree]]:
@@ -195,7 +197,11 @@ def credit(pair: Pair, tasks: Sequence[TaskRef]) -> tuple[Clock, dict[str, float
         replace(task, seed=(task.seed << 8) + row) for task in tasks for row in range(rollouts.rows)
     ]
     with pair.timing() as clock:
-        grown = rollouts.grow(pair.student, pair.teacher, refs, BATCH, pair.env_kwargs)
+        master = pair.teacher.player(pair.student.at(temperature=0.0))
+        annotations = Annotations(pair.teacher, Detail.FULL)  # as `loss=reverse_kl` asks for them
+        grown, spent = rollouts.grow(
+            pair.student, annotations, master, refs, BATCH, pair.env_kwargs
+        )
         rows = [row.episode for it in grown for row in rollouts.episodes(it)]
     trees = [it.tree for it in grown]
     figures = {
@@ -204,7 +210,7 @@ def credit(pair: Pair, tasks: Sequence[TaskRef]) -> tuple[Clock, dict[str, float
         "rows": len(rows),
         "environment steps": clock.calls["ToolEnv.step"],
         "tokens drawn": clock.sampled,
-        "of these the teacher's": rollouts.spent.teacher_tokens,
+        "of these the teacher's": spent.teacher_tokens,
         "tokens trained": sum(sum(row.mask) for row in rows),
         "tokens if each row were played and trained from its start": sum(map(whole, rows)),
     }
@@ -218,9 +224,9 @@ def whole(row: Episode) -> int:
 
 def improvement(pair: Pair, tasks: Sequence[TaskRef]) -> tuple[Clock, dict[str, float]]:
     """Choose the first two turns of each task, side by side; returns times and counts."""
-    policy = SearchPlayer(pair.student, "gumbel", env_kwargs=pair.env_kwargs)
+    player = SearchPlayer(pair.student, "gumbel", env_kwargs=pair.env_kwargs)
     with pair.timing() as clock:
-        rollout.rollout(policy, tasks, BATCH, {**pair.env_kwargs, "max_turns": 2})
+        rollout.rollout(player, tasks, BATCH, {**pair.env_kwargs, "max_turns": 2})
     figures = {
         "searches": clock.calls["ImprovementSearch.__init__"],
         "simulations": clock.calls["ImprovementSearch.tell"],

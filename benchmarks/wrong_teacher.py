@@ -27,7 +27,7 @@ from scipy import stats
 from journeyman.agents.learning.trainers.callbacks import read_metrics
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import TaskRef
-from journeyman.agents.runs.app import machine
+from journeyman.agents.runs.folder import machine
 from journeyman.agents.runs.train import train
 from journeyman.agents.students.hf import load_student
 from journeyman.envs import Task, register
@@ -44,7 +44,7 @@ COMMON = (
     "trainer.steps_per_generation=4",
     "trainer.num_iterations=1",
     "trainer.args.per_device_train_batch_size=16",
-    "trainer.args.beta=0.0",
+    "loss=forward_kl",
     "trainer.args.learning_rate=1e-3",
     "+trainer.args.adam_beta2=0.95",
     "trainer.args.save_steps=12",
@@ -116,10 +116,12 @@ def held_out(family: bool, count: int) -> list[TaskRef]:
 
 def examine(model: str | Path, count: int) -> dict[str, float]:
     """Greedy success on the family and elsewhere."""
-    policy = load_student(str(model), "names", max_turn_tokens=48, max_context=640, temperature=0.0)
+    player = load_student(
+        str(model), render="names", max_turn_tokens=48, max_context=640, temperature=0.0
+    )
     found = {}
     for name, family in (("family", True), ("elsewhere", False)):
-        episodes = rollout(policy, held_out(family, count), 128, {"max_turns": 8})
+        episodes = rollout(player, held_out(family, count), 128, {"max_turns": 8})
         found[name] = statistics.fmean(e.success for e in episodes)
     return found
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import gymnasium
 
-from journeyman.envs.types import Message
+from journeyman.envs.types import AssistantTurn, Message
 from journeyman.tools import ToolCall
 
 _WORDS = (
@@ -40,7 +40,7 @@ class MessagesSpace(gymnasium.Space[tuple[Message, ...]]):
 
 
 class ActionSpace(gymnasium.Space[Any]):
-    """All assistant turns: any text, or a list of calls."""
+    """All assistant turns: any text, a list of calls, or a turn as a dialect read it."""
 
     def sample(self, mask: Any | None = None, probability: Any | None = None) -> str:
         """Random text, well-formed calls among it."""
@@ -48,8 +48,8 @@ class ActionSpace(gymnasium.Space[Any]):
         return "\n".join(_WORDS[int(i)] for i in self.np_random.integers(len(_WORDS), size=count))
 
     def contains(self, x: Any) -> bool:
-        """True for text or a list of `ToolCall`."""
-        return isinstance(x, str) or (
+        """True for text, an `AssistantTurn`, or a list of `ToolCall`."""
+        return isinstance(x, (str, AssistantTurn)) or (
             isinstance(x, (list, tuple)) and all(isinstance(c, ToolCall) for c in x)
         )
 

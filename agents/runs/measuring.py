@@ -100,7 +100,7 @@ def _attempt_seed(seed: int, attempt: int) -> int:
 
 
 def _fingerprint(player: Player) -> str:
-    """Tells a player's weights from others; empty for scripts, and for engines other than ours.
+    """Tells a player's weights, dialect and dice from others; empty for scripts and other engines.
 
     Of each parameter the first values are looked at: training leaves no model with all of them as
     they were, and to read all would take long.
@@ -108,7 +108,9 @@ def _fingerprint(player: Player) -> str:
     student = player.player if isinstance(player, SearchPlayer) else player
     if not isinstance(student, HFPlayer):
         return ""
-    digest = hashlib.sha256()
+    dialect = student.dialect
+    ways = (dialect.name, dialect.render, dialect.template_kwargs, student.max_context)
+    digest = hashlib.sha256(repr((ways, student.sampling)).encode())
     for parameter in student.model.parameters():
         digest.update(parameter.detach().reshape(-1)[:256].float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -104,7 +104,7 @@ def other_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import AutoTokenizer
 
     from journeyman.agents.networks.catalogue import resolve
-    from journeyman.agents.students.hf import load_model
+    from journeyman.agents.networks.loading import load_model
 
     folder = tmp_path_factory.mktemp("models") / "other"
     model = load_model("embedded-student", device="cpu")

@@ -49,8 +49,8 @@ def test_main_writes_models_that_load(tmp_path: Path, monkeypatch: pytest.Monkey
     build.main(["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")])
     from journeyman.agents.students.hf import load_student
 
-    policy = load_student(str(tmp_path / "out" / "student"), "names")
-    assert policy.model.num_parameters() > 0
+    player = load_student(str(tmp_path / "out" / "student"), render="names")
+    assert player.model.num_parameters() > 0
     assert (tmp_path / "out" / "training.jsonl").read_text().count('"model": "student"') == 2
 
 

@@ -10,13 +10,28 @@ from transformers import PreTrainedTokenizerFast
 from journeyman.agents.errors import AgentError, DialectError
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import TaskRef
-from journeyman.agents.students.dialect import HOW_TO_CALL, Dialect, ToolRender
+from journeyman.agents.students.dialect import (
+    FAMILIES,
+    Dialect,
+    Hermes,
+    ToolRender,
+    dialect_of,
+    dialects,
+    family_of,
+)
 from journeyman.agents.students.scripted import ScriptedPlayer, oracle
 from journeyman.envs import Message, StopReason, ToolEnv, make
-from journeyman.tools import ToolCall, render_hermes
+from journeyman.tools import ToolCall, ToolSpec, parse_hermes, render_hermes
+from journeyman.tools.parsing import PARSERS, get_parser
 
+from ..tools.test_chat_templates import TEMPLATES as PARSED
 from .tiny import BUILTIN, chat, tokenizer
 
+TOOL = ToolSpec(
+    "pay",
+    "Pay.",
+    {"properties": {"owner": {"type": "string"}, "amount": {"type": "integer"}}},
+)
 RENDERS: tuple[ToolRender, ...] = ("full", "signature", "names")
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -40,25 +55,25 @@ def one_shot(conversation: list[Message], **kwargs: Any) -> list[int]:
 @pytest.mark.parametrize("render", RENDERS)
 @pytest.mark.parametrize("env_id", BUILTIN)
 def test_an_episode_in_pieces_is_the_conversation_in_one(env_id: str, render: ToolRender) -> None:
-    format = Dialect(tokenizer(), render)
+    dialect = Dialect(tokenizer(), render)
     env = make(env_id)
     messages, _ = env.reset(options={"task_id": "test/1"})
-    tokens = format.opening(messages, env.tools)
-    opening_text = format.decode(tokens)
+    tokens = dialect.opening(messages, env.tools)
+    opening_text = dialect.decode(tokens)
     turns: list[Message] = []
     for text in [*(render_hermes(c) for c in env.oracle()), "Answer: 12"]:
-        tokens += format.turn(text)
+        tokens += dialect.turn(text)
         replies, *_ = env.step(text)
         turns += [Message("assistant", text), *replies]
         if replies:
-            tokens += format.reply(replies)
+            tokens += dialect.reply(replies)
 
     system = opening_text.partition("system\n")[2].partition("<|im_end|>")[0]
     if render == "full":  # the template shows the tools, not the message
         whole = one_shot([*messages, *turns], tools=[t.as_function() for t in env.tools])
     else:
         whole = one_shot([Message("system", system), *messages[1:], *turns])
-    newline = format.tokenizer.encode("\n")
+    newline = dialect.tokenizer.encode("\n")
     assert [*tokens, *newline] == whole
 
 
@@ -79,8 +94,8 @@ def test_a_turn_is_its_text_and_one_end() -> None:
 
 
 def opening(render: ToolRender, *messages: Message) -> str:
-    format = Dialect(tokenizer(), render)
-    return format.decode(format.opening(messages, make("journeyman/Bank-v0").tools))
+    dialect = Dialect(tokenizer(), render)
+    return dialect.decode(dialect.opening(messages, make("journeyman/Bank-v0").tools))
 
 
 def test_names_only() -> None:
@@ -94,14 +109,32 @@ def test_signatures_say_how_to_call() -> None:
     text = opening("signature", Message("system", "Be brief."), Message("user", "hi"))
     for tool in make("journeyman/Bank-v0").tools:
         assert f"\n{tool.signature()}: {tool.description}\n" in text
-    assert text.count(HOW_TO_CALL) == 1
+    assert text.count(chat().how_to_call) == 1
     assert '"properties"' not in text
+
+
+def test_how_to_call_is_said_in_the_familys_form() -> None:
+    assert Hermes(tokenizer()).how_to_call == (
+        "To use a tool, write only: <tool_call>\n"
+        '{"name": "<tool>", "arguments": {"<argument>": <value>}}\n</tool_call>'
+    )
+    for family in FAMILIES:
+        dialect = family(tokenizer(), "signature")
+        said, _, example = dialect.how_to_call.partition("write only: ")
+        assert said == "To use a tool, "
+        for stand_in, value in (("<tool>", "pay"), ("<argument>", "amount"), ("<value>", "3")):
+            assert stand_in in example
+            example = example.replace(stand_in, value)
+        (call,) = dialect.read(example, [TOOL]).calls
+        assert (call.name, set(call.arguments), call.error) == ("pay", {"amount"}, None)
+        shown = dialect.decode(dialect.opening([Message("user", "hi")], [TOOL]))
+        assert shown.count(dialect.how_to_call) == 1
 
 
 def test_schemas_come_from_the_template() -> None:
     text = opening("full", Message("system", "Be brief."), Message("user", "hi"))
     assert text.count('"type": "function"') == len(make("journeyman/Bank-v0").tools)
-    assert HOW_TO_CALL not in text
+    assert chat().how_to_call not in text
 
 
 @pytest.mark.parametrize("render", ["signature", "names"])
@@ -177,32 +210,33 @@ TEMPLATES = {
 QWEN = sorted(name for name in TEMPLATES if name.startswith("qwen") and "tools" in TEMPLATES[name])
 ENDS = {"llama3_1": "<|eot_id|>", "llama3_2": "<|eot_id|>"}
 """What ends a turn, if not <|im_end|>."""
-FAMILIES = [*QWEN, "lfm2_v2", "nemotron_3_nano", "nemotron_3_super_training", *ENDS]
+SHIPPED = [*QWEN, "lfm2_v2", "nemotron_3_nano", "nemotron_3_super_training", *ENDS]
 
 
-def of_family(name: str, **variables: Any) -> Dialect:
-    """A model's template with the embedded tokenizer."""
+def of_family(name: str, form: str | None = None, **variables: Any) -> Dialect:
+    """A model's template with the embedded tokenizer, in its own form unless another is named."""
     changed = with_template(TEMPLATES[name])
     changed.add_special_tokens({"eos_token": ENDS.get(name, "<|im_end|>")})
-    return Dialect(changed, template_kwargs=variables)
+    return dialect_of(changed, form, template_kwargs=variables)
 
 
-def stumble_then_solve(env: ToolEnv) -> Iterator[str]:
-    yield render_hermes(ToolCall("no_such_tool"))
+def stumble_then_solve(env: ToolEnv) -> Iterator[ToolCall | str]:
+    yield ToolCall("no_such_tool")
     yield from oracle(env)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_episodes_under_the_templates_of_models(name: str) -> None:
+@pytest.mark.parametrize("form", ["hermes", None])
+@pytest.mark.parametrize("name", SHIPPED)
+def test_episodes_under_the_templates_of_models(name: str, form: str | None) -> None:
     """With an error in them: every turn stands as it was written, every result is shown."""
-    format = of_family(name)
+    dialect = of_family(name, form)
     (episode,) = rollout(
-        ScriptedPlayer(format, stumble_then_solve), [TaskRef("journeyman/Bank-v0", "test/1")]
+        ScriptedPlayer(dialect, stumble_then_solve), [TaskRef("journeyman/Bank-v0", "test/1")]
     )
     assert (episode.stop, episode.success, episode.error) == (StopReason.ANSWERED, True, None)
-    text = format.decode(episode.tokens)
+    text = dialect.decode(episode.tokens)
     for step in episode.steps:
-        assert format.decode(episode.tokens[slice(*step.span)]) == step.text + ENDS.get(
+        assert dialect.decode(episode.tokens[slice(*step.span)]) == step.text + ENDS.get(
             name, "<|im_end|>"
         )
     results = [result for step in episode.steps for result in step.results]
@@ -215,9 +249,104 @@ def test_a_templates_variables() -> None:
     empty = "<think>\n\n</think>\n\n"
     messages = [Message("user", "hi")]
     for variables, ending in (({}, ""), ({"enable_thinking": False}, empty)):
-        format = of_family("qwen3", **variables)
-        for tokens in (format.opening(messages, []), format.reply([Message("tool", "1")])):
-            assert format.decode(tokens).endswith(f"<|im_start|>assistant\n{ending}")
+        dialect = of_family("qwen3", **variables)
+        for tokens in (dialect.opening(messages, []), dialect.reply([Message("tool", "1")])):
+            assert dialect.decode(tokens).endswith(f"<|im_start|>assistant\n{ending}")
+
+
+# Families
+
+
+TOLD = [(template, family) for family, (_, names) in PARSED.items() for template in names]
+
+
+@pytest.mark.parametrize(("template", "family"), TOLD)
+def test_a_template_tells_its_family(template: str, family: str) -> None:
+    found = family_of(with_template(TEMPLATES[template]))
+    assert (found.name, found.form.name) == (family, family)
+
+
+def test_where_no_template_tells_it_is_hermes() -> None:
+    for template in (CHATML, None, tokenizer().chat_template):
+        assert family_of(with_template(template)) is Hermes
+    assert type(dialect_of(tokenizer())) is Hermes
+
+
+def test_templates_of_mistral() -> None:
+    """TRL ships none; theirs all have the marker."""
+    marked = CHATML.replace("{% for", "{% set marker = '[TOOL_CALLS]' %}{% for", 1)
+    assert family_of(with_template(marked)).name == "mistral"
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda it: it.name)
+def test_a_family_by_name_whatever_the_template_tells(family: type[Dialect]) -> None:
+    assert dialects()[family.name] is family
+    assert type(dialect_of(tokenizer(), family.name)) is family
+    assert family.form is get_parser(family.name)
+
+
+def test_every_form_has_its_family() -> None:
+    assert {family.name for family in FAMILIES} == set(PARSERS)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("herms", "did you mean 'hermes'?"),
+        ("glm4", "did you mean 'glm45'?"),
+        ("", "there are: .*hermes, qwen3_coder, glm45, mistral, harmony, llama3_json, pythonic$"),
+    ],
+)
+def test_a_family_that_there_is_not(name: str, hint: str) -> None:
+    with pytest.raises(DialectError, match=rf"^no dialect '{name}'; {hint}") as caught:
+        dialect_of(tokenizer(), name)
+    assert isinstance(caught.value, AgentError)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda it: it.name)
+def test_a_turn_is_read_as_its_family_writes(family: type[Dialect]) -> None:
+    dialect = family(tokenizer(), "names")
+    call = ToolCall("pay", {"owner": "Zoë", "amount": 3})
+    text = f"<think>\nmaybe {CONSIDERED}?\n</think>\n{dialect.write_call(call)}"
+    turn = dialect.read(text, [TOOL])
+    (read,) = turn.calls
+    assert (read.name, read.arguments, read.error) == (call.name, call.arguments, None)
+    assert turn.text == text
+    assert read.span is not None and text[read.span[0] :] == dialect.write_call(call)
+    answered = dialect.read("<think>\nAnswer: 3\n</think>\nAnswer: 4", [TOOL])
+    assert answered.calls == ()
+    assert "3" not in answered.answer and answered.answer.endswith("Answer: 4")
+
+
+def test_plain_dialects_are_of_hermes() -> None:
+    call = ToolCall("pay", {"amount": 3})
+    assert chat().write_call(call) == render_hermes(call)
+    assert chat().read(render_hermes(call)).calls == tuple(parse_hermes(render_hermes(call)))
+
+
+# How the tools are shown, where nobody says
+
+
+def test_tools_in_full_where_the_template_shows_them_and_else_by_signature() -> None:
+    messages = [Message("user", "hi")]
+    for template, render in ((tokenizer().chat_template, "full"), (CHATML, "signature")):
+        dialect, named = (Dialect(with_template(template), it) for it in (None, render))
+        assert dialect.render == render
+        assert dialect.opening(messages, [TOOL]) == named.opening(messages, [TOOL])
+        assert dialect_of(with_template(template), None, None).render == render
+
+
+# What ends a turn
+
+
+def test_end_tokens_of_a_dialect() -> None:
+    eos = chat().eos_id
+    assert chat().end_ids == (eos,)
+    for ends, expected in (((7,), (eos, 7)), ((7, eos, 7, 9), (eos, 7, 9)), ((eos,), (eos,))):
+        assert Dialect(tokenizer(), "names", ends=ends).end_ids == expected
+        assert dialect_of(tokenizer(), None, "names", None, ends).end_ids == expected
+    several = Dialect(tokenizer(), "names", ends=(7,))
+    assert several.turn("hi")[-1] == several.eos_id == eos  # what is written ends by the template's
 
 
 CONSIDERED = '<tool_call>\n{"name": "transfer", "arguments": {}}\n</tool_call>'
@@ -232,7 +361,8 @@ CONSIDERED = '<tool_call>\n{"name": "transfer", "arguments": {}}\n</tool_call>'
 )
 def test_what_is_only_considered_is_not_done(reasoning: str) -> None:
     def think_first(env: ToolEnv) -> Iterator[str]:
-        return (reasoning + text for text in oracle(env))
+        turns = (t if isinstance(t, str) else chat().write_call(t) for t in oracle(env))
+        return (reasoning + text for text in turns)
 
     (episode,) = rollout(
         ScriptedPlayer(chat(), think_first), [TaskRef("journeyman/Bank-v0", "test/1")]

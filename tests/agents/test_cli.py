@@ -56,7 +56,7 @@ def raising(error: BaseException) -> Callable[..., Any]:
 
 
 def hydra_app(monkeypatch: pytest.MonkeyPatch, name: str, app: Callable[[list[str]], None]) -> None:
-    monkeypatch.setitem(sys.modules, f"journeyman.agents.{name}", SimpleNamespace(main=app))
+    monkeypatch.setitem(sys.modules, f"journeyman.agents.runs.{name}", SimpleNamespace(main=app))
 
 
 # --- the command as a whole -----------------------------------------------------------------------
@@ -489,7 +489,7 @@ def test_search_takes_other_students(
 
     def load_student(model: str, **kwargs: Any) -> Any:
         asked.update(kwargs, model=model)
-        return SimpleNamespace(format=SimpleNamespace(tokenizer=["student's"]))
+        return SimpleNamespace(dialect=SimpleNamespace(tokenizer=["student's"]))
 
     def check(student: Any, teacher: Any) -> None:
         raise AgentError(f"{student} is not {teacher}")

@@ -11,10 +11,11 @@ import torch
 from hydra import compose, initialize_config_module
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
 
 from journeyman.agents.networks.catalogue import available
 from journeyman.agents.rollouts.tasks import TaskRef
-from journeyman.agents.runs.app import offer_environments
+from journeyman.agents.runs.application import offer_options
 from journeyman.envs import env_ids
 from journeyman.sandbox import Sandbox, Session
 
@@ -28,8 +29,20 @@ GROUPS = {
 EVALUATED = ("env", "student", "sandbox")
 """Groups that fit `eval`; all fit `train`."""
 
-LIGHT = ("journeyman.agents.credit.", "journeyman.agents.search.", "journeyman.sandbox.")
+LIGHT = (
+    "journeyman.agents.credit.",
+    "journeyman.agents.learning.losses.",
+    "journeyman.agents.search.",
+    "journeyman.agents.teachers.no_teacher",
+    "journeyman.sandbox.",
+)
 """What is built wherever the tests run; models are built if they are on this machine."""
+
+NEEDED = {
+    ("student", "hf"): ["student.model=embedded-student"],
+    ("teacher", "hf"): ["teacher.model=embedded-teacher"],
+}
+"""Options that name nothing by themselves, and what they must be told."""
 
 CHOICES = [
     (root, group, option)
@@ -42,7 +55,7 @@ CHOICES = [
 
 @pytest.fixture(autouse=True, scope="module")
 def hydra() -> Iterator[None]:
-    offer_environments()
+    offer_options()
     with initialize_config_module("journeyman.conf", version_base="1.3"):
         yield
 
@@ -99,12 +112,20 @@ def test_a_root_composes_and_instantiates(root: str, tmp_path: Path) -> None:
 def test_an_option_composes_and_instantiates(
     root: str, group: str, option: str, tmp_path: Path
 ) -> None:
-    config = compose(root, [f"{group}={option}"])
+    config = compose(root, [f"{group}={option}", *NEEDED.get((group, option), [])])
     OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     # Experiments reach everywhere, an option only into its own group.
     part = config if group in ("experiment", "debug") else config[group]
     for node in nodes(part):
         check(node, tmp_path)
+
+
+@pytest.mark.parametrize(("group", "option"), NEEDED)
+def test_an_option_that_names_nothing_says_so(group: str, option: str) -> None:
+    config = compose("train", [f"{group}={option}"])
+    (needed,) = (override.partition("=")[0] for override in NEEDED[group, option])
+    with pytest.raises(MissingMandatoryValue, match=needed):
+        OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
 
 
 @pytest.mark.parametrize("root", ROOTS)
@@ -150,15 +171,15 @@ def test_the_config_can_be_printed(journeyman: Any) -> None:
 
 
 NOTE_TASKS = """
-from journeyman.agents.learning.trainers import distill
+from journeyman.agents.learning import collector
 
-rollout = distill.rollout
+rollout = collector.rollout
 
-def noted(policy, tasks, *args, **kwargs):
+def noted(player, tasks, *args, **kwargs):
     open("tasks", "w").write(" ".join(task.task_id for task in tasks))
-    return rollout(policy, tasks, *args, **kwargs)
+    return rollout(player, tasks, *args, **kwargs)
 
-distill.rollout = noted
+collector.rollout = noted
 """
 
 
@@ -216,12 +237,12 @@ def test_a_search_and_demonstrations_get_the_sandbox_too() -> None:
             raise RuntimeError("asked for a session")
 
     kwargs = {"sandbox": Refused()}
-    policy = load_student("embedded-student", render="names", max_turn_tokens=8)
-    world = LanguageWorld(policy, 2, kwargs)
+    player = load_student("embedded-student", render="names", max_turn_tokens=8)
+    world = LanguageWorld(player, 2, kwargs)
     tasks = [TaskRef(f"journeyman/{name}-v0", "train/0") for name in ("Bank", "Python")]
     assert len(world.begin(tasks[:1])) == 1  # an environment that runs no code is not given it
     with pytest.raises(RuntimeError, match="asked for a session"):
-        demonstration_rows(tasks, policy.format, env_kwargs=kwargs)
+        demonstration_rows(tasks, player.dialect, env_kwargs=kwargs)
 
 
 def test_a_sandbox_that_cannot_be_had_is_said_at_once(tmp_path: Path, journeyman: Any) -> None:

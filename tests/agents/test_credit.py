@@ -8,20 +8,27 @@ import torch
 from torch import Tensor
 
 from journeyman.agents.credit import Credit, Experience, Outcome, StepDecay, Trace, Uniform
+from journeyman.agents.credit.trees import Additive
+from journeyman.agents.teachers import Annotations, Detail, Signal, Teacher
 from journeyman.envs import Episode, StopReason
 
 from .tiny import broken, episode
 
 
 @dataclass
-class Opinion:
+class Opinion(Teacher):
     """A teacher that is given its log-probabilities."""
 
     given: Sequence[Tensor]
 
-    def score(self, rows: Sequence[Sequence[int]]) -> list[Tensor]:
-        assert [len(row) for row in rows] == [len(scores) for scores in self.given]
-        return list(self.given)
+    def annotate(self, rows: Sequence[Episode], detail: Detail) -> list[Signal]:
+        assert [len(row.tokens) for row in rows] == [len(scores) for scores in self.given]
+        return [Signal(scores) for scores in self.given]
+
+
+def judged(played: Sequence[Episode], *given: Tensor) -> Experience:
+    """Episodes and what a teacher says of those with chosen tokens."""
+    return Experience(played, annotations=Annotations(Opinion(given)))
 
 
 def apart(played: Episode, distances: tuple[float, ...]) -> Tensor:
@@ -56,8 +63,8 @@ def test_uniform() -> None:
 
 def test_step_decay_weighs_by_distance_from_the_first_step() -> None:
     played = episode(random.Random(1), turns=4)
-    teacher = Opinion([apart(played, (0.3, 0.7, 0.3, 0.0))])
-    (credit,) = StepDecay(delta=0.5, epsilon=0.1).assign(Experience([played], teacher=teacher))
+    given = judged([played], apart(played, (0.3, 0.7, 0.3, 0.0)))
+    (credit,) = StepDecay(delta=0.5, epsilon=0.1).assign(given)
     # (d_1 + eps) / (d_k + eps), at most 1 + delta.
     assert by_step(played, credit.weights) == pytest.approx([1.0, 0.5, 1.0, 1.5])
     assert not credit.advantages.any()
@@ -70,17 +77,17 @@ def test_step_decay_of_a_fork_begins_with_its_own_steps(given: bool) -> None:
     masked = played.steps[0 if not given else 1].span[1]
     mask = tuple(chosen and t >= masked for t, chosen in enumerate(played.mask))
     fork = replace(played, mask=mask, first_step=1)
-    teacher = Opinion([apart(played, (0.9, 0.4, 0.3, 0.7))])
-    (credit,) = StepDecay(delta=0.5, epsilon=0.1).assign(Experience([fork], teacher=teacher))
+    known = judged([fork], apart(played, (0.9, 0.4, 0.3, 0.7)))
+    (credit,) = StepDecay(delta=0.5, epsilon=0.1).assign(known)
     own = by_step(fork, credit.weights)[2 if given else 1 :]
     assert own == pytest.approx([1.0, 0.5] if given else [1.0, 1.25, 0.625])
     wholly = replace(played, mask=(False,) * len(mask))
-    (credit,) = StepDecay().assign(Experience([wholly], teacher=Opinion([])))
+    (credit,) = StepDecay().assign(judged([wholly]))
     assert credit.weights.isfinite().all()
 
 
 def test_step_decay_takes_episodes_without_steps() -> None:
-    (credit,) = StepDecay().assign(Experience([broken(reset=False)], teacher=Opinion([])))
+    (credit,) = StepDecay().assign(judged([broken(reset=False)]))
     assert credit.weights.tolist() == [0, 0, 0]
 
 
@@ -88,6 +95,18 @@ def test_step_decay_takes_episodes_without_steps() -> None:
 def test_what_reads_scores_needs_them(algorithm: Credit) -> None:
     with pytest.raises(ValueError, match="reads teacher scores and was given no teacher"):
         algorithm.assign(Experience([episode(random.Random(1))]))
+    with pytest.raises(ValueError, match="reads teacher scores and was given no teacher"):
+        untaught = Annotations(None)
+        algorithm.assign(Experience([episode(random.Random(1))], annotations=untaught))
+
+
+def test_who_needs_a_teacher() -> None:
+    """What does is refused beside `teacher=none` before anything is played."""
+    needy = [
+        type(it).__name__ for it in (Uniform(), StepDecay(), Trace(), Outcome()) if it.needs_teacher
+    ]
+    assert needy == ["StepDecay", "Trace"]
+    assert Additive(Trace()).needs_teacher and not Additive(Uniform()).needs_teacher
 
 
 def traced(played: Episode, ratios: dict[int, float], decay: float = 1.0) -> Tensor:
@@ -95,7 +114,7 @@ def traced(played: Episode, ratios: dict[int, float], decay: float = 1.0) -> Ten
     scores = torch.tensor(played.logprobs)
     for place, ratio in ratios.items():
         scores[place] += math.log(ratio)
-    (credit,) = Trace(decay).assign(Experience([played], teacher=Opinion([scores])))
+    (credit,) = Trace(decay).assign(judged([played], scores))
     assert not credit.advantages.any()
     return credit.weights
 
@@ -152,6 +171,6 @@ def test_outcome_of_broken_episodes_alone() -> None:
 def test_credit_is_as_long_as_its_episode(algorithm: Credit) -> None:
     rng = random.Random(3)
     played = [episode(rng, turns=n) for n in (1, 2, 5)] + [broken()]
-    teacher = Opinion([apart(e, (0.5,) * len(e.steps)) for e in played if e.steps])
-    for e, c in zip(played, algorithm.assign(Experience(played, teacher=teacher)), strict=True):
+    given = judged(played, *(apart(e, (0.5,) * len(e.steps)) for e in played if e.steps))
+    for e, c in zip(played, algorithm.assign(given), strict=True):
         assert c.weights.shape == c.advantages.shape == (len(e.tokens),)

@@ -118,8 +118,9 @@ def test_truncated_episodes_count_and_broken_ones_do_not() -> None:
     credits = []
     for played in (cut, [*cut, *halves, broken(), broken(reset=False)]):
         credit = GAE(Critic(), lam=1.0)
-        assigned = credit.assign(experience(played))
-        assert credit.log["critic/loss"] == pytest.approx(12 / 20)  # steps of successes
+        given = experience(played)
+        assigned = credit.assign(given)
+        assert given.figures["critic/loss"] == pytest.approx(12 / 20)  # steps of successes
         credit.learn(experience(played))
         credits.append(credit)
         assert [by_step(e, c.advantages) for e, c in zip(played, assigned, strict=True)][3] != [
@@ -138,7 +139,7 @@ def test_broken_episodes_alone() -> None:
     given = experience([broken(), broken(reset=False)])
     assert [len(c.advantages) for c in credit.assign(given)] == [0, 3]
     credit.learn(given)
-    assert credit.log == credit.state_dict() == {}
+    assert given.figures == credit.state_dict() == {}
 
 
 def test_a_prefix_is_learned_where_it_was_played() -> None:
@@ -169,7 +170,7 @@ def test_one_critic_for_several_environments() -> None:
         credit.learn(experience(mixed()))
     new = experience(mixed())
     credit.assign(new)
-    assert credit.log["critic/explained_variance"] > 0.5
+    assert new.figures["critic/explained_variance"] > 0.5
     first = [float(credit._critic.values(states)[0]) for states in new.states]
     assert max(first[::2]) < 0.5 < min(first[1::2])
 
@@ -280,14 +281,17 @@ def test_what_learns_nothing_takes_no_state() -> None:
 
 
 def test_credit_from_trees_learns_by_its_base() -> None:
-    given = Experience(batch(1), [(None,) * len(e.steps) for e in batch(1)], student=STUDENT)
+    unknown = [(None,) * len(e.steps) for e in batch(1)]
     base, credit, again = GAE(Critic()), Additive(GAE(Critic())), Additive(GAE(Critic()))
+    figures = []
     for algorithm in (base, credit):
+        given = Experience(batch(1), unknown, student=STUDENT)
         algorithm.assign(given)
         algorithm.learn(given)
+        figures.append(given.figures)
     again.load_state_dict(credit.state_dict())
-    assert credit.log == base.log
-    assert "critic/loss" in credit.log
+    assert figures[0] == figures[1]
+    assert "critic/loss" in figures[1]
     assert equal(again.state_dict(), base.state_dict())
 
 

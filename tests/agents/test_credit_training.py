@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from peft import LoraConfig
 
 from journeyman.agents.credit import GAE, Attention, Critic
+from journeyman.agents.learning import collector
 from journeyman.agents.learning.trainers import distill
 from journeyman.agents.learning.trainers.parts import Parts
 from journeyman.agents.rollouts.rollout import rollout
@@ -42,11 +43,11 @@ def configured(credit: str, values: str = "tree") -> Parts:
 
 def train(parts: Parts, folder: Path) -> list[dict[str, float]]:
     """What is logged of each step; the student must have changed."""
-    before = weights(parts.policy.model)
+    before = weights(parts.student.model)
     trainer = distill.build(parts, distillation(folder, max_steps=1))
     trainer.train()
-    assert changed(parts.policy.model, before)
-    assert all(p.isfinite().all() for p in parts.policy.model.parameters())
+    assert changed(parts.student.model, before)
+    assert all(p.isfinite().all() for p in parts.student.model.parameters())
     return steps(trainer)
 
 
@@ -54,11 +55,11 @@ def paid(monkeypatch: pytest.MonkeyPatch) -> None:
     """Outcomes that differ, within a tree as well: no tiny model solves a task."""
     count = itertools.count()
 
-    def play(policy: Any, tasks: list[Any], *rest: Any, **options: Any) -> list[Episode]:
-        played = rollout(policy, tasks, *rest, **options)
+    def play(player: Any, tasks: list[Any], *rest: Any, **options: Any) -> list[Episode]:
+        played = rollout(player, tasks, *rest, **options)
         return [dataclasses.replace(e, reward=float(next(count) % 3 == 0)) for e in played]
 
-    monkeypatch.setattr(distill, "rollout", play)
+    monkeypatch.setattr(collector, "rollout", play)
     monkeypatch.setattr(language, "rollout", play)
 
 
@@ -101,7 +102,7 @@ def test_reinforcement_alone_over_shared_rollouts(
     names = changed(trainer.model, before)
     assert names
     assert not lora or all("lora_" in name for name in names)
-    assert parts.policy.model.config._attn_implementation == "sdpa"
+    assert parts.student.model.config._attn_implementation == "sdpa"
     records = steps(trainer)
     if isinstance(credit, GAE):
         judged = ["critic/loss" in record for record in records]

@@ -12,8 +12,7 @@ from journeyman.agents.search.backup import Advantage, NodeValue, expected_backu
 from journeyman.agents.search.estimators import Estimate
 from journeyman.agents.search.evidence import Evidence, evidence
 from journeyman.agents.search.tree import Continuation, Kind, Move, Tree
-from journeyman.envs import Episode, StopReason
-from journeyman.envs import Move as Turn
+from journeyman.envs import Episode, Step, StopReason
 
 SPANS = ((2, 4), (5, 8))
 
@@ -21,7 +20,7 @@ SPANS = ((2, 4), (5, 8))
 def episode() -> Episode:
     """Two turns, of two and three tokens."""
     mask = tuple(any(a <= t < b for a, b in SPANS) for t in range(9))
-    steps = tuple(Turn(span, "") for span in SPANS)
+    steps = tuple(Step(span, "") for span in SPANS)
     return Episode("e", "t", tuple(range(9)), (0.0,) * 9, mask, steps, StopReason.ANSWERED)
 
 
@@ -77,10 +76,11 @@ def test_the_gate_closes_on_evidence_against_the_teacher_only() -> None:
     z = -0.4 / (0.15 + 0.2 + 0.01) ** 0.5  # the student fails too: the bar decides
     both = known(value=0.0, teacher=Estimate(0.0, 0.2))
     assert credit.gate(both) == pytest.approx(2 * NormalDist().cdf(z))
-    (found,) = credit.assign(Experience([episode()], [(wrong, known(teacher=Estimate(1.0)))]))
+    given = Experience([episode()], [(wrong, known(teacher=Estimate(1.0)))])
+    (found,) = credit.assign(given)
     assert found.weights[2] == pytest.approx(credit.gate(wrong))
     assert found.weights[5] == 1.0
-    assert credit.log["gate/closed"] == 0.5
+    assert given.figures["gate/closed"] == 0.5
 
 
 def test_nothing_known_leaves_the_base() -> None:

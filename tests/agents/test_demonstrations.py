@@ -3,11 +3,11 @@ import random
 import pytest
 
 from journeyman.agents.rollouts.demonstrations import Demonstration, demonstrate
+from journeyman.agents.students.dialect import FAMILIES, Dialect, Pythonic
 from journeyman.envs import Split, Task, ToolEnv, UserTurn, answer_text, make
 from journeyman.tools import ToolCall, parse_hermes, render_hermes, tool
-from journeyman.tools.parsing import PARSERS
 
-from .tiny import BUILTIN, chat
+from .tiny import BUILTIN, chat, tokenizer
 
 INDICES = range(15)
 Turns = list[tuple[str, bool]]
@@ -71,14 +71,17 @@ def test_demonstrations_end_solved(env_id: str, error_rate: float) -> None:
         assert (reward, terminated, info["success"]) == (1.0, True, True)
 
 
-@pytest.mark.parametrize("parser", PARSERS)
-def test_demonstrations_are_written_as_the_environment_reads(parser: str) -> None:
-    statuses = set()
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda it: it.name)
+def test_demonstrations_are_written_as_the_student_is_read(family: type[Dialect]) -> None:
+    dialect, statuses = family(tokenizer(), "names"), set()
     for index in INDICES:
-        env = make(BUILTIN[0], max_turns=64, parser=parser)
-        demonstration = demonstrate(env, f"train/{index}", chat(), 0.5)
+        env = make(BUILTIN[0], max_turns=64)
+        demonstration = demonstrate(env, f"train/{index}", dialect, 0.5)
         gold = len(env.task.turns[0].gold)
-        outcomes = [(learn, env.step(text)) for text, learn in turns(env, demonstration)]
+        outcomes = [
+            (learn, env.step(dialect.read(text, env.tools)))
+            for text, learn in turns(env, demonstration)
+        ]
         assert outcomes[-1][1][-1]["success"]
         right = [outcome[-1]["calls"] for learn, outcome in outcomes if learn]
         assert [len(calls) for calls in right] == [1] * gold + [0]
@@ -150,11 +153,11 @@ class TalkEnv(AskEnv):
 
 def test_a_spoilt_call_is_not_taken_for_an_answer() -> None:
     """In some forms little is left of a short call; the gold would then meet another question."""
-    env = TalkEnv(max_turns=64, parser="pythonic")
+    env, dialect = TalkEnv(max_turns=64), Pythonic(tokenizer(), "names")
     for index in range(30):
-        demonstration = demonstrate(env, f"train/{index}", chat(), 0.6)
+        demonstration = demonstrate(env, f"train/{index}", dialect, 0.6)
         for text, learn in turns(env, demonstration):
-            *_, info = env.step(text)
+            *_, info = env.step(dialect.read(text, env.tools))
             assert info["calls"] or learn
         assert info["success"]
 

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 from transformers import CohereConfig, Gemma2Config, GraniteConfig, LlamaConfig
 
+from journeyman.agents.learning.losses import divergence
 from journeyman.agents.learning.losses.divergence import Comparison, compare
 from journeyman.agents.learning.losses.functions import generalised_jsd
-from journeyman.agents.learning.trainers import divergence
 from journeyman.agents.networks.heads import Head, backbone
 
 TOKENS, VOCABULARY = 37, 211

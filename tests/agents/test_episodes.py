@@ -26,7 +26,7 @@ from journeyman.agents.learning.trainers.recording import TrainingLog
 from journeyman.agents.networks.catalogue import resolve
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import TaskRef
-from journeyman.agents.runs.app import _fingerprint as fingerprint
+from journeyman.agents.runs.measuring import _fingerprint as fingerprint
 from journeyman.agents.search.playing import SearchPlayer
 from journeyman.agents.students.hf import HFPlayer
 from journeyman.agents.students.scripted import ScriptedPlayer, no_op, oracle
@@ -132,7 +132,7 @@ def test_a_resumed_run_forgets_what_it_will_play_again(run: Path) -> None:
 
 def test_looking_at_episodes_needs_no_learning_stack() -> None:
     """Else each look would wait for torch."""
-    modules = ("cli.show", "cli.compare", "evaluation.show", "evaluation.compare")
+    modules = ("cli.show", "cli.compare", "evaluation.transcript", "evaluation.comparison")
     imports = "".join(f"import journeyman.agents.{name}\n" for name in modules)
     check = "import sys\nsys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
     assert subprocess.run([sys.executable, "-c", imports + check], check=False).returncode == 0
@@ -236,10 +236,10 @@ EVAL = (
 )
 KILL = """
 import os, signal
-from journeyman.agents.evaluation import records as episodes
+from journeyman.agents.evaluation import records
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
-append, calls = episodes.EpisodeFile.append, 0
+append, calls = records.EpisodeFile.append, 0
 
 def counted(self, played):
     global calls
@@ -251,18 +251,19 @@ def counted(self, played):
             file.truncate(file.seek(0, 2) - {torn})
         os.kill(os.getpid(), signal.{signal})
 
-episodes.EpisodeFile.append = counted
+records.EpisodeFile.append = counted
 """
 COUNT = """
-from journeyman.agents.runs import app
+from journeyman.agents.runs import measuring
 
-play = app.rollout
+play = measuring.rollout
 
-def counting(policy, tasks, *rest):
-    print("played", len(tasks))
-    return play(policy, tasks, *rest)
+def counting(player, tasks, *rest):
+    if tasks:
+        print("played", len(tasks))
+    return play(player, tasks, *rest)
 
-app.rollout = counting
+measuring.rollout = counting
 """
 
 
@@ -327,12 +328,13 @@ def test_other_weights_play_anew(tmp_path: Path, journeyman: Any, other_model: P
 
 
 def test_the_fingerprint_is_that_of_the_weights() -> None:
-    policy = HFPlayer(llama(len(tokenizer())), chat())
-    known = fingerprint(policy)
-    assert fingerprint(policy.at(0.0)) == fingerprint(SearchPlayer(policy)) == known != ""
+    player = HFPlayer(llama(len(tokenizer())), chat())
+    known = fingerprint(player)
+    greedy = player.at(temperature=0.0)
+    assert fingerprint(greedy) == fingerprint(SearchPlayer(player)) == known != ""
     with torch.no_grad():
-        list(policy.model.parameters())[-1][0] += 1e-3
-    assert fingerprint(policy) != known
+        list(player.model.parameters())[-1][0] += 1e-3
+    assert fingerprint(player) != known
     assert fingerprint(ScriptedPlayer(chat(), oracle)) == ""
 
 
@@ -343,7 +345,7 @@ def test_attempts(tmp_path: Path, journeyman: Any) -> None:
     assert refused.status == 2
     assert "evaluation.attempts=3 at evaluation.temperature=0: all attempts" in refused.stderr
     none = journeyman(*command, "evaluation.attempts=0")
-    assert "evaluation.attempts=0: expected a whole number above zero" in none.stderr
+    assert "evaluation.attempts=0: expected a whole number, 1 or more" in none.stderr
     assert not (run / "config.yaml").exists()
 
     done = journeyman(*command, "evaluation.temperature=1.0")

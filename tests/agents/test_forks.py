@@ -20,14 +20,14 @@ EXACT = "journeyman/ExactMDP-v0"
 
 
 @pytest.fixture(scope="module")
-def policy():  # type: ignore[no-untyped-def]
+def player():  # type: ignore[no-untyped-def]
     return load_student("embedded-student", render="names", max_turn_tokens=48, device="cpu")
 
 
 @pytest.fixture(scope="module")
-def parents(policy) -> Sequence[Episode]:  # type: ignore[no-untyped-def]
+def parents(player) -> Sequence[Episode]:  # type: ignore[no-untyped-def]
     tasks = [TaskRef(BUILTIN[i % 3], f"test/{i}", seed=i) for i in range(TASKS)]
-    return rollout(policy.at(0.0), tasks, env_kwargs={"max_turns": 8}, keep=True)
+    return rollout(player.at(temperature=0.0), tasks, env_kwargs={"max_turns": 8}, keep=True)
 
 
 def test_branch_points_are_kept_on_demand(parents: Sequence[Episode]) -> None:
@@ -38,11 +38,13 @@ def test_branch_points_are_kept_on_demand(parents: Sequence[Episode]) -> None:
         Fork(episode, 0, seed=0)
 
 
-def test_a_greedy_student_goes_on_as_before(policy, parents: Sequence[Episode]) -> None:  # type: ignore[no-untyped-def]
+def test_a_greedy_student_goes_on_as_before(player, parents: Sequence[Episode]) -> None:  # type: ignore[no-untyped-def]
     """From every step of every episode: the same tokens and the same end."""
     forks = [Fork(e, k, seed=99) for e in parents for k in range(len(e.steps))]
     for fork, episode in zip(
-        forks, rollout(policy.at(0.0), forks, env_kwargs={"max_turns": 8}, keep=True), strict=True
+        forks,
+        rollout(player.at(temperature=0.0), forks, env_kwargs={"max_turns": 8}, keep=True),
+        strict=True,
     ):
         parent, start = fork.parent, fork.parent.steps[fork.step].span[0]
         assert episode.tokens == parent.tokens
@@ -60,14 +62,16 @@ def test_a_greedy_student_goes_on_as_before(policy, parents: Sequence[Episode]) 
         assert len(episode.branch_points) == len(episode.steps)
 
 
-def test_a_given_turn_is_played_and_masked(policy, parents: Sequence[Episode]) -> None:  # type: ignore[no-untyped-def]
+def test_a_given_turn_is_played_and_masked(player, parents: Sequence[Episode]) -> None:  # type: ignore[no-untyped-def]
     """The gold call in place of the student's first: masked, played, and gone on from."""
     forks = []
     for parent in parents:
         gold = make(parent.env_id).load_task(parent.task_id).gold[0]
         forks.append(Fork(parent, 0, seed=1, turn=tuple(chat().turn(render_hermes(gold)))))
     for fork, episode in zip(
-        forks, rollout(policy.at(0.0), forks, env_kwargs={"max_turns": 8}, keep=True), strict=True
+        forks,
+        rollout(player.at(temperature=0.0), forks, env_kwargs={"max_turns": 8}, keep=True),
+        strict=True,
     ):
         start, end = episode.steps[0].span
         assert episode.tokens[start:end] == fork.turn
@@ -76,7 +80,7 @@ def test_a_given_turn_is_played_and_masked(policy, parents: Sequence[Episode]) -
         assert episode.steps[0].results[0].ok
         assert len(episode.branch_points) == len(episode.steps)
         again = Fork(episode, 1, seed=5)
-        (deeper,) = rollout(policy.at(0.0), [again], env_kwargs={"max_turns": 8})
+        (deeper,) = rollout(player.at(temperature=0.0), [again], env_kwargs={"max_turns": 8})
         assert deeper.tokens == episode.tokens
 
 
@@ -151,11 +155,11 @@ def test_forks_throw_dice_of_their_own() -> None:
     tasks = itertools.islice(exact.tasks("test"), 200)
     task = next(i for i in tasks if exact.load_task(i).kind == "graph_40")
     call = render_hermes(ToolCall("choose", {"action": 1}))
-    policy = ScriptedPlayer(chat(), lambda env: iter([call]))
-    (parent,) = rollout(policy, [TaskRef(EXACT, task)], keep=True)
+    player = ScriptedPlayer(chat(), lambda env: iter([call]))
+    (parent,) = rollout(player, [TaskRef(EXACT, task)], keep=True)
     given = tuple(chat().turn(call))
     forks = [Fork(parent, 0, seed, given) for seed in range(60)]
-    first, again = rollout(policy, forks, keep=True), rollout(policy, forks, keep=True)
+    first, again = rollout(player, forks, keep=True), rollout(player, forks, keep=True)
     seen = [e.branch_points[1].state_hash for e in first]
     assert seen == [e.branch_points[1].state_hash for e in again]
     assert len({e.branch_points[0].state_hash for e in first}) == 1
@@ -168,8 +172,8 @@ def test_a_snapshot_that_fails_costs_its_own_episode_only(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(env_class(BUILTIN[0]), "snapshot", snapshot)
     tasks = [TaskRef(env_id, "test/0") for env_id in BUILTIN[:2]]
-    policy = ScriptedPlayer(chat(), oracle)
-    lost, whole = rollout(policy, tasks, keep=True)
+    player = ScriptedPlayer(chat(), oracle)
+    lost, whole = rollout(player, tasks, keep=True)
     assert (lost.stop, lost.error) == (StopReason.INFRA_ERROR, "ConnectionError: the bank is gone")
     assert whole.success
-    assert all(e.success for e in rollout(policy, tasks))  # nobody goes back: none is taken
+    assert all(e.success for e in rollout(player, tasks))  # nobody goes back: none is taken

@@ -19,12 +19,15 @@ from transformers import PreTrainedModel
 from trl import DistillationConfig
 
 from journeyman.agents.credit import TokenCredit, Uniform
+from journeyman.agents.learning.collector import Collector
+from journeyman.agents.learning.losses import JSD, TeacherView
 from journeyman.agents.learning.samples import to_batch
 from journeyman.agents.learning.trainers import distill
-from journeyman.agents.learning.trainers.distill import OnPolicyDistillation
+from journeyman.agents.learning.trainers.distill import OnPolicyDistillation, Schedule
 from journeyman.agents.rollouts.tasks import TaskRef
-from journeyman.agents.students.dialect import Dialect
 from journeyman.agents.students.hf import HFPlayer
+from journeyman.agents.students.player import Sampling
+from journeyman.agents.teachers import Annotations, local
 from journeyman.agents.teachers.local import LocalTeacher
 from journeyman.envs import Episode, StopReason
 
@@ -43,11 +46,9 @@ class Setting:
     ) -> None:
         self.student = gpt2(VOCABULARY, width=16, seed=1).double()
         self.teacher = gpt2(VOCABULARY, width=24, seed=2).double()
-        format: Dialect = chat()
         args = DistillationConfig(
             output_dir=str(folder),
             max_steps=steps,
-            beta=beta,
             per_device_train_batch_size=batch,
             gradient_accumulation_steps=accumulation,
             max_grad_norm=0.0,  # no clipping
@@ -62,15 +63,27 @@ class Setting:
         )
         descent = torch.optim.SGD(self.student.parameters(), lr=1.0)
         constant = torch.optim.lr_scheduler.LambdaLR(descent, lambda step: 1.0)
-        self.trainer = OnPolicyDistillation(
-            HFPlayer(self.student, format, max_turn_tokens=8),
-            LocalTeacher(self.teacher, tokenizer()),
+        loss = JSD(beta)
+        self.collector = Collector(
+            HFPlayer(self.student, chat(), Sampling(max_tokens=8)),
             Uniform(),
+            LocalTeacher(self.teacher, tokenizer()),
+            loss.needs,
+        )
+        self.trainer = OnPolicyDistillation(
+            self.collector,
+            loss,
             args,
             [TaskRef("acme/Env-v0", f"train/{i}") for i in range(batch * accumulation * steps)],
-            steps_per_generation=steps,
+            Schedule(steps_per_generation=steps),
             optimizers=(descent, constant),
         )
+
+    def views(self, batch: dict[str, Tensor]) -> list[TeacherView]:
+        """What the teacher says of the tokens that are in a batch, asked as a rollout asks it."""
+        assert self.collector.detail is not None
+        annotations = Annotations(self.collector.teacher, self.collector.detail)
+        return self.collector._views(rows_of(batch), annotations)
 
     def train(self, monkeypatch: pytest.MonkeyPatch, batch: dict[str, Tensor]) -> Gradients:
         """The sum of the steps' gradients, read off the weights: descent at rate 1."""
@@ -78,6 +91,7 @@ class Setting:
 
         def play(inputs: Sequence[Any]) -> dict[str, Tensor]:
             rollouts.append(len(inputs))
+            self.trainer._views = self.views(batch)
             return dict(batch)
 
         monkeypatch.setattr(self.trainer, "_generate_and_score_completions", play)
@@ -89,10 +103,30 @@ class Setting:
 
     def gradient(self, batch: dict[str, Tensor]) -> Gradients:
         """Of the loss alone."""
+        self.trainer._views = self.views(batch)
         self.student.zero_grad()
         loss, _, _ = self.trainer._compute_loss(self.student, batch, batch["num_items_in_batch"])
         loss.backward()
         return {n: p.grad.clone() for n, p in self.student.named_parameters() if p.grad is not None}
+
+
+def rows_of(batch: dict[str, Tensor]) -> list[Episode]:
+    """The episodes that are in a batch, by its own tensors: whatever a test changed there."""
+    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
+    real = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1).bool()
+    chosen = torch.cat([torch.zeros_like(batch["prompt_mask"]), batch["tool_mask"]], 1).bool()
+    rows = []
+    for i, there in enumerate(real):
+        tokens, mask = ids[i][there].tolist(), chosen[i][there].tolist()
+        stop = StopReason.ANSWERED if any(mask) else StopReason.INFRA_ERROR
+        logprobs = (0.0,) * len(tokens)
+        rows.append(Episode("acme/Env-v0", f"{i}", tuple(tokens), logprobs, tuple(mask), (), stop))
+    return rows
+
+
+def batch_of(episodes: Sequence[Episode], credit: Sequence[TokenCredit]) -> dict[str, Tensor]:
+    """A rollout's rows as the collector hands them out."""
+    return to_batch(episodes, credit, PAD) | {"row": torch.arange(len(episodes))}
 
 
 def random_credit(episodes: Sequence[Episode], seed: int) -> list[TokenCredit]:
@@ -174,7 +208,7 @@ def test_a_step_of_the_trainer_is_the_reference(
     credit = random_credit(episodes, seed=4)
     expected = reference(setting.student, setting.teacher, episodes, credit, beta)
     assert max(float(g.abs().max()) for g in expected.values()) > 0.1
-    found = setting.train(monkeypatch, to_batch(episodes, credit, PAD))
+    found = setting.train(monkeypatch, batch_of(episodes, credit))
     assert_equal(found, expected, atol=1e-8)
 
 
@@ -192,7 +226,7 @@ def test_steps_that_share_a_rollout_each_descend_on_their_own_episodes(
             for name, parameter in student.named_parameters():
                 parameter -= step[name]
         expected.update(step)
-    found = setting.train(monkeypatch, to_batch(episodes, credit, PAD))
+    found = setting.train(monkeypatch, batch_of(episodes, credit))
     assert_equal(found, dict(expected), atol=1e-8)
 
 
@@ -203,7 +237,16 @@ def test_the_loss_on_many_layouts(seed: int, beta: float, tmp_path: Path) -> Non
     episodes = ragged(seed, count=6)
     credit = random_credit(episodes, seed)
     expected = reference(setting.student, setting.teacher, episodes, credit, beta)
-    assert_equal(setting.gradient(to_batch(episodes, credit, PAD)), expected, atol=1e-8)
+    assert_equal(setting.gradient(batch_of(episodes, credit)), expected, atol=1e-8)
+
+
+def test_the_teacher_reads_the_batch_it_is_asked_about() -> None:
+    episodes = ragged(3, count=8)
+    found = rows_of(batch_of(episodes, random_credit(episodes, 4)))
+    for ours, theirs in zip(found, episodes, strict=True):
+        assert ours.tokens == theirs.tokens
+        assert ours.mask == theirs.mask or theirs.stop is StopReason.INFRA_ERROR
+        assert (ours.stop is StopReason.INFRA_ERROR) == (theirs.stop is StopReason.INFRA_ERROR)
 
 
 def test_without_advantages_there_is_distillation_alone(tmp_path: Path) -> None:
@@ -211,7 +254,7 @@ def test_without_advantages_there_is_distillation_alone(tmp_path: Path) -> None:
     episodes = ragged(7, count=6)
     credit = [TokenCredit(c.weights, c.advantages * 0) for c in random_credit(episodes, 7)]
     expected = reference(setting.student, setting.teacher, episodes, credit, 1.0)
-    assert_equal(setting.gradient(to_batch(episodes, credit, PAD)), expected, atol=1e-8)
+    assert_equal(setting.gradient(batch_of(episodes, credit)), expected, atol=1e-8)
 
 
 @pytest.fixture
@@ -222,7 +265,7 @@ def setting(tmp_path: Path) -> Setting:
 @pytest.fixture
 def batch() -> dict[str, Tensor]:
     episodes = ragged(11, count=6)
-    return to_batch(episodes, random_credit(episodes, 12), PAD)
+    return batch_of(episodes, random_credit(episodes, 12))
 
 
 def unchosen(batch: dict[str, Tensor]) -> Tensor:
@@ -261,13 +304,21 @@ def test_the_divergence_at_other_tokens_has_no_effect(
 ) -> None:
     """Prompts and results are context: what either model would say there is never compared."""
     # All rows together, so that the hooks below know which is which.
-    monkeypatch.setattr(distill, "similar_lengths", lambda lengths: [list(range(len(lengths)))])
+    for module in (distill, local):
+        monkeypatch.setattr(module, "similar_lengths", lambda rows, *_: [list(range(len(rows)))])
     before = setting.gradient(batch)
     width = batch["prompt_ids"].shape[1]
-    predicting = torch.zeros(len(batch["prompt_ids"]), width + unchosen(batch).shape[1]).bool()
-    predicting[:, width - 1 : -1] = ~unchosen(batch)
-    assert predicting.any()
-    assert not predicting.all()
+    students = torch.zeros(len(batch["prompt_ids"]), width + unchosen(batch).shape[1]).bool()
+    students[:, width - 1 : -1] = ~unchosen(batch)
+    # The teacher is sent rows with chosen tokens only, and pads them on the right.
+    sent = [row.mask for row in rows_of(batch) if any(row.mask)]
+    teachers = torch.zeros(len(sent), max(map(len, sent))).bool()
+    for i, mask in enumerate(sent):
+        teachers[i, : len(mask) - 1] = torch.tensor(mask[1:])
+    for predicting in (students, teachers):
+        assert predicting.any()
+        assert not predicting.all()
+    assert students.sum() == teachers.sum()
 
     def shout(where: Tensor, loudness: float) -> Callable[..., Any]:
         def hook(module: Any, inputs: Any, output: Any) -> Any:
@@ -278,7 +329,7 @@ def test_the_divergence_at_other_tokens_has_no_effect(
 
         return hook
 
-    for model in (setting.teacher, setting.student):
+    for model, predicting in ((setting.teacher, teachers), (setting.student, students)):
         with model.base_model.register_forward_hook(shout(~predicting, 1e3)):
             assert_equal(setting.gradient(batch), before, atol=0)
         with (
@@ -325,7 +376,7 @@ def test_a_batch_of_broken_episodes_changes_nothing(
     rng = random.Random(0)
     halfway = [episode(rng, VOCABULARY, stop=StopReason.INFRA_ERROR) for _ in range(2)]
     episodes = [broken(reset=True), *halfway, broken(reset=False)]
-    found = setting.train(monkeypatch, to_batch(episodes, random_credit(episodes, 0), PAD))
+    found = setting.train(monkeypatch, batch_of(episodes, random_credit(episodes, 0)))
     assert all(torch.equal(g, torch.zeros_like(g)) for g in found.values())
     assert setting.trainer.state.log_history[0]["loss"] == 0
 
@@ -338,7 +389,7 @@ def test_a_step_weighs_in_proportion(setting: Setting) -> None:
         weights = torch.ones(len(played.tokens))
         weights[start:end] = weight
         credit = [TokenCredit(weights, torch.zeros(len(played.tokens)))]
-        return setting.gradient(to_batch([played], credit, PAD))
+        return setting.gradient(batch_of([played], credit))
 
     without, once, thrice = gradient(0), gradient(1), gradient(3)
     assert any((once[n] - without[n]).abs().max() > 1e-3 for n in once)

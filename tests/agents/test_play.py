@@ -141,7 +141,7 @@ def test_a_person_may_leave() -> None:
 def test_a_task_comes_from_where_the_environment_draws_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(ToolEnv.__init__, "__defaults__", ("test", 12, "hermes", None))
+    monkeypatch.setattr(ToolEnv.__init__, "__defaults__", ("test", 12, None))
     assert f"{BANK}, task test/" in played("bye")[1]
 
 

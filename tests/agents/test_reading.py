@@ -12,10 +12,11 @@ from transformers import MambaConfig, MambaForCausalLM, PreTrainedModel
 
 from journeyman.agents.errors import UnsupportedModelError
 from journeyman.agents.networks.reading import Layers, step_attention, step_states
-from journeyman.agents.teachers.local import token_logprobs
+from journeyman.agents.teachers import Detail
+from journeyman.agents.teachers.local import LocalTeacher
 from journeyman.envs import Episode
 
-from .tiny import broken, episode, gpt2, llama
+from .tiny import broken, episode, gpt2, llama, tokenizer
 
 VOCABULARY = 40
 MODELS = pytest.mark.parametrize("make", [gpt2, llama])
@@ -125,13 +126,19 @@ def test_reading_forms_no_logits(
     step_states(model, [played])
 
 
+def judged(model: PreTrainedModel, played: Episode) -> Tensor:
+    """What it says as a teacher."""
+    (signal,) = LocalTeacher(model, tokenizer()).annotate([played], Detail.SAMPLED)
+    return signal.logprobs
+
+
 def test_a_model_with_adapters_is_read_too() -> None:
     model, played = llama(VOCABULARY), episode(random.Random(1), VOCABULARY)
     expected = (*step_states(model, [played]), step_attention(model, played))
-    expected += tuple(token_logprobs(model, [played.tokens]))
+    expected += (judged(model, played),)
     adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))  # at first they add 0
     found = (*step_states(adapted, [played]), step_attention(adapted, played))
-    found += tuple(token_logprobs(adapted, [played.tokens]))
+    found += (judged(adapted, played),)
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs)
 

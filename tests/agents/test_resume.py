@@ -68,26 +68,26 @@ Moment = tuple[str, str, int, int | None]
 """Module, function, the call that kills, and the step of the newest whole checkpoint after it."""
 
 AGENTS = "journeyman.agents"
-CALLBACKS = f"{AGENTS}.trainers.callbacks"
+CALLBACKS = f"{AGENTS}.learning.trainers.callbacks"
 MOMENTS: dict[str, list[Moment]] = {
     "distill": [
-        (f"{AGENTS}.hf", "HFStream.advance", 20, None),  # in the first rollouts
+        (f"{AGENTS}.students.hf", "HFStream.advance", 20, None),  # in the first rollouts
         (CALLBACKS, "MetricsFile.on_log", 2, None),  # after a step, before the first checkpoint
         ("transformers", "Trainer._save_optimizer_and_scheduler", 1, None),  # in checkpoint 2
-        (f"{AGENTS}.trainers.distill", "rollout", 4, 2),  # between steps 3 and 4
+        (f"{AGENTS}.learning.collector", "rollout", 4, 2),  # between steps 3 and 4
         ("transformers", "Trainer._save_rng_state", 1, 2),  # in checkpoint 4
         (CALLBACKS, "MarkComplete.on_save", 1, 2),  # checkpoint 4 is written and not marked
         (CALLBACKS, "shutil.rmtree", 1, 2),  # when what is left of it should go
         (CALLBACKS, "shutil.rmtree", 2, 4),  # checkpoint 4 is whole; 2 should go
         (CALLBACKS, "Progress.on_train_end", 1, 6),  # after the last checkpoint
-        (f"{AGENTS}.train", "write_atomically", 1, 6),  # the model is saved, the report is not
+        (f"{AGENTS}.runs.train", "write_atomically", 1, 6),  # the model is saved, the report is not
     ],
     "shared rollouts": [
         ("transformers", "Trainer.training_step", 2, None),  # between two steps on one rollout
-        (f"{AGENTS}.trainers.distill", "rollout", 2, 2),  # in the second rollout
+        (f"{AGENTS}.learning.collector", "rollout", 2, 2),  # in the second rollout
         ("transformers", "Trainer.training_step", 2, 2),
         (CALLBACKS, "Progress.on_train_end", 1, 5),  # in the middle of a rollout
-        (f"{AGENTS}.train", "write_atomically", 1, 5),
+        (f"{AGENTS}.runs.train", "write_atomically", 1, 5),
     ],
     "trees": [
         ("transformers", "Trainer.training_step", 4, 2),
@@ -95,7 +95,7 @@ MOMENTS: dict[str, list[Moment]] = {
     ],
     "critic": [
         ("transformers", "Trainer.training_step", 3, 2),
-        (f"{AGENTS}.credit.models", "Critic.fit", 2, 4),  # after the rollout of steps 5 and 6
+        (f"{AGENTS}.credit.learned", "Critic.fit", 2, 4),  # after the rollout of steps 5 and 6
         (CALLBACKS, "Progress.on_train_end", 1, 6),
     ],
     "sft": [

@@ -9,12 +9,13 @@ import pytest
 
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import TaskRef
+from journeyman.agents.students.dialect import FAMILIES, Dialect
 from journeyman.agents.students.hf import HFPlayer
+from journeyman.agents.students.player import Sampling
 from journeyman.agents.students.scripted import Script, ScriptedPlayer, no_op, oracle
 from journeyman.envs import Episode, StopReason, Task, ToolEnv, make, register, registry
 from journeyman.envs.errors import UnknownTaskError
 from journeyman.tools import CallStatus, ToolCall, render_hermes, tool
-from journeyman.tools.parsing import PARSERS
 
 from .tiny import BUILTIN, chat, llama, tokenizer
 
@@ -141,6 +142,16 @@ def test_the_oracle_solves_everything(env_id: str) -> None:
         assert len(episode.calls) == len(make(env_id).load_task(episode.task_id).gold)
 
 
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda it: it.name)
+def test_the_oracle_writes_as_the_student_is_read(family: type[Dialect]) -> None:
+    dialect = family(tokenizer(), "names")
+    for episode in rollout(ScriptedPlayer(dialect, oracle), tasks(BUILTIN[0], 10)):
+        assert episode.success, episode.task_id
+        gold = make(BUILTIN[0]).load_task(episode.task_id).gold
+        written = [step.text for step in episode.steps if step.results]
+        assert written == [dialect.write_call(call) for call in gold]
+
+
 @pytest.mark.parametrize("env_id", BUILTIN)
 def test_doing_nothing_solves_nothing(env_id: str) -> None:
     for episode in play(no_op, tasks(env_id, 40)):
@@ -152,7 +163,7 @@ def test_doing_nothing_solves_nothing(env_id: str) -> None:
 
 
 def student() -> HFPlayer:
-    return HFPlayer(llama(len(tokenizer()), seed=3), chat(), max_turn_tokens=6)
+    return HFPlayer(llama(len(tokenizer()), seed=3), chat(), Sampling(max_tokens=6))
 
 
 def played() -> list[Episode]:
@@ -203,6 +214,28 @@ def test_the_stream_is_the_conversation() -> None:
     assert list(episode.tokens) == tokenizer().encode(text.removesuffix("\n"))
     assert [m.as_dict() for m in episode.messages[1:]] == conversation[1:]
     assert episode.seed == 0
+
+
+def test_several_end_tokens() -> None:
+    """Whichever the student chose ends its turn, and is none of its text."""
+    other = 9
+    dialect = Dialect(tokenizer(), "names", ends=(other,))
+    player = HFPlayer(llama(len(tokenizer()), seed=3), dialect, Sampling(2.0, max_tokens=400))
+    refs = tasks("test/Counter-v0", 24)
+    steps = [
+        (episode, step)
+        for episode in rollout(player.at(max_tokens=300), refs, env_kwargs={"max_turns": 2})
+        for step in episode.steps
+    ]
+    ended = set()
+    for episode, step in steps:
+        *body, last = episode.tokens[slice(*step.span)]
+        assert not set(dialect.end_ids).intersection(body)
+        assert dialect.decode(body) == step.text
+        assert episode.mask[step.span[1] - 1] != step.truncated
+        ended.add((last, step.truncated))
+    assert {(dialect.eos_id, False), (other, False)} <= ended
+    assert (other, True) not in ended
 
 
 def test_statuses_of_bad_calls_are_kept() -> None:
@@ -268,8 +301,8 @@ def test_a_full_context_ends_with_the_students_turn() -> None:
     refs = tasks("test/Counter-v0", 2)
     whole = play(says(*[COUNT] * 5, "Answer: 2"), refs)
     limit = len(whole[0].tokens) - 3  # the last answer would not fit in
-    policy = ScriptedPlayer(chat(), says(*[COUNT] * 5, "Answer: 2"), max_context=limit)
-    for episode, long in zip(rollout(policy, refs), whole, strict=True):
+    player = ScriptedPlayer(chat(), says(*[COUNT] * 5, "Answer: 2"), max_context=limit)
+    for episode, long in zip(rollout(player, refs), whole, strict=True):
         assert episode.stop is StopReason.CONTEXT_FULL
         assert 0 < len(episode.steps) < len(long.steps)
         assert episode.tokens == long.tokens[: len(episode.tokens)]
@@ -283,9 +316,9 @@ def test_a_prompt_beyond_the_context_is_not_played() -> None:
     refs = [*tasks("test/Counter-v0", 1), *tasks(BUILTIN[0], 1)]
     lengths = [len(e.tokens) for e in play(no_op, refs)]
     assert lengths[0] != lengths[1]
-    policy = ScriptedPlayer(chat(), no_op, max_context=sum(lengths) // 2)
+    player = ScriptedPlayer(chat(), no_op, max_context=sum(lengths) // 2)
     counts: list[int] = []
-    found = rollout(policy, refs, progress=counts.append)
+    found = rollout(player, refs, progress=counts.append)
     long = lengths.index(max(lengths))
     assert found[long].stop is StopReason.CONTEXT_FULL
     assert found[long].steps == ()
@@ -350,12 +383,6 @@ def test_environments_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # Waiting
-
-
-@pytest.mark.parametrize("parser", PARSERS)
-def test_the_oracle_writes_as_the_environment_reads(parser: str) -> None:
-    for episode in play(oracle, tasks(BUILTIN[0], 10), env_kwargs={"parser": parser}):
-        assert episode.success, episode.task_id
 
 
 def test_an_environment_that_does_not_close(

@@ -5,11 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
-from journeyman.agents.embedded.tokenizer import train_tokenizer
 from journeyman.agents.errors import AgentError, VocabularyMismatchError
 from journeyman.agents.networks.heads import Head
+from journeyman.agents.teachers import Annotations, Detail, Distribution, Signal, Teacher, TopK
 from journeyman.agents.teachers import local as teacher
 from journeyman.agents.teachers.local import LocalTeacher, check_vocabulary
 from journeyman.agents.teachers.scoring import attach, score_episodes
@@ -32,24 +31,34 @@ EPISODE = Episode(
 )
 
 
-class Fixed:
+class Fixed(Teacher):
     """A teacher that says the same of every token; it remembers what it was asked."""
 
     def __init__(self) -> None:
         self.asked: list[Sequence[int]] = []
 
-    def score(self, rows: Sequence[Sequence[int]]) -> list[Tensor]:
-        self.asked += rows
-        return [torch.full((len(row),), -2.5) for row in rows]
+    def annotate(self, rows: Sequence[Episode], detail: Detail) -> list[Signal]:
+        self.asked += [row.tokens for row in rows]
+        return [Signal(torch.full((len(row.tokens),), -2.5)) for row in rows]
+
+
+class Says(Teacher):
+    """A teacher that says what it is told to, whatever it is asked."""
+
+    def __init__(self, *signals: Signal) -> None:
+        self.signals = list(signals)
+
+    def annotate(self, rows: Sequence[Episode], detail: Detail) -> list[Signal]:
+        return self.signals
 
 
 def test_the_log_ratio_is_zero_but_on_chosen_tokens() -> None:
-    found = attach(EPISODE, torch.full((8,), -2.5))
+    found = attach(EPISODE, Signal(torch.full((8,), -2.5)))
     assert found.log_ratio.tolist() == [0, 0, -1.5, -0.5, 0, 0, 0.5, 1.5]
 
 
 def test_steps_and_parts_are_means_over_chosen_tokens() -> None:
-    found = attach(EPISODE, torch.full((8,), -2.5))
+    found = attach(EPISODE, Signal(torch.full((8,), -2.5)))
     assert found.steps == (1.0, 1.0)
     assert found.parts == (
         {"call": 1.0, "stop": 0.0},  # the end was forced: nothing to score
@@ -60,13 +69,47 @@ def test_steps_and_parts_are_means_over_chosen_tokens() -> None:
 @pytest.mark.parametrize("length", [0, 7, 9])
 def test_scores_of_another_length_are_refused(length: int) -> None:
     with pytest.raises(ValueError, match=rf"\({length},\).*8 tokens.*acme/Env-v0 train/0"):
-        attach(EPISODE, torch.zeros(length))
+        Annotations(Says(Signal(torch.zeros(length)))).of([EPISODE])
+
+
+@pytest.mark.parametrize("count", [0, 3, 5, 8])
+def test_lists_and_states_are_those_of_the_chosen_tokens(count: int) -> None:
+    scores, (ids, logprobs) = torch.zeros(8), torch.zeros(2, count, 3)
+    top = TopK(ids.long(), logprobs, torch.zeros(count))
+    full = Distribution(torch.zeros(count, 6), Head(torch.nn.Linear(6, 9)))
+    for signal, name in ((Signal(scores, top=top), "top-k lists"), (Signal(scores, full=full), "st")):
+        with pytest.raises(ValueError, match=rf"{count} {name}.* 4 chosen tokens of acme/Env-v0"):
+            Annotations(Says(signal)).of([EPISODE])
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_another_number_of_signals_is_refused(count: int) -> None:
+    with pytest.raises(ValueError, match=rf"Says\.annotate gave {count} signals for 1 rows"):
+        Annotations(Says(*[Signal(torch.zeros(8))] * count)).of([EPISODE])
+
+
+def test_each_row_is_read_once_whoever_asks() -> None:
+    teacher = Fixed()
+    annotations = Annotations(teacher)
+    alike = replace(EPISODE)  # equal, and another row all the same
+    (first,) = annotations.of([EPISODE])
+    assert annotations.of([alike, EPISODE, broken(), EPISODE])[1] is first
+    score_episodes(annotations, [EPISODE, alike])
+    assert teacher.asked == [EPISODE.tokens, alike.tokens]
+
+
+def test_without_a_teacher_nothing_can_be_asked() -> None:
+    annotations = Annotations(None)
+    assert not annotations.taught
+    assert Annotations(Fixed()).taught
+    with pytest.raises(ValueError, match="asked for and there is no teacher"):
+        annotations.of([EPISODE])
 
 
 def test_only_episodes_with_chosen_tokens_are_sent() -> None:
     teacher = Fixed()
     other = replace(EPISODE, tokens=(7, *EPISODE.tokens[1:]))
-    scores = score_episodes(teacher, [broken(), EPISODE, broken(reset=False), other])
+    scores = score_episodes(Annotations(teacher), [broken(), EPISODE, broken(reset=False), other])
     assert teacher.asked == [EPISODE.tokens, other.tokens]
     assert [len(s.log_ratio) for s in scores] == [0, 8, 3, 8]
     assert scores[0].steps == scores[2].steps == ()
@@ -76,8 +119,8 @@ def test_only_episodes_with_chosen_tokens_are_sent() -> None:
 
 def test_without_chosen_tokens_nothing_is_sent() -> None:
     teacher = Fixed()
-    assert len(score_episodes(teacher, [broken()])) == 1
-    assert score_episodes(teacher, []) == []
+    assert len(score_episodes(Annotations(teacher), [broken()])) == 1
+    assert score_episodes(Annotations(teacher), []) == []
     assert teacher.asked == []
 
 
@@ -85,7 +128,8 @@ def test_a_local_teacher_scores_what_it_would_say() -> None:
     model = llama(40)
     rng = random.Random(0)
     played = [episode(rng, 40, turns=n) for n in (1, 3, 2)]
-    found = score_episodes(LocalTeacher(model, tokenizer(), batch_size=2), played)
+    annotations = Annotations(LocalTeacher(model, tokenizer(), batch_size=2))
+    found = score_episodes(annotations, played)
     for scores, e in zip(found, played, strict=True):
         with torch.no_grad():
             full = model(torch.tensor([e.tokens])).logits[0].log_softmax(-1)
@@ -94,11 +138,14 @@ def test_a_local_teacher_scores_what_it_would_say() -> None:
             assert float(scores.log_ratio[i]) == pytest.approx(expected, abs=1e-4)
 
 
-def test_scores_do_not_depend_on_how_many_logits_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("detail", Detail)
+def test_scores_do_not_depend_on_how_many_logits_are_held(
+    detail: Detail, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, rng = llama(40), random.Random(0)
-    rows = [episode(rng, 40, turns=n).tokens for n in (1, 3, 2, 5)] + [(7,)]
-    scorer = LocalTeacher(model, tokenizer(), batch_size=4)
-    whole = scorer.score(rows)
+    rows = [episode(rng, 40, turns=n) for n in (1, 3, 2, 5)]
+    scorer = LocalTeacher(model, tokenizer(), batch_size=4, top_k=3)
+    whole = scorer.annotate(rows, detail)
     held = []
 
     def measure(self: Head, hidden: Tensor) -> Tensor:
@@ -109,16 +156,24 @@ def test_scores_do_not_depend_on_how_many_logits_are_held(monkeypatch: pytest.Mo
     project = Head.logits
     monkeypatch.setattr(Head, "logits", measure)
     monkeypatch.setattr(teacher, "DENSE_LIMIT", 7 * 40 + 1)
-    for sliced, expected, row in zip(scorer.score(rows), whole, rows, strict=True):
-        assert sliced.shape == (len(row),)
-        torch.testing.assert_close(sliced, expected)
+    for sliced, expected, row in zip(scorer.annotate(rows, detail), whole, rows, strict=True):
+        assert sliced.logprobs.shape == (len(row.tokens),)
+        torch.testing.assert_close(sliced.logprobs, expected.logprobs)
+        assert (sliced.top is not None) == (detail is Detail.TOP_K)
+        assert (sliced.full is not None) == (detail is Detail.FULL)
+        if sliced.top is not None:
+            assert sliced.top.ids.shape == (sum(row.mask), 3)
+            for name in ("ids", "logprobs", "tail"):
+                torch.testing.assert_close(getattr(sliced.top, name), getattr(expected.top, name))
     assert max(held) == 7 * 40
-    assert sum(held) == sum(len(row) - 1 for row in rows) * 40  # none for padding
+    assert sum(held) == sum(sum(row.mask) for row in rows) * 40  # none for padding, nor for context
 
 
 def test_a_teacher_with_another_vocabulary_is_refused() -> None:
+    from .factory import vocabulary
+
     check_vocabulary(tokenizer(), tokenizer())
-    other: PreTrainedTokenizerFast = train_tokenizer(["other words"], vocab_size=270)
+    other = vocabulary.train_tokenizer(["other words"], vocab_size=270)
     with pytest.raises(VocabularyMismatchError, match=r"different vocabularies \(\d+ and \d+") as c:
         check_vocabulary(tokenizer(), other)
     assert isinstance(c.value, AgentError)

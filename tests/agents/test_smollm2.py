@@ -48,7 +48,7 @@ def test_three_steps_with_a_real_model(tmp_path: Path) -> None:
     before, after = (load_file(place / "model.safetensors") for place in (pulled, folder / "model"))
     assert before.keys() == after.keys()
     assert any(not torch.equal(before[name], after[name]) for name in before)
-    trained = load_student(str(folder / "model"), "signature")
-    ids = torch.tensor([trained.format.tokenizer.encode("A calendar is a tool.")])
+    trained = load_student(str(folder / "model"), render="signature")
+    ids = torch.tensor([trained.dialect.tokenizer.encode("A calendar is a tool.")])
     with torch.inference_mode():
         assert trained.model(ids.to(trained.model.device)).logits.isfinite().all()

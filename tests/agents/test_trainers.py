@@ -15,14 +15,17 @@ from trl import DistillationConfig, SFTConfig
 from journeyman.agents.credit import Credit, Outcome, Trace, Uniform
 from journeyman.agents.credit.trees import Additive
 from journeyman.agents.errors import AgentError
+from journeyman.agents.learning import collector
+from journeyman.agents.learning.losses import JSD, Loss
 from journeyman.agents.learning.trainers import distill, sft
 from journeyman.agents.learning.trainers.parts import Parts, tasks_needed
 from journeyman.agents.rollouts.demonstrations import demonstrate
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import TaskRef
-from journeyman.agents.search.evidence import TreeEpisode, TreeRollouts
-from journeyman.agents.students.dialect import Dialect
+from journeyman.agents.search.evidence import Forest, TreeEpisode, TreeRollouts
+from journeyman.agents.students.dialect import Dialect, Llama3
 from journeyman.agents.students.hf import HFPlayer
+from journeyman.agents.students.player import Sampling
 from journeyman.agents.teachers.local import LocalTeacher
 from journeyman.envs import env_class, make
 
@@ -47,12 +50,21 @@ def bank_tasks(count: int) -> Sequence[TaskRef]:
     return [TaskRef(ENV, f"train/{i}", seed=i) for i in range(count)]
 
 
-def make_parts(student: PreTrainedModel, credit: Credit | None = None) -> Parts:
+def make_parts(
+    student: PreTrainedModel, credit: Credit | None = None, loss: Loss | None = None
+) -> Parts:
     own = copy.deepcopy(tokenizer())  # a trainer may set its padding
-    format = Dialect(own, "names")
     teacher = LocalTeacher(gpt2(len(own), width=48, seed=9), own)
-    policy = HFPlayer(student, format, max_turn_tokens=6)
-    return Parts(policy, teacher, credit or Uniform(), bank_tasks, {"max_turns": 3})
+    player = HFPlayer(student, Dialect(own, "names"), Sampling(max_tokens=6))
+    return Parts(
+        player, teacher, loss or JSD(1.0), credit or Uniform(), bank_tasks, {"max_turns": 3}
+    )
+
+
+def model_of(teacher: Any) -> PreTrainedModel:
+    """A local teacher's model, which is nobody else's business."""
+    assert isinstance(teacher, LocalTeacher)
+    return teacher._model
 
 
 def babbler() -> PreTrainedModel:
@@ -74,7 +86,7 @@ def changed(model: torch.nn.Module, before: dict[str, Tensor]) -> set[str]:
 
 
 def distillation(folder: Path, **kwargs: Any) -> DistillationConfig:
-    arguments = COMMON | {"max_steps": 2, "per_device_train_batch_size": 4, "beta": 1.0} | kwargs
+    arguments = COMMON | {"max_steps": 2, "per_device_train_batch_size": 4} | kwargs
     return DistillationConfig(output_dir=str(folder), **arguments)
 
 
@@ -86,14 +98,14 @@ def steps(trainer: Any) -> list[dict[str, float]]:
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_two_steps_of_distillation(accumulation: int, tmp_path: Path) -> None:
     parts = make_parts(babbler(), Trace())
-    before, taught = weights(parts.policy.model), weights(parts.teacher.model)
+    before, taught = weights(parts.student.model), weights(model_of(parts.teacher))
     args = distillation(tmp_path, gradient_accumulation_steps=accumulation)
     trainer = distill.build(parts, args, rollout_batch=3)
     trainer.train()
     assert trainer.state.global_step == 2
-    assert changed(parts.policy.model, before) == before.keys()
-    assert all(p.isfinite().all() for p in parts.policy.model.parameters())
-    assert changed(parts.teacher.model, taught) == set()
+    assert changed(parts.student.model, before) == before.keys()
+    assert all(p.isfinite().all() for p in parts.student.model.parameters())
+    assert changed(model_of(parts.teacher), taught) == set()
     first, second = steps(trainer)
     assert first.keys() == second.keys()
     for record in (first, second):
@@ -119,7 +131,9 @@ def test_a_rollout_is_dealt_among_the_steps_that_share_it(
     trainer = distill.build(parts, args, steps_per_generation=2)
     played, learned = [], []
     monkeypatch.setattr(
-        distill, "rollout", lambda policy, tasks, *_: played.append(tasks) or rollout(policy, tasks)
+        collector,
+        "rollout",
+        lambda player, tasks, *_: played.append(tasks) or rollout(player, tasks),
     )
     compute = trainer._compute_loss
 
@@ -179,8 +193,8 @@ def test_checkpoints_fall_between_rollouts(tmp_path: Path) -> None:
 
 
 def test_distillation_draws_the_student_to_the_teacher(tmp_path: Path) -> None:
-    parts = make_parts(llama(len(tokenizer()), seed=4))
-    trainer = distill.build(parts, distillation(tmp_path, max_steps=6, beta=0.0))
+    parts = make_parts(llama(len(tokenizer()), seed=4), loss=JSD(0.0))
+    trainer = distill.build(parts, distillation(tmp_path, max_steps=6))
     trainer.train()
     losses = [record["loss"] for record in steps(trainer)]
     assert losses[-1] < 0.8 * losses[0]
@@ -191,7 +205,7 @@ def test_the_same_run_gives_the_same_weights(tmp_path: Path) -> None:
     for name in ("first", "second"):
         parts = make_parts(babbler())
         distill.build(parts, distillation(tmp_path / name)).train()
-        runs.append(weights(parts.policy.model))
+        runs.append(weights(parts.student.model))
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
 
 
@@ -215,16 +229,16 @@ def test_the_teacher_plays_what_the_student_does_not(
     trainer.model.train()
     played: dict[str, Any] = {}
 
-    def playing(policy: Any, tasks: Sequence[TaskRef], *rest: Any) -> Any:
-        found = rollout(policy, tasks, *rest)
-        played.update({t.task_id: (policy.model, e) for t, e in zip(tasks, found, strict=True)})
+    def playing(player: Any, tasks: Sequence[TaskRef], *rest: Any) -> Any:
+        found = rollout(player, tasks, *rest)
+        played.update({t.task_id: (player.model, e) for t, e in zip(tasks, found, strict=True)})
         return found
 
-    monkeypatch.setattr(distill, "rollout", playing)
+    monkeypatch.setattr(collector, "rollout", playing)
     rows = [trainer.train_dataset[i % 4] | {"task_id": f"train/{i}"} for i in range(24)]
     batch = trainer._generate_and_score_completions(rows)
     episodes = [played[row["task_id"]][1] for row in rows]
-    theirs = [played[row["task_id"]][0] is parts.teacher.model for row in rows]
+    theirs = [played[row["task_id"]][0] is model_of(parts.teacher) for row in rows]
     assert sum(theirs) == {0.0: 24, 0.5: 9, 1.0: 0}[lmbda]
     # Rows stay in the tasks' order, and each has the probabilities it was sampled with.
     chosen = batch["tool_mask"].bool()
@@ -264,9 +278,9 @@ def test_rows_that_a_budget_saves_count_for_nothing(
     trainer = searching(tmp_path, Outcome(), env_steps=0)
     play = TreeRollouts.play
 
-    def winning(*args: Any) -> list[TreeEpisode]:
-        rows = play(*args)
-        return [_won(row) for row in rows]
+    def winning(*args: Any) -> Forest:
+        forest = play(*args)
+        return dataclasses.replace(forest, rows=[_won(row) for row in forest.rows])
 
     monkeypatch.setattr(TreeRollouts, "play", winning)
     trainer.model.train()
@@ -324,7 +338,7 @@ def test_lora_trains_the_adapter_alone(tmp_path: Path) -> None:
     assert names
     assert all("lora_" in name for name in names)
     # What is played is what is trained.
-    assert any("lora_" in name for name, _ in parts.policy.model.named_parameters())
+    assert any("lora_" in name for name, _ in parts.student.model.named_parameters())
 
 
 def tuning(folder: Path, **kwargs: Any) -> SFTConfig:
@@ -334,11 +348,11 @@ def tuning(folder: Path, **kwargs: Any) -> SFTConfig:
 
 def test_demonstrations_are_learnt(tmp_path: Path) -> None:
     parts = make_parts(llama(len(tokenizer()), seed=4))
-    before = weights(parts.policy.model)
+    before = weights(parts.student.model)
     trainer = sft.build(parts, tuning(tmp_path, max_steps=6), error_rate=0.3)
     trainer.train()
     assert trainer.state.global_step == 6
-    assert changed(parts.policy.model, before) == before.keys()
+    assert changed(parts.student.model, before) == before.keys()
     records = steps(trainer)
     assert records[-1]["loss"] < 0.8 * records[0]["loss"]
     assert {"loss", "grad_norm", "learning_rate", "mean_token_accuracy"} <= records[0].keys()
@@ -353,7 +367,7 @@ def test_loss_falls_on_right_turns_alone(tmp_path: Path) -> None:
         row = demonstrate(env, task.task_id, chat(), 0.5)
         ids, mask = torch.tensor([row.tokens]), torch.tensor(row.mask)
         with torch.no_grad():
-            logits = parts.policy.model(ids).logits[0, :-1]
+            logits = parts.student.model(ids).logits[0, :-1]
         values.append(cross_entropy(logits, ids[0, 1:], reduction="none")[mask[1:]])
     trainer = sft.build(parts, tuning(tmp_path, max_steps=1), error_rate=0.5)
     trainer.train()
@@ -361,11 +375,13 @@ def test_loss_falls_on_right_turns_alone(tmp_path: Path) -> None:
 
 
 def test_demonstrations_are_played_in_the_environments_of_the_run() -> None:
-    given = {"parser": "llama3_json", "max_turns": 1}  # turns are not limited by it
-    rows = sft.demonstration_rows(bank_tasks(3), chat(), 0.3, given)
+    given = {"max_turns": 1}  # turns are not limited by it
+    dialect = Llama3(tokenizer(), "names")
+    rows = sft.demonstration_rows(bank_tasks(3), dialect, 0.3, given)
     for ids in rows["input_ids"]:
         text = chat().decode(ids)
         assert '{"name": "' in text
+        assert '"parameters": ' in text
         assert "<tool_call>" not in text
         assert "Answer: " in text.rpartition("assistant")[2]
 

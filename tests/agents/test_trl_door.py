@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
 from journeyman.agents.networks.catalogue import resolve
-from journeyman.agents.students.hf import load_model
+from journeyman.agents.networks.loading import load_model
 from journeyman.envs.trl import trl_environment, trl_reward, trl_rows
 
 BANK = "journeyman/Bank-v0"

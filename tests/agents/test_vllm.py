@@ -25,19 +25,22 @@ from journeyman.agents.errors import (
     UnsupportedModelError,
     VocabularyMismatchError,
 )
+from journeyman.agents.learning.collector import Batch, Collector
+from journeyman.agents.learning.losses import JSD
 from journeyman.agents.learning.trainers.parts import Parts
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import TaskRef
 from journeyman.agents.students.dialect import Dialect
-from journeyman.agents.students.hf import HFPlayer, load_student, load_teacher
-from journeyman.agents.students.player import Request
+from journeyman.agents.students.hf import HFPlayer, load_student
+from journeyman.agents.students.player import Conversation, Sampling
 from journeyman.agents.students.vllm import VLLMPlayer
 from journeyman.agents.students.vllm import load_student as load_vllm
 from journeyman.agents.students.vllm_engine import Engine
-from journeyman.agents.teachers.local import LocalTeacher, token_logprobs
+from journeyman.agents.teachers import Detail
+from journeyman.agents.teachers.local import LocalTeacher, load_teacher
 from journeyman.envs import Episode, make
 
-from .tiny import BUILTIN, chat, llama, tokenizer
+from .tiny import BUILTIN, chat, llama, row_of, token_logprobs, tokenizer
 
 needs_vllm = pytest.mark.vllm
 # vLLM's own imports warn.
@@ -57,14 +60,16 @@ SMALL: dict[str, Any] = {
 def student() -> VLLMPlayer:
     """`student=vllm`: a model that vLLM runs by transformers' class."""
     with initialize_config_module("journeyman.conf", version_base="1.3"):
-        policy: VLLMPlayer = instantiate(compose("eval", ["student=vllm"]).student)
-    return policy
+        player: VLLMPlayer = instantiate(compose("eval", ["student=vllm"]).student)
+    return player
 
 
 @pytest.fixture(scope="module")
 def twin(student: VLLMPlayer) -> HFPlayer:
     """The same model in transformers, made after vLLM has had its way with the class."""
-    return load_student("embedded-student", "names", 48, 640, device="cpu")
+    return load_student(
+        "embedded-student", render="names", max_turn_tokens=48, max_context=640, device="cpu"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +88,7 @@ def engine(folder: Path) -> Engine:
 
 @pytest.fixture
 def native(engine: Engine) -> Iterator[VLLMPlayer]:
-    yield VLLMPlayer(engine, chat(), max_turn_tokens=8)
+    yield VLLMPlayer(engine, chat(), Sampling(max_tokens=8))
     engine.__dict__.pop("model", None)  # a test may have asked for it
 
 
@@ -106,8 +111,8 @@ def differences(model: Any, episodes: Sequence[Episode]) -> list[float]:
 @needs_vllm
 def test_greedy_episodes_are_those_of_transformers(student: VLLMPlayer, twin: HFPlayer) -> None:
     assert student.max_context == twin.max_context
-    ours = rollout(student.at(0.0), tasks(24), batch_size=10)
-    theirs = rollout(twin.at(0.0), tasks(24), batch_size=10)
+    ours = rollout(student.at(temperature=0.0), tasks(24), batch_size=10)
+    theirs = rollout(twin.at(temperature=0.0), tasks(24), batch_size=10)
     same = 0
     for mine, other in zip(ours, theirs, strict=True):
         pairs = zip(mine.tokens, other.tokens, strict=False)
@@ -131,7 +136,7 @@ def test_greedy_episodes_are_those_of_transformers(student: VLLMPlayer, twin: HF
 def test_sampled_tokens_have_their_logprobs_at_temperature_1(
     student: VLLMPlayer, twin: HFPlayer
 ) -> None:
-    episodes = rollout(student.at(1.3), tasks(12))
+    episodes = rollout(student.at(temperature=1.3), tasks(12))
     found = differences(twin.model, episodes)
     assert len(found) > 500
     assert max(found) < CLOSE
@@ -141,13 +146,13 @@ def test_sampled_tokens_have_their_logprobs_at_temperature_1(
 def test_samples_follow_the_softmax(native: VLLMPlayer, folder: Path) -> None:
     draws, temperature = 2000, 1.5
     prompt = tuple(chat().opening([], []))
-    policy = VLLMPlayer(native.engine, chat(), temperature, max_turn_tokens=1)
-    stream = policy.open([Request(prompt, seed, make(BUILTIN[0])) for seed in range(draws)])
+    player = VLLMPlayer(native.engine, chat(), Sampling(temperature, max_tokens=1))
+    stream = player.open([Conversation(prompt, seed, make(BUILTIN[0])) for seed in range(draws)])
     counts: Counter[int] = Counter()
     while not stream.idle:
         counts.update(turn.tokens[0] for turn in stream.advance())
     assert counts.total() == draws
-    model = load_student(str(folder), "names", device="cpu").model
+    model = load_student(str(folder), render="names", device="cpu").model
     with torch.inference_mode():
         logits = model(torch.tensor([prompt])).logits[0, -1]
     expected = (logits / temperature).softmax(-1) * draws
@@ -176,7 +181,7 @@ def test_a_row_depends_on_its_seed_and_not_on_its_batch(native: VLLMPlayer) -> N
 @needs_vllm
 def test_turns_of_a_row_have_dice_of_their_own(native: VLLMPlayer) -> None:
     prompt = tuple(chat().opening([], []))
-    stream = native.open([Request(prompt, 0, make(BUILTIN[0]))])
+    stream = native.open([Conversation(prompt, 0, make(BUILTIN[0]))])
     first = finished(stream)
     stream._tokens[0] = []  # the same prompt once more
     stream.extend(0, prompt)
@@ -192,8 +197,8 @@ def finished(stream: Any) -> Any:
 
 @needs_vllm
 def test_a_turn_that_is_too_long_is_ended(native: VLLMPlayer) -> None:
-    policy = VLLMPlayer(native.engine, chat(), 0.0, max_turn_tokens=4)
-    stream = policy.open([Request(tuple(chat().opening([], [])), 0, make(BUILTIN[0]))])
+    player = VLLMPlayer(native.engine, chat(), Sampling(0.0, max_tokens=4))
+    stream = player.open([Conversation(tuple(chat().opening([], [])), 0, make(BUILTIN[0]))])
     turn = finished(stream)
     assert turn.truncated
     assert len(turn.tokens) == len(turn.logprobs) == 5
@@ -204,8 +209,8 @@ def test_a_turn_that_is_too_long_is_ended(native: VLLMPlayer) -> None:
 
 @needs_vllm
 def test_a_row_can_be_dropped_while_it_writes(native: VLLMPlayer) -> None:
-    request = Request(tuple(chat().opening([], [])), 0, make(BUILTIN[0]))
-    stream = native.open([request, request])
+    conversation = Conversation(tuple(chat().opening([], [])), 0, make(BUILTIN[0]))
+    stream = native.open([conversation, conversation])
     assert stream.advance() == []
     stream.finish(0)
     assert finished(stream).row == 1
@@ -223,9 +228,9 @@ def test_the_engine_plays_what_was_trained(
     from journeyman.agents.learning.trainers import distill
 
     own = copy.deepcopy(tokenizer())  # a trainer may set its padding
-    policy = VLLMPlayer(native.engine, Dialect(own, "names"), max_turn_tokens=8)
+    player = VLLMPlayer(native.engine, Dialect(own, "names"), Sampling(max_tokens=8))
     teacher = LocalTeacher(llama(len(own), width=48, seed=9), own)
-    parts = Parts(policy, teacher, Uniform(), tasks, {"max_turns": 3})
+    parts = Parts(player, teacher, JSD(), Uniform(), tasks, {"max_turns": 3})
     args = DistillationConfig(
         output_dir=str(tmp_path),
         max_steps=2,
@@ -242,19 +247,20 @@ def test_the_engine_plays_what_was_trained(
     trainer = distill.build(parts, args)
     played = []
 
-    def playing(*arguments: Any) -> Any:
-        rows = play(*arguments)
-        played.append(max(differences(policy.model, [row.episode for row in rows])))
-        return rows
+    class Comparing(Collector):
+        def collect(self, refs: Sequence[TaskRef], learning: bool) -> Batch:
+            batch = super().collect(refs, learning)
+            played.append(max(differences(player.model, batch.episodes)))
+            return batch
 
-    play, trainer._play = trainer._play, playing
+    trainer._collector = Comparing(**vars(trainer._collector))
     trainer.train()
     assert len(played) == 2
     assert max(played) < CLOSE
 
-    after = rollout(policy, tasks(6), env_kwargs={"max_turns": 3})
-    assert max(differences(policy.model, after)) < CLOSE
-    before = load_student(str(folder), "names", device="cpu").model
+    after = rollout(player, tasks(6), env_kwargs={"max_turns": 3})
+    assert max(differences(player.model, after)) < CLOSE
+    before = load_student(str(folder), render="names", device="cpu").model
     assert max(differences(before, after)) > 0.1
 
 
@@ -295,9 +301,9 @@ def test_a_model_that_transformers_cannot_play(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)
     with pytest.raises(UnsupportedModelError, match="student=vllm"):
-        load_student(str(tmp_path), "names", device="cpu")
-    policy = load_vllm(str(tmp_path), "names", 8, engine=SMALL)
-    episodes = rollout(policy, tasks(3), env_kwargs={"max_turns": 3})
+        load_student(str(tmp_path), render="names", device="cpu")
+    player = load_vllm(str(tmp_path), render="names", max_turn_tokens=8, engine=SMALL)
+    episodes = rollout(player, tasks(3), env_kwargs={"max_turns": 3})
     assert max(differences(model, episodes)) < CLOSE
     blind = MistralForCausalLM(copy.deepcopy(config)).eval()
     blind.load_state_dict(model.state_dict())
@@ -319,8 +325,8 @@ def test_what_cannot_be_copied_is_refused(native: VLLMPlayer) -> None:
 @needs_vllm
 def test_a_teacher_can_be_made_beside_the_engine(student: VLLMPlayer) -> None:
     teacher = load_teacher("embedded-teacher", device="cpu")
-    (scores,) = teacher.score([[1, 2, 3]])
-    assert scores.isfinite().all()
+    (signal,) = teacher.annotate([row_of([1, 2, 3])], Detail.SAMPLED)
+    assert signal.logprobs.isfinite().all()
 
 
 @needs_vllm
@@ -334,8 +340,8 @@ def test_a_tokenizer_of_another_model_is_refused(engine: Engine) -> None:
 @needs_vllm
 def test_a_turn_longer_than_the_context_is_refused(engine: Engine) -> None:
     with pytest.raises(UnsupportedModelError, match=r"max_turn_tokens=512: .*max_model_len=512"):
-        VLLMPlayer(engine, chat(), max_turn_tokens=512)
-    assert VLLMPlayer(engine, chat(), max_turn_tokens=500, max_context=100).max_context == 12
+        VLLMPlayer(engine, chat(), Sampling(max_tokens=512))
+    assert VLLMPlayer(engine, chat(), Sampling(max_tokens=500), max_context=100).max_context == 12
 
 
 @needs_vllm
@@ -343,7 +349,7 @@ def test_a_context_longer_than_the_models_is_refused(folder: Path) -> None:
     with pytest.raises(
         UnsupportedModelError, match=r"refuses .*: User-specified max_model_len \(5008\)"
     ):
-        load_vllm(str(folder), "names", 8, max_context=5000, engine=SMALL)
+        load_vllm(str(folder), render="names", max_turn_tokens=8, max_context=5000, engine=SMALL)
 
 
 @needs_vllm
@@ -354,13 +360,84 @@ def test_a_model_that_vllm_does_not_know_is_refused(tmp_path: Path) -> None:
     OpenAIGPTLMHeadModel(config).save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)
     with pytest.raises(UnsupportedModelError, match=r"vLLM refuses .*OpenAIGPTLMHeadModel"):
-        load_vllm(str(tmp_path), "names", engine=SMALL)
+        load_vllm(str(tmp_path), render="names", engine=SMALL)
+
+
+class Recorded:
+    """An engine that writes what it is told to, and remembers what it was asked."""
+
+    vocabulary, max_length = len(tokenizer()), 512
+
+    def __init__(self, *turns: Sequence[int]) -> None:
+        self.turns = [(list(turn), [-1.0] * len(turn)) for turn in turns]
+        self.asked: list[dict[str, Any]] = []
+
+    def submit(self, tokens: Sequence[int], ends: Sequence[int], **sampling: Any) -> str:
+        self.asked.append({"ends": tuple(ends)} | sampling)
+        return str(len(self.asked))
+
+    def take(self, request: str) -> tuple[list[int], list[float]] | None:
+        return self.turns.pop(0)
+
+    def sync(self) -> None: ...
+
+    def step(self) -> None: ...
+
+
+def recorded(engine: Any, **sampling: Any) -> VLLMPlayer:
+    dialect = Dialect(tokenizer(), "names", ends=(7,))
+    return VLLMPlayer(engine, dialect, Sampling(max_tokens=9, **sampling))
+
+
+def conversations(count: int) -> list[Conversation]:
+    prompt = tuple(chat().opening([], []))
+    return [Conversation(prompt, seed, make(BUILTIN[0])) for seed in range(count)]
+
+
+def test_the_engine_is_told_the_sampling() -> None:
+    engine = Recorded()
+    recorded(engine, temperature=0.5, top_p=0.9, top_k=4, min_p=0.1).open(conversations(1))
+    (asked,) = engine.asked
+    asked.pop("seed")
+    told = {"temperature": 0.5, "top_p": 0.9, "top_k": 4, "min_p": 0.1, "max_tokens": 9}
+    assert asked == told | {"ends": (chat().eos_id, 7)}
+
+
+def test_turns_rows_and_seeds_have_dice_of_their_own() -> None:
+    engine = Recorded(*[[5, 7]] * 30)
+    for seed in range(5):
+        stream = recorded(engine, seed=seed).open(conversations(6))
+        for turn in stream.advance():
+            stream.extend(turn.row, (1, 2))
+    seeds = [asked["seed"] for asked in engine.asked]
+    assert len(set(seeds)) == len(seeds) == 60
+
+
+def test_any_end_token_ends_a_turn() -> None:
+    eos = chat().eos_id
+    stream = recorded(Recorded([5, eos], [5, 7], [5, 9])).open(conversations(3))
+    by_eos, by_other, forced = stream.advance()
+    assert (by_eos.tokens, by_eos.truncated) == ((5, eos), False)
+    assert (by_other.tokens, by_other.truncated) == ((5, 7), False)
+    assert (forced.tokens, forced.truncated) == ((5, 9, eos), True)
+    assert forced.logprobs == (-1.0, -1.0, 0.0)
+
+
+def test_texts_that_end_turns_are_refused() -> None:
+    """Not only when a student is made: `at` may bring them too."""
+    message = r"stops=\['x'\]: vLLM's engine reads tokens alone .* student=hf"
+    for make_one in (
+        lambda: recorded(Recorded(), stops=("x",)),
+        lambda: recorded(Recorded()).at(stops=("x",)),
+    ):
+        with pytest.raises(UnsupportedModelError, match=message):
+            make_one()
 
 
 def test_without_vllm_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'journeyman\[vllm\]'"):
-        load_vllm("embedded-student", "names")
+        load_vllm("embedded-student", render="names")
 
 
 def test_what_is_trained_is_in_float32_whatever_the_engine_plays_in() -> None:

@@ -2,9 +2,11 @@
 
 import functools
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import (
     AutoTokenizer,
     GPT2Config,
@@ -110,6 +112,25 @@ def episode(
         stop=stop,
         reward=reward,
     )
+
+
+def row_of(tokens: Sequence[int], mask: Sequence[bool] | None = None) -> Episode:
+    """An episode of these tokens; unless said otherwise the student chose all but the first."""
+    chosen = tuple(i > 0 for i in range(len(tokens))) if mask is None else tuple(mask)
+    zeros = (0.0,) * len(tokens)
+    return Episode("acme/Env-v0", "train/0", tuple(tokens), zeros, chosen, (), StopReason.ANSWERED)
+
+
+@torch.no_grad()
+def token_logprobs(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Log-probability of each token [T] of each row, by a plain pass of its own; entry 0 is 0."""
+    found = []
+    for tokens in rows:
+        ids = torch.tensor([tokens], device=model.device)
+        full = model(ids).logits[0].float().log_softmax(-1)[:-1]
+        chosen = full.gather(1, ids[0, 1:, None])[:, 0]
+        found.append(torch.cat([torch.zeros(1), chosen.cpu()]))
+    return found
 
 
 def broken(reset: bool = True) -> Episode:

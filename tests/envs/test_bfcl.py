@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from journeyman.agents.runs.app import deal
+from journeyman.agents.rollouts.tasks import deal
 from journeyman.envs import bfcl, checker, env_class, env_ids, make
 from journeyman.envs.benchmark import BenchmarkEnv
 from journeyman.envs.errors import MissingBenchmarkError, UnknownTaskError

@@ -277,7 +277,7 @@ def test_what_a_constructor_takes_and_hands_on(monkeypatch: pytest.MonkeyPatch) 
         pass
 
     monkeypatch.setattr(registry, "env_class", {"warm": Inherits}.__getitem__)
-    assert constructor_arguments("warm") == ("heat", "split", "max_turns", "parser", "render_mode")
+    assert constructor_arguments("warm") == ("heat", "split", "max_turns", "render_mode")
 
 
 def test_a_runs_sandbox_is_for_those_that_take_one() -> None:

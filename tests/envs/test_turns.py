@@ -118,5 +118,6 @@ def test_scripts_play_all_turns() -> None:
     for task_id in ("test/hard/1", "test/1"):
         for script, reward in ((oracle, 1.0), (no_op, 0.0)):
             env.reset(options={"task_id": task_id})
-            steps = play(env, list(script(env)))
+            said = [t if isinstance(t, str) else [t] for t in script(env)]
+            steps = play(env, said)
             assert steps[-1][1:3] == (reward, True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
-from journeyman.envs import answer_text, make
+from journeyman.envs import answer_text, load_plugins, make
 from journeyman.envs.errors import EpisodeOverError, UnknownTaskError, VectorError
 from journeyman.envs.vector import ThreadVectorEnv, make_vector
 from journeyman.tools import ToolCall, tool
@@ -54,6 +54,7 @@ def three() -> Iterator[ThreadVectorEnv]:
 @pytest.mark.parametrize("mode", ["vector_entry_point", "sync"])
 def test_make_vec(mode: str) -> None:
     """Gymnasium's own serial vector sees the same episodes."""
+    load_plugins()
     vector: Any = gymnasium.make_vec(BANK, 3, vectorization_mode=mode, max_turns=4)
     assert vector.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
     observations, infos = vector.reset(seed=7)
@@ -69,6 +70,7 @@ def test_make_vec(mode: str) -> None:
 
 
 def test_make_vec_takes_the_thread_vector_and_its_mode() -> None:
+    load_plugins()
     vector = gymnasium.make_vec(BANK, 2, autoreset_mode="SameStep")
     assert isinstance(vector, ThreadVectorEnv)
     assert vector.autoreset_mode is AutoresetMode.SAME_STEP

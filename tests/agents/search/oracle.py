@@ -71,11 +71,6 @@ def _node(rng: np.random.Generator) -> dict[str, Any]:
                 key, tree, 0, 0, qtransform=lambda tree, node: tree.qvalues(node)
             )
         ),
-        "interior": int(
-            action_selection.gumbel_muzero_interior_action_selection(
-                key, tree, 0, 1, qtransform=transform
-            )
-        ),
         # JSON knows no infinity: those of other visits are null.
         "halving": [float(x) if np.isfinite(x) else None for x in np.asarray(scores)],
     }

@@ -5,7 +5,7 @@ import itertools
 import random
 from collections.abc import Iterator, Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hydra.utils import instantiate
@@ -17,16 +17,21 @@ from journeyman.agents.errors import NoSnapshotError
 from journeyman.agents.rollouts.tasks import Fork, TaskRef
 from journeyman.agents.search import Budget, CreditSearch, Kind, Request, expected_backup
 from journeyman.agents.search.estimators import RTMC, GiGPO, StepEstimator, TreeCredit
-from journeyman.agents.search.evidence import Grown, TreeEpisode, TreeRollouts
+from journeyman.agents.search.evidence import (
+    Forest,
+    Grown,
+    Spent,
+    TreeRollouts,
+)
 from journeyman.agents.search.language import LanguageWorld, canonical_action
 from journeyman.agents.search.searches import PATIENCE, run_searches
 from journeyman.agents.students import hf
-from journeyman.agents.students.hf import HFPlayer, load_student, load_teacher
-from journeyman.agents.students.player import Request as Conversation
-from journeyman.agents.students.player import Turn
+from journeyman.agents.students.hf import HFPlayer, load_student
+from journeyman.agents.students.player import Conversation, Sampling, Turn
 from journeyman.agents.students.scripted import ScriptedPlayer, no_op, oracle
-from journeyman.agents.teachers.local import LocalTeacher
-from journeyman.envs import Episode, ToolEnv, env_class, make
+from journeyman.agents.teachers import Annotations
+from journeyman.agents.teachers.local import LocalTeacher, load_teacher
+from journeyman.envs import Episode, Message, ToolEnv, env_class, make
 from journeyman.tools import ToolCall, get_parser, render_hermes
 from journeyman.tools.python import ReplayError
 
@@ -56,7 +61,7 @@ def tasks(count: int, rows: int = 1) -> list[TaskRef]:
 
 def test_restore_and_continue_equals_continuing(student: HFPlayer) -> None:
     """From every node, the recorded action and a greedy student lead through the same states."""
-    world = LanguageWorld(student.at(0.0), 64, KWARGS)
+    world = LanguageWorld(student.at(temperature=0.0), 64, KWARGS)
     trees = world.begin(tasks(6))
     requests, expected = [], []
     for tree in trees:
@@ -74,7 +79,7 @@ def test_restore_and_continue_equals_continuing(student: HFPlayer) -> None:
 
 
 def test_equal_episodes_are_one_path(student: HFPlayer) -> None:
-    world = LanguageWorld(student.at(0.0), 64, KWARGS)
+    world = LanguageWorld(student.at(temperature=0.0), 64, KWARGS)
     one, other = world.begin(tasks(2, rows=3))
     for tree in (one, other):
         assert len(tree.paths) == 3
@@ -95,7 +100,7 @@ def test_equal_calls_are_equal_actions() -> None:
 
 def test_the_teachers_call_is_played_as_written(student: HFPlayer) -> None:
     """With the oracle as teacher: it proposes the gold call, and trying it counts as its own."""
-    world = LanguageWorld(student.at(0.0), 64, KWARGS)
+    world = LanguageWorld(student.at(temperature=0.0), 64, KWARGS)
     trees = world.begin(tasks(3))
     nodes = [(tree.root, tree.nodes[tree.root].handle) for tree in trees]
     actions = world.propose(ScriptedPlayer(chat(), oracle), nodes)
@@ -114,7 +119,7 @@ def test_the_teachers_call_is_played_as_written(student: HFPlayer) -> None:
 def test_environments_of_proposals_are_closed(
     student: HFPlayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = LanguageWorld(student.at(0.0), 64, KWARGS)
+    world = LanguageWorld(student.at(temperature=0.0), 64, KWARGS)
     (tree,) = world.begin(tasks(1))
     closed: list[Any] = []
     monkeypatch.setattr(env_class(BUILTIN[0]), "close", lambda self: closed.append(self))
@@ -136,7 +141,7 @@ def test_a_node_that_cannot_be_restored_gets_no_proposal(
     student: HFPlayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The others do, and every environment is closed."""
-    world = LanguageWorld(student.at(0.0), 64, KWARGS)
+    world = LanguageWorld(student.at(temperature=0.0), 64, KWARGS)
     trees = world.begin(tasks(2))
     bank, closed = env_class(BUILTIN[0]), list[Any]()
     monkeypatch.setattr(bank, "restore", _lost)
@@ -153,10 +158,10 @@ def test_a_teacher_that_cannot_propose_is_not_tried(
 ) -> None:
     for env_id in BUILTIN[:2]:
         monkeypatch.setattr(env_class(env_id), "restore", _lost)
-    rows = grow(student, teacher, follow=False)
-    known = [e for row in rows for e in row.steps if e is not None]
-    assert known and grow.spent.failures > 0  # type: ignore[attr-defined]
-    assert grow.spent.teacher_tokens == 0  # type: ignore[attr-defined]
+    forest = grow(student, teacher, follow=False)
+    known = [e for row in forest.rows for e in row.steps if e is not None]
+    assert known and forest.spent.failures > 0
+    assert forest.spent.teacher_tokens == 0
 
 
 def test_an_environment_that_breaks_has_no_value(
@@ -164,7 +169,7 @@ def test_an_environment_that_breaks_has_no_value(
 ) -> None:
     bank = env_class(BUILTIN[0])
     monkeypatch.setattr(bank, "_execute", _broken)
-    world = LanguageWorld(student.at(0.0), 64, KWARGS)
+    world = LanguageWorld(student.at(temperature=0.0), 64, KWARGS)
     trees = world.begin([TaskRef(BUILTIN[0], "test/1", 0), TaskRef(BUILTIN[1], "test/1", 0)])
     broken, whole = (expected_backup(tree)[tree.root] for tree in trees)
     assert broken.value is None
@@ -220,11 +225,11 @@ def test_a_reset_that_fails_costs_its_own_trajectory_only(
 ) -> None:
     unopened(monkeypatch, 1)
     rollouts = TreeRollouts(values, rows=4, trajectories=2)
-    (it,) = rollouts.grow(student, teacher, tasks(1, rows=4), 64, KWARGS)
+    (it,), spent = trees(rollouts, student, teacher, tasks(1, rows=4))
     assert expected_backup(it.tree)[it.tree.root].value is not None
     assert [path.failure is None for path in it.tree.paths] == [False, True, True, True]
     assert len(rollouts.episodes(it)) == 3
-    assert rollouts.spent.failures == 1
+    assert spent.failures == 1
 
 
 @pytest.mark.parametrize("values", [TreeCredit(), RTMC()], ids=lambda it: type(it).__name__)
@@ -236,7 +241,7 @@ def test_a_task_that_cannot_be_opened_has_no_rows(
 ) -> None:
     unopened(monkeypatch, 2)
     rollouts = TreeRollouts(values, rows=4, trajectories=2)
-    lost, whole = rollouts.grow(student, teacher, tasks(2, rows=4), 64, KWARGS)
+    (lost, whole), _ = trees(rollouts, student, teacher, tasks(2, rows=4))
     assert not lost.playable and len(lost.tree.paths) == 2
     assert rollouts.episodes(lost) == []
     assert len(rollouts.episodes(whole)) == 4
@@ -244,9 +249,9 @@ def test_a_task_that_cannot_be_opened_has_no_rows(
 
 @pytest.mark.parametrize("max_context", [8, 20])
 def test_a_prompt_that_does_not_fit_has_no_rows(max_context: int, teacher: LocalTeacher) -> None:
-    short = load_student("embedded-student", "names", max_context=max_context, device="cpu")
+    short = load_student("embedded-student", render="names", max_context=max_context, device="cpu")
     rollouts = TreeRollouts(rows=4, trajectories=2)
-    grown = rollouts.grow(short, teacher, tasks(2, rows=4), 64, KWARGS)
+    grown, _ = trees(rollouts, short, teacher, tasks(2, rows=4))
     failures = {path.failure for it in grown for path in it.tree.paths}
     assert failures == {"the prompt does not fit max_context"}
     assert [row for it in grown for row in rollouts.episodes(it)] == []
@@ -258,20 +263,20 @@ class TwoWordings:
     Only one of them is gone on from to the end. So Q of the call is 0.5, and V is 0.25.
     """
 
-    format = chat()
+    dialect = chat()
     max_context = 1 << 20
     loser = "I think so.\n"
 
-    def open(self, requests: Sequence[Conversation]) -> "TwoWordings":
-        self._conversations = [self._play(request) for request in requests]
-        self._ready = list(range(len(requests)))
+    def open(self, conversations: Sequence[Conversation]) -> "TwoWordings":
+        self._conversations = [self._play(it) for it in conversations]
+        self._ready = list(range(len(conversations)))
         return self
 
-    def _play(self, request: Conversation) -> Iterator[str]:
-        gold = [render_hermes(call) for call in request.env.task.gold]
-        done, lost = request.env.snapshot().turns, self.loser in chat().decode(request.tokens)
+    def _play(self, it: Conversation) -> Iterator[str]:
+        gold = [render_hermes(call) for call in it.env.task.gold]
+        done, lost = it.env.snapshot().turns, self.loser in chat().decode(it.tokens)
         if not done:
-            first = random.Random(request.seed).choice(
+            first = random.Random(it.seed).choice(
                 ["Answer: no", "Answer: no", gold[0], self.loser + gold[0]]
             )
             done, lost = 1, first.startswith(self.loser)
@@ -279,7 +284,7 @@ class TwoWordings:
         while not lost and done < len(gold):
             done += 1
             yield gold[done - 1]
-        yield "Answer: no" if lost else f"Answer: {request.env.task.answer}"
+        yield "Answer: no" if lost else f"Answer: {it.env.task.answer}"
 
     @property
     def idle(self) -> bool:
@@ -290,7 +295,7 @@ class TwoWordings:
         written = [tuple(chat().turn(next(self._conversations[row]))) for row in ready]
         return [Turn(row, it, (0.0,) * len(it)) for row, it in zip(ready, written, strict=True)]
 
-    def extend(self, row: int, tokens: Sequence[int]) -> None:
+    def extend(self, row: int, tokens: Sequence[int], messages: Sequence[Message] = ()) -> None:
         self._ready.append(row)
 
     def finish(self, row: int) -> None:
@@ -326,7 +331,7 @@ def test_a_state_that_cannot_be_restored_leaves_the_trajectories(
     student: HFPlayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a replay that does not reproduce: no branch has a value, and the search gives up."""
-    world = LanguageWorld(student.at(0.0), 64, KWARGS)
+    world = LanguageWorld(student.at(temperature=0.0), 64, KWARGS)
     trees = world.begin(tasks(1, rows=2))
     before = expected_backup(trees[0])
     monkeypatch.setattr(env_class(BUILTIN[0]), "restore", _lost)
@@ -354,15 +359,32 @@ def _broken(self: Any, call: ToolCall) -> Any:
     raise ConnectionError("the bank is gone")
 
 
-def grow(student: HFPlayer, teacher: LocalTeacher, **settings: Any) -> list[TreeEpisode]:
+def grow(student: HFPlayer, teacher: LocalTeacher, **settings: Any) -> Forest:
     rollouts = TreeRollouts(**{"rows": 4, "trajectories": 2, **settings})
-    grown = rollouts.play(student, teacher, tasks(2, rollouts.rows), 64, KWARGS)
-    grow.spent = rollouts.spent  # type: ignore[attr-defined]
-    return grown
+    return forest(rollouts, student, teacher, tasks(2, rollouts.rows))
+
+
+def forest(
+    rollouts: TreeRollouts, student: HFPlayer, teacher: LocalTeacher, refs: Sequence[TaskRef]
+) -> Forest:
+    """Episodes of trees, with a teacher that scores and plays."""
+    return rollouts.play(student, Annotations(teacher), teacher.player(student), refs, 64, KWARGS)
+
+
+def trees(
+    rollouts: TreeRollouts,
+    student: HFPlayer,
+    teacher: LocalTeacher,
+    refs: Sequence[TaskRef],
+    kwargs: dict[str, Any] = KWARGS,
+) -> tuple[list[Grown], Spent]:
+    """The trees themselves."""
+    return rollouts.grow(student, Annotations(teacher), teacher.player(student), refs, 64, kwargs)
 
 
 def test_rows_fill_the_batch_and_are_trained_once(student: HFPlayer, teacher: LocalTeacher) -> None:
-    rows = grow(student, teacher)
+    grown = grow(student, teacher)
+    rows = grown.rows
     assert len(rows) == 8
     assert sum(row.episode.first_step > 0 for row in rows) >= 2
     for row in rows:
@@ -373,13 +395,14 @@ def test_rows_fill_the_batch_and_are_trained_once(student: HFPlayer, teacher: Lo
         for k, known in enumerate(row.steps):
             assert (known is None) == (k < episode.first_step)
     chosen = sum(sum(row.episode.mask) for row in rows)
-    assert grow.spent.sampled_tokens == chosen  # type: ignore[attr-defined]
+    assert grown.spent.sampled_tokens == chosen
 
 
 def test_equal_seeds_grow_equal_trees(student: HFPlayer, teacher: LocalTeacher) -> None:
     one, other = grow(student, teacher), grow(student, teacher)
-    assert [r.episode for r in one] == [r.episode for r in other]
-    assert [r.steps for r in one] == [r.steps for r in other]
+    assert [r.episode for r in one.rows] == [r.episode for r in other.rows]
+    assert [r.steps for r in one.rows] == [r.steps for r in other.rows]
+    assert one.spent == other.spent
 
 
 @pytest.mark.parametrize(
@@ -391,7 +414,7 @@ def test_every_estimator_finds_advantages_in_training(
     text = (importlib.resources.files(conf) / "values" / values).read_text()
     orders = [TaskRef(BUILTIN[2], f"train/{i // 8}", seed=1000 * (i // 8) + i) for i in range(32)]
     rollouts = TreeRollouts(instantiate(OmegaConf.create(text)))
-    rows = rollouts.play(student, teacher, orders, 64, KWARGS)
+    rows = forest(rollouts, student, teacher, orders).rows
     credit = [e.credit for row in rows for e in row.steps if e is not None]
     assert sum(abs(it) > 1e-9 for it in credit) >= 5
 
@@ -400,7 +423,7 @@ def test_gigpo_takes_the_teachers_calls(student: HFPlayer, teacher: LocalTeacher
     """They lead to states that the student never came to by itself."""
     orders = [TaskRef(BUILTIN[2], f"train/{i // 8}", seed=i) for i in range(24)]
     rollouts = TreeRollouts(GiGPO(), follow=False)
-    grown = rollouts.grow(student, teacher, orders, 64, KWARGS)
+    grown, _ = trees(rollouts, student, teacher, orders)
     assert any(path.kind is Kind.TEACHER for it in grown for path in it.tree.paths)
     assert len([row for it in grown for row in rollouts.episodes(it)]) == 24
 
@@ -429,10 +452,10 @@ def test_without_a_budget_the_teacher_does_not_play(
 ) -> None:
     turns = stepped(monkeypatch)
     rollouts = TreeRollouts(tries=3, follow=follow, **limits)  # type: ignore[arg-type]
-    grown = rollouts.grow(student, teacher, tasks(3, rows=8), 64, KWARGS)
+    grown, spent = trees(rollouts, student, teacher, tasks(3, rows=8))
     assert len(turns) == sum(len(p.steps) for it in grown for p in it.trajectories)
-    assert rollouts.spent.teacher_tokens == 0
-    assert rollouts.spent.env_steps == len(turns)
+    assert spent.teacher_tokens == 0
+    assert spent.env_steps == len(turns)
 
 
 @pytest.mark.parametrize("follow", [True, False])
@@ -442,18 +465,18 @@ def test_the_teachers_play_is_charged(
     """Limits are kept to, but for what a continuation is longer than those before it."""
     turns = stepped(monkeypatch)
     rollouts = TreeRollouts(tries=3, follow=follow, env_steps=6)
-    grown = rollouts.grow(student, teacher, tasks(6, rows=8), 64, KWARGS)
-    assert rollouts.spent.env_steps == len(turns)
-    assert rollouts.spent.teacher_tokens == sum(it.teacher_tokens for it in grown) > 0
+    grown, spent = trees(rollouts, student, teacher, tasks(6, rows=8))
+    assert spent.env_steps == len(turns)
+    assert spent.teacher_tokens == sum(it.teacher_tokens for it in grown) > 0
     for it in grown:
         assert it.spent.env_steps is not None and it.spent.env_steps <= 6 + 2
     assert follow == any(it.teacher_steps for it in grown)
 
 
 def test_budgets_end_a_search_early(student: HFPlayer, teacher: LocalTeacher) -> None:
-    assert len(grow(student, teacher, env_steps=0)) == 4
-    assert len(grow(student, teacher, tokens=0)) == 4
-    few = grow(student, teacher, rows=12, env_steps=8)
+    assert len(grow(student, teacher, env_steps=0).rows) == 4
+    assert len(grow(student, teacher, tokens=0).rows) == 4
+    few = grow(student, teacher, rows=12, env_steps=8).rows
     assert 4 < len(few) < 24
 
 
@@ -463,52 +486,61 @@ def test_many_searches_share_each_batch(student: HFPlayer) -> None:
     class Counting(HFPlayer):
         opened: list[int]
 
-        def open(self, requests: Sequence[Any]) -> Any:
-            self.opened.append(len(requests))
-            return super().open(requests)
+        def open(self, conversations: Sequence[Any]) -> Any:
+            self.opened.append(len(conversations))
+            return super().open(conversations)
 
-    policy = Counting(student.model, student.format, 1.0, 4)
-    policy.opened = []
-    world = LanguageWorld(policy, 64, {"max_turns": 2})
+    player = Counting(student.model, student.dialect, Sampling(max_tokens=4))
+    player.opened = []
+    world = LanguageWorld(player, 64, {"max_turns": 2})
     trees = world.begin(tasks(64))
     searches = [
         CreditSearch(t, list(t.paths), Budget(continuations=2), width=1, seed=i)
         for i, t in enumerate(trees)
     ]
     run_searches(world, searches)
-    assert policy.opened == [64, 64, 64]
+    assert player.opened == [64, 64, 64]
 
 
 SHORT = {"max_turns": 2}
 """So that 64 searches take seconds."""
 
 
+class Company(NamedTuple):
+    """64 searches, what they cost, and the tokens drawn for them."""
+
+    rollouts: TreeRollouts
+    grown: list[Grown]
+    spent: Spent
+    drawn: int
+
+
 @pytest.fixture(scope="module")
-def company(student: HFPlayer, teacher: LocalTeacher) -> tuple[TreeRollouts, list[Grown], int]:
+def company(student: HFPlayer, teacher: LocalTeacher) -> Company:
     """64 searches side by side, and the tokens drawn for them, counted where they are drawn."""
     drawn, sample = 0, hf.sample
 
-    def counting(logits: Tensor, temperature: float, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    def counting(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> tuple[Tensor, Tensor]:
         nonlocal drawn
         drawn += len(uniforms)
-        return sample(logits, temperature, uniforms)
+        return sample(logits, sampling, uniforms)
 
     rollouts = TreeRollouts(rows=3, trajectories=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hf, "sample", counting)
-        grown = rollouts.grow(student, teacher, tasks(64, rows=3), 64, SHORT)
-    return rollouts, grown, drawn
+        grown, spent = trees(rollouts, student, teacher, tasks(64, rows=3), SHORT)
+    return Company(rollouts, grown, spent, drawn)
 
 
 def test_no_token_of_64_searches_is_drawn_or_trained_twice(
-    company: tuple[TreeRollouts, list[Grown], int],
+    company: Company,
 ) -> None:
-    rollouts, grown, drawn = company
+    rollouts, grown, spent, drawn = company
     episodes = [row.episode for it in grown for row in rollouts.episodes(it)]
     trained = sum(sum(episode.mask) for episode in episodes)
     assert len(episodes) == 64 * 3
-    assert drawn == trained + rollouts.spent.teacher_tokens
-    assert trained == rollouts.spent.sampled_tokens
+    assert drawn == trained + spent.teacher_tokens
+    assert trained == spent.sampled_tokens
     shared = sum(step.span[1] - step.span[0] for e in episodes for step in e.steps[: e.first_step])
     assert shared > 0.1 * trained  # or else the counts would say little
 
@@ -516,20 +548,19 @@ def test_no_token_of_64_searches_is_drawn_or_trained_twice(
 def test_a_tree_is_the_same_alone_and_in_company(
     student: HFPlayer,
     teacher: LocalTeacher,
-    company: tuple[TreeRollouts, list[Grown], int],
+    company: Company,
 ) -> None:
     """A batch changes logits in their last bits; a token is another one once in a million."""
-    _, together, _ = company
     every = tasks(64, rows=3)
     for i in (0, 31, 62):
         rows = every[3 * i : 3 * i + 3]
-        (alone,) = TreeRollouts(rows=3, trajectories=1).grow(student, teacher, rows, 64, SHORT)
-        assert alone.tree.to_json() == together[i].tree.to_json()
+        (alone,), _ = trees(TreeRollouts(rows=3, trajectories=1), student, teacher, rows, SHORT)
+        assert alone.tree.to_json() == company.grown[i].tree.to_json()
 
 
 def test_a_greedy_student_has_no_advantages(student: HFPlayer, teacher: LocalTeacher) -> None:
     """A policy without dice: every sample is the same, and only the teacher's calls differ."""
-    rows = grow(student.at(0.0), teacher)
+    rows = grow(student.at(temperature=0.0), teacher).rows
     known = [e for row in rows for e in row.steps if e is not None]
     assert {e.influence for e in known} == {0.0}
 
@@ -552,7 +583,7 @@ def test_bad_settings(
 
 
 def test_one_row_a_task_is_a_plain_rollout(student: HFPlayer, teacher: LocalTeacher) -> None:
-    rows = grow(student, teacher, rows=1, trajectories=1)
+    rows = grow(student, teacher, rows=1, trajectories=1).rows
     assert len(rows) == 2
     assert all(isinstance(row.episode, Episode) and row.episode.first_step == 0 for row in rows)
 

@@ -223,6 +223,17 @@ def test_two_ways_into_one_node_add_up() -> None:
     assert found[Y].node == pytest.approx(square * (2 / 3) ** 2)
 
 
+def test_an_outcome_after_which_something_broke_has_no_influence() -> None:
+    """Q(s, a) is V(x) alone: of the two outcomes of a, nothing is known after y."""
+    tree = Tree("s")
+    tree.add(S, continuation(("a", 0, "x"), ("c", 1, "end")))
+    tree.add(S, Continuation((Move("a", 0.0, "y"),), failure="broken"))
+    tree.add(S, continuation(("b", 0, "end")))
+    found = influences(tree, expected_backup(tree), {(S, "a"): 1.0})
+    assert found[X].node == pytest.approx((1 / 3) ** 2)  # A(s, a) = 1/3 Q(a) - 1/3 Q(b)
+    assert Y not in found or found[Y].node == 0
+
+
 # Shares of the budget
 
 LENGTH = 10

@@ -36,14 +36,14 @@ class Sometimes:
 def test_it_finds_the_turn_that_solves(rule: str) -> None:
     student = ScriptedPlayer(chat(), Sometimes())
     assert {e.success for e in rollout(student, TASKS)} == {True, False}
-    policy = SearchPlayer(student, rule, candidates=4, simulations=8)  # type: ignore[arg-type]
-    episodes = rollout(policy, TASKS)
+    player = SearchPlayer(student, rule, candidates=4, simulations=8)  # type: ignore[arg-type]
+    episodes = rollout(player, TASKS)
     assert all(e.success and e.stop is StopReason.ANSWERED for e in episodes)
 
 
 def test_one_candidate_needs_no_simulation() -> None:
-    policy = SearchPlayer(ScriptedPlayer(chat(), no_op), candidates=3, simulations=4)
-    episodes = rollout(policy, TASKS[:3])
+    player = SearchPlayer(ScriptedPlayer(chat(), no_op), candidates=3, simulations=4)
+    episodes = rollout(player, TASKS[:3])
     plain = rollout(ScriptedPlayer(chat(), no_op), TASKS[:3])
     assert [(e.tokens, e.reward) for e in episodes] == [(e.tokens, e.reward) for e in plain]
 
@@ -69,21 +69,21 @@ def test_where_no_simulation_ends_the_prior_decides(
 
     monkeypatch.setattr(bank, "restore", losing)
     monkeypatch.setattr(bank, "step", breaking)
-    policy = SearchPlayer(ScriptedPlayer(chat(), mostly), "puct", candidates=8, simulations=8)
-    (episode,) = rollout(policy, TASKS[:1])
+    player = SearchPlayer(ScriptedPlayer(chat(), mostly), "puct", candidates=8, simulations=8)
+    (episode,) = rollout(player, TASKS[:1])
     assert [s.text for s in episode.steps] == ["Answer: no"]
     assert len(caplog.records) == 8  # all simulations broke
 
 
-def test_without_forks_it_plays_as_the_policy_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_forks_it_plays_as_the_player_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the bank, where nothing can be restored; the other tasks are searched."""
 
     def lost(self: ToolEnv, snapshot: Any) -> None:
         raise ConnectionError("the bank is gone")
 
     monkeypatch.setattr(env_class(BUILTIN[0]), "restore", lost)
-    policy = SearchPlayer(ScriptedPlayer(chat(), from_here), candidates=2, simulations=2)
-    episodes = rollout(policy, TASKS[:3])
+    player = SearchPlayer(ScriptedPlayer(chat(), from_here), candidates=2, simulations=2)
+    episodes = rollout(player, TASKS[:3])
     plain = rollout(ScriptedPlayer(chat(), oracle), TASKS[:3])
     assert [(e.tokens, e.success) for e in episodes] == [(e.tokens, True) for e in plain]
 
@@ -95,8 +95,8 @@ def from_here(env: ToolEnv) -> Iterator[str]:
 
 def test_the_searched_environment_is_left_alone() -> None:
     """What the forks do never shows in the episode: the oracle's episode is the oracle's."""
-    policy = SearchPlayer(ScriptedPlayer(chat(), from_here), candidates=2, simulations=2)
-    episodes = rollout(policy, TASKS[:3])
+    player = SearchPlayer(ScriptedPlayer(chat(), from_here), candidates=2, simulations=2)
+    episodes = rollout(player, TASKS[:3])
     plain = rollout(ScriptedPlayer(chat(), oracle), TASKS[:3])
     assert [(e.tokens, e.state_hash) for e in episodes] == [(e.tokens, e.state_hash) for e in plain]
 

@@ -27,7 +27,6 @@ from journeyman.agents.search.select import (
     halving_scores,
     improved_policy,
     influences,
-    interior_action,
     mixed_value,
     puct_scores,
     sigma,
@@ -58,11 +57,6 @@ def test_completed_values(node: dict[str, Any]) -> None:
 def test_puct(node: dict[str, Any]) -> None:
     scores = puct_scores(node["q"], softmax(node["logits"]), node["visits"])
     assert int(np.argmax(scores)) == node["puct"]
-
-
-def test_interior_choice(node: dict[str, Any]) -> None:
-    chosen = interior_action(node["logits"], completed(node), node["visits"])
-    assert chosen == node["interior"]
 
 
 def test_halving_scores(node: dict[str, Any]) -> None:
