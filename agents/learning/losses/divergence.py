@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
 from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
@@ -77,18 +78,7 @@ def chosen_logprobs(states: Tensor, head: Head, targets: Tensor) -> tuple[Tensor
         logp = head.logits(states).log_softmax(-1)
         entropy = -(logp.detach().exp() * logp.detach()).sum(-1)
         return logp.gather(1, targets[:, None])[:, 0], entropy
-    logprobs, entropy, *_ = ChunkedLogProbFunction.apply(
-        states,
-        head.projection.weight,
-        head.projection.bias,
-        targets,
-        1.0,
-        VOCABULARY_TILE,
-        head.cap,
-        head.scale,
-        ("entropy",),
-    )
-    return logprobs, entropy.detach()
+    return _tiled_logprobs(states, head, targets, ("entropy",))
 
 
 def logprobs_of(states: Tensor, head: Head, ids: Tensor, temperature: float = 1.0) -> Tensor:
@@ -96,27 +86,48 @@ def logprobs_of(states: Tensor, head: Head, ids: Tensor, temperature: float = 1.
     if _is_dense(head, states):
         logprobs: Tensor = (head.logits(states) / temperature).log_softmax(-1)
         return logprobs.gather(1, ids)
+    # One token's log-probability says by how much all its row's logits are too large.
+    first, _ = _tiled_logprobs(states, head, ids[:, 0].contiguous(), (), temperature)
+    size = max(1, DENSE_LIMIT // (ids.shape[1] * states.shape[1]))
+    pieces = [
+        # Formed again for the backward pass: kept, the rows of the head would be gigabytes.
+        checkpoint(_some_logits, some, head, tokens, use_reentrant=False) / temperature
+        for some, tokens in zip(states.split(size), ids.split(size), strict=True)
+    ]
+    logits = torch.cat(pieces)
+    return logits - (logits[:, :1] - first[:, None])
+
+
+def _some_logits(states: Tensor, head: Head, ids: Tensor) -> Tensor:
+    """Logits [N, K] of tokens ids [N, K] at states [N, H], in float32."""
     projection = head.projection
     logits = torch.einsum("nh,nkh->nk", states.float(), projection.weight[ids].float())
     if projection.bias is not None:
         logits = logits + projection.bias[ids].float()
     logits = logits * head.scale
-    if head.cap is not None:
-        logits = head.cap * torch.tanh(logits / head.cap)
-    logits = logits / temperature
-    # One token's log-probability says by how much all its row's logits are too large.
-    first, *_ = ChunkedLogProbFunction.apply(
+    return logits if head.cap is None else head.cap * torch.tanh(logits / head.cap)
+
+
+def _tiled_logprobs(
+    states: Tensor,
+    head: Head,
+    targets: Tensor,
+    outputs: tuple[str, ...] = (),
+    temperature: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of targets [N] with gradient, and the entropy [N] if it is in `outputs`."""
+    logprobs, entropy, *_ = ChunkedLogProbFunction.apply(
         states,
-        projection.weight,
-        projection.bias,
-        ids[:, 0].contiguous(),
+        head.projection.weight,
+        head.projection.bias,
+        targets,
         temperature,
         VOCABULARY_TILE,
         head.cap,
         head.scale,
+        outputs,
     )
-    found: Tensor = logits - (logits[:, :1] - first[:, None])
-    return found
+    return logprobs, logprobs.detach() if entropy is None else entropy.detach()
 
 
 def _is_dense(head: Head, *states: Tensor) -> bool:
@@ -172,14 +183,5 @@ def _tiled(
     )
     logprobs = None
     if targets is not None:
-        logprobs, *_ = ChunkedLogProbFunction.apply(
-            student,
-            ours.weight,
-            ours.bias,
-            targets,
-            1.0,
-            VOCABULARY_TILE,
-            student_head.cap,
-            student_head.scale,
-        )
+        logprobs, _ = _tiled_logprobs(student, student_head, targets)
     return Comparison(divergence, entropy.detach(), logprobs)

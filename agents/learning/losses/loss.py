@@ -25,11 +25,21 @@ from journeyman.agents.teachers import Detail, Distribution, Signal, TopK
 class Predictions:
     """What the student predicts where the N chosen tokens stand; formed when asked for."""
 
-    def __init__(self, states: Tensor, head: Head, targets: Tensor) -> None:
-        """Look at states [N, H] through a head; `targets` [N] are the chosen tokens."""
+    def __init__(
+        self, states: Tensor, head: Head, targets: Tensor, reinforced: bool = False
+    ) -> None:
+        """Look at states through a head.
+
+        Args:
+            states: [N, H], with gradient.
+            head: Theirs.
+            targets: [N] chosen tokens.
+            reinforced: `logprobs` will be asked for too, so that one pass may form both.
+        """
         self.states = states
         self.head = head
         self.targets = targets
+        self._reinforced = reinforced
         self._entropy: Tensor | None = None
 
     @cached_property
@@ -53,10 +63,13 @@ class Predictions:
 
     def divergence(self, teacher: Distribution, beta: float, temperature: float) -> Tensor:
         """[N] generalised Jensen-Shannon divergence from a teacher, with gradient."""
+        targets = self.targets if self._reinforced else None
         found: Comparison = compare(
-            self.states, self.head, teacher.states, teacher.head, beta, temperature
+            self.states, self.head, teacher.states, teacher.head, beta, temperature, targets
         )
         self._entropy = found.entropy
+        if found.logprobs is not None:
+            self.logprobs = found.logprobs
         return found.divergence
 
 

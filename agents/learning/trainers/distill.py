@@ -190,7 +190,7 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
         self._views = batch.views
         if model.training and self.accelerator.is_main_process:
             self._record(int(self.state.global_step) + 1, batch.episodes)
-        self._note(batch.figures)
+        self.note(batch.figures)
         return {name: it.to(self.accelerator.device) for name, it in batch.rows.items()}
 
     def _compute_loss(
@@ -209,27 +209,23 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
         states = hidden_states(unwrapped_student, inputs, chosen)
         if not len(states):
             return states.sum(), states.sum().detach(), chosen.sum()
-        predictions = Predictions(
-            states, Head.of(unwrapped_student), inputs["completion_ids"][chosen]
-        )
         tokens = {name: inputs[name][chosen] for name in PER_TOKEN}
+        reinforced = bool(tokens["advantages"].any())
+        targets = inputs["completion_ids"][chosen]
+        predictions = Predictions(states, Head.of(unwrapped_student), targets, reinforced)
         teacher = None
         if self._views:
             rows = [self._views[row] for row in inputs["row"].tolist()]
             teacher = TeacherView.join(rows, states.device)
         values = self._loss(predictions, teacher, tokens)
         loss = weighted_mean(values, tokens["weights"], count)
-        if tokens["advantages"].any():
+        if reinforced:
             sampled, advantages = tokens["sampled_logprobs"], tokens["advantages"]
             loss = loss + policy_gradient(predictions.logprobs, sampled, advantages).sum() / count
         if not loss.requires_grad and torch.is_grad_enabled():
             loss = loss + 0 * states.sum()  # nothing to learn from this microbatch
-        self._note(by_turn(values.detach(), tokens["turns"]))
+        self.note(by_turn(values.detach(), tokens["turns"]))
         return loss, predictions.entropy.sum(), chosen.sum()
-
-    def _note(self, figures: dict[str, float]) -> None:
-        for name, figure in figures.items():
-            self._metrics[self._mode][name].append(figure)
 
 
 PER_TOKEN = ("weights", "advantages", "sampled_logprobs", "turns")

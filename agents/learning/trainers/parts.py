@@ -66,6 +66,9 @@ class KeepsCredit(Trainer):
 class PlainTrainer(Trainer):
     """What the libraries' trainers say and write that would mislead here is left out."""
 
+    _metrics: Any
+    """Of TRL's trainers: figures by "train" and "eval" since the last line of the log."""
+
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """No card in checkpoints: TRL's would call the model a fine-tuned version of nothing."""
 
@@ -80,6 +83,11 @@ class PlainTrainer(Trainer):
                 known = [figures[name] for figures in told if name in figures]
                 mine[name] = [sum(known) / len(known)]
         super().log(logs, start_time)
+
+    def note(self, figures: dict[str, float]) -> None:
+        """Keep figures until the next line of the log, which has their mean."""
+        for name, figure in figures.items():
+            self._metrics[self._mode][name].append(figure)
 
     @property
     def _mode(self) -> str:
