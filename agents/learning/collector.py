@@ -109,6 +109,8 @@ class Collector:
                 f"{type(teacher).__name__} gives {teacher.gives.name.lower()}: choose another "
                 f"loss=… or teacher=…"
             )
+        if self.lmbda < 1:
+            self._master()  # which says so if there is none
 
     @property
     def rows_a_task(self) -> int:

@@ -146,8 +146,12 @@ class Dialect:
             text: The turn without its end-of-turn token.
             tools: What may be called; some forms have the types of arguments from there.
         """
-        visible = blank_reasoning(text)
+        visible = self.visible(text)
         return AssistantTurn(text, tuple(self.form(visible, tools)), visible)
+
+    def visible(self, text: str) -> str:
+        """A turn with its reasoning as blanks; a family with other marks than `<think>` says so."""
+        return blank_reasoning(text)
 
     def write_call(self, call: ToolCall) -> str:
         """The text of a turn that makes a call."""

@@ -2,6 +2,7 @@
 
 import importlib.resources
 import inspect
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
+from journeyman.agents.learning.trainers.callbacks import read_metrics
 from journeyman.agents.networks.catalogue import available
 from journeyman.agents.rollouts.tasks import TaskRef
 from journeyman.agents.runs.application import offer_options
@@ -196,6 +198,29 @@ def test_a_level_can_be_trained_on(tmp_path: Path, journeyman: Any) -> None:
     played = (tmp_path / "tasks").read_text().split()
     assert played == ["train/hard/0"] * 3 + ["train/hard/1"]
     assert f"model: {tmp_path / 'model'}\n" in trained.stdout
+
+
+@pytest.mark.parametrize(
+    "way",
+    [("trainer=sft",), ("loss=none", "credit=outcome", "credit.weight=0", "seed=1")],
+    ids=["supervised", "reinforced"],
+)
+def test_a_run_without_a_teacher(way: tuple[str, ...], tmp_path: Path, journeyman: Any) -> None:
+    command = ("train", "debug=tiny", "steps=2", "evaluation.tasks=2", f"run_dir={tmp_path}")
+    # Batches of which some succeed and some fail: of others, rewards alone say nothing.
+    trained = journeyman(
+        *command, *way, "teacher=none", "trainer.args.per_device_train_batch_size=8"
+    )
+    assert trained.status == 0, trained.stderr
+    assert list(json.loads((tmp_path / "summary.json").read_text())["rows"]) == [
+        "no-op",
+        "oracle",
+        "student before",
+        "student after",
+    ]
+    logged = read_metrics(tmp_path / "metrics.jsonl")
+    assert [record["step"] for record in logged] == [1, 2]
+    assert any(record["grad_norm"] > 0 for record in logged)
 
 
 NOTE_SANDBOX = """

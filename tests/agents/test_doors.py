@@ -2,13 +2,12 @@
 
 import json
 import re
-import subprocess
 import sys
-import sysconfig
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from .side import install, journeyman, run
 
 DOCS = Path(__file__).parents[2] / "docs" / "extending.md"
 pytestmark = pytest.mark.skipif(not DOCS.exists(), reason="the wheel's tests come without docs/")
@@ -62,29 +61,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"[tool.setuptools]\npy-modules = {json.dumps(modules)}\n"
         'packages = ["acme_conf"]\n[tool.setuptools.package-data]\nacme_conf = ["**/*.yaml"]\n'
     )
-    venv = tmp_path_factory.mktemp("side")
-    python = venv / "bin" / "python"
-    run(sys.executable, "-m", "venv", "--without-pip", venv)
-    borrowed = [path for path in sys.path if path.endswith("site-packages")]
-    site = Path(sysconfig.get_path("purelib", vars={"base": str(venv)}))
-    (site / "borrowed.pth").write_text(
-        "\n".join(f"import site; site.addsitedir({path!r})" for path in borrowed)
-    )
-    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python)
-    run(*pip, "install", "--no-deps", "--no-build-isolation", "--no-index", package)
-    return python
-
-
-def run(*command: object, cwd: Path | None = None) -> str:
-    done = subprocess.run(
-        [str(word) for word in command], capture_output=True, text=True, check=False, cwd=cwd
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def journeyman(python: Path, *arguments: object) -> str:
-    return run(python, "-m", "journeyman.agents.cli", *arguments, cwd=python.parents[1])
+    return install(package, tmp_path_factory.mktemp("side"))
 
 
 def test_it_is_listed(python: Path) -> None:
@@ -207,24 +184,18 @@ register("acme/Button-v0", ButtonEnv)
 """
 
 
-def test_a_script_needs_no_package(tmp_path: Path, journeyman: Any) -> None:
+def test_a_script_needs_no_package(tmp_path: Path) -> None:
     """An environment and a part of a run from a file in the current folder, and YAML beside it."""
     (tmp_path / "my_button.py").write_text(SCRIPT)
     (tmp_path / "my_conf" / "credit").mkdir(parents=True)
     twice = "_target_: my_button.Twice\n"
     (tmp_path / "my_conf" / "credit" / "twice.yaml").write_text(twice)
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "journeyman.agents.cli", "train", "--config-dir", "my_conf"),
-            *("debug=tiny", "env=my_button:acme/Button-v0", "credit=twice", "evaluation.tasks=2"),
-            *("+env.kwargs.max_turns=2", "run_dir=run"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
+    table = run(
+        *(sys.executable, "-m", "journeyman.agents.cli", "train", "--config-dir", "my_conf"),
+        *("debug=tiny", "env=my_button:acme/Button-v0", "credit=twice", "evaluation.tasks=2"),
+        *("+env.kwargs.max_turns=2", "run_dir=run"),
         cwd=tmp_path,
     )
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"^oracle +2 +100\.0%", done.stdout, re.MULTILINE)
+    assert re.search(r"^oracle +2 +100\.0%", table, re.MULTILINE)
     line = json.loads((tmp_path / "run" / "episodes.jsonl").read_text().splitlines()[0])
     assert line["env_id"] == "my_button:acme/Button-v0"

@@ -28,6 +28,7 @@ from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import TaskRef
 from journeyman.agents.runs.measuring import _fingerprint as fingerprint
 from journeyman.agents.search.playing import SearchPlayer
+from journeyman.agents.students.dialect import Dialect, Llama3
 from journeyman.agents.students.hf import HFPlayer
 from journeyman.agents.students.scripted import ScriptedPlayer, no_op, oracle
 from journeyman.envs import Episode, StopReason
@@ -243,10 +244,10 @@ append, calls = records.EpisodeFile.append, 0
 
 def counted(self, played):
     global calls
-    calls += 1
     played = list(played)
+    calls += bool(played)
     append(self, played)
-    if calls == {call}:
+    if played and calls == {call}:
         with self.path.open("rb+") as file:
             file.truncate(file.seek(0, 2) - {torn})
         os.kill(os.getpid(), signal.{signal})
@@ -327,11 +328,19 @@ def test_other_weights_play_anew(tmp_path: Path, journeyman: Any, other_model: P
     assert main(["show", str(run), "--summary"]) == 0
 
 
-def test_the_fingerprint_is_that_of_the_weights() -> None:
+def test_the_fingerprint_is_that_of_weights_dialect_and_dice() -> None:
     player = HFPlayer(llama(len(tokenizer())), chat())
     known = fingerprint(player)
-    greedy = player.at(temperature=0.0)
-    assert fingerprint(greedy) == fingerprint(SearchPlayer(player)) == known != ""
+    again = HFPlayer(player.model, chat(), player.sampling, player.max_context)
+    assert fingerprint(again) == fingerprint(SearchPlayer(player)) == known != ""
+    others = (
+        player.at(temperature=0.0),
+        player.at(seed=1),
+        HFPlayer(player.model, chat(), max_context=100),
+        HFPlayer(player.model, Dialect(tokenizer(), "signature")),
+        HFPlayer(player.model, Llama3(tokenizer(), "names")),
+    )
+    assert len({known, *map(fingerprint, others)}) == 1 + len(others)
     with torch.no_grad():
         list(player.model.parameters())[-1][0] += 1e-3
     assert fingerprint(player) != known

@@ -81,6 +81,19 @@ def refused(result: Any) -> str:
             ["env.kwargs.foo: journeyman/Bank-v0 takes no 'foo'; it takes: split, max_turns"],
         ),
         ("sandbox=namespace", ["sandbox=namespace: no environment of this run (journeyman/Bank"]),
+        ("student=hf", ["student.model is not set: write student.model=…"]),
+        ("student.top_p=0.9", ["student.top_p, top_k, min_p and stops are for `journeyman eval`"]),
+        ("student.top_k=20", ["student.top_p, top_k, min_p and stops are for `journeyman eval`"]),
+        ("student.min_p=0.1", ["student.top_p, top_k, min_p and stops are for `journeyman eval`"]),
+        ("student.stops=[x]", ["student.top_p, top_k, min_p and stops are for `journeyman eval`"]),
+        ("student.top_p=0", ["student.top_p=0: expected above 0 and at most 1"]),
+        ("loss=foo", ["'loss/foo'", "reverse_kl", "top_k"]),
+        ("loss.beta=2", ["loss.beta=2: expected 0 to 1"]),
+        (
+            "+trainer.args.beta=0.5",
+            ["trainer.args.beta=0.5: that is the loss's; write loss=jsd loss.beta=0.5"],
+        ),
+        ("trainer.lmbda=2", ["trainer.lmbda=2: expected 0 (the teacher plays) to 1"]),
     ],
 )
 def test_a_mistake_is_named(
@@ -104,7 +117,10 @@ def test_a_mistake_is_named(
         ("evaluation.tasks=abc", "evaluation.tasks=abc: expected a whole number"),
         ("evaluation.tasks=", "evaluation.tasks=: expected a whole number"),
         ("evaluation.tasks=0", "evaluation.tasks=0: expected a whole number above zero"),
-        ("evaluation.search=gumble", "evaluation.search=gumble: rule='gumble': expected 'gumbel' or"),
+        (
+            "evaluation.search=gumble",
+            "evaluation.search=gumble: rule='gumble': expected 'gumbel' or",
+        ),
         ("+teacher=embedded", "no setting teacher: there are: name, seed"),
     ],
 )
@@ -296,6 +312,27 @@ def test_a_teacher_that_must_play_and_cannot(
     line = refused(journeyman("train", *command))
     assert f"{override} lets the teacher play, and it cannot" in line
     assert "sliding_attention" in line
+    assert not (run / "config.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "asks"),
+    [
+        ("loss=reverse_kl", "the loss"),
+        ("credit=trace", "the loss"),
+        ("trainer.lmbda=0", "the loss"),
+        ("loss=none", "credit=Trace"),
+    ],
+)
+def test_a_run_that_asks_for_a_teacher_and_has_none(
+    override: str, asks: str, tmp_path: Path, journeyman: Any
+) -> None:
+    run = tmp_path / "run"
+    more = ("credit=trace",) if override == "loss=none" else ()
+    command = ("train", "debug=tiny", "teacher=none", override, *more, f"run_dir={run}")
+    line = refused(journeyman(*command))
+    assert f"teacher=none: {asks} asks for a teacher; choose one, or learn from rewards" in line
+    assert "loss=none credit=outcome credit.weight=0" in line
     assert not (run / "config.yaml").exists()
 
 

@@ -20,14 +20,21 @@ from trl import DistillationConfig
 
 from journeyman.agents.credit import TokenCredit, Uniform
 from journeyman.agents.learning.collector import Collector
-from journeyman.agents.learning.losses import JSD, TeacherView
+from journeyman.agents.learning.losses import (
+    JSD,
+    Loss,
+    NoLoss,
+    SampledReverseKL,
+    TeacherView,
+    TopKReverseKL,
+)
 from journeyman.agents.learning.samples import to_batch
 from journeyman.agents.learning.trainers import distill
 from journeyman.agents.learning.trainers.distill import OnPolicyDistillation, Schedule
 from journeyman.agents.rollouts.tasks import TaskRef
 from journeyman.agents.students.hf import HFPlayer
 from journeyman.agents.students.player import Sampling
-from journeyman.agents.teachers import Annotations, local
+from journeyman.agents.teachers import Annotations, Detail, local
 from journeyman.agents.teachers.local import LocalTeacher
 from journeyman.envs import Episode, StopReason
 
@@ -42,8 +49,15 @@ class Setting:
     """A trainer whose episodes are given, not played."""
 
     def __init__(
-        self, folder: Path, beta: float, batch: int, accumulation: int, steps: int = 1
+        self,
+        folder: Path,
+        loss: float | Loss,
+        batch: int,
+        accumulation: int,
+        steps: int = 1,
+        top_k: int = 64,
     ) -> None:
+        """`loss` is one, or the beta of the divergence."""
         self.student = gpt2(VOCABULARY, width=16, seed=1).double()
         self.teacher = gpt2(VOCABULARY, width=24, seed=2).double()
         args = DistillationConfig(
@@ -63,11 +77,11 @@ class Setting:
         )
         descent = torch.optim.SGD(self.student.parameters(), lr=1.0)
         constant = torch.optim.lr_scheduler.LambdaLR(descent, lambda step: 1.0)
-        loss = JSD(beta)
+        loss = loss if isinstance(loss, Loss) else JSD(loss)
         self.collector = Collector(
             HFPlayer(self.student, chat(), Sampling(max_tokens=8)),
             Uniform(),
-            LocalTeacher(self.teacher, tokenizer()),
+            LocalTeacher(self.teacher, tokenizer(), top_k=top_k),
             loss.needs,
         )
         self.trainer = OnPolicyDistillation(
@@ -81,8 +95,7 @@ class Setting:
 
     def views(self, batch: dict[str, Tensor]) -> list[TeacherView]:
         """What the teacher says of the tokens that are in a batch, asked as a rollout asks it."""
-        assert self.collector.detail is not None
-        annotations = Annotations(self.collector.teacher, self.collector.detail)
+        annotations = Annotations(self.collector.teacher, self.collector.detail or Detail.SAMPLED)
         return self.collector._views(rows_of(batch), annotations)
 
     def train(self, monkeypatch: pytest.MonkeyPatch, batch: dict[str, Tensor]) -> Gradients:
@@ -161,13 +174,39 @@ def divergence(student: Tensor, teacher: Tensor, beta: float) -> Tensor:
     )
 
 
+Measure = Callable[[Tensor, Tensor, int, float], Tensor]
+"""Of student and teacher [V], of the token that was chosen and its log-probability then: a loss."""
+
+
+def with_bucket(student: Tensor, teacher: Tensor, token: int, then: float) -> Tensor:
+    """Reverse KL over the teacher's five most probable tokens and all others as one."""
+    best = teacher.argsort(descending=True)[:5].tolist()
+    pairs = [(student[i], teacher[i]) for i in best]
+    pairs.append((1 - sum(p for p, _ in pairs), 1 - sum(q for _, q in pairs)))
+    return sum((p * (p / q).log() for p, q in pairs), torch.zeros((), dtype=torch.float64))
+
+
+def clipped(student: Tensor, teacher: Tensor, token: int, then: float) -> Tensor:
+    """PPO's loss of one token, whose advantage is the log-ratio it had, within 3 nats."""
+    advantage = max(-3.0, min(3.0, math.log(float(teacher[token])) - then))
+    ratio = student[token] / math.exp(then)
+    bounded = ratio if 0.8 < ratio.item() < 1.2 else ratio.detach().clamp(0.8, 1.2)
+    return -min(ratio * advantage, bounded * advantage, key=Tensor.item)
+
+
+def nothing(student: Tensor, teacher: Tensor, token: int, then: float) -> Tensor:
+    return torch.zeros((), dtype=torch.float64)
+
+
 def reference(
     student: PreTrainedModel,
     teacher: PreTrainedModel,
     episodes: Sequence[Episode],
     credit: Sequence[TokenCredit],
-    beta: float,
+    loss: float | Measure,
 ) -> Gradients:
+    """Of the loss, or of the divergence with that beta, and of the policy gradient."""
+    measure = loss if callable(loss) else lambda s, t, *_: divergence(s, t, loss)
     total = torch.zeros((), dtype=torch.float64)
     count = 0
     for played, share in zip(episodes, credit, strict=True):
@@ -179,7 +218,8 @@ def reference(
         for i, token in enumerate(played.tokens):
             if played.mask[i]:
                 count += 1
-                total = total + share.weights[i] * divergence(ours[i - 1], theirs[i - 1], beta)
+                value = measure(ours[i - 1], theirs[i - 1], token, played.logprobs[i])
+                total = total + share.weights[i] * value
                 behaviour = math.exp(played.logprobs[i])
                 total = total - ours[i - 1, token] / behaviour * share.advantages[i]
     names, parameters = zip(*student.named_parameters(), strict=True)
@@ -247,6 +287,34 @@ def test_the_teacher_reads_the_batch_it_is_asked_about() -> None:
         assert ours.tokens == theirs.tokens
         assert ours.mask == theirs.mask or theirs.stop is StopReason.INFRA_ERROR
         assert (ours.stop is StopReason.INFRA_ERROR) == (theirs.stop is StopReason.INFRA_ERROR)
+
+
+OTHERS: dict[str, tuple[Loss, Measure]] = {
+    "top_k": (TopKReverseKL(), with_bucket),
+    "sampled": (SampledReverseKL(clip=0.2, most=3.0), clipped),
+    "none": (NoLoss(), nothing),
+}
+
+
+@pytest.mark.parametrize(("batch", "accumulation"), [(8, 1), (2, 4)], ids=["whole", "in parts"])
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_step_with_another_loss_is_the_reference(
+    name: str,
+    batch: int,
+    accumulation: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loss, measure = OTHERS[name]
+    setting = Setting(tmp_path, loss, batch, accumulation, top_k=5)
+    episodes = ragged(seed=3, count=8)
+    credit = random_credit(episodes, seed=4)
+    expected = reference(setting.student, setting.teacher, episodes, credit, measure)
+    plain = reference(setting.student, setting.teacher, episodes, credit, 1.0)
+    for other in (plain, {n: torch.zeros_like(g) for n, g in plain.items()}):
+        assert max(float((expected[n] - other[n]).abs().max()) for n in expected) > 0.1
+    found = setting.train(monkeypatch, batch_of(episodes, credit))
+    assert_equal(found, expected, atol=1e-8)
 
 
 def test_without_advantages_there_is_distillation_alone(tmp_path: Path) -> None:

@@ -1,11 +1,7 @@
 """`journeyman envs new` writes a package that, installed in a venv of its own, works as it is."""
 
 import json
-import os
 import re
-import subprocess
-import sys
-import sysconfig
 import tomllib
 from pathlib import Path
 
@@ -13,6 +9,8 @@ import pytest
 
 from journeyman.agents.cli import main
 from journeyman.envs.scaffold import new_package
+
+from .side import install, journeyman, run
 
 GARDEN = "acme/Garden-v0"
 DOCS = Path(__file__).parents[2] / "docs" / "new-environment.md"
@@ -27,37 +25,8 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def python(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of a venv with the package, which borrows all others from this one."""
-    venv = tmp_path_factory.mktemp("side")
-    python = venv / "bin" / "python"
-    run(sys.executable, "-m", "venv", "--without-pip", venv)
-    borrowed = [path for path in sys.path if path.endswith("site-packages")]
-    site = Path(sysconfig.get_path("purelib", vars={"base": str(venv)}))
-    # Unlike a bare path, this follows the path files there: Journeyman may be installed by one.
-    (site / "borrowed.pth").write_text(
-        "\n".join(f"import site; site.addsitedir({path!r})" for path in borrowed)
-    )
-    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python)
-    offline = ("--no-deps", "--no-build-isolation", "--no-index")
-    run(*pip, "install", *offline, "--editable", package)
-    return python
-
-
-def run(*command: object, cwd: Path | None = None) -> str:
-    done = subprocess.run(
-        [str(word) for word in command],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def journeyman(python: Path, *arguments: str) -> str:
-    return run(python, "-m", "journeyman.agents.cli", *arguments, cwd=python.parents[1])
+    """The interpreter of a venv with the package."""
+    return install(package, tmp_path_factory.mktemp("side"))
 
 
 def test_its_own_test_passes(python: Path, package: Path) -> None:

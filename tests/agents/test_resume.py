@@ -217,6 +217,40 @@ def finished(tmp_path_factory: pytest.TempPathFactory, journeyman: Any, other_mo
     return run
 
 
+ADAPTER = (
+    "+trainer.peft_config._target_=peft.LoraConfig",
+    "+trainer.peft_config.target_modules=[q_proj,v_proj]",
+    "+trainer.peft_config.task_type=CAUSAL_LM",
+    "+trainer.peft_config.r=4",
+    "trainer.args.save_steps=1",
+    "steps=2",
+)
+
+
+@pytest.mark.parametrize("trainer", ["distill", "sft"])
+def test_an_adapter_is_trained_saved_and_taken_up_again(
+    trainer: str, tmp_path: Path, journeyman: Any, other_model: Path
+) -> None:
+    unbroken, run = tmp_path / "unbroken", tmp_path / "run"
+    whole = journeyman("train", *overrides(trainer, other_model, unbroken), *ADAPTER)
+    assert whole.status == 0, whole.stderr
+    command = ("train", *overrides(trainer, other_model, run), *ADAPTER)
+    kill = KILL.format(module="transformers", name="Trainer.training_step", call=2)
+    assert journeyman(*command, before=kill).status == -signal.SIGKILL
+    assert newest(run) == 1
+    ended = journeyman(*command)
+    assert ended.status == 0, ended.stderr
+    written, expected = (
+        folder / "model" / "adapter_model.safetensors" for folder in (run, unbroken)
+    )
+    assert written.read_bytes() == expected.read_bytes()
+    assert figures(run) == figures(unbroken)
+    assert [record["step"] for record in figures(run)] == [1, 2]
+    assert figures(run)[0]["grad_norm"] > 0
+    known = json.loads((run / "model" / "adapter_config.json").read_text())
+    assert sorted(known["target_modules"]) == ["q_proj", "v_proj"]
+
+
 def test_a_finished_run_is_left_as_it_is(
     finished: Path, journeyman: Any, other_model: Path
 ) -> None:

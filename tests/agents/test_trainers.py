@@ -1,5 +1,7 @@
+import ast
 import copy
 import dataclasses
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,18 @@ from trl import DistillationConfig, SFTConfig
 
 from journeyman.agents.credit import Credit, Outcome, Trace, Uniform
 from journeyman.agents.credit.trees import Additive
-from journeyman.agents.errors import AgentError
+from journeyman.agents.errors import AgentError, SettingError
 from journeyman.agents.learning import collector
-from journeyman.agents.learning.losses import JSD, Loss
+from journeyman.agents.learning.losses import (
+    JSD,
+    Loss,
+    NoLoss,
+    SampledReverseKL,
+    TopKReverseKL,
+)
 from journeyman.agents.learning.trainers import distill, sft
 from journeyman.agents.learning.trainers.parts import Parts, tasks_needed
+from journeyman.agents.networks.heads import backbone
 from journeyman.agents.rollouts.demonstrations import demonstrate
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import TaskRef
@@ -26,8 +35,9 @@ from journeyman.agents.search.evidence import Forest, TreeEpisode, TreeRollouts
 from journeyman.agents.students.dialect import Dialect, Llama3
 from journeyman.agents.students.hf import HFPlayer
 from journeyman.agents.students.player import Sampling
+from journeyman.agents.teachers import Detail, Signal, Teacher
 from journeyman.agents.teachers.local import LocalTeacher
-from journeyman.envs import env_class, make
+from journeyman.envs import Episode, env_class, make
 
 from .tiny import chat, gpt2, llama, tokenizer
 
@@ -263,6 +273,140 @@ def test_who_plays_must_be_a_probability_and_trees_are_the_students(tmp_path: Pa
         distill.build(parts, args, lmbda=0.5)
 
 
+@pytest.mark.parametrize("search", [True, False])
+@pytest.mark.parametrize("iterations", [1, 3])
+@pytest.mark.parametrize("credit", [Uniform(), Trace()])
+def test_the_teacher_reads_each_row_of_a_rollout_once(
+    credit: Credit, iterations: int, search: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks: search, credit or loss; and however often the rollout is learned from."""
+    played: list[Sequence[Episode]] = []
+    parts = dataclasses.replace(
+        make_parts(babbler(), credit), record=lambda step, episodes: played.append(episodes)
+    )
+    if search:
+        parts = dataclasses.replace(parts, search=TreeRollouts(rows=4, trajectories=2))
+    read: list[Episode] = []
+    passed: list[int] = []
+    annotate = LocalTeacher.annotate
+
+    def reading(self: LocalTeacher, rows: Sequence[Episode], detail: Detail) -> Any:
+        read.extend(rows)
+        return annotate(self, rows, detail)
+
+    def passing(module: Any, inputs: Any, given: dict[str, Any]) -> None:
+        if not given["use_cache"]:  # what it reads; where it plays, there is a cache
+            passed.append(len(given["input_ids"]))
+
+    monkeypatch.setattr(LocalTeacher, "annotate", reading)
+    bare = backbone(model_of(parts.teacher))
+    args = distillation(tmp_path, max_steps=2 * iterations, per_device_train_batch_size=8)
+    trainer = distill.build(parts, args, num_iterations=iterations)
+    with bare.register_forward_pre_hook(passing, with_kwargs=True):
+        trainer.train()
+    assert len(played) == 2
+    rows = [episode for episodes in played for episode in episodes if any(episode.mask)]
+    assert len(rows) > 8
+    assert sorted(map(id, read)) == sorted(map(id, rows))
+    assert sum(passed) == len(rows)
+
+
+def test_a_loss_that_asks_nobody_needs_no_forward_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = make_parts(babbler(), Outcome(weight=0.0), NoLoss())
+    monkeypatch.setattr(LocalTeacher, "annotate", lambda *_: pytest.fail("it was asked"))
+    distill.build(parts, distillation(tmp_path)).train()
+
+
+@pytest.mark.parametrize("loss", [JSD(0.5), TopKReverseKL(), SampledReverseKL(), NoLoss()])
+def test_two_steps_with_every_loss(loss: Loss, tmp_path: Path) -> None:
+    parts = make_parts(babbler(), loss=loss)
+    before = weights(parts.student.model)
+    trainer = distill.build(parts, distillation(tmp_path), steps_per_generation=2)
+    trainer.train()
+    learned = set() if isinstance(loss, NoLoss) else before.keys()
+    assert changed(parts.student.model, before) == learned
+    for record in steps(trainer):
+        assert record["entropy"] > 0
+        assert (record["divergence/turn_1"] == 0) == isinstance(loss, NoLoss)
+
+
+# --- without a teacher ----------------------------------------------------------------------------
+
+
+def untaught(credit: Credit, loss: Loss) -> Parts:
+    return dataclasses.replace(make_parts(babbler(), credit, loss), teacher=None)
+
+
+def test_reinforcement_needs_no_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def paid(player: Any, tasks: Sequence[TaskRef], *rest: Any) -> list[Episode]:
+        found = rollout(player, tasks, *rest)
+        return [dataclasses.replace(e, reward=float(i % 2)) for i, e in enumerate(found)]
+
+    monkeypatch.setattr(collector, "rollout", paid)
+    parts = untaught(Outcome(weight=0.0), NoLoss())
+    before = weights(parts.student.model)
+    trainer = distill.build(parts, distillation(tmp_path))
+    trainer.train()
+    assert changed(parts.student.model, before) == before.keys()
+    for record in steps(trainer):
+        assert record["grad_norm"] > 0
+        assert record["entropy"] > 0
+
+
+def test_trees_grow_without_a_teacher(tmp_path: Path) -> None:
+    parts = untaught(Additive(Outcome(weight=0.0)), NoLoss())
+    parts = dataclasses.replace(parts, search=TreeRollouts(rows=4, trajectories=2))
+    trainer = distill.build(parts, distillation(tmp_path, max_steps=1))
+    trainer.train()
+    (record,) = steps(trainer)
+    assert record["search/env_steps"] > 0
+    assert record["search/teacher_tokens"] == 0
+
+
+@pytest.mark.parametrize(
+    ("credit", "loss", "options", "asks"),
+    [
+        (Uniform(), JSD(1.0), {}, "the loss"),
+        (Uniform(), SampledReverseKL(), {}, "the loss"),
+        (Trace(), NoLoss(), {}, "credit=Trace"),
+        (Additive(Trace()), NoLoss(), {}, "credit=Additive"),
+        (Outcome(), NoLoss(), {"lmbda": 0.5}, "trainer.lmbda=0.5"),
+    ],
+)
+def test_what_asks_for_a_teacher_is_refused_without_one(
+    credit: Credit, loss: Loss, options: dict[str, float], asks: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingError, match=f"^teacher=none: {asks} asks for a teacher") as caught:
+        distill.build(untaught(credit, loss), distillation(tmp_path), **options)
+    assert "loss=none credit=outcome credit.weight=0" in str(caught.value)
+
+
+class Terse(Teacher):
+    """One that tells of the sampled token alone, and plays nothing."""
+
+    def annotate(self, rows: Sequence[Episode], detail: Detail) -> list[Signal]:
+        assert detail is Detail.SAMPLED
+        return [Signal(torch.full((len(row.tokens),), -1.0)) for row in rows]
+
+
+def test_a_teacher_tells_what_it_can(tmp_path: Path) -> None:
+    parts = dataclasses.replace(make_parts(babbler(), Trace()), teacher=Terse())
+    args = distillation(tmp_path)
+    for loss in (JSD(), TopKReverseKL()):
+        assert loss.needs is not None
+        message = f"the loss needs {loss.needs.name.lower()} of the teacher, and Terse gives sam"
+        with pytest.raises(SettingError, match=message):
+            distill.build(dataclasses.replace(parts, loss=loss), args)
+    parts = dataclasses.replace(parts, loss=SampledReverseKL())
+    with pytest.raises(SettingError, match=r"trainer\.lmbda=0\.0: the teacher cannot play"):
+        distill.build(parts, args, lmbda=0.0)
+    before = weights(parts.student.model)
+    distill.build(parts, args).train()
+    assert changed(parts.student.model, before) == before.keys()
+
+
 def searching(folder: Path, credit: Credit, **settings: Any) -> Any:
     """A trainer of eight rows: two tasks' trees."""
     search = TreeRollouts(rows=4, trajectories=1, **settings)
@@ -384,6 +528,34 @@ def test_demonstrations_are_played_in_the_environments_of_the_run() -> None:
         assert '"parameters": ' in text
         assert "<tool_call>" not in text
         assert "Answer: " in text.rpartition("assistant")[2]
+
+
+@pytest.mark.parametrize("name", ["beta", "temperature"])
+def test_what_is_the_losss_is_refused_among_trls_arguments(name: str, tmp_path: Path) -> None:
+    args = distillation(tmp_path, **{name: 0.5})
+    with pytest.raises(
+        SettingError, match=rf"^trainer\.args\.{name}=0\.5: .* loss=jsd loss\.{name}=0\.5"
+    ):
+        distill.build(make_parts(babbler()), args)
+
+
+def test_the_trainer_stays_small() -> None:
+    """What plays, judges and scores lives elsewhere: it was a class of everything once."""
+    (found,) = (
+        node
+        for node in ast.parse(inspect.getsource(distill)).body
+        if isinstance(node, ast.ClassDef) and node.name == "OnPolicyDistillation"
+    )
+    assert found.end_lineno is not None
+    assert found.end_lineno - found.lineno + 1 <= 150
+    (begin,) = (
+        node for node in found.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"
+    )
+    taken = begin.args
+    named = [*taken.posonlyargs, *taken.args, *taken.kwonlyargs, taken.vararg, taken.kwarg]
+    names = [it.arg for it in named if it is not None]
+    assert names[0] == "self"
+    assert len(names) - 1 <= 6
 
 
 def test_rows_of_a_run(tmp_path: Path) -> None:

@@ -101,9 +101,10 @@ def logprobs_of(states: Tensor, head: Head, ids: Tensor, temperature: float = 1.
 def _some_logits(states: Tensor, head: Head, ids: Tensor) -> Tensor:
     """Logits [N, K] of tokens ids [N, K] at states [N, H], in float32."""
     projection = head.projection
-    logits = torch.einsum("nh,nkh->nk", states.float(), projection.weight[ids].float())
-    if projection.bias is not None:
-        logits = logits + projection.bias[ids].float()
+    with torch.autocast(states.device.type, enabled=False):  # which would round them again
+        logits = torch.einsum("nh,nkh->nk", states.float(), projection.weight[ids].float())
+        if projection.bias is not None:
+            logits = logits + projection.bias[ids].float()
     logits = logits * head.scale
     return logits if head.cap is None else head.cap * torch.tanh(logits / head.cap)
 
@@ -116,17 +117,19 @@ def _tiled_logprobs(
     temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities of targets [N] with gradient, and the entropy [N] if it is in `outputs`."""
-    logprobs, entropy, *_ = ChunkedLogProbFunction.apply(
-        states,
-        head.projection.weight,
-        head.projection.bias,
-        targets,
-        temperature,
-        VOCABULARY_TILE,
-        head.cap,
-        head.scale,
-        outputs,
-    )
+    # Unlike TRL's divergence this kernel rounds logits to the states' type, or to autocast's.
+    with torch.autocast(states.device.type, enabled=False):
+        logprobs, entropy, *_ = ChunkedLogProbFunction.apply(
+            states.float(),
+            head.projection.weight,
+            head.projection.bias,
+            targets,
+            temperature,
+            VOCABULARY_TILE,
+            head.cap,
+            head.scale,
+            outputs,
+        )
     return logprobs, logprobs.detach() if entropy is None else entropy.detach()
 
 
