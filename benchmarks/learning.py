@@ -145,9 +145,7 @@ def quarters(steps: int) -> list[int]:
 
 def load(model: str) -> Player:
     """A model as it is examined: greedy, within the limits that it trains in."""
-    return load_student(
-        model, render="names", max_turn_tokens=48, max_context=640, temperature=0.0
-    )
+    return load_student(model, render="names", max_turn_tokens=48, max_context=640, temperature=0.0)
 
 
 def success(player: Player, cell: Cell) -> float:

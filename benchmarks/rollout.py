@@ -62,9 +62,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    player = load_student(
-        "embedded-student", render="names", max_turn_tokens=48, max_context=640
-    )
+    player = load_student("embedded-student", render="names", max_turn_tokens=48, max_context=640)
     ways: dict[str, Callable[[HFPlayer, int], int]] = {"rollout": episodes, "generate": generate}
     rates: dict[str, list[float]] = {}
     for _ in range(options.repeats):

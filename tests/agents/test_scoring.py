@@ -77,7 +77,10 @@ def test_lists_and_states_are_those_of_the_chosen_tokens(count: int) -> None:
     scores, (ids, logprobs) = torch.zeros(8), torch.zeros(2, count, 3)
     top = TopK(ids.long(), logprobs, torch.zeros(count))
     full = Distribution(torch.zeros(count, 6), Head(torch.nn.Linear(6, 9)))
-    for signal, name in ((Signal(scores, top=top), "top-k lists"), (Signal(scores, full=full), "st")):
+    for signal, name in (
+        (Signal(scores, top=top), "top-k lists"),
+        (Signal(scores, full=full), "st"),
+    ):
         with pytest.raises(ValueError, match=rf"{count} {name}.* 4 chosen tokens of acme/Env-v0"):
             Annotations(Says(signal)).of([EPISODE])
 

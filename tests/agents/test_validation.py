@@ -55,7 +55,10 @@ hf.load_model = with_dropout
     ("override", "message"),
     [
         ("evaluation.every=-1", "evaluation.every=-1: expected a whole number, 0 or more"),
-        ("evaluation.validation_tasks=0", "evaluation.validation_tasks=0: expected a whole number, 1 or more"),
+        (
+            "evaluation.validation_tasks=0",
+            "evaluation.validation_tasks=0: expected a whole number, 1 or more",
+        ),
     ],
 )
 def test_mistakes_show_before_training(
