@@ -31,6 +31,7 @@ def test_search(tmp_path: Path) -> None:
     assert "teacher's forward passes" in told
 
 
+@pytest.mark.timeout(1200)  # minutes, beside other work
 def test_learning(tmp_path: Path) -> None:
     options = [
         "--arms",

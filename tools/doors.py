@@ -1,9 +1,10 @@
-"""What other packages bring, by entry-point groups: every door of the project is opened here."""
+"""What other packages bring, by entry-point groups."""
 
 from __future__ import annotations
 
 import functools
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from types import MappingProxyType
@@ -23,8 +24,13 @@ def load_group(
         objection: What is wrong with an object that was loaded, None if nothing is.
     """
     found: dict[str, Any] = {}
+    values: dict[str, set[str]] = defaultdict(set)
+    for entry in entry_points(group=group):
+        values[entry.name].add(entry.value)
     for entry in sorted(entry_points(group=group), key=lambda entry: entry.name):
         try:
+            if len(values[entry.name]) > 1:
+                raise ValueError(f"two packages offer that name: {sorted(values[entry.name])}")
             loaded = entry.load()
             reason = objection(loaded)
         except Exception as error:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from journeyman.agents.credit.interface import Credit, Experience, TokenCredit, spread
+from journeyman.agents.errors import SettingError
 from journeyman.agents.teachers.scoring import EpisodeScores
 from journeyman.envs import Episode, StopReason
 
@@ -68,7 +69,7 @@ class Trace(Credit):
     def __init__(self, decay: float = 1.0) -> None:
         """`decay`, above 0 and at most 1, is Retrace's lambda."""
         if not 0 < decay <= 1:
-            raise ValueError(f"decay={decay}: expected above 0 and at most 1")
+            raise SettingError(f"decay={decay}: expected above 0 and at most 1")
         self.decay = decay
 
     def assign(self, experience: Experience) -> list[TokenCredit]:

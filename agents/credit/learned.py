@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from journeyman.agents.credit.episodes import outcome_advantages
 from journeyman.agents.credit.interface import Credit, Experience, TokenCredit, spread
+from journeyman.agents.errors import SettingError
 from journeyman.agents.networks.reading import Layers, step_attention
 from journeyman.envs import Episode, StopReason
 
@@ -34,11 +35,11 @@ class Critic:
             seed: Of the hidden layer's first weights; other generators are left alone.
         """
         if hidden < 0:
-            raise ValueError(f"hidden={hidden}: expected a width, or 0 for a linear critic")
+            raise SettingError(f"hidden={hidden}: expected a width, or 0 for a linear critic")
         if not learning_rate > 0:
-            raise ValueError(f"learning_rate={learning_rate}: expected above 0")
+            raise SettingError(f"learning_rate={learning_rate}: expected above 0")
         if updates < 1:
-            raise ValueError(f"updates={updates}: expected at least 1")
+            raise SettingError(f"updates={updates}: expected at least 1")
         self._hidden = hidden
         self._learning_rate = learning_rate
         self._updates = updates
@@ -141,7 +142,7 @@ class GAE(Credit):
         """
         for name, value in (("gamma", gamma), ("lam", lam)):
             if not 0 <= value <= 1:
-                raise ValueError(f"{name}={value}: expected 0 to 1")
+                raise SettingError(f"{name}={value}: expected 0 to 1")
         self._critic = critic
         self._gamma = gamma
         self._lam = lam
@@ -234,7 +235,7 @@ class Attention(Credit):
     def __init__(self, layers: Layers = "last", scale: float = 1.0, weight: float = 1.0) -> None:
         """`layers` is "last" or "all" (their mean); `scale` and `weight` are those of `Outcome`."""
         if layers not in ("last", "all"):
-            raise ValueError(f"layers={layers!r}: expected 'last' or 'all'")
+            raise SettingError(f"layers={layers!r}: expected 'last' or 'all'")
         self._layers: Layers = layers
         self._scale = scale
         self._weight = weight

@@ -12,6 +12,7 @@ from statistics import NormalDist
 from typing import Any
 
 from journeyman.agents.credit.interface import Credit, Experience, TokenCredit
+from journeyman.agents.errors import SettingError
 from journeyman.agents.search.evidence import Evidence
 from journeyman.envs import Episode
 
@@ -106,7 +107,7 @@ class PolicyTarget(Additive):
         """
         super().__init__(base, reinforce)
         if temperature <= 0:
-            raise ValueError(f"temperature={temperature}: expected above 0")
+            raise SettingError(f"temperature={temperature}: expected above 0")
         self._temperature = temperature
 
     def _advantage(self, known: Evidence) -> float:
@@ -155,7 +156,7 @@ class Gated(Additive):
         """
         super().__init__(base, reinforce)
         if epsilon <= 0 or doubt <= 0:
-            raise ValueError(f"epsilon={epsilon}, doubt={doubt}: expected above 0")
+            raise SettingError(f"epsilon={epsilon}, doubt={doubt}: expected above 0")
         self._epsilon = epsilon
         self._doubt = doubt
         self._correct = correct

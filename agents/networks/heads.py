@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -39,10 +40,35 @@ class Head:
             return cls(projection, float(scale), cap)
         return cls(projection, cap=cap)
 
+    def cut(self, width: int) -> Head:
+        """The head of the first `width` tokens: others are padding of the matrix."""
+        if width >= self.projection.weight.shape[0]:
+            return self
+        return replace(self, projection=_linear(self.projection, slice(width), None))
+
+    def on(self, device: torch.device) -> Head:
+        """The same head where `device` is; a copy is made once."""
+        return self if self.projection.weight.device == device else _moved(self, device)
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [N, V] of hidden states [N, H]."""
         logits: Tensor = self.projection(hidden) * self.scale
         return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
+
+
+@functools.lru_cache(4)
+def _moved(head: Head, device: torch.device) -> Head:
+    return replace(head, projection=_linear(head.projection, slice(None), device))
+
+
+def _linear(projection: nn.Linear, rows: slice, device: torch.device | None) -> nn.Linear:
+    """Some rows of a frozen layer, elsewhere if need be; memory is shared where it can be."""
+    weight, bias = projection.weight[rows].detach(), projection.bias
+    part = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
+    part.weight = nn.Parameter(weight.to(device), requires_grad=False)
+    if bias is not None:
+        part.bias = nn.Parameter(bias[rows].detach().to(device), requires_grad=False)
+    return part
 
 
 def backbone(model: PreTrainedModel) -> Any:

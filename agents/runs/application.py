@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
+from importlib.resources import files
 from typing import Any
 
 import hydra
@@ -31,6 +33,7 @@ DOORS = {
     "journeyman.estimators": "values",
 }
 """Entry-point groups of other packages -> config groups that they add an option to."""
+CONF = "journeyman.conf"
 CONFIGS = "journeyman.conf"
 """Entry-point group of packages with YAML files of their own."""
 
@@ -70,8 +73,16 @@ def offer_options() -> None:
         _offer_environment(env_id)
     store = ConfigStore.instance()
     for door, group in DOORS.items():
-        for name, target in load_group(door, _not_callable).items():
-            store.store(group=group, name=name, node=_node(target))
+        own = {path.name.removesuffix(".yaml") for path in (files(CONF) / group).iterdir()}
+        for name, target in load_group(door, _objection).items():
+            if name in own:
+                warnings.warn(
+                    f"{group}={name} of {door} is left out: that option is Journeyman's own; "
+                    f"give the entry point another name",
+                    stacklevel=2,
+                )
+            else:
+                store.store(group=group, name=name, node=_node(target))
 
 
 def _offer_environment(env_id: str) -> None:
@@ -80,15 +91,25 @@ def _offer_environment(env_id: str) -> None:
     ConfigStore.instance().store(group=group, name=name, node={"ids": [env_id], "kwargs": {}})
 
 
-def _not_callable(loaded: object) -> str | None:
-    return None if callable(loaded) else f"expected a class or a function, not {loaded!r}"
+def _objection(loaded: object) -> str | None:
+    """What is wrong with what a package offers as a part of a run."""
+    if callable(loaded) and hasattr(loaded, "__qualname__"):
+        inspect.signature(loaded)  # raises if it has none
+        return None
+    return f"expected a class or a function, not {loaded!r}"
 
 
 def _node(target: Any) -> dict[str, Any]:
-    """A part as a config: its arguments with the defaults that YAML can hold, None left open."""
+    """A part as a config: its arguments with the defaults that YAML can hold.
+
+    What must be given is "???", which is refused by name until it is.
+    """
     node: dict[str, Any] = {"_target_": f"{target.__module__}.{target.__qualname__}"}
     for name, parameter in inspect.signature(target).parameters.items():
-        if isinstance(parameter.default, bool | int | float | str | None):
+        named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        if named and parameter.default is parameter.empty:
+            node[name] = "???"
+        elif named and isinstance(parameter.default, bool | int | float | str | None):
             node[name] = parameter.default
     return node
 

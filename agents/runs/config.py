@@ -191,10 +191,12 @@ def _value(value: Any, hint: Any, place: str) -> Any:
         if not isinstance(value, DictConfig):
             raise SettingError(f"{place}={value}: expected settings below {place}")
         return _read(typing.cast(Any, hint), value, f"{place}.")
-    plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
     if hint in (int, float):
         return _number(plain, hint, place, least)
     origin = typing.get_origin(hint) or hint
+    if origin is str and type(plain) in (int, float):  # a date as a name, say
+        return str(plain)
     if not isinstance(plain, origin):
         expected = {bool: "true or false", str: "text", list: "a list", dict: "settings"}[origin]
         raise SettingError(f"{place}={plain}: expected {expected}")
@@ -221,34 +223,50 @@ def check_node(node: DictConfig, place: str) -> None:
             raise SettingError(f"{place}.{name} is not set: write {place}.{name}=…")
         if isinstance(node[name], DictConfig) and "_target_" in node[name]:
             check_node(node[name], f"{place}.{name}")
-    for name, kind in _numbers(str(node["_target_"])).items():
-        value = node.get(name)
-        if isinstance(value, str | bool) or (kind is int and isinstance(value, float)):
-            raise SettingError(
-                f"{place}.{name!s}={value}: expected a {'whole ' * (kind is int)}number"
-            )
+    for name, kinds in _kinds(str(node["_target_"])).items():
+        if name in node and not _fits(node[name], kinds):
+            raise SettingError(_expected(f"{place}.{name}", node[name], kinds))
 
 
-def _numbers(target: str) -> dict[str, type]:
-    """Names of a target's parameters that are numbers, and of which kind."""
+def _fits(value: Any, kinds: set[type]) -> bool:
+    return type(value) in kinds or (type(value) is int and float in kinds)
+
+
+def _expected(place: str, value: Any, kinds: set[type]) -> str:
+    wanted = "true or false" if bool in kinds else "a number"
+    if int in kinds and float not in kinds and bool not in kinds:
+        wanted = "a whole number"
+    return f"{place}={value}: expected {wanted}"
+
+
+def _kinds(target: str) -> dict[str, set[type]]:
+    """Names of a target's parameters that are numbers, or true or false -> the types they take."""
     try:
         found = get_object(target)
         hints = typing.get_type_hints(vars(found)["__init__"] if isinstance(found, type) else found)
         names = inspect.signature(found).parameters
     except Exception:  # Hydra says it better when it makes the part
         return {}
-    kinds: dict[str, type] = {}
+    told = {}
     for name, parameter in names.items():
-        wanted = {hints.get(name), *typing.get_args(hints.get(name))}
-        if type(parameter.default) in (int, float) and not wanted & {str, bool}:
-            wanted |= {type(parameter.default)}
-        if wanted & {str, bool}:
-            continue
-        if float in wanted:
-            kinds[name] = float
-        elif int in wanted:
-            kinds[name] = int
-    return kinds
+        kinds = set(_flat(hints[name])) if name in hints else {type(parameter.default)}
+        if parameter.default is None:
+            kinds.add(type(None))
+        if name not in hints and kinds & {int, float}:
+            kinds |= {int, float}
+        if kinds & {int, float, bool} and kinds <= {int, float, bool, type(None)}:
+            told[name] = kinds
+    return told
+
+
+def _flat(hint: Any) -> list[type]:
+    """The types of a hint: those of a union one by one."""
+    origin = typing.get_origin(hint)
+    if origin in (types.UnionType, typing.Union):
+        return [kind for part in typing.get_args(hint) for kind in _flat(part)]
+    if origin is Annotated:
+        return _flat(typing.get_args(hint)[0])
+    return [hint if isinstance(hint, type) and origin is None else object]
 
 
 _KEY = re.compile(r"full_key: (\S+)")

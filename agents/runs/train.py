@@ -22,6 +22,7 @@ from journeyman.agents.evaluation.report import (
     write_atomically,
     write_summary,
 )
+from journeyman.agents.learning.losses import Loss
 from journeyman.agents.learning.trainers.callbacks import (
     MarkComplete,
     MetricsFile,
@@ -36,7 +37,7 @@ from journeyman.agents.learning.trainers.validation import Validation
 from journeyman.agents.rollouts.job import Job
 from journeyman.agents.rollouts.tasks import deal
 from journeyman.agents.runs.application import run_app
-from journeyman.agents.runs.config import TrainConfig, as_mapping, make, read
+from journeyman.agents.runs.config import Node, TrainConfig, as_mapping, make, read
 from journeyman.agents.runs.folder import RunFolder, explaining_full_disk, machine
 from journeyman.agents.runs.measuring import attempts, bounds, evaluate, tested
 from journeyman.agents.runs.places import check_environments, env_kwargs
@@ -128,14 +129,19 @@ def _check_tasks(config: TrainConfig) -> list[Any]:
 
 def _parts(config: TrainConfig, record: Callable[[int, Sequence[Episode]], object]) -> Parts:
     """What the trainer is built from, after a look at whether it goes together."""
-    credit: Credit = make(config.credit, "credit")
+    credit: Credit = _part(config.credit, "credit", Credit)
     search: TreeRollouts | None = make(config.search, "search")
     if credit.needs_search and search is None:
         raise SettingError(
             f"credit={type(credit).__name__} reads what a search finds: add search=credit"
         )
-    loss = make(config.loss, "loss")
+    loss: Loss = _part(config.loss, "loss", Loss)
     student: Trainable = make(config.student, "student")
+    if not hasattr(student, "sampling"):
+        raise SettingError(
+            f"student: {type(student).__name__} plays and has no weights to train; it is for "
+            f"`journeyman eval`"
+        )
     if student.sampling.truncated or student.sampling.stops:
         raise SettingError(
             "student.top_p, top_k, min_p and stops are for `journeyman eval`: what is learned must "
@@ -145,7 +151,7 @@ def _parts(config: TrainConfig, record: Callable[[int, Sequence[Episode]], objec
         # An optimiser's small steps round to nothing there; `trainer.args.bf16` runs passes in it.
         print(f"The student's weights are {student.model.dtype}; they are trained in float32.")
         student.model.float()
-    teacher: Teacher | None = make(config.teacher, "teacher")
+    teacher: Teacher | None = _part(config.teacher, "teacher", Teacher, type(None))
     if teacher is not None:
         teacher.check(student)
     return Parts(
@@ -158,6 +164,16 @@ def _parts(config: TrainConfig, record: Callable[[int, Sequence[Episode]], objec
         search=search,
         record=record,
     )
+
+
+def _part(node: Node, place: str, *kinds: type) -> Any:
+    """Make a part of a run and see that it is one."""
+    part = make(node, place)
+    if not isinstance(part, kinds):
+        raise SettingError(
+            f"{place}: {node['_target_']} gives {type(part).__name__}, expected {kinds[0].__name__}"
+        )
+    return part
 
 
 def _build(build_trainer: Any, parts: Parts) -> Trainer:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from journeyman.agents.errors import SettingError
 from journeyman.agents.rollouts.tasks import Fork, TaskRef
 from journeyman.agents.search.backup import Advantage, NodeValue, expected_backup
 from journeyman.agents.search.estimators import Estimate, StepEstimator, TreeCredit
@@ -141,14 +142,14 @@ class TreeRollouts:
     def __post_init__(self) -> None:
         """Check the counts."""
         if not 1 <= self.trajectories <= self.rows:
-            raise ValueError(
+            raise SettingError(
                 f"trajectories={self.trajectories}: expected 1 to rows={self.rows}; the other rows "
                 f"go to continuations"
             )
         if self.tries < 0:
-            raise ValueError(f"tries={self.tries}: expected at least 0")
+            raise SettingError(f"tries={self.tries}: expected at least 0")
         if not 0 < self.agreement <= 1:
-            raise ValueError(f"agreement={self.agreement}: expected above 0 and at most 1")
+            raise SettingError(f"agreement={self.agreement}: expected above 0 and at most 1")
         self._budget()  # refuses a negative one
 
     def _budget(self) -> Budget:

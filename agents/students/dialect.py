@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -282,7 +283,14 @@ def dialects() -> Mapping[str, type[Dialect]]:
     """All families by name, those of other packages first: a template may be told by them too."""
     found: dict[str, type[Dialect]] = {}
     for name, loaded in load_group(ENTRY_POINTS, _is_dialect).items():
-        found[name] = loaded
+        if loaded.name == name:  # a trained model is remembered by it
+            found[name] = loaded
+        else:
+            warnings.warn(
+                f"dialect {name!r} is left out: its class is named {loaded.name!r}; the entry "
+                f"point and the class must have one name",
+                stacklevel=2,
+            )
     return found | {family.name: family for family in FAMILIES}
 
 

@@ -46,6 +46,8 @@ class LocalTeacher(Teacher):
             if type(count) is not int or count < 1:
                 raise SettingError(f"{name}={count}: expected a whole number, 1 or more")
         self._model = model.eval().requires_grad_(False)
+        self._head = Head.of(model)
+        """Over the student's tokens, once it is known: the rest is padding."""
         self._tokenizer = tokenizer
         self._batch_size = batch_size
         self._top_k = top_k
@@ -53,6 +55,13 @@ class LocalTeacher(Teacher):
     def check(self, student: Trainable) -> None:
         """See `Teacher.check`: a token id must mean the same to both."""
         check_vocabulary(student.dialect.tokenizer, self._tokenizer)
+        ours, theirs = (_width(model) for model in (student.model, self._model))
+        if theirs < ours:
+            raise VocabularyMismatchError(
+                f"the student tells {ours} tokens apart and the teacher {theirs}: choose a teacher "
+                f"whose vocabulary is at least as large, padding included"
+            )
+        self._head = self._head.cut(ours)
 
     def player(self, student: Trainable) -> HFPlayer:
         """See `Teacher.player`."""
@@ -77,7 +86,7 @@ class LocalTeacher(Teacher):
             chosen[i, : len(row.mask)] = torch.tensor(row.mask)
         chosen[:, 0] = False  # nothing precedes it
         states, targets = hidden[chosen.roll(-1, 1)], ids[chosen]
-        head = Head.of(self._model)
+        head = self._head
         size = max(1, DENSE_LIMIT // head.projection.weight.shape[0])
         read = [
             _of_slice(head.logits(some), tokens, detail, self._top_k)
@@ -114,6 +123,11 @@ def _of_slice(
     best = logprobs.topk(min(k, logprobs.shape[1]))
     rest = logprobs.scatter(1, best.indices, -torch.inf).logsumexp(-1)
     return own, (best.indices, best.values, rest)
+
+
+def _width(model: PreTrainedModel) -> int:
+    """Tokens that a model tells apart, padding of its matrices included."""
+    return int(model.get_output_embeddings().weight.shape[0])
 
 
 def check_vocabulary(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:

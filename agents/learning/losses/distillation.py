@@ -67,6 +67,7 @@ class SampledReverseKL(Loss):
     """
 
     needs: ClassVar[Detail | None] = Detail.SAMPLED
+    on_policy: ClassVar[bool] = True
 
     def __init__(self, clip: float = 0.2, most: float = 10.0) -> None:
         """Bound the steps.

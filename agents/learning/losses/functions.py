@@ -88,12 +88,13 @@ def top_k_reverse_kl(student: Tensor, teacher: Tensor, tail: Tensor) -> Tensor:
         teacher: [N, K] the same of the teacher.
         tail: [N] log of the teacher's mass on all other tokens; -inf where there is none.
     """
-    kept = (student.exp() * (student - teacher)).sum(-1)
+    # What either finds impossible (-inf) must give no NaN: 0 log 0 is 0, and log 0 is a floor.
+    floor = math.log(torch.finfo(torch.float32).tiny)
+    ours = student.clamp(min=floor)
+    kept = (student.exp() * (ours - teacher.clamp(min=floor))).sum(-1)
     # The student's own mass outside; at most its rounding error where K is the vocabulary.
     left = 1 - student.exp().sum(-1)
     some = left > torch.finfo(left.dtype).eps * student.shape[1]
-    # A tail of nothing would make the divergence infinite where the student has a little there.
-    floor = math.log(torch.finfo(torch.float32).tiny)
     safe = torch.where(some, left, torch.ones_like(left))
     rest = safe * (safe.log() - tail.clamp(min=floor))
     return kept + torch.where(some, rest, torch.zeros_like(rest))

@@ -107,7 +107,7 @@ class TeacherView:
             )
         if fulls:
             states = torch.cat([it.states for it in fulls]).to(device)
-            full = Distribution(states, fulls[0].head)
+            full = Distribution(states, fulls[0].head.on(device))
         return cls(logprobs, top, full)
 
 
@@ -120,6 +120,8 @@ class Loss(ABC):
 
     needs: ClassVar[Detail | None] = Detail.SAMPLED
     """What the teacher must tell; None for a loss that asks no teacher."""
+    on_policy: ClassVar[bool] = False
+    """True if it takes every token for the student's own: the teacher must play none."""
 
     @abstractmethod
     def __call__(

@@ -118,9 +118,9 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
             **kwargs,
         )
         self._views: list[TeacherView] = []
-        """Of the rows of the current rollout."""
-        self._played: list[dict[str, Any]] = []
-        """Its microbatches."""
+        """Of the rows that the next loss is of."""
+        self._played: tuple[list[dict[str, Any]], list[TeacherView]] = [], []
+        """Microbatches of the current rollout, and the views of its rows."""
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """All tasks of a rollout at once, and again for each microbatch that is made of it."""
@@ -160,15 +160,15 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
         place = self._step % (self._microbatches * iterations)
         if place == 0:
             rows = self._generate_and_score_completions(generation_batch)
-            self._played = []
+            self._played = [], self._views
             for _ in range(iterations):
-                shuffled: Any = shuffle_sequence_dict(rows)
-                parts = split_tensor_dict(shuffled, self._microbatches)
-                self._played += self._counted(parts)
-        return self._played[place]
+                self._played[0].extend(self._counted(shuffle_sequence_dict(rows)))
+        self._views = self._played[1]  # an evaluation in between has its own
+        return self._played[0][place]
 
-    def _counted(self, parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Microbatches, each with the count of its own optimiser step."""
+    def _counted(self, rows: Any) -> list[dict[str, Any]]:
+        """A rollout as microbatches, each with the count of its own optimiser step."""
+        parts: list[dict[str, Any]] = split_tensor_dict(rows, self._microbatches)
         accumulated = int(self.args.gradient_accumulation_steps)
         for start in range(0, len(parts), accumulated):
             step = parts[start : start + accumulated]
@@ -297,8 +297,8 @@ def _refuse_loss_settings(args: DistillationConfig) -> None:
         value = getattr(args, field.name)
         if field.name in ("beta", "temperature") and value != field.default:
             raise SettingError(
-                f"trainer.args.{field.name}={value}: that is the loss's; write loss=jsd "
-                f"loss.{field.name}={value}"
+                f"trainer.args.{field.name}={value}: that is the loss's; write "
+                f"{'loss=jsd ' if field.name == 'beta' else ''}loss.{field.name}={value}"
             )
 
 
@@ -323,6 +323,11 @@ def build(
         kwargs: Passed to `transformers.Trainer`.
     """
     _refuse_loss_settings(args)
+    if parts.loss.on_policy and lmbda < 1:
+        raise SettingError(
+            f"trainer.lmbda={lmbda}: {type(parts.loss).__name__} learns from the student's own "
+            f"tokens; expected 1, or another loss=…"
+        )
     schedule = Schedule(steps_per_generation, num_iterations)
     collector = Collector(
         parts.student,

@@ -11,6 +11,7 @@ from typing import Any
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
+from journeyman.agents.errors import SettingError
 from journeyman.agents.learning.trainers.parts import Parts, PlainTrainer, tasks_needed
 from journeyman.agents.rollouts.demonstrations import demonstrate
 from journeyman.agents.rollouts.tasks import TaskRef
@@ -46,6 +47,8 @@ class DemonstrationTuning(PlainTrainer, SFTTrainer):
             env_kwargs: For the environments; their turns are not limited by it.
             kwargs: Passed to `transformers.Trainer`.
         """
+        if not 0 <= error_rate < 1:
+            raise SettingError(f"trainer.error_rate={error_rate}: expected 0 or more, below 1")
         args.dataset_kwargs = {"skip_prepare_dataset": True}
         args.remove_unused_columns = False
         super().__init__(
