@@ -53,10 +53,6 @@ def refused(result: Any) -> str:
         ("trainer.rollout_batch=1.5", ["trainer.rollout_batch=1.5: expected a whole number"]),
         ("student.model=???", ["student.model is not set: write student.model=…"]),
         ("credit._target_=journeyman.agents.teachers.no_teacher", ["expected Credit"]),
-        (
-            "student._target_=journeyman.agents.students.spoken.plain_dialect",
-            ["for `journeyman eval`"],
-        ),
         ("evaluation.search=gumbel", ["evaluation.search=gumbel: that is for `journeyman eval`"]),
         ("credit=gated", ["credit=Gated reads what a search finds: add search=credit"]),
         ("steps=[1", ["'[1'"]),
