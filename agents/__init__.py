@@ -1,1 +1,1 @@
-"""Students, teachers, rollout, scoring, credit, trainers, evaluation, command line."""
+"""Networks, students, teachers, rollouts, search, credit, learning, evaluation, runs, command line."""

@@ -9,7 +9,7 @@
         ├── ModelNotFoundError      (FileNotFoundError) no model of that name here
         ├── ModelPullError          (ConnectionError) a model could not be fetched whole
         ├── UnsupportedModelError   (ValueError)  the student's engine cannot run the model
-        ├── MissingExtraError       (ImportError) an optional package is not installed
+        ├── MissingExtraError       (ModuleNotFoundError) an optional package is not installed
         ├── VocabularyMismatchError (ValueError)  student and teacher count tokens differently
         ├── RunDirError             (ValueError)  the run folder holds another run, or one at work
         ├── DivergedError           (ValueError)  the model's weights are no longer of use

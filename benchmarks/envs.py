@@ -22,7 +22,7 @@ from typing import Any
 import gymnasium
 from immutables import Map
 
-from journeyman.agents.runs.app import machine
+from journeyman.agents.runs.folder import machine
 from journeyman.envs import Task, ToolEnv, make, register
 from journeyman.envs.core import Action
 from journeyman.envs.task import answer_text

@@ -3,7 +3,7 @@
 One algorithm is one small class (`interface.py` says what it is given and gives) and one file in
 `conf/credit/`. The trainer multiplies each token's divergence by its weight and adds a
 policy-gradient term with its advantage. `episodes.py` needs episodes and teacher scores alone;
-`models.py` reads the student's network; `trees.py` adds what a search has measured.
+`learned.py` reads the student's network; `trees.py` adds what a search has measured.
 """
 
 from journeyman.agents.credit.episodes import Outcome, StepDecay, Trace, Uniform

@@ -1,1 +1,1 @@
-"""From what was played to gradients: rows, losses, trainers."""
+"""From what was played to gradients: the collector, rows, losses, trainers."""

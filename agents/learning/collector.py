@@ -100,7 +100,7 @@ class Collector:
                 if asks:
                     raise SettingError(
                         f"teacher=none: {name} asks for a teacher; choose one, or learn from "
-                        f"rewards alone: loss=none credit=outcome credit.weight=0"
+                        f"rewards alone: loss=none credit=outcome"
                     )
             return
         if self.detail is not None and self.detail > teacher.gives:

@@ -49,6 +49,8 @@ def run_app(config_name: str, job: Callable[[DictConfig], object], argv: Sequenc
     Raises:
         Exception: Whatever the job raises, and Hydra's errors, for the command line to print.
     """
+    if "" not in sys.path:
+        sys.path.append("")  # a part may lie in the current folder: loss._target_=my_script.Huber
     offer_options()
     _check_env_choice(argv)
     disable_progress_bar()  # transformers' own, one for each file it reads or writes

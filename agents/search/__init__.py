@@ -1,7 +1,8 @@
 """Search over forked episodes: what a call was worth (credit), and which is best (improvement).
 
 `tree.py` holds what was played, `backup.py` turns it into values, `select.py` says where to play
-next, `search.py` drives many searches side by side. Nothing here knows language models or tensors.
+next, `searches.py` drives many searches side by side. This core knows no language models and no
+tensors (`language.py`, `evidence.py` and `playing.py` do).
 """
 
 from journeyman.agents.search.backup import ActionValue, NodeValue, expected_backup, shrink

@@ -1,7 +1,7 @@
 """Where to play next. For credit: where errors of V and Q hurt most; for improvement: PUCT, Gumbel.
 
 The improvement rules are pure functions over arrays indexed by candidate and agree with mctx
-(DeepMind; tests/agents/test_mctx.py), with values taken as they are, not rescaled:
+(DeepMind; tests/agents/search/test_select.py), with values taken as they are, not rescaled:
 PUCT as in AlphaZero (Silver et al. 2018), Gumbel top-k with sequential halving, completed Q and the
 mixed value as in Danihelka et al. 2022, "Policy improvement by planning with Gumbel".
 """

@@ -22,7 +22,7 @@ from journeyman.agents.networks.loading import load_model
 
 
 class Engine:
-    """vLLM's engine in this process; the policies and streams on it share its batch."""
+    """vLLM's engine in this process; the players and streams on it share its batch."""
 
     def __init__(self, model: str, **arguments: Any) -> None:
         """Load a model.

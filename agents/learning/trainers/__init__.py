@@ -1,1 +1,1 @@
-"""The trainers: thin subclasses of TRL's, and the only modules that import it."""
+"""The trainers: thin subclasses of TRL's."""
