@@ -1,1 +1,1 @@
-"""Networks, students, teachers, rollouts, search, credit, learning, evaluation, runs, command line."""
+"""Players, teachers, rollouts, search, credit, learning, evaluation, runs, command line."""
