@@ -72,6 +72,7 @@ def test_it_is_listed(python: Path) -> None:
         assert option in helped
 
 
+@pytest.mark.slow
 def test_one_run_uses_the_learning_doors(python: Path, tmp_path: Path) -> None:
     """Environment, dialect, teacher, loss, credit, estimator and metric at once."""
     for loss in ("acme_huber", "acme_wide"):
@@ -110,6 +111,7 @@ def test_a_student_of_text_alone(python: Path, tmp_path: Path) -> None:
     assert re.search(r"^student +20 +100\.0%", table, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_a_sandbox(python: Path, tmp_path: Path) -> None:
     (tmp_path / "hello.py").write_text("print('hello')")
     box = ("sandbox", "run", tmp_path / "hello.py", "--backend", "acme_box")
@@ -184,6 +186,7 @@ register("acme/Button-v0", ButtonEnv)
 """
 
 
+@pytest.mark.slow
 def test_a_script_needs_no_package(tmp_path: Path) -> None:
     """An environment and a part of a run from a file in the current folder, and YAML beside it."""
     (tmp_path / "my_button.py").write_text(SCRIPT)
