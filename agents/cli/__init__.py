@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except KeyboardInterrupt:
-        hint = "; run the same command to go on" if arguments[:1] in (["train"], ["eval"]) else ""
+        hint = "; run the same command to go on" if arguments[:1] == ["train"] else ""
         print(f"journeyman: interrupted{hint}", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
