@@ -132,9 +132,6 @@ def _parser() -> Parser:
 
 
 def _run_hydra(app: str, overrides: list[str]) -> int:
-    # Read when torch loads. Threads that spin while they wait stall each other as soon as another
-    # process is at work: beside two of them 12 steps of the demo took 89 s, so 39 s.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if app == "train":
         from journeyman.agents.runs.train import main as run
     else:
