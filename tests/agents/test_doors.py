@@ -153,11 +153,12 @@ spoken = dialect_of(tokenizer, "acme", "names")
 assert spoken.how_to_call.endswith("as JSON with name and arguments")
 tokenizer.chat_template += "{# <|acme|> #}"
 assert type(dialect_of(tokenizer, None, "names")).__name__ == "AcmeDialect"
+print("every door")
 """
 
 
 def test_the_same_from_python(python: Path) -> None:
-    run(python, "-c", FROM_PYTHON)
+    assert run(python, "-c", FROM_PYTHON) == "every door\n"
 
 
 SCRIPT = """

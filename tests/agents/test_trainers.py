@@ -316,7 +316,9 @@ def test_a_loss_that_asks_nobody_needs_no_forward_pass(
 ) -> None:
     parts = make_parts(babbler(), Outcome(weight=0.0), NoLoss())
     monkeypatch.setattr(LocalTeacher, "annotate", lambda *_: pytest.fail("it was asked"))
-    distill.build(parts, distillation(tmp_path)).train()
+    trainer = distill.build(parts, distillation(tmp_path))
+    trainer.train()
+    assert trainer.state.global_step == 2
 
 
 @pytest.mark.parametrize("loss", [JSD(0.5), TopKReverseKL(), SampledReverseKL(), NoLoss()])
