@@ -11,6 +11,7 @@
         ├── UnsupportedModelError   (ValueError)  the student's engine cannot run the model
         ├── MissingExtraError       (ModuleNotFoundError) an optional package is not installed
         ├── VocabularyMismatchError (ValueError)  student and teacher count tokens differently
+        ├── TeacherServerError      (ConnectionError) a teacher's server is gone, or would mislead
         ├── RunDirError             (ValueError)  the run folder holds another run, or one at work
         ├── DivergedError           (ValueError)  the model's weights are no longer of use
         ├── BrokenRolloutError      (RuntimeError) nothing of a rollout came to its end
@@ -65,6 +66,10 @@ class MissingExtraError(AgentError, ModuleNotFoundError):
 
 class VocabularyMismatchError(AgentError, ValueError):
     """Student and teacher do not share a vocabulary."""
+
+
+class TeacherServerError(AgentError, ConnectionError):
+    """A teacher's server does not answer, refuses, or answers what cannot be learned from."""
 
 
 class RunDirError(AgentError, ValueError):

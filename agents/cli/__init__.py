@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from journeyman.agents.cli import compare, envs, models, play, sandbox, show, tools, worth
+from journeyman.agents.cli import compare, envs, models, play, sandbox, show, teacher, tools, worth
 from journeyman.agents.cli.base import (
     FAILED,
     INTERRUPTED,
@@ -128,6 +128,7 @@ def _parser() -> Parser:
     tools.add(group(commands, "tools", "list the tools of environments"))
     sandbox.add(group(commands, "sandbox", "check the sandbox, or run a program in it"))
     models.add(group(commands, "models", "list and fetch models"))
+    teacher.add(group(commands, "teacher", "serve a teacher"))
     return parser
 
 
