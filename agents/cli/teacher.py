@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import shlex
 import sys
 
 from journeyman.agents.cli.base import Commands, command
@@ -22,7 +23,11 @@ def add(commands: Commands) -> None:
         "--top-k", type=int, default=16, help="most that teacher.top_k may be (%(default)s)"
     )
     serve.add_argument(
-        "engine", nargs="*", help="vLLM's own options, after --, such as -- --dtype bfloat16"
+        "--engine",
+        type=shlex.split,
+        default=[],
+        metavar="OPTIONS",
+        help="vLLM's own in one word, such as --engine='--dtype bfloat16 --max-model-len 8192'",
     )
 
 
