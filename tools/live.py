@@ -1,4 +1,4 @@
-"""Tools that live in a server with a state of its own, and what one environment's episodes see of it.
+"""Tools that live in a server with a state of its own, and an episode's share of it.
 
 A tool of a function keeps its state in the environment, as a value; one of a server keeps it where
 nobody can copy it. So an environment never calls such a server by the tool alone: it opens a
@@ -120,7 +120,8 @@ class LiveTools:
                 raise NotImplementedError(
                     f"the tool server {tool.live.name!r} keeps a state that cannot be copied: if "
                     f"the same calls in a new session lead to the same state and results, say "
-                    f"state='replay'; if it keeps none, state='none'; else train without search=credit"
+                    f"state='replay'; if it keeps none, state='none'; else train without "
+                    f"search=credit"
                 )
         return self.played
 

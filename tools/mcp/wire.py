@@ -107,7 +107,7 @@ def _as_text(part: Any) -> dict[str, str]:
 
 
 def _with_whole_characters(error: ValidationError) -> SessionMessage | Exception:
-    """The response in a line that holds half a character (`"\\ud800"`), which pydantic refuses."""
+    """The response in a line that holds half of a surrogate pair, which pydantic refuses."""
     line = error.errors()[0]["input"]
     try:
         found = json.loads(line)
