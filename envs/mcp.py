@@ -222,7 +222,7 @@ def make_app(
     """
 
     async def opened(context: Any) -> Episode:
-        # The SDK's one place that lives as long as a session, and knows of its end however it comes.
+        # The SDK's one place that lives as long as a session, and that knows of every end of it.
         connection = context.session._connection
         if "episode" not in connection.state:
             connection.state["episode"] = episode = Episode(make_env, options or {})

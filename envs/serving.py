@@ -7,6 +7,8 @@ page of another origin is refused. Needs uvicorn, which the extras `mcp` and `op
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ipaddress
 import json
 import logging
@@ -22,6 +24,8 @@ IDLE_S = 1800.0
 """A session that nothing is heard of for so long is closed, with its environment."""
 MAX_BODY = 4 * 2**20
 """Longest body of a request, and longest WebSocket message, in bytes."""
+_DRAINED, _DRAINED_S = 64 * MAX_BODY, 10.0
+"""How much is read of a longer one, and thrown away, so that the client reads why."""
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -65,7 +69,7 @@ class Guard:
             return
         body = await _read_body(scope, receive)
         if body is None:
-            await _refuse(scope, send, 413, f"the body is longer than {MAX_BODY} bytes")
+            await _refuse_body(receive, send)
             return
         await self._answer(scope, _replay(body, receive), send)
 
@@ -121,7 +125,14 @@ def serve(app: App, host: str, port: int, allow: Sequence[str] = ()) -> None:
         allow: As of `Guard`.
     """
     guarded: Any = Guard(app, host, allow)
-    uvicorn.run(guarded, host=host, port=port, log_level="warning", ws_max_size=MAX_BODY)
+    uvicorn.run(
+        guarded,
+        host=host,
+        port=port,
+        log_level="warning",
+        ws_max_size=MAX_BODY,
+        timeout_graceful_shutdown=5,  # a client that listens would hold it open for ever
+    )
 
 
 def _hostname(address: str) -> str | None:
@@ -182,17 +193,35 @@ async def _refuse(scope: Scope, send: Send, status: int, reason: str) -> None:
         await answer(send, status, {"error": reason})
 
 
+async def _refuse_body(receive: Receive, send: Send) -> None:
+    """Refuse at once, and read on for a while: few clients look before they have sent all."""
+    body = json.dumps({"error": f"the body is longer than {MAX_BODY} bytes"}).encode()
+    await _start(send, 413, body, (b"connection", b"close"))
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    left, more = _DRAINED, True
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_DRAINED_S):
+            while more and left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                more = message.get("more_body", False)
+    await send({"type": "http.response.body", "body": b""})
+
+
 async def answer(send: Send, status: int, value: Any) -> None:
     """Answer an HTTP request with JSON.
 
     Args:
         send: The request's.
-        status: Its status; with 413, what is left of the body is not read.
+        status: Its status.
         value: What to say.
     """
     body = json.dumps(value).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    if status == 413:
-        headers.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await _start(send, status, body)
     await send({"type": "http.response.body", "body": body})
+
+
+async def _start(send: Send, status: int, body: bytes, *more: tuple[bytes, bytes]) -> None:
+    length = (b"content-length", b"%d" % len(body))
+    headers = [(b"content-type", b"application/json"), length, *more]
+    await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -3,60 +3,24 @@
 import http.client
 import json
 import threading
-import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import anyio
 import pytest
-import uvicorn
 from mcp import Client
 
 from journeyman.envs import ToolEnv, answer_text, env_class, make, serving
 from journeyman.envs.mcp import META, make_app
-from journeyman.envs.serving import MAX_BODY, Guard
+from journeyman.envs.serving import MAX_BODY
 
-BANK = "journeyman/Bank-v0"
-CLIENTS = 50
+from .served import BANK, CLIENTS, Counted, ask, served, wait_until
+
 INITIALIZE = {
     "protocolVersion": "2025-06-18",
     "capabilities": {},
     "clientInfo": {"name": "test", "version": "1"},
 }
-
-
-@contextmanager
-def served(app: Any, host: str = "127.0.0.1", allow: tuple[str, ...] = ()) -> Iterator[int]:
-    """Serve an application in a thread, behind the guard of `journeyman envs serve`."""
-    guarded: Any = Guard(app, host, allow)
-    config = uvicorn.Config(guarded, host="127.0.0.1", port=0, log_level="critical")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            assert thread.is_alive(), "the server has ended"
-            time.sleep(0.01)
-        yield server.servers[0].sockets[0].getsockname()[1]
-    finally:
-        server.should_exit = True
-        thread.join(30)
-        assert not thread.is_alive()
-
-
-def ask(
-    port: int, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
-) -> tuple[int, str, http.client.HTTPMessage]:
-    """One request: status, text, headers."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    try:
-        connection.request(method, path, body, headers or {})
-        reply = connection.getresponse()
-        return reply.status, reply.read().decode(), reply.headers
-    finally:
-        connection.close()
 
 
 class Raw:
@@ -105,34 +69,6 @@ class Raw:
 def told(result: Any) -> Any:
     """The JSON in a result's last text."""
     return json.loads(result["content"][-1]["text"])
-
-
-class Counted:
-    """Makes environments, and counts what becomes of them."""
-
-    def __init__(self, env_id: str = BANK, **kwargs: Any) -> None:
-        self.env_id, self.kwargs = env_id, kwargs
-        self.made = self.closed = 0
-
-    def __call__(self) -> ToolEnv:
-        env = make(self.env_id, **self.kwargs)
-        self.made += 1
-        close = env.close
-
-        def counted() -> None:
-            self.closed += 1
-            close()
-
-        env.close = counted  # type: ignore[method-assign]
-        return env
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    for _ in range(1000):
-        if true():
-            return
-        time.sleep(0.01)
-    raise TimeoutError
 
 
 def test_fifty_sessions_play_fifty_episodes() -> None:
@@ -347,6 +283,7 @@ def test_long_bodies_are_refused() -> None:
             status = connection.getresponse().status
             assert status in (413, 400), length  # 400 is uvicorn's, of what is no number
             connection.close()
+        assert ask(port, "POST", "/", b"x" * (MAX_BODY + 1))[0] == 413  # also whoever sends it all
         chunks = (b"x" * 2**20 for _ in range(5))  # whose length no header tells
         assert ask(port, "POST", "/", chunks)[0] == 413
 
