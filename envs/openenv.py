@@ -120,7 +120,9 @@ class OpenEnvironment(Environment[TurnAction, Seen, Where]):
         self._state = Where()
 
     @_told
-    def reset(self, seed: int | None = None, episode_id: str | None = None, **options: Any) -> Seen:
+    def reset(
+        self, /, seed: int | None = None, episode_id: str | None = None, **options: Any
+    ) -> Seen:
         """Start an episode.
 
         Args:
@@ -148,7 +150,7 @@ class OpenEnvironment(Environment[TurnAction, Seen, Where]):
         return Seen(messages=_as_dicts(messages), tools=[t.as_function() for t in self._env.tools])
 
     @_told
-    def step(self, action: TurnAction, timeout_s: float | None = None, **_: Any) -> Seen:
+    def step(self, /, action: TurnAction, timeout_s: float | None = None, **_: Any) -> Seen:
         """Play a turn; tools have time limits of their own, so `timeout_s` is not heeded."""
         calls = [ToolCall(call.name, call.arguments) for call in action.calls]
         messages, reward, terminated, truncated, info = self._env.step(calls or action.text)

@@ -22,6 +22,8 @@ Value = TypeVar("Value")
 
 _PAGES = 1000
 """Pages of tools that are read: a list without an end is no list."""
+_SPAWN_S = 5.0
+"""Longest time that beginning a process takes."""
 
 
 class Connection:
@@ -122,9 +124,17 @@ class Connection:
             self._portal.start_task_soon(self._finish)
 
     async def _finish(self) -> None:
+        import anyio
+
         self._done.set()
-        if not self._ready.done():
-            self.over.cancel()
+        if self._ready.done():
+            return
+        if self._wire is not None:
+            # Half a start cannot be undone: asyncio loses the pipes of a process that it is
+            # about to begin.
+            with anyio.move_on_after(_SPAWN_S):
+                await self._wire.opened.wait()
+        self.over.cancel()
 
     async def _serve(self) -> None:
         """Hold the connection open: it must be closed in the task that it was opened in."""

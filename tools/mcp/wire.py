@@ -31,6 +31,8 @@ class Wire:
         """Lay it around `transport`, which it opens and closes."""
         self.tools: list[Any] = []
         """Every tool that the server listed, as it came."""
+        self.opened = anyio.Event()
+        """The transport is open: a program has been started."""
         self.over = False
         """The server says nothing more."""
         self._transport = transport
@@ -42,6 +44,7 @@ class Wire:
     @asynccontextmanager
     async def _open(self) -> AsyncGenerator[TransportStreams]:
         async with self._transport as (read, write):
+            self.opened.set()
             send, mended = anyio.create_memory_object_stream[SessionMessage | Exception](0)
 
             async def relay() -> None:
@@ -77,8 +80,22 @@ def _is_named(tool: Any) -> bool:
 def _for_sdk(tool: dict[str, Any]) -> dict[str, Any]:
     """What the SDK must know of it; an output schema would be held against results."""
     schema = tool.get("inputSchema")
-    plain = isinstance(schema, dict) and schema.get("type") == "object"
-    return {"name": tool["name"], "inputSchema": schema if plain else {"type": "object"}}
+    shown = schema if _is_plain(schema) else {"type": "object"}
+    return {"name": tool["name"], "inputSchema": shown}
+
+
+def _is_plain(schema: Any) -> bool:
+    """The SDK takes it: it looks at these keywords only."""
+    if not isinstance(schema, dict) or schema.get("type") != "object":
+        return False
+    properties, required = schema.get("properties", {}), schema.get("required", [])
+    return (
+        isinstance(properties, dict)
+        and all(isinstance(shape, dict) for shape in properties.values())
+        and isinstance(required, list)
+        and all(isinstance(name, str) for name in required)
+        and isinstance(schema.get("$schema", ""), str)
+    )
 
 
 def _mend_result(result: dict[str, Any]) -> None:
