@@ -17,27 +17,26 @@ MARK = Path(sys.argv[2]) if len(sys.argv) > 2 else None
 
 X = {"type": "object", "properties": {"x": {"type": "string"}}}
 GOOD = {"name": "good", "inputSchema": X}
-NODE = {"type": "object", "properties": {"kids": {"type": "array", "items": {"$ref": "#/$defs/N"}}}}
 
-LISTS: dict[str, list[Any]] = {
-    "no schema": [{"name": "t"}, GOOD],
-    "schema is text": [{"name": "t", "inputSchema": "object"}, GOOD],
-    "schema of a list": [{"name": "t", "inputSchema": {"type": "array"}}, GOOD],
-    "properties are nonsense": [
-        {"name": "t", "inputSchema": {"type": "object", "properties": {"x": 3}}},
-        GOOD,
-    ],
-    "schema is nonsense": [{"name": "t", "inputSchema": {"type": "object", "required": 3}}, GOOD],
-    "no name": [{"inputSchema": X}, GOOD],
-    "no tool": [3, GOOD],
-    "one name twice": [GOOD, {"name": "good", "inputSchema": {"type": "object"}}],
-    "nothing usable": [{"name": "t", "inputSchema": 3}],
-    "empty schema": [{"name": "good", "inputSchema": {}}],
-    "output schema": [GOOD | {"outputSchema": {"type": "object", "required": ["never"]}}],
-}
-
+ODD: list[Any] = [
+    {"name": "no schema"},
+    {"name": "schema is text", "inputSchema": "object"},
+    {"name": "schema of a list", "inputSchema": {"type": "array"}},
+    {"name": "schema is nonsense", "inputSchema": {"type": "object", "required": 3}},
+    {"name": "properties are", "inputSchema": {"type": "object", "properties": {"x": 3}}},
+    {"inputSchema": X},
+    3,
+    GOOD | {"inputSchema": {"type": "object"}},
+]
+NONE = {"type": "object"}
 TEXT = {"type": "text", "text": "hi"}
 FILE = {"uri": "file:///a.txt", "text": "line 1\nline 2"}
+LISTS: dict[str, list[Any]] = {
+    "odd tools": [GOOD, *ODD],
+    "nothing usable": ODD[:2],
+    "a schema without a type": [{"name": "good", "inputSchema": {}}],
+    "an output schema": [GOOD | {"outputSchema": {"type": "object", "required": ["never"]}}],
+}
 RESULTS: dict[str, dict[str, Any]] = {
     "resource": {"content": [{"type": "resource", "resource": FILE | {"mimeType": "text/plain"}}]},
     "resource without a type": {"content": [{"type": "resource", "resource": FILE}]},
@@ -111,6 +110,8 @@ def answer(method: str, params: dict[str, Any]) -> dict[str, Any] | None:
             raise ValueError("no list today")
         if CASE in ("pages", "endless"):
             return pages(params.get("cursor"))
+        if CASE == "results":
+            return {"tools": [{"name": name, "inputSchema": NONE} for name in RESULTS]}
         return {"tools": LISTS.get(CASE, [GOOD])}
     if method == "tools/call":
         if CASE == "dies":
@@ -123,7 +124,7 @@ def answer(method: str, params: dict[str, Any]) -> dict[str, Any] | None:
         if CASE == "changes its tools":
             send({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"})
         given = {"type": "text", "text": json.dumps(params.get("arguments"))}
-        return RESULTS.get(CASE, {"content": [given]})
+        return RESULTS.get(params["name"], {"content": [given]})
     raise ValueError("no such method")
 
 

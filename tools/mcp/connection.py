@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 
-_PAGES = 1000
+_PAGES = 100
 """Pages of tools that are read: a list without an end is no list."""
 _SPAWN_S = 5.0
 """Longest time that beginning a process takes."""
