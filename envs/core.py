@@ -370,7 +370,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         """The current branch point.
 
         Raises:
-            NotImplementedError: A tool lives in a server whose state cannot be reached twice.
+            NoBranchError: A tool lives in a server whose state cannot be reached twice.
         """
         return Snapshot(
             self.task,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
-from journeyman.tools.errors import ToolError, ToolServerError, ToolTimeout
+from journeyman.tools.errors import NoBranchError, ToolError, ToolServerError, ToolTimeout
 
 if TYPE_CHECKING:
     from journeyman.tools.tool import Tool
@@ -113,11 +113,11 @@ class LiveTools:
         """What leads to the present state of the servers, for `seek`.
 
         Raises:
-            NotImplementedError: A server's state can only be reached once.
+            NoBranchError: A server's state can only be reached once.
         """
         for tool in self.tools.values():
             if tool.live is not None and tool.live.state is ServerState.EPISODE:
-                raise NotImplementedError(
+                raise NoBranchError(
                     f"the tool server {tool.live.name!r} keeps a state that cannot be copied: if "
                     f"the same calls in a new session lead to the same state and results, say "
                     f"state='replay'; if it keeps none, state='none'; else train without "

@@ -20,6 +20,7 @@ from journeyman.envs.mcp import make_app
 from journeyman.envs.wrappers import with_faults
 from journeyman.tools import (
     CallStatus,
+    NoBranchError,
     ToolCall,
     ToolDefinitionError,
     ToolResult,
@@ -325,7 +326,7 @@ def test_threads_side_by_side_share_no_state(isolated: type[ToolEnv]) -> None:
 
 
 def test_a_state_that_cannot_be_copied_says_so(isolated: type[ToolEnv]) -> None:
-    with pytest.raises(NotImplementedError, match="say state='replay'; if it keeps none, state="):
+    with pytest.raises(NoBranchError, match="say state='replay'; if it keeps none, state="):
         begun(isolated).snapshot()
 
 
