@@ -20,7 +20,9 @@ CLIENTS = 50
 def served(app: Any, host: str = "127.0.0.1", allow: tuple[str, ...] = ()) -> Iterator[int]:
     """Serve an application in a thread, behind the guard of `journeyman envs serve`."""
     guarded: Any = Guard(app, host, allow)
-    config = uvicorn.Config(guarded, host="127.0.0.1", port=0, log_level="critical")
+    config = uvicorn.Config(
+        guarded, host="127.0.0.1", port=0, log_level="critical", timeout_graceful_shutdown=5
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

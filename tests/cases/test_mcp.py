@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from mcp import types
 from mcp.server.lowlevel import Server
+from mcp.server.mcpserver import MCPServer
 
 from journeyman.envs import Split, Task, ToolEnv
 from journeyman.envs.mcp import make_app
@@ -488,6 +489,21 @@ def test_a_server_at_an_address_without_sessions_shares_what_it_remembers() -> N
                 McpServer(address, state=state)
         with McpServer(address, state="none") as server:
             assert call(server, "add").content == "1 nobody"
+
+
+@pytest.mark.parametrize("state", list(ServerState))
+def test_a_server_that_speaks_the_older_transport(state: ServerState) -> None:
+    server = MCPServer("older", log_level="CRITICAL")
+
+    @server.tool()
+    def double(x: int) -> int:
+        """Double a number."""
+        return 2 * x
+
+    with served(server.sse_app()) as port:
+        address = f"http://127.0.0.1:{port}/sse"
+        with McpServer(address, sse=True, state=state, timeout_s=20) as older:
+            assert say(begun(count_env(older)), "double", x=2) == "4"
 
 
 def test_a_server_at_an_address_that_is_not_there() -> None:

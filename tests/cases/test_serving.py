@@ -10,7 +10,9 @@ import anyio
 import pytest
 from mcp import Client
 
+from journeyman.agents.cli import main
 from journeyman.envs import ToolEnv, answer_text, env_class, make, serving
+from journeyman.envs import mcp as mcp_door
 from journeyman.envs.mcp import META, make_app
 from journeyman.envs.serving import MAX_BODY
 
@@ -209,6 +211,18 @@ def test_what_breaks_is_told_without_a_traceback(caplog: pytest.LogCaptureFixtur
         assert "the environment broke" in text
         assert "secret" not in text and "Traceback" not in text
     assert "a secret of line 1" in caplog.text  # for whoever runs the server
+
+
+@pytest.mark.parametrize("given", [[], ["--allow-host", "box.lan", "--sessions", "3"]])
+def test_the_command_line_hands_its_settings_on(
+    given: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(serving, "serve", lambda app, *rest: seen.append(rest))
+    monkeypatch.setattr(mcp_door, "make_app", lambda *_, sessions, **__: seen.append(sessions))
+    assert main(["envs", "serve", BANK, "--mcp", "--http", "8123", *given]) == 0
+    expected = (3, ["box.lan"]) if given else (64, [])
+    assert seen == [expected[0], ("127.0.0.1", 8123, expected[1])]
 
 
 LOCAL = ("127.0.0.1", "localhost", "LOCALHOST", "[::1]")
