@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -303,6 +304,18 @@ def test_rewards_look_at_the_value_and_the_answer(
     env = begun(isolated)
     assert [say(env, "add"), say(env, "add"), say(env, "note", text=note)] == ["1", "2", note]
     assert env.step("Answer: 2")[1] == reward
+
+
+def test_a_process_that_died_before_its_episode_is_passed_over(isolated: type[ToolEnv]) -> None:
+    """The one that is kept ready may be killed meanwhile."""
+    (server,) = {t.live for t in isolated.toolset if t.live is not None}
+    assert isinstance(server, McpServer)
+    spare = server._spare
+    assert spare is not None
+    pid = int(spare.call("odd", {}).split()[1])
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not spare.alive)
+    assert say(begun(isolated), "add") == "1"
 
 
 def test_steps_that_ask_a_server_run_in_threads(isolated: type[ToolEnv]) -> None:

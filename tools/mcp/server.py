@@ -114,16 +114,8 @@ class McpServer:
         Raises:
             ToolServerError: The server is closed, or does not start.
         """
-        with self._lock:
-            if not self._close.alive:
-                raise ToolServerError(f"the MCP server {self.name!r} is closed")
-            taken, self._spare = self._spare, None
-            if taken is None or not taken.alive:
-                taken = self._connect()
-            if not self._source.is_address:  # a process takes a while, an address answers at once
-                self._spare = self._connect()
-        taken.opened()
-        return taken
+        # A process takes a while to start, an address answers at once.
+        return self._take(replace=not self._source.is_address)
 
     def close(self) -> None:
         """End the server and all its sessions; a second time does nothing."""
@@ -147,6 +139,19 @@ class McpServer:
         except ValueError:
             known = ", ".join(ServerState)
             raise ValueError(f"state={state!r}: expected one of {known}") from None
+
+    def _take(self, replace: bool) -> Connection:
+        """The connection that is ready, or a new one; another may be made ready in its place."""
+        with self._lock:
+            if not self._close.alive:
+                raise ToolServerError(f"the MCP server {self.name!r} is closed")
+            taken, self._spare = self._spare, None
+            if taken is None or not taken.alive:
+                taken = self._connect()
+            if replace:
+                self._spare = self._connect()
+        taken.opened()
+        return taken
 
     def _connect(self) -> Connection:
         connection = Connection(self._source, self._portal, self._connections.discard)
@@ -196,7 +201,7 @@ class McpServer:
         """Call a tool outside of environments, or where episodes have nothing to share."""
         lost = self._own is not None and not self._own.alive
         if self._own is None or not self._close.alive or (lost and self.state is ServerState.NONE):
-            self._own = self.open()
+            self._own = self._take(replace=False)
         return self._own.call(name, arguments)
 
 
