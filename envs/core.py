@@ -40,6 +40,7 @@ from journeyman.tools import (
     parse_hermes,
     render_hermes,
 )
+from journeyman.tools.live import LiveTools, Played
 from journeyman.tools.parsing import blank_reasoning
 
 Action = str | AssistantTurn | Sequence[ToolCall]
@@ -63,6 +64,8 @@ class Snapshot:
     transcript: tuple[Message, ...]
     env: type[ToolEnv]
     """Whose branch point it is; no other class can restore it."""
+    played: tuple[Played, ...] = ()
+    """What leads to the state of the servers that its tools live in."""
 
 
 _P = ParamSpec("_P")
@@ -108,7 +111,8 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
     toolset: ClassVar[tuple[Tool, ...]]
     """The tools, in the order the prompt lists them."""
     waits: ClassVar[bool] = False
-    """True if a tool may wait for something outside this process: such steps run in threads."""
+    """True if a tool may wait for something outside this process: such steps run in threads. So may
+    every tool that lives in a server."""
     system: ClassVar[str] = SYSTEM
     """System message; the agent side adds the tools in the form the model knows."""
     levels: ClassVar[tuple[Level, ...]] = LEVELS[:1]
@@ -116,6 +120,12 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
     harmless: ClassVar[Mapping[str, str]] = MappingProxyType({})
     """Why a near-miss of a gold program may succeed (see `envs/nearmiss.py`): a reason by task kind
     or tool name, or by what was done: "dropped", "changed", "added", "answer" or "no_op"."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Note that tools of servers wait."""
+        super().__init_subclass__(**kwargs)
+        if any(tool.live is not None for tool in cls.__dict__.get("toolset", ())):
+            cls.waits = True
 
     def __init__(
         self,
@@ -145,7 +155,8 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         self.render_mode = render_mode
         self.observation_space = MessagesSpace()
         self.action_space = ActionSpace()
-        self._tools = {t.name: t for t in self.toolset}
+        self._live = LiveTools(self.toolset)
+        self._tools = self._live.tools
         if len(self._tools) != len(self.toolset):
             names = ", ".join(t.name for t in self.toolset)
             raise ValueError(f"{type(self).__name__} has two tools of one name: {names}")
@@ -273,6 +284,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
     def begin(self, task: Task) -> tuple[Observation, dict[str, Any]]:
         """Start an episode on a given task: what `reset` does once it has chosen one."""
         self._over = True  # stays so if the state cannot be opened
+        self._live.begin()
         self._state = self.open_state(task)
         self._task, self._turns, self._answers, self._over = task, 0, (), False
         system = f"{self.system}\n{task.policy}" if task.policy else self.system
@@ -355,7 +367,11 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         return list(self.user_turn.gold)
 
     def snapshot(self) -> Snapshot:
-        """The current branch point."""
+        """The current branch point.
+
+        Raises:
+            NoBranchError: A tool lives in a server whose state cannot be reached twice.
+        """
         return Snapshot(
             self.task,
             self._state,
@@ -364,6 +380,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
             self._over,
             self._transcript,
             type(self),
+            self._live.branch(),
         )
 
     @_alone
@@ -382,6 +399,12 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         self._turns, self._answers = snapshot.turns, snapshot.answers
         self._over = snapshot.over
         self._transcript = snapshot.transcript
+        self._live.seek(snapshot.played)
+
+    def close(self) -> None:
+        """End what was opened outside this process; the env can be reset and used again."""
+        self._live.close()
+        super().close()
 
     def reroll(self, seed: int) -> None:
         """Throw other dice from here on; a search calls it after `restore`. Most have none.
@@ -391,8 +414,13 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         """
 
     def state_hash(self) -> str:
-        """128-bit hex digest of task, state, turn and answers; equal in every process."""
+        """128-bit hex digest of task, state, turn and answers; equal in every process.
+
+        Of a server's state, it has the calls that led there.
+        """
         state = self.hashed_state()
+        if self._live.played:
+            state = (state, self._live.played)
         return digest((self.task.id, state, self._turns, self._answers, self._over))
 
     def hashed_state(self) -> Any:
@@ -418,7 +446,9 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         state = task.state
         for turn in task.turns:
             for call in turn.gold:
-                state, _ = execute(call, self._tools, state)
+                # A server's tools leave the value as it is, and its session is the student's.
+                if call.name not in self._tools or self._tools[call.name].live is None:
+                    state, _ = execute(call, self._tools, state)
         return digest(self.outcome(state))
 
     def open_state(self, task: Task) -> Any:

@@ -10,6 +10,7 @@ from journeyman.envs.hashing import digest
 from journeyman.envs.task import Task
 from journeyman.tools import ToolCall, ToolResult
 from journeyman.tools.faults import Fault, FaultPlan, FaultState, inject
+from journeyman.tools.live import ServerState
 
 
 class Faults(ToolEnv):
@@ -33,7 +34,11 @@ class Faults(ToolEnv):
         super().__init_subclass__(**kwargs)
         # One whose state is a value has no need of a `restore` of its own. In objects that change
         # in place, a call that is tried on an earlier state would be carried out now.
-        if cls.plan.rates.get(Fault.STALE_READ) and super().restore is not ToolEnv.restore:
+        in_place = super().restore is not ToolEnv.restore or any(
+            tool.live is not None and tool.live.state is not ServerState.NONE
+            for tool in getattr(cls, "toolset", ())
+        )
+        if cls.plan.rates.get(Fault.STALE_READ) and in_place:
             raise TypeError(
                 f"{cls.__name__}: {Fault.STALE_READ} needs an environment whose state is a value, "
                 f"and this one's objects change in place: give a plan whose rates leave it out"

@@ -1,6 +1,7 @@
 """What a tool is, how a call is parsed, validated and executed; the mock APIs."""
 
 from journeyman.tools.errors import (
+    NoBranchError,
     ToolDefinitionError,
     ToolError,
     ToolsError,
@@ -18,6 +19,7 @@ from journeyman.tools.types import CallStatus, ToolCall, ToolResult, ToolSpec
 __all__ = [
     "CallFormat",
     "CallStatus",
+    "NoBranchError",
     "Tool",
     "ToolCall",
     "ToolDefinitionError",

@@ -5,6 +5,7 @@
     │   └── ToolTimeout     (TimeoutError)    the tool did not answer in time
     ├── ToolDefinitionError (TypeError)       a programmer's error: this cannot be a tool
     ├── ToolServerError     (ConnectionError) a server of tools cannot be started, or died
+    ├── NoBranchError       (NotImplementedError) a server's state cannot be copied
     ├── ReplayError         (RuntimeError)    a sandbox's branch cannot be rebuilt (python.py)
     ├── UnknownToolsError   (KeyError)        no plugin of that name
     └── UnknownParserError  (KeyError)        no call form of that name
@@ -39,6 +40,10 @@ class ToolDefinitionError(ToolsError, TypeError):
 
 class ToolServerError(ToolsError, ConnectionError):
     """A server of tools cannot be started, or died: an infrastructure failure."""
+
+
+class NoBranchError(ToolsError, NotImplementedError):
+    """An episode cannot be branched: a server that its tools live in has a state of its own."""
 
 
 class UnknownToolsError(ToolsError, KeyError):

@@ -6,6 +6,7 @@ state is pure: it takes the state and returns `(new_state, result)`.
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from jsonschema.protocols import Validator
 
 from journeyman.tools.errors import ToolDefinitionError
 from journeyman.tools.fastcheck import Check, compile_check, is_nullable
+from journeyman.tools.live import ToolServer
 from journeyman.tools.schema import read_spec
 from journeyman.tools.signature import describe
 from journeyman.tools.types import ToolSpec
@@ -62,6 +64,9 @@ class Tool:
     stateful: bool
     given: ToolSpec | None = None
     """The schema, if it is not to be derived from the function."""
+    live: ToolServer | None = None
+    """The server that it lives in, if that may have a state; an environment opens its own session
+    of it (see `live.py`), and `function` is for calls outside of environments."""
 
     @classmethod
     def from_schema(
@@ -70,6 +75,7 @@ class Tool:
         function: Callable[..., Any],
         *,
         stateful: bool = False,
+        live: ToolServer | None = None,
     ) -> Tool:
         """A tool whose JSON Schema is given.
 
@@ -79,12 +85,19 @@ class Tool:
                 name.
             function: Called with the validated arguments as keywords.
             stateful: True if it takes `state` too, and returns `(new_state, result)`.
+            live: The server that the tool lives in.
 
         Raises:
             ToolDefinitionError: The schema is none, has no name, or refers to something outside.
         """
         spec = read_spec(schema)
-        return cls(function, spec.name, stateful, spec)
+        return cls(function, spec.name, stateful, spec, live)
+
+    def bound(self, function: Callable[..., Any]) -> Tool:
+        """The same tool with another function; what was made of its schema is shared."""
+        other = copy.copy(self)
+        object.__setattr__(other, "function", function)
+        return other
 
     @cached_property
     def spec(self) -> ToolSpec:

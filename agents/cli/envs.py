@@ -51,6 +51,20 @@ def add(commands: Commands) -> None:
     how.add_argument("--openenv", action="store_true", help="by OpenEnv, over HTTP (port 8000)")
     serve.add_argument("--http", type=_port, metavar="PORT", help="port to answer at")
     serve.add_argument("--host", default="127.0.0.1", help="for --http (default: %(default)s)")
+    serve.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name that the server may be called by, and pages come from (may be repeated)",
+    )
+    serve.add_argument(
+        "--sessions",
+        type=_count,
+        default=64,
+        metavar="N",
+        help="clients at once over HTTP, each with an episode of its own (default: %(default)s)",
+    )
     serve.add_argument("--split", help="where a random task is drawn from (default: its own)")
 
 
@@ -197,33 +211,47 @@ def _split(options: argparse.Namespace) -> dict[str, str]:
 def _serve_mcp(options: argparse.Namespace) -> int:
     from journeyman.envs import make
 
-    env = make(options.id, **_split(options))
+    def make_env() -> ToolEnv:
+        return make(options.id, **_split(options))
+
+    make_env().close()  # a bad id or split shows now
     try:
         from journeyman.envs.mcp import make_server, serve_http, serve_stdio
     except ImportError as error:  # a venv with OpenEnv in it has an older `mcp`
         raise _lacking("mcp", error) from error
-    with env:
-        server = make_server(env, options.id)
-        if options.http is None:
-            serve_stdio(server)
-        else:
-            serve_http(server, options.host, options.http)
+    if options.http is None:
+        with make_env() as env:
+            serve_stdio(make_server(env, options.id))
+    else:
+        serve_http(
+            make_env,
+            options.id,
+            options.host,
+            options.http,
+            allow=options.allow_host,
+            sessions=options.sessions,
+        )
     return OK
 
 
 def _serve_openenv(options: argparse.Namespace) -> int:
     from journeyman.envs import make
 
-    make(options.id, **_split(options)).close()  # a bad id or split shows now
+    def make_env() -> ToolEnv:
+        return make(options.id, **_split(options))
+
+    make_env().close()  # a bad id or split shows now
     try:
         from journeyman.envs.openenv import serve_http
     except ImportError as error:
         raise _lacking("openenv", error) from error
     serve_http(
-        lambda: make(options.id, **_split(options)),
+        make_env,
         options.id,
         options.host,
         8000 if options.http is None else options.http,
+        allow=options.allow_host,
+        sessions=options.sessions,
     )
     return OK
 

@@ -314,9 +314,9 @@ def _branch_point(env: ToolEnv) -> BranchPoint:
     try:
         return BranchPoint(env.snapshot(), env.state_hash())
     except NotImplementedError as error:
+        why = str(error) or "implement snapshot() and restore(), or train without search=credit"
         raise NoSnapshotError(
-            f"{type(env).__name__} takes no snapshots, and a search goes back to them: implement "
-            f"snapshot() and restore(), or train without search=credit"
+            f"{type(env).__name__} takes no snapshots, and a search goes back to them: {why}"
         ) from error
 
 

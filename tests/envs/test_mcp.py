@@ -99,7 +99,11 @@ def test_errors_are_told_and_the_episode_goes_on() -> None:
             ("ad", {}, "Did you mean add?"),
             ("episode_answer", {}, "episode_answer needs the argument 'text'"),
             ("episode_answer", {"text": "<tool_call>x</tool_call>"}, "takes no calls"),
-            ("episode_reset", {"task": "test/0"}, "has no argument 'task': use task_id or split"),
+            (
+                "episode_reset",
+                {"task": "test/0"},
+                "has no argument 'task': use task_id, split or seed",
+            ),
             ("episode_reset", {"task_id": "test/x"}, "no task 'test/x': write <split>/<number>"),
         ):
             text, failed = await call(client, name, **arguments)

@@ -13,6 +13,7 @@ KINDS = {
     errors.ToolTimeout: TimeoutError,
     errors.ToolDefinitionError: TypeError,
     errors.ToolServerError: ConnectionError,
+    errors.NoBranchError: NotImplementedError,
     errors.UnknownToolsError: KeyError,
     errors.UnknownParserError: KeyError,
     ReplayError: RuntimeError,

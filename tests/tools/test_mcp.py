@@ -40,7 +40,7 @@ def test_calls(server: McpServer) -> None:
     assert call(server, "add", a=2, b=3).content == "5"
     assert call(server, "add", a=2).content == "3"
     assert call(server, "move", point={"x": 1}, to=[{"x": 2}]).content == "(1, 0) to 1 places"
-    assert call(server, "picture").content == "[image]"
+    assert call(server, "picture").content == "[image, image/png, 0 bytes]"
     assert call(server, "add", a=1).call.status is CallStatus.OK
 
 
