@@ -32,6 +32,7 @@ from journeyman.envs.spaces import ActionSpace, MessagesSpace
 from journeyman.envs.task import ANSWER, Task, UserTurn, extract_answer, matches
 from journeyman.envs.types import LEVELS, SPLITS, AssistantTurn, Level, Message, Split
 from journeyman.tools import (
+    Limits,
     Tool,
     ToolCall,
     ToolResult,
@@ -109,6 +110,8 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
     """The tools, in the order the prompt lists them."""
     waits: ClassVar[bool] = False
     """True if a tool may wait for something outside this process: such steps run in threads."""
+    limits: ClassVar[Limits] = Limits()
+    """How long a call may take and how much it may say; a tool may have limits of its own."""
     system: ClassVar[str] = SYSTEM
     """System message; the agent side adds the tools in the form the model knows."""
     levels: ClassVar[tuple[Level, ...]] = LEVELS[:1]
@@ -427,7 +430,9 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
 
     def _execute(self, call: ToolCall) -> ToolResult:
         """Run one call and take over the state it leads to."""
-        self._state, result = execute(call, self._tools, self._state)
+        self._state, result = execute(
+            call, self._tools, self._state, self.limits, self.waits
+        )
         return result
 
     def _take_answer(self, text: str) -> None:

@@ -10,14 +10,16 @@ from journeyman.tools.errors import (
     UnknownToolsError,
 )
 from journeyman.tools.execute import execute, validate
+from journeyman.tools.limits import Limits
 from journeyman.tools.parsing import CallFormat, get_parser, parse_hermes, render_hermes
 from journeyman.tools.plugins import load_plugins, plugin_tools
-from journeyman.tools.tool import Tool, tool
+from journeyman.tools.tool import Tool, tool, usable_tools
 from journeyman.tools.types import CallStatus, ToolCall, ToolResult, ToolSpec
 
 __all__ = [
     "CallFormat",
     "CallStatus",
+    "Limits",
     "Tool",
     "ToolCall",
     "ToolDefinitionError",
@@ -36,5 +38,6 @@ __all__ = [
     "plugin_tools",
     "render_hermes",
     "tool",
+    "usable_tools",
     "validate",
 ]

@@ -17,13 +17,13 @@ from typing import Any
 
 Check = Callable[[Any], bool]
 
-_ANNOTATIONS = {"description", "title", "default", "examples", "nullable"}
+_ANNOTATIONS = {"description", "title", "default", "examples", "nullable", "$schema", "$comment"}
 """Keywords that reject nothing."""
 
 
-def is_nullable(schema: Mapping[str, Any]) -> bool:
+def is_nullable(schema: Any) -> bool:
     """True if null is accepted whatever else the schema says (a keyword of OpenAPI's)."""
-    return schema.get("nullable") is True
+    return isinstance(schema, Mapping) and schema.get("nullable") is True
 
 
 _SCALARS: dict[str, Check] = {
@@ -35,15 +35,17 @@ _SCALARS: dict[str, Check] = {
 }
 
 
-def compile_check(schema: Mapping[str, Any]) -> Check | None:
+def compile_check(schema: Any) -> Check | None:
     """The predicate that is true where the schema has no objection.
 
     Args:
-        schema: JSON Schema, where 250.0 is no integer.
+        schema: JSON Schema, where 250.0 is no integer; true and false are schemas too.
 
     Returns:
         None if the schema says more than types, choices of strings, items and properties.
     """
+    if isinstance(schema, bool):
+        return lambda value: schema
     check = _compile(schema)
     if check is None or not is_nullable(schema):
         return check

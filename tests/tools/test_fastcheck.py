@@ -10,7 +10,7 @@ from journeyman.tools import Tool, ToolCall, get_parser, tool
 from journeyman.tools.apis import bank, calendar, orders
 from journeyman.tools.execute import MAX_ARGUMENT_CHARS, validate
 from journeyman.tools.fastcheck import compile_check
-from journeyman.tools.tool import _Validator
+from journeyman.tools.validators import judge
 
 names = st.sampled_from(["a", "b", "c"])
 notes = st.fixed_dictionaries(
@@ -60,7 +60,7 @@ values = st.recursive(
 def test_it_agrees_with_jsonschema(schema: dict[str, Any], value: Any) -> None:
     check = compile_check(schema)
     assert check is not None
-    assert check(value) == _Validator(schema).is_valid(value)
+    assert check(value) == judge(schema).is_valid(value)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def note(text: str, size: int = 0, parts: list[str] | None = None) -> str:
     ],
 )
 def test_nullable_accepts_null(schema: dict[str, Any], accepted: bool) -> None:
-    assert _Validator(schema).is_valid(None) == accepted
+    assert judge(schema).is_valid(None) == accepted
     assert compile_check(schema) is None or compile_check(schema)(None) == accepted  # type: ignore[misc]
 
 
