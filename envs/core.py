@@ -430,9 +430,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
 
     def _execute(self, call: ToolCall) -> ToolResult:
         """Run one call and take over the state it leads to."""
-        self._state, result = execute(
-            call, self._tools, self._state, self.limits, self.waits
-        )
+        self._state, result = execute(call, self._tools, self._state, self.limits, self.waits)
         return result
 
     def _take_answer(self, text: str) -> None:

@@ -1,11 +1,13 @@
-"""Type hints beyond the plain ones (`signature.py`): their JSON Schema, and the values they ask for.
+"""Type hints beyond the plain ones (`signature.py`): their JSON Schema and the values they ask for.
 
-pydantic does both, as it does for the MCP SDK and FastMCP: a date comes as a `date`, an array as the
-set or NamedTuple that the hint says. What has no form in JSON is refused when the tool is declared.
+pydantic does both, as it does for the MCP SDK and FastMCP: a date comes as a `date`, an array as
+the set or NamedTuple that the hint says. What has no form in JSON is refused when the tool is
+declared.
 """
 
 from __future__ import annotations
 
+import enum
 import functools
 import json
 import operator
@@ -73,15 +75,11 @@ def _adapter(hint: Any) -> pydantic.TypeAdapter[Any]:
 def _newer(hint: Any) -> Any:
     """The hint with TypedDicts that pydantic takes: before Python 3.12, typing's are not."""
     if typing.is_typeddict(hint):
-        fields = {
-            name: (
-                typing_extensions.NotRequired[_newer(field)]
-                if name in hint.__optional_keys__
-                else typing_extensions.Required[_newer(field)]
-            )
-            for name, field in typing.get_type_hints(hint).items()
-        }
-        return typing_extensions.TypedDict(hint.__name__, fields)  # type: ignore[operator]
+        fields = typing.get_type_hints(hint, include_extras=True)
+        newer_fields = {name: _newer(field) for name, field in fields.items()}
+        return typing_extensions.TypedDict(  # type: ignore[operator]
+            hint.__name__, newer_fields, total=hint.__total__
+        )
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return Annotated[(_newer(args[0]), *hint.__metadata__)]
@@ -120,7 +118,7 @@ class _Generator(GenerateJsonSchema):
         return super().enum_schema(schema)
 
     def literal_schema(self, schema: Any) -> JsonSchemaValue:
-        _only_json(getattr(it, "value", it) for it in schema["expected"])
+        _only_json(iter(schema["expected"]))
         return super().literal_schema(schema)
 
 
@@ -130,5 +128,5 @@ def _closed(schema: JsonSchemaValue) -> JsonSchemaValue:
 
 def _only_json(values: Iterator[Any]) -> None:
     for value in values:
-        if not isinstance(value, str | int | float | None):
+        if isinstance(value, enum.Enum) or not isinstance(value, str | int | float | None):
             raise ValueError(f"{value!r} is no value of JSON")

@@ -12,6 +12,7 @@ stops at draft 7, and jsonschema-rs shows the model its values as JSON and not a
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -26,10 +27,21 @@ def is_nullable(schema: Any) -> bool:
     return isinstance(schema, Mapping) and schema.get("nullable") is True
 
 
+def is_integer(value: Any) -> bool:
+    """True of what a function typed `int` may be given: not of 250.0."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """True of what a function typed `float` may be given: not of an integer beyond all floats."""
+    return isinstance(value, float) or (is_integer(value) and -_LARGEST <= value <= _LARGEST)
+
+
+_LARGEST = int(sys.float_info.max)
 _SCALARS: dict[str, Check] = {
     "string": lambda value: isinstance(value, str),
-    "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
-    "number": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
+    "integer": is_integer,
+    "number": is_number,
     "boolean": lambda value: isinstance(value, bool),
     "null": lambda value: value is None,
 }

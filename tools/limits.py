@@ -21,12 +21,15 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Any, TypeVar
 
-from journeyman.tools.errors import ToolTimeout
+from journeyman.tools.errors import ToolServerError, ToolTimeout
 
 Value = TypeVar("Value")
 
+MAX_HANGING = 256
+"""Calls left alone that have not ended, above which no more are made."""
 _TICK_S = 0.1
 """How often overdue calls are looked for."""
 _PATIENCE = 10
@@ -58,7 +61,7 @@ DEFAULT = Limits()
 
 
 def shorten(text: str, limit: int) -> str:
-    """The text; both ends of one that is longer than the limit, with a note of what is not there."""
+    """The text; of one that is longer both ends, with a note of how much is left out between."""
     if len(text) <= limit:
         return text
     # The note is longer or shorter by a digit or two at most.
@@ -75,50 +78,77 @@ class _Overdue(BaseException):
     """Raised within a call whose time is up; no `except Exception` of a tool's is meant."""
 
 
-def run_within(
-    timeout_s: float, waits: bool, function: Callable[..., Value], *arguments: Any
-) -> Value:
-    """Call a function and return what it returns.
+Call = Callable[[Any, Any], Value]
+"""A call of two arguments: of a tool, with state and arguments."""
+
+
+def run_within(timeout_s: float, waits: bool, call: Call[Value], state: Any, given: Any) -> Value:
+    """Call a tool and return what it returns.
 
     Args:
         timeout_s: Longest wait, in seconds.
-        waits: Run it in a thread of its own that can be left alone.
-        function: What to call.
-        arguments: Its arguments.
+        waits: Call it in a thread of its own that can be left alone.
+        call: What to call.
+        state: Its first argument.
+        given: Its second.
 
     Raises:
         ToolTimeout: It took longer.
+        ToolServerError: Too many calls hang.
     """
     if timeout_s == math.inf:
-        return function(*arguments)
+        return call(state, given)
     if waits:
-        return _aside(timeout_s, function, *arguments)
-    return _here(timeout_s, function, *arguments)
+        return _aside(timeout_s, call, state, given)
+    # Written out: a tool of the mock APIs takes no longer than a few calls of methods.
+    number, mine = next(_watch.numbers), False
+    _watch.running[number] = (get_ident(), timeout_s)
+    if not _watch.awake:
+        _watch.wake()
+    try:
+        try:
+            return call(state, given)
+        finally:
+            mine = _watch.running.pop(number, None) is not None
+            if not mine:
+                _watch.settle()
+                raise _Overdue
+    except _Overdue:
+        if mine or _watch.running.pop(number, None) is not None:
+            raise  # it is meant for a call around this one
+        raise _late(timeout_s) from None
 
 
 def _late(timeout_s: float) -> ToolTimeout:
     return ToolTimeout(f"no result within {timeout_s:g} s; the call was stopped")
 
 
-def _aside(timeout_s: float, function: Callable[..., Value], *arguments: Any) -> Value:
+_hanging: list[threading.Thread] = []
+
+
+def _aside(timeout_s: float, call: Call[Value], state: Any, given: Any) -> Value:
     """Call in a thread that ends with the interpreter, whatever it does by then."""
     outcome: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
     context = contextvars.copy_context()
 
-    def call() -> None:
+    def work() -> None:
         try:
             try:
-                outcome.put((True, context.run(function, *arguments)))
+                outcome.put((True, context.run(call, state, given)))
             except BaseException as error:
                 outcome.put((False, error))
         except _Overdue:  # came a moment too late
             pass
 
-    thread = threading.Thread(target=call, name="journeyman-tool", daemon=True)
+    _hanging[:] = [thread for thread in _hanging if thread.is_alive()]
+    if len(_hanging) >= MAX_HANGING:
+        raise ToolServerError(f"{MAX_HANGING} calls of tools hang; no more are made")
+    thread = threading.Thread(target=work, name="journeyman-tool", daemon=True)
     thread.start()
     try:
         done, value = outcome.get(timeout=timeout_s)
     except queue.Empty:
+        _hanging.append(thread)
         _interrupt(thread.ident, _Overdue)
         raise _late(timeout_s) from None
     if done:
@@ -126,27 +156,11 @@ def _aside(timeout_s: float, function: Callable[..., Value], *arguments: Any) ->
     raise value
 
 
-def _here(timeout_s: float, function: Callable[..., Value], *arguments: Any) -> Value:
-    """Call in this thread, under the eyes of another."""
-    number, mine = _watch.begin(timeout_s), False
-    try:
-        try:
-            return function(*arguments)
-        finally:
-            mine = _watch.end(number)
-            if not mine:
-                raise _Overdue
-    except _Overdue:
-        if mine or _watch.end(number):
-            raise  # it is meant for a call around this one
-        raise _late(timeout_s) from None
-
-
 class _Watch:
     """A thread that interrupts calls whose time is up; it ends when there are none for a while.
 
-    Whoever takes a call's entry out of `running` decides how it ends: the call itself, or this
-    thread, which then holds the lock until the exception is on its way.
+    Whoever takes a call out of `running` decides how it ends: the call itself, or this thread,
+    which then holds the lock until the exception is on its way.
     """
 
     def __init__(self) -> None:
@@ -155,51 +169,44 @@ class _Watch:
 
     def clear(self) -> None:
         """Begin anew: no thread outlives a fork."""
-        self._numbers = itertools.count()
-        self._running: dict[int, tuple[int, float]] = {}
-        """Thread and latest end of each call."""
+        self.numbers = itertools.count()
+        self.running: dict[int, tuple[int, float]] = {}
+        """Thread and time limit of each call; since when it runs, this thread sees."""
+        self.awake = False
         self._lock = threading.Lock()
-        self._watching = False
 
-    def begin(self, timeout_s: float) -> int:
-        """Note a call of this thread; returns its number."""
-        number = next(self._numbers)
-        self._running[number] = (threading.get_ident(), time.monotonic() + timeout_s)
-        if not self._watching:
-            self._start()
-        return number
-
-    def end(self, number: int) -> bool:
-        """The call is over; returns whether it was in time."""
-        if self._running.pop(number, None) is not None:
-            return True
-        with self._lock:  # the exception is on its way, or was raised
-            _interrupt(threading.get_ident(), None)
-        return False
-
-    def _start(self) -> None:
+    def wake(self) -> None:
+        """See to it that there is a thread."""
         with self._lock:
-            if not self._watching:
-                self._watching = True
+            if not self.awake:
+                self.awake = True
                 threading.Thread(target=self._look, name="journeyman-limits", daemon=True).start()
 
+    def settle(self) -> None:
+        """Take back an exception that is on its way to this thread, now that its call is over."""
+        with self._lock:
+            _interrupt(get_ident(), None)
+
     def _look(self) -> None:
+        seen: dict[int, float] = {}
+        """Latest end of each call that goes on."""
         idle = 0
         while True:
             time.sleep(_TICK_S)
-            idle = 0 if self._running else idle + 1
-            now = time.monotonic()
-            for number, (thread, end) in list(self._running.items()):
-                if now >= end:
+            now, running = time.monotonic(), list(self.running.items())
+            seen = {number: seen.get(number, now + limit) for number, (_, limit) in running}
+            for number, (thread, _) in running:
+                if now >= seen[number]:
                     with self._lock:
-                        if self._running.pop(number, None) is not None:
+                        if self.running.pop(number, None) is not None:
                             _interrupt(thread, _Overdue)
+            idle = 0 if running else idle + 1
             if idle > _PATIENCE:
                 # Whoever begins a call now sees either that nobody watches, or is seen.
-                self._watching = False
-                if not self._running:
+                self.awake = False
+                if not self.running:
                     return
-                self._watching = True
+                self.awake = True
 
 
 def _interrupt(thread: int | None, error: type[BaseException] | None) -> None:

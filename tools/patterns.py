@@ -1,6 +1,7 @@
 """Regular expressions of JSON Schemas (ECMA-262), matched with the `regex` library.
 
-Python's `re` knows neither `\\p{L}` nor a time limit, and its `$` also matches before a last newline.
+Python's `re` knows neither Unicode's categories nor a time limit, and its `$` matches before a last
+newline too.
 """
 
 from __future__ import annotations

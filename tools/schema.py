@@ -17,7 +17,6 @@ import referencing.exceptions
 import referencing.jsonschema
 from jsonschema.protocols import Validator
 from jsonschema_specifications import REGISTRY
-from referencing import Resource
 
 from journeyman.tools.errors import ToolDefinitionError
 from journeyman.tools.fastcheck import Check, compile_check
@@ -39,7 +38,9 @@ _SINGLE = (
 _SAME = ("allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas", "dependencies")
 """Keywords whose schemas are laid on the very value that theirs is laid on."""
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
-_IDENTITIES = ("$id", "$anchor", "$dynamicAnchor")
+_DYNAMIC = ("$dynamicRef", "$recursiveRef")
+"""References that name something else for every schema around them."""
+_IDENTITIES = ("$id", "id", "$anchor", "$dynamicAnchor", "$recursiveAnchor")
 _NOTES = {"description", "title", "default", "examples", "deprecated", "nullable"}
 """Keywords that may stand beside a reference without asking for more."""
 _NEIGHBOURS = {
@@ -122,10 +123,10 @@ def read_parameters(given: Any) -> Parameters:
     kinds = shown.get("type", "object")
     if "object" not in ([kinds] if isinstance(kinds, str) else kinds):
         raise _not_an_object(given)
-    if "type" not in shown or kinds != "object":
+    if not shown:  # templates look into the properties
+        shown = {"properties": {}, "additionalProperties": True}
+    if shown.get("type") != "object":
         shown = {"type": "object", **{k: v for k, v in shown.items() if k != "type"}}
-    if len(shown) == 1:
-        shown["properties"] = {}  # templates look into it
     return Parameters(shown, judge(schema, draft))
 
 
@@ -296,14 +297,19 @@ class _Display:
             raise _TooLarge
         resolver = self._references.within(node, resolver)
         found = self._references.target(node, resolver)
-        beside = {key: value for key, value in node.items() if key not in _REFERENCES}
+        root = node is self._references.root
+        dropped = _REFERENCES if root else _REFERENCES + _IDENTITIES
+        beside = {key: value for key, value in node.items() if key not in dropped}
         if found is not None and not self._references.siblings:
             beside = {key: value for key, value in beside.items() if key in _NOTES}
         beside = self._parts(beside, resolver, path, top)
         if found is None:
             return beside
         target, where = found
-        if id(target) in path or not (self._inline or top):
+        if isinstance(target, dict) and id(target) not in self._references.own:
+            return {**{key: node[key] for key in _REFERENCES if key in node}, **beside}
+        stays = any(key in node for key in _DYNAMIC) or not (self._inline or top)
+        if stays or id(target) in path:
             return {"$ref": self._name(target, where, node), **beside}
         inner = self._schema(target, where, (*path, id(target)), top)
         if not isinstance(inner, dict):
@@ -320,7 +326,7 @@ class _Display:
     ) -> dict[str, Any]:
         shown: dict[str, Any] = {}
         for key, value in node.items():
-            if key in _DEFINED or (key in _IDENTITIES and len(path) > 1):
+            if key in _DEFINED:
                 continue
             same = top and key in _SAME
             if isinstance(value, dict) and key in _NAMED:

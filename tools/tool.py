@@ -222,9 +222,7 @@ def tool(
         ToolDefinitionError: The function takes *args, **kwargs or positional-only parameters, or
             a parameter has no type or one without a form in JSON, or a limit is none.
     """
-    make = functools.partial(
-        _make_tool, name=name, timeout_s=timeout_s, result_chars=result_chars
-    )
+    make = functools.partial(_make_tool, name=name, timeout_s=timeout_s, result_chars=result_chars)
     return make if function is None else make(function)
 
 
@@ -259,9 +257,7 @@ def _make_tool(
         raise ToolDefinitionError(f"tool {name!r}: {error}") from error
     except Exception:  # a hint that names what is defined further down: `spec` looks again
         pass
-    return Tool(
-        function, name, STATE in parameters, timeout_s=timeout_s, result_chars=result_chars
-    )
+    return Tool(function, name, STATE in parameters, timeout_s=timeout_s, result_chars=result_chars)
 
 
 def _check_limits(name: str, timeout_s: float | None, result_chars: int | None) -> None:

@@ -69,12 +69,13 @@ class ToolSpec:
     def signature(self) -> str:
         """One line, such as `transfer(source, target, amount)`; optional arguments end in `?`."""
         required = self.required
-        names = (n if n in required else f"{n}?" for n in self.properties)
+        named = dict.fromkeys((*self.properties, *required))
+        names = (n if n in required else f"{n}?" for n in named)
         return f"{self.name}({', '.join(names)})"
 
 
 def laid_on(schema: Any) -> Iterator[Mapping[str, Any]]:
-    """A schema, and all within it that are laid on the same value: of allOf, anyOf, if, …"""
+    """A schema, and all within it that are laid on the same value: of allOf, anyOf and the like."""
     if not isinstance(schema, Mapping):
         return
     yield schema

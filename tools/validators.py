@@ -1,10 +1,12 @@
 """What judges arguments by a JSON Schema: jsonschema's validators, as a house of tools needs them.
 
-They differ from the standard in two points. 250.0 is no integer: to a function typed `int` it is a
-float that spreads through the state, whose hash then differs from the one with 250. And "nullable"
-(OpenAPI's) accepts null, which is how transformers writes `str | None`. Where jsonschema raises or
-is inexact, they do not: numbers of any size are divided as they are written, and patterns are read
-as ECMA-262 has them (`patterns.py`).
+They differ from the standard in three points. 250.0 is no integer: to a function typed `int` it is
+a float that spreads through the state, whose hash then differs from the one with 250. An integer
+beyond all floats is no number, as 1e999 is none to the parsers: what is computed with it overflows.
+And "nullable" (OpenAPI's) accepts null, which is how transformers writes `str | None`.
+
+Where jsonschema raises or is inexact, they do not: numbers of any size are divided as they are
+written, and patterns are read as ECMA-262 has them (`patterns.py`).
 """
 
 from __future__ import annotations
@@ -20,10 +22,18 @@ from jsonschema.protocols import Validator
 from referencing import Registry
 
 from journeyman.tools.errors import ToolDefinitionError
-from journeyman.tools.fastcheck import is_nullable
+from journeyman.tools.fastcheck import is_integer, is_nullable, is_number
 from journeyman.tools.patterns import matches
 
 Errors = Iterable[jsonschema.ValidationError]
+
+
+def _type(validator: Any, types: str | list[str], instance: Any, schema: Any) -> Errors:
+    names = [types] if isinstance(types, str) else types
+    for name in names:
+        if is_number(instance) if name == "number" else validator.is_type(instance, name):
+            return
+    yield jsonschema.ValidationError(f"{instance!r} is not of type {', '.join(map(repr, names))}")
 
 
 def _multiple_of(_: Any, divisor: Any, instance: Any, schema: Any) -> Errors:
@@ -54,9 +64,7 @@ def _pattern_properties(
         for pattern, subschema in patterns.items():
             for name, value in instance.items():
                 if matches(pattern, name):
-                    yield from validator.descend(
-                        value, subschema, path=name, schema_path=pattern
-                    )
+                    yield from validator.descend(value, subschema, path=name, schema_path=pattern)
 
 
 def _additional_properties(validator: Any, allowed: Any, instance: Any, schema: Any) -> Errors:
@@ -85,6 +93,7 @@ def _unless_null(keyword: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _OWN = {
+    "type": _type,
     "multipleOf": _multiple_of,
     "pattern": _pattern,
     "patternProperties": _pattern_properties,
@@ -99,9 +108,7 @@ def _ours(name: str) -> type[Validator]:
     made: type[Validator] = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
         theirs,
         {keyword: _unless_null(check) for keyword, check in keywords.items()},
-        type_checker=theirs.TYPE_CHECKER.redefine(
-            "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
-        ),
+        type_checker=theirs.TYPE_CHECKER.redefine("integer", lambda _, value: is_integer(value)),
     )
     return made
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from journeyman.agents.errors import NoSnapshotError
@@ -27,6 +28,7 @@ from journeyman.envs import (
     make_for_run,
 )
 from journeyman.envs.types import said
+from journeyman.tools.limits import shorten
 from journeyman.tools.parsing import locate, token_ends
 from journeyman.tools.types import ToolResult
 
@@ -34,6 +36,9 @@ logger = logging.getLogger(__name__)
 
 MAX_WORKERS = 32
 """Threads for environments whose tools wait."""
+
+_LEAST_SHOWN = 64
+"""Tokens (and characters) below which there is no use in showing a part of a result."""
 
 
 class _Outcome(NamedTuple):
@@ -256,7 +261,7 @@ class _Batch:
         reply = self._play_turn(record, turn, outcome)
         record.add_reply(reply)
         if record.episode is None:
-            stream.extend(turn.row, reply, outcome.messages)
+            stream.extend(turn.row, reply, record.steps[-1].reply)
         else:
             stream.finish(turn.row)
 
@@ -264,16 +269,44 @@ class _Batch:
         self, record: _Record, turn: Turn, outcome: _Outcome, chosen: bool = True
     ) -> Sequence[int]:
         """Write a played turn down; returns the reply's tokens, none if the episode is over."""
+        over = outcome.terminated or outcome.truncated
+        reply: Sequence[int] = ()
+        if not over:
+            messages, reply = self._fitting(outcome.messages, self._room(record) - len(turn.tokens))
+            outcome = outcome._replace(messages=messages)
         record.add_turn(turn, self._make_step(record, turn, outcome), chosen)
-        if outcome.terminated or outcome.truncated:
+        if over:
             stop = StopReason.ANSWERED if outcome.terminated else StopReason.MAX_TURNS
             self._close(record, stop, outcome)
             return ()
-        reply = self._dialect.reply(outcome.messages)
         if self._room(record) - len(reply) <= 1:
             self._close(record, StopReason.CONTEXT_FULL, outcome)
             return ()
         return reply
+
+    def _fitting(
+        self, messages: tuple[Message, ...], room: int
+    ) -> tuple[tuple[Message, ...], Sequence[int]]:
+        """The messages as they are shown in so many tokens, and their tokens.
+
+        Results that would fill the context are cut to half of what is left of it, so that the
+        student can go on. Where little is left, or they cannot be cut, all stays as it is.
+        """
+        reply, aim = self._dialect.reply(messages), room // 2
+        longest = max((len(m.content) for m in messages if m.role == "tool"), default=0)
+        if room - len(reply) > 1 or aim < _LEAST_SHOWN:
+            return messages, reply
+        while longest > _LEAST_SHOWN:
+            longest = min(longest - 1, longest * aim // len(reply))
+            cut = tuple(
+                replace(m, content=shorten(m.content, longest)) if m.role == "tool" else m
+                for m in messages
+            )
+            shown = self._dialect.reply(cut)
+            if len(shown) <= aim:
+                return cut, shown
+            reply = shown
+        return messages, self._dialect.reply(messages)
 
     def _room(self, record: _Record) -> int:
         return self._player.max_context - len(record.tokens)
