@@ -143,7 +143,9 @@ def _aside(timeout_s: float, call: Call[Value], state: Any, given: Any) -> Value
     _hanging[:] = [thread for thread in _hanging if thread.is_alive()]
     if len(_hanging) >= MAX_HANGING:
         raise ToolServerError(f"{MAX_HANGING} calls of tools hang; no more are made")
-    thread = threading.Thread(target=work, name="journeyman-tool", daemon=True)
+    thread = threading.Thread(
+        target=work, name=f"{threading.current_thread().name}-tool", daemon=True
+    )
     thread.start()
     try:
         done, value = outcome.get(timeout=timeout_s)

@@ -38,7 +38,7 @@ MAX_WORKERS = 32
 """Threads for environments whose tools wait."""
 
 _LEAST_SHOWN = 64
-"""Tokens (and characters) below which there is no use in showing a part of a result."""
+"""Tokens, and characters, below which a part of a result is of no use."""
 
 
 class _Outcome(NamedTuple):
@@ -197,8 +197,8 @@ class _Batch:
         if fork.turn is not None:
             record.branch_points.append(fork.parent.branch_points[fork.step])
             turn = Turn(-1, fork.turn, (0.0,) * len(fork.turn))
-            reply = self._play_turn(record, turn, _step(env, self._read(turn, env)), chosen=False)
-            record.add_reply(reply)
+            outcome = self._shown(record, turn, _step(env, self._read(turn, env)))
+            record.add_reply(self._play_turn(record, turn, outcome, chosen=False))
         return record
 
     def play(self) -> list[Episode]:
@@ -258,10 +258,11 @@ class _Batch:
     def _settle(self, stream: Stream, index: int, turn: Turn, outcome: _Outcome) -> None:
         """Write a played turn down; feed the answer back or close the episode."""
         record = self._records[index]
+        outcome = self._shown(record, turn, outcome)
         reply = self._play_turn(record, turn, outcome)
         record.add_reply(reply)
         if record.episode is None:
-            stream.extend(turn.row, reply, record.steps[-1].reply)
+            stream.extend(turn.row, reply, outcome.messages)
         else:
             stream.finish(turn.row)
 
@@ -269,44 +270,38 @@ class _Batch:
         self, record: _Record, turn: Turn, outcome: _Outcome, chosen: bool = True
     ) -> Sequence[int]:
         """Write a played turn down; returns the reply's tokens, none if the episode is over."""
-        over = outcome.terminated or outcome.truncated
-        reply: Sequence[int] = ()
-        if not over:
-            messages, reply = self._fitting(outcome.messages, self._room(record) - len(turn.tokens))
-            outcome = outcome._replace(messages=messages)
         record.add_turn(turn, self._make_step(record, turn, outcome), chosen)
-        if over:
+        if outcome.terminated or outcome.truncated:
             stop = StopReason.ANSWERED if outcome.terminated else StopReason.MAX_TURNS
             self._close(record, stop, outcome)
             return ()
+        reply = self._dialect.reply(outcome.messages)
         if self._room(record) - len(reply) <= 1:
             self._close(record, StopReason.CONTEXT_FULL, outcome)
             return ()
         return reply
 
-    def _fitting(
-        self, messages: tuple[Message, ...], room: int
-    ) -> tuple[tuple[Message, ...], Sequence[int]]:
-        """The messages as they are shown in so many tokens, and their tokens.
+    def _shown(self, record: _Record, turn: Turn, outcome: _Outcome) -> _Outcome:
+        """The outcome with results that would fill the context cut to half of what is left of it.
 
-        Results that would fill the context are cut to half of what is left of it, so that the
-        student can go on. Where little is left, or they cannot be cut, all stays as it is.
+        The student can go on then. Where little is left, or no result is to blame, all stays.
         """
-        reply, aim = self._dialect.reply(messages), room // 2
+        room = self._room(record) - len(turn.tokens)
+        aim, messages = room // 2, outcome.messages
         longest = max((len(m.content) for m in messages if m.role == "tool"), default=0)
-        if room - len(reply) > 1 or aim < _LEAST_SHOWN:
-            return messages, reply
-        while longest > _LEAST_SHOWN:
-            longest = min(longest - 1, longest * aim // len(reply))
-            cut = tuple(
+        if outcome.terminated or outcome.truncated or min(aim, longest) < _LEAST_SHOWN:
+            return outcome
+        needed = len(self._dialect.reply(messages))
+        if room - needed > 1:
+            return outcome
+        while needed > aim and longest > _LEAST_SHOWN:
+            longest = min(longest - 1, longest * aim // needed)
+            messages = tuple(
                 replace(m, content=shorten(m.content, longest)) if m.role == "tool" else m
-                for m in messages
+                for m in outcome.messages
             )
-            shown = self._dialect.reply(cut)
-            if len(shown) <= aim:
-                return cut, shown
-            reply = shown
-        return messages, self._dialect.reply(messages)
+            needed = len(self._dialect.reply(messages))
+        return outcome._replace(messages=messages) if needed <= aim else outcome
 
     def _room(self, record: _Record) -> int:
         return self._player.max_context - len(record.tokens)

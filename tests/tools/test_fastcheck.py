@@ -17,6 +17,7 @@ notes = st.fixed_dictionaries(
     {}, optional={"description": st.just("x"), "nullable": st.booleans() | st.just("x")}
 )
 leaves = st.one_of(
+    st.booleans(),
     st.sampled_from(["string", "integer", "number", "boolean", "null"]).map(lambda t: {"type": t}),
     st.lists(names, min_size=1).map(lambda words: {"type": "string", "enum": words}),
 )
@@ -38,10 +39,12 @@ def nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 
 schemas = st.recursive(
-    st.builds(lambda leaf, note: leaf | note, leaves, notes), nested, max_leaves=5
+    st.builds(lambda leaf, note: leaf if isinstance(leaf, bool) else leaf | note, leaves, notes),
+    nested,
+    max_leaves=5,
 )
 values = st.recursive(
-    st.one_of(names, st.integers(), st.floats(), st.booleans(), st.none()),
+    st.one_of(names, st.integers(), st.just(10**400), st.floats(), st.booleans(), st.none()),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner),
     max_leaves=5,
 )
@@ -50,6 +53,11 @@ values = st.recursive(
 @settings(deadline=None)  # the machine may be busy
 @given(schemas, values)
 @example({"type": "integer"}, True)
+@example({"type": "number"}, 10**400)
+@example({"type": "integer"}, 10**400)
+@example({"type": "object", "properties": {"a": True, "b": False}}, {"a": 1, "b": 1})
+@example({"type": "array", "items": False}, [1])
+@example(True, None)
 @example({"type": "integer"}, 250.0)
 @example({"type": "number"}, False)
 @example({"type": "string", "nullable": True}, None)
@@ -57,7 +65,7 @@ values = st.recursive(
 @example({"type": "string", "nullable": False}, None)
 @example({"type": "array", "items": {"type": "string", "nullable": True}}, [None])
 @example({"type": "object", "required": ["a"]}, {"a": None})
-def test_it_agrees_with_jsonschema(schema: dict[str, Any], value: Any) -> None:
+def test_it_agrees_with_jsonschema(schema: Any, value: Any) -> None:
     check = compile_check(schema)
     assert check is not None
     assert check(value) == judge(schema).is_valid(value)
@@ -67,6 +75,10 @@ def test_it_agrees_with_jsonschema(schema: dict[str, Any], value: Any) -> None:
     "schema",
     [
         {},
+        {"type": "object", "properties": {"a": {"type": "string"}}, "$defs": {}},
+        {"type": "object", "properties": {}, "anyOf": []},
+        {"type": "object", "patternProperties": {}},
+        {"type": "object", "properties": {"a": {"$dynamicRef": "#a"}}},
         {"type": ["string", "null"]},
         {"type": "string", "pattern": "x"},
         {"type": "integer", "minimum": 0},
