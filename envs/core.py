@@ -421,7 +421,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         state = task.state
         for turn in task.turns:
             for call in turn.gold:
-                state, _ = execute(call, self._tools, state)
+                state, _ = execute(call, self._tools, state, self.limits, self.waits)
         return digest(self.outcome(state))
 
     def open_state(self, task: Task) -> Any:

@@ -55,7 +55,7 @@ def _translated(pattern: str) -> str:
         elif token.startswith("\\"):
             parts.append(_escape(token, inside))
         elif inside and token.startswith("["):
-            parts.append("".join("\\" + c if c in "[]" else c for c in token[:1]) + token[1:])
+            parts.append("\\" + token)  # a bracket in brackets is itself
             inside = not token.endswith("]")
         else:
             parts.append(r"\Z" if token == "$" and not inside else token)

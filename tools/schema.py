@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import referencing.exceptions
@@ -19,12 +18,11 @@ from jsonschema.protocols import Validator
 from jsonschema_specifications import REGISTRY
 
 from journeyman.tools.errors import ToolDefinitionError
-from journeyman.tools.fastcheck import Check, compile_check
 from journeyman.tools.patterns import compiled, matches
 from journeyman.tools.types import ToolSpec, laid_on
 from journeyman.tools.validators import draft_of, judge
 
-MAX_NODES = 5_000
+MAX_NODES = 2_000
 """Largest schema that is shown without its references, in subschemas."""
 
 # Where schemas stand within a schema. All else is data, whatever it looks like.
@@ -59,11 +57,6 @@ class Parameters:
     """What a model is shown: an object schema, with references only where they lead back."""
     validator: Validator
     """Judges by the schema as it was written."""
-
-    @cached_property
-    def accepts(self) -> Check | None:
-        """True of arguments that `validator` has no objection to; None if only it can tell."""
-        return compile_check(self.shown)
 
 
 def read_spec(given: ToolSpec | Mapping[str, Any]) -> tuple[ToolSpec, Parameters]:
@@ -203,7 +196,7 @@ class _References:
     """What the references of one schema name."""
 
     def __init__(self, root: dict[str, Any], draft: type[Validator]) -> None:
-        uri = str(draft.META_SCHEMA.get("$schema"))  # type: ignore[union-attr]
+        uri = str(draft.META_SCHEMA.get("$schema"))
         self._specification = referencing.jsonschema.specification_with(uri)
         self.root = root
         resource = self._specification.create_resource(root)

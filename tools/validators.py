@@ -124,7 +124,7 @@ _DRAFTS = {
 }
 
 
-def draft_of(schema: Mapping[str, Any], legacy: bool = False) -> type[Validator]:
+def draft_of(schema: dict[str, Any], legacy: bool = False) -> type[Validator]:
     """The class that reads a schema: by its "$schema", else the newest draft that it is valid in.
 
     Args:
@@ -164,4 +164,4 @@ def judge(schema: Mapping[str, Any], draft: type[Validator] | None = None) -> Va
         schema: A valid one.
         draft: What `draft_of` says.
     """
-    return (draft or _ours(_LATEST))(schema, registry=Registry())  # type: ignore[call-arg]
+    return (draft or _ours(_LATEST))(schema, registry=Registry())

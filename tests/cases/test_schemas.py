@@ -7,7 +7,7 @@ import enum
 import json
 from collections import abc
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, NotRequired, Optional, TypedDict, Union
@@ -29,7 +29,7 @@ from journeyman.tools import (
     tool,
     usable_tools,
 )
-from journeyman.tools.schema import MAX_NODES, read_parameters
+from journeyman.tools.schema import MAX_NODES
 
 DRAFT_4 = "http://json-schema.org/draft-04/schema#"
 DRAFT_6 = "http://json-schema.org/draft-06/schema"
@@ -250,8 +250,8 @@ def test_two_trees_of_one_name() -> None:
 
 
 def test_references_are_not_spelt_out_without_bound() -> None:
-    twice = {f"d{i}": {"prefixItems": [{"$ref": f"#/$defs/d{i - 1}"}] * 2} for i in range(1, 60)}
-    parameters = obj({"x": {"$ref": "#/$defs/d59"}}, **{"$defs": {"d0": TEXT, **twice}})
+    twice = {f"d{i}": {"prefixItems": [{"$ref": f"#/$defs/d{i - 1}"}] * 2} for i in range(1, 40)}
+    parameters = obj({"x": {"$ref": "#/$defs/d39"}}, **{"$defs": {"d0": TEXT, **twice}})
     shown = echo(parameters).spec.parameters
     assert len(json.dumps(shown)) < 10 * MAX_NODES
     assert fits(parameters, {"x": [[["a"]]]}) == fits(shown, {"x": [[["a"]]]})
@@ -328,7 +328,7 @@ values = st.recursive(
 )  # fmt: skip
 
 
-@settings(deadline=None, derandomize=True, database=None, max_examples=300)
+@settings(deadline=None, derandomize=True, database=None, max_examples=120)
 @given(schemas, schemas, st.dictionaries(st.sampled_from(["a", "b"]), values, max_size=2))
 @example({"$ref": "#"}, True, {"a": {"a": {"a": 1}}})
 @example({"multipleOf": 0.1}, True, {"a": 10**400})
@@ -340,14 +340,18 @@ def test_declared_or_refused_and_never_raised(a: Any, d: Any, arguments: dict[st
         assert str(error).startswith("tool 'echo': ")
         return
     judged = {"echo": Tool.from_schema(made.spec, lambda **given: "done")}
-    noted = {"echo": Tool.from_schema(ToolSpec("echo", "", parameters), lambda **given: "done")}
-    _, result = execute(ToolCall("echo", arguments), noted, None)
+    noted = replace(made, function=lambda **given: "done")
+    _, result = execute(ToolCall("echo", arguments), {"echo": noted}, None)
     assert result.call.status in (CallStatus.OK, CallStatus.INVALID_ARGUMENTS)
     # What is shown judges as what was written does.
     assert execute(ToolCall("echo", arguments), judged, None)[1].ok == result.ok
-    read = read_parameters(parameters)
-    if read.accepts is not None and read.accepts(arguments):
-        assert next(read.validator.iter_errors(arguments), None) is None
+    # The short way agrees with the validator wherever it says anything.
+    if made.accepts is not None and all(map(_plain, arguments.values())):
+        assert made.accepts(arguments) == made.validator.is_valid(arguments)
+
+
+def _plain(value: Any) -> bool:
+    return value is None or isinstance(value, str | bool | int)
 
 
 # Annotations
