@@ -32,7 +32,7 @@ from journeyman.envs.spaces import ActionSpace, MessagesSpace
 from journeyman.envs.task import ANSWER, Task, UserTurn, extract_answer, matches
 from journeyman.envs.types import LEVELS, SPLITS, AssistantTurn, Level, Message, Split
 from journeyman.tools import (
-    Limits,
+    CallLimits,
     Tool,
     ToolCall,
     ToolResult,
@@ -110,7 +110,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
     """The tools, in the order the prompt lists them."""
     waits: ClassVar[bool] = False
     """True if a tool may wait for something outside this process: such steps run in threads."""
-    limits: ClassVar[Limits] = Limits()
+    limits: ClassVar[CallLimits] = CallLimits()
     """How long a call may take and how much it may say; a tool may have limits of its own."""
     system: ClassVar[str] = SYSTEM
     """System message; the agent side adds the tools in the form the model knows."""

@@ -10,7 +10,7 @@ from journeyman.tools.errors import (
     UnknownToolsError,
 )
 from journeyman.tools.execute import execute, validate
-from journeyman.tools.limits import Limits
+from journeyman.tools.limits import CallLimits
 from journeyman.tools.parsing import CallFormat, get_parser, parse_hermes, render_hermes
 from journeyman.tools.plugins import load_plugins, plugin_tools
 from journeyman.tools.tool import Tool, tool, usable_tools
@@ -18,8 +18,8 @@ from journeyman.tools.types import CallStatus, ToolCall, ToolResult, ToolSpec
 
 __all__ = [
     "CallFormat",
+    "CallLimits",
     "CallStatus",
-    "Limits",
     "Tool",
     "ToolCall",
     "ToolDefinitionError",

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from journeyman.tools.errors import ToolError, ToolTimeout
-from journeyman.tools.limits import DEFAULT, Limits, run_within, shorten
+from journeyman.tools.limits import DEFAULT, CallLimits, run_within, shorten
 from journeyman.tools.tool import Tool
 from journeyman.tools.types import CallStatus, ToolCall, ToolResult
 
@@ -29,7 +29,7 @@ def execute(
     call: ToolCall,
     tools: Mapping[str, Tool],
     state: Any,
-    limits: Limits = DEFAULT,
+    limits: CallLimits = DEFAULT,
     waits: bool = False,
 ) -> tuple[Any, ToolResult]:
     """Run one call on a state.

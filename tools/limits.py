@@ -37,7 +37,7 @@ _PATIENCE = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class CallLimits:
     """What one call may cost; a tool may say otherwise."""
 
     timeout_s: float = 60.0
@@ -57,7 +57,7 @@ class Limits:
             raise ValueError(f"result_chars={self.result_chars!r}: expected 100 or more")
 
 
-DEFAULT = Limits()
+DEFAULT = CallLimits()
 
 
 def shorten(text: str, limit: int) -> str:

@@ -18,7 +18,7 @@ from jsonschema.protocols import Validator
 
 from journeyman.tools.errors import ToolDefinitionError
 from journeyman.tools.fastcheck import Check, compile_check
-from journeyman.tools.limits import DEFAULT, Limits
+from journeyman.tools.limits import DEFAULT, CallLimits
 from journeyman.tools.schema import Parameters, known_names, read_parameters, read_spec
 from journeyman.tools.signature import Converters, converters, describe
 from journeyman.tools.types import ToolSpec
@@ -262,7 +262,7 @@ def _make_tool(
 
 def _check_limits(name: str, timeout_s: float | None, result_chars: int | None) -> None:
     try:
-        Limits(
+        CallLimits(
             DEFAULT.timeout_s if timeout_s is None else timeout_s,
             DEFAULT.result_chars if result_chars is None else result_chars,
         )

@@ -22,8 +22,8 @@ from journeyman.agents.students.dialect import Dialect
 from journeyman.agents.students.scripted import Script, ScriptedPlayer
 from journeyman.envs import Episode, StopReason, Task, ToolEnv, register, registry
 from journeyman.tools import (
+    CallLimits,
     CallStatus,
-    Limits,
     Tool,
     ToolCall,
     ToolDefinitionError,
@@ -38,7 +38,7 @@ from journeyman.tools.limits import shorten
 
 PATIENCE_S = 30.0
 """Until a hanging tool of these tests gives up by itself, and the test has failed."""
-SHORT = Limits(timeout_s=0.3)
+SHORT = CallLimits(timeout_s=0.3)
 
 
 class Door:
@@ -186,13 +186,13 @@ def test_what_comes_too_late_changes_nothing() -> None:
 
 def test_a_tool_has_a_limit_of_its_own() -> None:
     waiting = tool(timeout_s=0.2)(hang.function)  # watched wherever it is called
-    _, result = execute(ToolCall("hang", {"n": 0}), {"hang": waiting}, 0, Limits())
+    _, result = execute(ToolCall("hang", {"n": 0}), {"hang": waiting}, 0, CallLimits())
     assert result.call.status is CallStatus.TIMEOUT
     assert "within 0.2 s" in result.content
     # One that sees to its own limits runs where it is called, as long as it takes.
     own = Tool.from_schema({"name": "own"}, lambda: threading.current_thread().name,
                            timeout_s=math.inf)  # fmt: skip
-    _, result = execute(ToolCall("own"), {"own": own}, 0, Limits(timeout_s=1e-9), True)
+    _, result = execute(ToolCall("own"), {"own": own}, 0, CallLimits(timeout_s=1e-9), True)
     assert result.content == threading.current_thread().name
 
 
@@ -223,11 +223,11 @@ def test_a_call_within_a_call() -> None:
         _, inner = execute(ToolCall("spin", {"n": n}), {"spin": spin}, state, inner_limits)
         return state + 1, inner.content
 
-    inner_limits = Limits(timeout_s=PATIENCE_S)
+    inner_limits = CallLimits(timeout_s=PATIENCE_S)
     state, result = execute(ToolCall("outer", {"n": 0}), {"outer": outer}, 0, SHORT)
     assert (state, result.call.status) == (0, CallStatus.TIMEOUT)
     inner_limits = SHORT
-    state, result = execute(ToolCall("outer", {"n": 0}), {"outer": outer}, 0, Limits())
+    state, result = execute(ToolCall("outer", {"n": 0}), {"outer": outer}, 0, CallLimits())
     assert (state, result.ok) == (1, True)
     assert "no result within 0.3 s" in result.content
 
@@ -251,7 +251,7 @@ def test_errors_come_through_a_thread() -> None:
 
 def test_calls_do_not_hang_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits_module, "MAX_HANGING", 3)
-    call, quick = ToolCall("hang", {"n": 0}), Limits(timeout_s=0.05)
+    call, quick = ToolCall("hang", {"n": 0}), CallLimits(timeout_s=0.05)
     for _ in range(3):
         assert execute(call, {"hang": hang}, 0, quick, True)[1].call.status is CallStatus.TIMEOUT
     with pytest.raises(ToolServerError, match="3 calls of tools hang"):
@@ -282,7 +282,7 @@ def test_the_watch_ends_with_the_calls() -> None:
 )
 def test_a_limit_that_is_none(given: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        Limits(**given)
+        CallLimits(**given)
     with pytest.raises(ToolDefinitionError, match=f"tool 'hang': {says}"):
         tool(**given)(hang.function)
 
@@ -293,7 +293,7 @@ def test_a_limit_that_is_none(given: dict[str, Any], says: str) -> None:
 def test_both_ends_of_a_long_result_are_shown() -> None:
     result = execute(ToolCall("dump", {"n": 10_000}), {"dump": dump}, 5)[1]
     assert result.ok
-    assert len(result.content) == Limits().result_chars
+    assert len(result.content) == CallLimits().result_chars
     assert result.content.startswith("begin abc 5 abc")
     assert result.content.endswith("abc 5 end")
     (note,) = [line for line in result.content.splitlines() if "left out" in line]
@@ -318,7 +318,7 @@ def test_a_text_is_cut_to_its_limit(limit: int, length: int) -> None:
 
 def test_a_tool_says_how_much_it_may_say() -> None:
     brief = tool(result_chars=200)(dump.function)
-    call, few = ToolCall("dump", {"n": 1000}), Limits(result_chars=300)
+    call, few = ToolCall("dump", {"n": 1000}), CallLimits(result_chars=300)
     assert 195 < len(execute(call, {"dump": brief}, 5, few)[1].content) <= 200
     assert 295 < len(execute(call, {"dump": dump}, 5, few)[1].content) <= 300
     table = Tool.from_schema({"name": "t"}, lambda: [{"a": 1}] * 10_000, result_chars=400)
@@ -333,8 +333,8 @@ def test_a_long_refusal_is_cut_too() -> None:
 
     result = execute(ToolCall("refuse"), {"refuse": refuse}, 0)[1]
     assert result.call.error is not None
-    assert len(result.call.error) == Limits().result_chars
-    assert len(result.content) < Limits().result_chars + 100
+    assert len(result.call.error) == CallLimits().result_chars
+    assert len(result.content) < CallLimits().result_chars + 100
 
 
 def says_much(n: int) -> Script:
