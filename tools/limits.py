@@ -40,7 +40,7 @@ _PATIENCE = 10
 class CallLimits:
     """What one call may cost; a tool may say otherwise."""
 
-    timeout_s: float = 60.0
+    timeout_s: float = 30.0
     """Longest wait, in seconds; infinity never stops a call."""
     result_chars: int = 32_000
     """Longest result; of a longer one both ends are shown, and how much is left out between."""
