@@ -32,6 +32,7 @@ from journeyman.envs.spaces import ActionSpace, MessagesSpace
 from journeyman.envs.task import ANSWER, Task, UserTurn, extract_answer, matches
 from journeyman.envs.types import LEVELS, SPLITS, AssistantTurn, Level, Message, Split
 from journeyman.tools import (
+    CallLimits,
     Tool,
     ToolCall,
     ToolResult,
@@ -113,6 +114,8 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
     waits: ClassVar[bool] = False
     """True if a tool may wait for something outside this process: such steps run in threads. So may
     every tool that lives in a server."""
+    limits: ClassVar[CallLimits] = CallLimits()
+    """How long a call may take and how much it may say; a tool may have limits of its own."""
     system: ClassVar[str] = SYSTEM
     """System message; the agent side adds the tools in the form the model knows."""
     levels: ClassVar[tuple[Level, ...]] = LEVELS[:1]
@@ -448,7 +451,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
             for call in turn.gold:
                 # A server's tools leave the value as it is, and its session is the student's.
                 if call.name not in self._tools or self._tools[call.name].live is None:
-                    state, _ = execute(call, self._tools, state)
+                    state, _ = execute(call, self._tools, state, self.limits, self.waits)
         return digest(self.outcome(state))
 
     def open_state(self, task: Task) -> Any:
@@ -457,7 +460,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
 
     def _execute(self, call: ToolCall) -> ToolResult:
         """Run one call and take over the state it leads to."""
-        self._state, result = execute(call, self._tools, self._state)
+        self._state, result = execute(call, self._tools, self._state, self.limits, self.waits)
         return result
 
     def _take_answer(self, text: str) -> None:

@@ -169,7 +169,7 @@ class Values:
         self._by_shape: dict[str, list[Any]] = {}
         for value in found:
             self._by_shape.setdefault(_shape(value), []).append(value)
-        self._properties = {t.name: t.spec.parameters.get("properties", {}) for t in env.toolset}
+        self._properties = {t.name: t.spec.properties for t in env.toolset}
 
     def like(self, value: Any, rng: random.Random) -> Any:
         """A value of the task that looks like this one; the value itself if there is none."""

@@ -11,6 +11,7 @@ from journeyman.tools.errors import (
     UnknownToolsError,
 )
 from journeyman.tools.execute import execute, validate
+from journeyman.tools.limits import CallLimits
 from journeyman.tools.parsing import CallFormat, get_parser, parse_hermes, render_hermes
 from journeyman.tools.plugins import load_plugins, plugin_tools
 from journeyman.tools.tool import Tool, tool
@@ -18,6 +19,7 @@ from journeyman.tools.types import CallStatus, ToolCall, ToolResult, ToolSpec
 
 __all__ = [
     "CallFormat",
+    "CallLimits",
     "CallStatus",
     "NoBranchError",
     "Tool",

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from journeyman.tools.errors import ToolError, ToolTimeout
+from journeyman.tools.limits import DEFAULT, CallLimits, run_within, shorten
 from journeyman.tools.tool import Tool
 from journeyman.tools.types import CallStatus, ToolCall, ToolResult
 
@@ -24,13 +25,21 @@ _BIG = 10**18
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
-def execute(call: ToolCall, tools: Mapping[str, Tool], state: Any) -> tuple[Any, ToolResult]:
+def execute(
+    call: ToolCall,
+    tools: Mapping[str, Tool],
+    state: Any,
+    limits: CallLimits = DEFAULT,
+    waits: bool = False,
+) -> tuple[Any, ToolResult]:
     """Run one call on a state.
 
     Args:
         call: As it came from the parser; a call with an error is answered with that error.
         tools: The environment's tools by name.
         state: Passed to stateful tools.
+        limits: What a call may cost, where its tool says nothing.
+        waits: A tool may wait for something outside of this process.
 
     Returns:
         The next state (the same object if the call failed) and the result.
@@ -38,15 +47,20 @@ def execute(call: ToolCall, tools: Mapping[str, Tool], state: Any) -> tuple[Any,
     call = validate(call, tools)
     if call.error is not None:
         return state, ToolResult(call, error_content(call.error))
+    tool = tools[call.name]
+    timeout_s = limits.timeout_s if tool.timeout_s is None else tool.timeout_s
+    longest = limits.result_chars if tool.result_chars is None else tool.result_chars
+    aside = waits or tool.timeout_s is not None
     started = time.perf_counter()
     try:
-        state, value = tools[call.name].run(state, call.arguments)
+        state, value = run_within(timeout_s, aside, tool.run, state, call.arguments)
     except ToolError as error:
         status = CallStatus.TIMEOUT if isinstance(error, ToolTimeout) else CallStatus.TOOL_ERROR
-        call, content = call.marked(status, str(error)), error_content(str(error))
+        said = shorten(str(error), longest)
+        call, content = call.marked(status, said), error_content(said)
     else:
         call = call.marked(CallStatus.OK)
-        content = value if isinstance(value, str) else _to_json(call.name, value)
+        content = shorten(value if isinstance(value, str) else _to_json(call.name, value), longest)
     return state, ToolResult(call, content, time.perf_counter() - started)
 
 
@@ -69,28 +83,40 @@ def _argument_problem(call: ToolCall, tool: Tool) -> str | None:
     if _plainly_fits(call.arguments, tool):
         return None
     spec = tool.spec
-    properties = spec.parameters.get("properties", {})
-    unknown = [n for n in call.arguments if n not in properties]
-    # Unless the schema says otherwise: a misspelt name must not pass unheard.
-    if unknown and not spec.parameters.get("additionalProperties"):
+    unknown = [n for n in call.arguments if not tool.is_known(n)]
+    if unknown:
         return f"{call.name} has no argument {unknown[0][:80]!r}. Use {spec.signature()}."
-    missing = [n for n in spec.parameters.get("required", ()) if n not in call.arguments]
+    missing = [n for n in spec.required if n not in call.arguments]
     if missing:
         return f"{call.name} needs {missing[0]!r}. Use {spec.signature()}."
     try:
         if len(call.canonical()) > MAX_ARGUMENT_CHARS:
             return f"The arguments are longer than {MAX_ARGUMENT_CHARS} characters."
-    except RecursionError:  # only a call built by hand: the parser stops at MAX_DEPTH
+        where, message = _objection(call.arguments, tool)
+    except RecursionError:
         return "The arguments are nested too deeply."
-    problem = next(tool.validator.iter_errors(dict(call.arguments)), None)
-    if problem is None:
+    except Exception as error:
+        # The schema was found usable when the tool was declared, so this comes of the arguments: a
+        # number too long to be written, a text that a pattern does not get through with.
+        where, message = "", f"the arguments cannot be checked ({type(error).__name__}: {error})"
+    if not message:
         return None
-    where = ".".join(str(p) for p in problem.absolute_path)
-    message = problem.message
     if len(message) > 200:
         # It begins with the value and ends with what was expected: both ends are needed.
         message = f"{message[:120]} … {message[-77:]}"
     return ": ".join(part for part in (call.name, where, message) if part) + "."
+
+
+def _objection(arguments: Mapping[str, Any], tool: Tool) -> tuple[str, str]:
+    """Where the arguments do not fit and why; two empty texts if they do."""
+    problem = next(tool.validator.iter_errors(dict(arguments)), None)
+    if problem is not None:
+        return ".".join(map(str, problem.absolute_path)), problem.message
+    try:
+        tool.convert(arguments)
+    except ValueError as error:
+        return "", str(error)
+    return "", ""
 
 
 def _plainly_fits(arguments: Mapping[str, Any], tool: Tool) -> bool:

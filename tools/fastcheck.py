@@ -12,38 +12,52 @@ stops at draft 7, and jsonschema-rs shows the model its values as JSON and not a
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 Check = Callable[[Any], bool]
 
-_ANNOTATIONS = {"description", "title", "default", "examples", "nullable"}
+_ANNOTATIONS = {"description", "title", "default", "examples", "nullable", "$schema", "$comment"}
 """Keywords that reject nothing."""
 
 
-def is_nullable(schema: Mapping[str, Any]) -> bool:
+def is_nullable(schema: Any) -> bool:
     """True if null is accepted whatever else the schema says (a keyword of OpenAPI's)."""
-    return schema.get("nullable") is True
+    return isinstance(schema, Mapping) and schema.get("nullable") is True
 
 
+def is_integer(value: Any) -> bool:
+    """True of what a function typed `int` may be given: not of 250.0."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """True of what a function typed `float` may be given: not of an integer beyond all floats."""
+    return isinstance(value, float) or (is_integer(value) and -_LARGEST <= value <= _LARGEST)
+
+
+_LARGEST = int(sys.float_info.max)
 _SCALARS: dict[str, Check] = {
     "string": lambda value: isinstance(value, str),
-    "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
-    "number": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
+    "integer": is_integer,
+    "number": is_number,
     "boolean": lambda value: isinstance(value, bool),
     "null": lambda value: value is None,
 }
 
 
-def compile_check(schema: Mapping[str, Any]) -> Check | None:
+def compile_check(schema: Any) -> Check | None:
     """The predicate that is true where the schema has no objection.
 
     Args:
-        schema: JSON Schema, where 250.0 is no integer.
+        schema: JSON Schema, where 250.0 is no integer; true and false are schemas too.
 
     Returns:
         None if the schema says more than types, choices of strings, items and properties.
     """
+    if isinstance(schema, bool):
+        return lambda value: schema
     check = _compile(schema)
     if check is None or not is_nullable(schema):
         return check

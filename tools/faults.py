@@ -183,7 +183,7 @@ def _pick(plan: FaultPlan, seen: FaultState, call: ToolCall, tool: Tool) -> Rena
     dice = random.Random(f"{plan.seed}/{seen.calls}/{call.name}")
     old = dice.choice(sorted(call.arguments))
     new = f"{old}_v2"
-    while new in tool.spec.parameters.get("properties", {}):
+    while new in tool.spec.properties:
         new += "_v2"
     return Renamed(call.name, old, new)
 

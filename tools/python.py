@@ -190,7 +190,7 @@ class Repl:
         return result
 
 
-@tool
+@tool(timeout_s=float("inf"))  # its sandbox has limits
 def python(state: Repl, code: str) -> tuple[Repl, str]:
     """Run Python code. Variables stay from call to call; the last expression's value is shown.
 

@@ -55,7 +55,7 @@ class Shell(Repl):
         return f"run({code!r})"
 
 
-@tool
+@tool(timeout_s=float("inf"))  # its sandbox has limits
 def shell(state: Shell, command: str) -> tuple[Shell, str]:
     """Run a shell command. The directory, variables and files stay from call to call.
 

@@ -1,7 +1,9 @@
 """What a typed, documented function says of itself, in the form that chat templates and TRL read.
 
-It is what `transformers.utils.get_json_schema` makes of the function: the tests compare the two.
-transformers itself brings torch along, and whoever only lists tools would wait seconds for it.
+For plain types it is what `transformers.utils.get_json_schema` makes of the function: the tests
+compare the two. transformers itself brings torch along, and whoever only lists tools would wait
+seconds for it; and it takes every type that it does not know for an object. Those are asked of
+`annotations.py`.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -23,6 +25,11 @@ _NAMES: dict[Any, str] = {
 _SECTION = re.compile(r"\s*(Args|Returns|Raises):\s*")
 _ARGUMENT = re.compile(r"\s*(\w+):\s*(.*)")
 _CHOICES = re.compile(r"\s*\(choices:\s*(.*?)\)\s*$", re.IGNORECASE)
+
+
+Converters = Mapping[str, Callable[[Any], Any]]
+"""What makes of a value of JSON what a type hint says, by parameter; each raises a ValueError that
+says what was expected."""
 
 
 def describe(
@@ -40,17 +47,52 @@ def describe(
     description, notes = _read(inspect.getdoc(function) or "")
     if not description:
         raise ValueError("it has no docstring.")
-    properties, required = {}, []
-    for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
-        if name in hidden:
-            continue
+    parameters = _parameters(function, hidden)
+    for name in parameters:
         if name not in notes:
             raise ValueError(f"the docstring has no description for the argument {name!r}.")
-        properties[name] = _schema(parameter.annotation) | _note(notes[name])
-        if parameter.default is parameter.empty:
-            required.append(name)
+    types, definitions, _ = _read_hints(parameters)
+    properties = {name: types[name] | _note(notes[name]) for name in parameters}
+    required = [name for name, it in parameters.items() if it.default is it.empty]
     schema: dict[str, Any] = {"type": "object", "properties": properties}
-    return description, schema | ({"required": required} if required else {})
+    schema |= {"required": required} if required else {}
+    return description, schema | ({"$defs": definitions} if definitions else {})
+
+
+def converters(function: Callable[..., Any], hidden: Container[str] = ()) -> Converters:
+    """What a function's arguments need; those that are taken as JSON has them need nothing.
+
+    Raises:
+        ValueError: A type has no form in JSON.
+    """
+    return _read_hints(_parameters(function, hidden))[2]
+
+
+def _parameters(
+    function: Callable[..., Any], hidden: Container[str]
+) -> dict[str, inspect.Parameter]:
+    parameters = inspect.signature(function, eval_str=True).parameters
+    return {name: it for name, it in parameters.items() if name not in hidden}
+
+
+def _read_hints(
+    parameters: Mapping[str, inspect.Parameter],
+) -> tuple[dict[str, dict[str, Any]], Mapping[str, Any], Converters]:
+    """Type hints as JSON Schema, the definitions that these refer to, and converters."""
+    plain: dict[str, dict[str, Any]] = {}
+    others: dict[str, Any] = {}
+    for name, parameter in parameters.items():
+        try:
+            plain[name] = _schema(parameter.annotation)
+        except _NotPlain:
+            others[name] = parameter.annotation
+    if not others:
+        return plain, {}, {}
+    # pydantic takes its time to import, and most tools have no need of it.
+    from journeyman.tools.annotations import read_hints
+
+    found = read_hints(others)
+    return plain | dict(found.schemas), found.definitions, found.converters
 
 
 def _read(docstring: str) -> tuple[str, dict[str, str]]:
@@ -81,14 +123,26 @@ def _note(text: str) -> dict[str, Any]:
     return {"enum": values, "description": text[: choices.start()]}
 
 
+class _NotPlain(Exception):
+    """A type hint that says more than a type of JSON."""
+
+
 def _schema(hint: Any) -> dict[str, Any]:
-    """A type hint as JSON Schema."""
+    """A plain type hint as JSON Schema.
+
+    Raises:
+        _NotPlain: It is none.
+    """
     origin, args = get_origin(hint), get_args(hint)
     if hint is Any:
         return {}
-    if origin is None:
-        return {"type": _NAMES.get(NoneType if hint is None else hint, "object")}
-    if origin is Annotated:
+    if hint is object or hint is dict:
+        return {"type": "object"}
+    if hint is list:
+        return {"type": "array"}
+    if hint is None or (isinstance(hint, type) and hint in _NAMES):
+        return {"type": _NAMES[NoneType if hint is None else hint]}
+    if origin is Annotated and all(isinstance(note, str) for note in hint.__metadata__):
         return _schema(args[0])
     if origin in (Union, UnionType):
         return _union([_schema(a) for a in args if a is not NoneType], NoneType in args)
@@ -97,11 +151,9 @@ def _schema(hint: Any) -> dict[str, Any]:
         return {"type": kinds[0] if len(kinds) == 1 else kinds, "enum": list(args)}
     if origin is list:
         return {"type": "array"} | ({"items": _schema(args[0])} if args else {})
-    if origin is tuple and len(args) != 1 and ... not in args:
-        return {"type": "array"} | ({"prefixItems": [_schema(a) for a in args]} if args else {})
-    if origin is dict:
+    if origin is dict and args[:1] in ((), (str,)):
         return {"type": "object"} | ({"additionalProperties": _schema(args[1])} if args else {})
-    raise ValueError(f"the type {hint} has no form in JSON; use list[…] where the length varies.")
+    raise _NotPlain
 
 
 def _union(kinds: list[dict[str, Any]], nullable: bool) -> dict[str, Any]:

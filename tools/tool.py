@@ -10,45 +10,23 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, overload
 
-import jsonschema
 from jsonschema.protocols import Validator
 
 from journeyman.tools.errors import ToolDefinitionError
-from journeyman.tools.fastcheck import Check, compile_check, is_nullable
+from journeyman.tools.fastcheck import Check, compile_check
+from journeyman.tools.limits import DEFAULT, CallLimits
 from journeyman.tools.live import ToolServer
-from journeyman.tools.schema import read_spec
-from journeyman.tools.signature import describe
+from journeyman.tools.schema import Parameters, known_names, read_parameters, read_spec
+from journeyman.tools.signature import Converters, converters, describe
 from journeyman.tools.types import ToolSpec
+from journeyman.tools.validators import judge
 
 STATE = "state"
 """Name of the parameter that the environment injects."""
-
-
-def _unless_null(keyword: Callable[..., Any]) -> Callable[..., Any]:
-    """The check of a keyword, which a schema that is nullable does not make of null."""
-
-    def check(validator: Any, value: Any, instance: Any, schema: Any) -> Any:
-        if instance is None and is_nullable(schema):
-            return ()
-        return keyword(validator, value, instance, schema)
-
-    return check
-
-
-# To JSON Schema 250.0 is an integer; to a function typed `int` it is a float that spreads through
-# the state, whose hash then differs from the one with 250. And it knows no "nullable", which is how
-# transformers writes `str | None`.
-_Validator: type[Validator] = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
-    jsonschema.Draft202012Validator,
-    {n: _unless_null(check) for n, check in jsonschema.Draft202012Validator.VALIDATORS.items()},
-    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
-        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -67,6 +45,13 @@ class Tool:
     live: ToolServer | None = None
     """The server that it lives in, if that may have a state; an environment opens its own session
     of it (see `live.py`), and `function` is for calls outside of environments."""
+    timeout_s: float | None = field(default=None, kw_only=True)
+    """Longest wait for a call, in seconds; None leaves it to the environment, infinity to the tool
+    itself. See `limits.py`."""
+    result_chars: int | None = field(default=None, kw_only=True)
+    """Longest result; None leaves it to the environment."""
+    parameters: Parameters | None = field(default=None, kw_only=True, repr=False)
+    """What judges arguments, if it was read with the schema given."""
 
     @classmethod
     def from_schema(
@@ -76,22 +61,37 @@ class Tool:
         *,
         stateful: bool = False,
         live: ToolServer | None = None,
+        timeout_s: float | None = None,
+        result_chars: int | None = None,
     ) -> Tool:
         """A tool whose JSON Schema is given.
 
         Args:
             schema: A `ToolSpec`; or a mapping with "name", "description" and "parameters", by
-                itself or under "function". Local references (`#/$defs/…`) are replaced by what they
-                name.
+                itself or under "function". Any draft from draft-04 on; local references
+                (`#/$defs/…`) are shown as what they name.
             function: Called with the validated arguments as keywords.
             stateful: True if it takes `state` too, and returns `(new_state, result)`.
             live: The server that the tool lives in.
+            timeout_s: Longest wait for a call, in seconds.
+            result_chars: Longest result.
 
         Raises:
-            ToolDefinitionError: The schema is none, has no name, or refers to something outside.
+            ToolDefinitionError: The schema is none, has no name, or says something that cannot be
+                honoured.
         """
-        spec = read_spec(schema)
-        return cls(function, spec.name, stateful, spec, live)
+        spec, parameters = read_spec(schema)
+        _check_limits(spec.name, timeout_s, result_chars)
+        return cls(
+            function,
+            spec.name,
+            stateful,
+            spec,
+            live,
+            timeout_s=timeout_s,
+            result_chars=result_chars,
+            parameters=parameters,
+        )
 
     def bound(self, function: Callable[..., Any]) -> Tool:
         """The same tool with another function; what was made of its schema is shared."""
@@ -108,24 +108,63 @@ class Tool:
         """
         if self.given is not None:
             return self.given
+        description, parameters = self._described
+        return ToolSpec(self.name, description, self._read.shown if self._read else parameters)
+
+    @cached_property
+    def _described(self) -> tuple[str, dict[str, Any]]:
         try:
-            description, parameters = describe(self.function, hidden=(STATE,))
+            return describe(self.function, hidden=(STATE,))
         except Exception as error:  # a type hint may be any expression
             raise ToolDefinitionError(
                 f"tool {self.name!r}: {str(error).strip()} Every parameter needs a type and a line "
                 f"under 'Args:' in a Google-style docstring."
             ) from error
-        return ToolSpec(self.name, description, parameters)
+
+    @cached_property
+    def converters(self) -> Converters:
+        """What makes of an argument what the function's type hint says; mostly there are none."""
+        return {} if self.given is not None else converters(self.function, hidden=(STATE,))
+
+    @cached_property
+    def _read(self) -> Parameters | None:
+        """What judges arguments; None where the spec is all there is to read."""
+        if not self.converters:
+            return self.parameters
+        try:
+            return read_parameters(self._described[1])
+        except ToolDefinitionError as error:
+            raise ToolDefinitionError(f"tool {self.name!r}: {error}") from None
 
     @cached_property
     def validator(self) -> Validator:
         """Checks arguments against the schema; built once, since that costs more than a call."""
-        return _Validator(dict(self.spec.parameters))
+        return self._read.validator if self._read else judge(dict(self.spec.parameters))
 
     @cached_property
     def accepts(self) -> Check | None:
         """True of arguments that `validator` has no objection to; None if only it can tell."""
-        return compile_check(self.spec.parameters)
+        return None if self.converters else compile_check(self.spec.parameters)
+
+    @cached_property
+    def is_known(self) -> Callable[[str], bool]:
+        """True of the names that arguments may have: a misspelt one must not pass unheard."""
+        return known_names(self.spec)
+
+    def convert(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The arguments as the function's type hints say.
+
+        Raises:
+            ValueError: One has no such value, such as a date that is on no calendar.
+        """
+        made = dict(arguments)
+        for name, convert in self.converters.items():
+            if name in made:
+                try:
+                    made[name] = convert(made[name])
+                except ValueError as error:
+                    raise ValueError(f"{name}: {error}") from error
+        return made
 
     def run(self, state: Any, arguments: Mapping[str, Any]) -> tuple[Any, Any]:
         """Call the function; returns the next state and a JSON-serialisable result.
@@ -133,6 +172,8 @@ class Tool:
         Raises:
             ToolDefinitionError: A stateful function returned something else than a pair.
         """
+        if self.converters:
+            arguments = self.convert(arguments)
         if not self.stateful:
             return state, self.function(**arguments)
         returned = self.function(**{STATE: state}, **arguments)
@@ -147,23 +188,41 @@ class Tool:
 @overload
 def tool(function: Callable[..., Any]) -> Tool: ...
 @overload
-def tool(*, name: str | None = None) -> Callable[[Callable[..., Any]], Tool]: ...
 def tool(
-    function: Callable[..., Any] | None = None, *, name: str | None = None
+    *, name: str | None = None, timeout_s: float | None = None, result_chars: int | None = None
+) -> Callable[[Callable[..., Any]], Tool]: ...
+def tool(
+    function: Callable[..., Any] | None = None,
+    *,
+    name: str | None = None,
+    timeout_s: float | None = None,
+    result_chars: int | None = None,
 ) -> Tool | Callable[[Callable[..., Any]], Tool]:
     """Make a tool of a function; usable as `@tool` or `@tool(name="…")`.
 
+    Args:
+        function: With type hints and a Google-style docstring.
+        name: The tool's, if it is not the function's.
+        timeout_s: Longest wait for a call, in seconds; None leaves it to the environment, infinity
+            to the tool itself.
+        result_chars: Longest result; None leaves it to the environment.
+
     Raises:
-        ToolDefinitionError: The function takes *args, **kwargs or positional-only parameters,
-            or a parameter has no type.
+        ToolDefinitionError: The function takes *args, **kwargs or positional-only parameters, or
+            a parameter has no type or one without a form in JSON, or a limit is none.
     """
-    if function is None:
-        return functools.partial(_make_tool, name=name)
-    return _make_tool(function, name=name)
+    make = functools.partial(_make_tool, name=name, timeout_s=timeout_s, result_chars=result_chars)
+    return make if function is None else make(function)
 
 
-def _make_tool(function: Callable[..., Any], name: str | None = None) -> Tool:
+def _make_tool(
+    function: Callable[..., Any],
+    name: str | None,
+    timeout_s: float | None,
+    result_chars: int | None,
+) -> Tool:
     name = name or function.__name__
+    _check_limits(name, timeout_s, result_chars)
     parameters = inspect.signature(function).parameters
     for parameter in parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -181,4 +240,20 @@ def _make_tool(function: Callable[..., Any], name: str | None = None) -> Tool:
                 f"tool {name!r}: parameter {parameter.name!r} has no type; write e.g. "
                 f"{parameter.name}: str."
             )
-    return Tool(function, name, STATE in parameters)
+    try:
+        converters(function, hidden=(STATE,))
+    except ValueError as error:
+        raise ToolDefinitionError(f"tool {name!r}: {error}") from error
+    except Exception:  # a hint that names what is defined further down: `spec` looks again
+        pass
+    return Tool(function, name, STATE in parameters, timeout_s=timeout_s, result_chars=result_chars)
+
+
+def _check_limits(name: str, timeout_s: float | None, result_chars: int | None) -> None:
+    try:
+        CallLimits(
+            DEFAULT.timeout_s if timeout_s is None else timeout_s,
+            DEFAULT.result_chars if result_chars is None else result_chars,
+        )
+    except ValueError as error:
+        raise ToolDefinitionError(f"tool {name!r}: {error}") from None

@@ -7,7 +7,7 @@ into the episode; each stage returns a copy with a later status. A dict exists o
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -56,11 +56,57 @@ class ToolSpec:
             },
         }
 
+    @property
+    def properties(self) -> Mapping[str, Any]:
+        """The schemas of all arguments that have a name, those of alternatives (anyOf, …) too."""
+        return _properties(self.parameters)
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """The arguments that every call must have."""
+        return tuple(dict.fromkeys(_required(self.parameters)))
+
     def signature(self) -> str:
         """One line, such as `transfer(source, target, amount)`; optional arguments end in `?`."""
-        required = self.parameters.get("required", ())
-        names = (n if n in required else f"{n}?" for n in self.parameters.get("properties", {}))
+        required = self.required
+        named = dict.fromkeys((*self.properties, *required))
+        names = (n if n in required else f"{n}?" for n in named)
         return f"{self.name}({', '.join(names)})"
+
+
+def laid_on(schema: Any) -> Iterator[Mapping[str, Any]]:
+    """A schema, and all within it that are laid on the same value: of allOf, anyOf and the like."""
+    if not isinstance(schema, Mapping):
+        return
+    yield schema
+    for keyword in ("allOf", "anyOf", "oneOf", "if", "then", "else", "dependentSchemas"):
+        found = schema.get(keyword)
+        if isinstance(found, list):
+            parts: Iterable[Any] = found
+        else:
+            parts = found.values() if keyword == "dependentSchemas" and found else (found,)
+        for part in parts:
+            yield from laid_on(part)
+
+
+def _properties(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    first: Mapping[str, Any] = schema.get("properties", {})
+    parts = list(laid_on(schema))
+    if len(parts) == 1:
+        return first
+    found: dict[str, list[Any]] = {name: [it] for name, it in first.items()}
+    for part in parts[1:]:
+        for name, it in part.get("properties", {}).items():
+            if it not in found.setdefault(name, []):
+                found[name].append(it)
+    return {n: them[0] if len(them) == 1 else {"anyOf": them} for n, them in found.items()}
+
+
+def _required(schema: Any) -> Iterator[str]:
+    if isinstance(schema, Mapping):
+        yield from schema.get("required", ())
+        for part in schema.get("allOf", ()):
+            yield from _required(part)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from journeyman.agents.errors import NoSnapshotError
@@ -27,6 +28,7 @@ from journeyman.envs import (
     make_for_run,
 )
 from journeyman.envs.types import said
+from journeyman.tools.limits import shorten
 from journeyman.tools.parsing import locate, token_ends
 from journeyman.tools.types import ToolResult
 
@@ -34,6 +36,9 @@ logger = logging.getLogger(__name__)
 
 MAX_WORKERS = 32
 """Threads for environments whose tools wait."""
+
+_LEAST_SHOWN = 64
+"""Tokens, and characters, below which a part of a result is of no use."""
 
 
 class _Outcome(NamedTuple):
@@ -192,8 +197,8 @@ class _Batch:
         if fork.turn is not None:
             record.branch_points.append(fork.parent.branch_points[fork.step])
             turn = Turn(-1, fork.turn, (0.0,) * len(fork.turn))
-            reply = self._play_turn(record, turn, _step(env, self._read(turn, env)), chosen=False)
-            record.add_reply(reply)
+            outcome = self._shown(record, turn, _step(env, self._read(turn, env)))
+            record.add_reply(self._play_turn(record, turn, outcome, chosen=False))
         return record
 
     def play(self) -> list[Episode]:
@@ -253,6 +258,7 @@ class _Batch:
     def _settle(self, stream: Stream, index: int, turn: Turn, outcome: _Outcome) -> None:
         """Write a played turn down; feed the answer back or close the episode."""
         record = self._records[index]
+        outcome = self._shown(record, turn, outcome)
         reply = self._play_turn(record, turn, outcome)
         record.add_reply(reply)
         if record.episode is None:
@@ -274,6 +280,28 @@ class _Batch:
             self._close(record, StopReason.CONTEXT_FULL, outcome)
             return ()
         return reply
+
+    def _shown(self, record: _Record, turn: Turn, outcome: _Outcome) -> _Outcome:
+        """The outcome with results that would fill the context cut to half of what is left of it.
+
+        The student can go on then. Where little is left, or no result is to blame, all stays.
+        """
+        room = self._room(record) - len(turn.tokens)
+        aim, messages = room // 2, outcome.messages
+        longest = max((len(m.content) for m in messages if m.role == "tool"), default=0)
+        if outcome.terminated or outcome.truncated or min(aim, longest) < _LEAST_SHOWN:
+            return outcome
+        needed = len(self._dialect.reply(messages))
+        if room - needed > 1:
+            return outcome
+        while needed > aim and longest > _LEAST_SHOWN:
+            longest = min(longest - 1, longest * aim // needed)
+            messages = tuple(
+                replace(m, content=shorten(m.content, longest)) if m.role == "tool" else m
+                for m in outcome.messages
+            )
+            needed = len(self._dialect.reply(messages))
+        return outcome._replace(messages=messages) if needed <= aim else outcome
 
     def _room(self, record: _Record) -> int:
         return self._player.max_context - len(record.tokens)

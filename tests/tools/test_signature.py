@@ -1,14 +1,14 @@
-"""Schemas of functions are those that transformers derives."""
+"""Schemas of functions are those that transformers derives, where it knows the type."""
 
 from typing import Annotated, Any, Literal
 
 import pytest
 from transformers.utils.chat_template_utils import get_json_schema
 
-from journeyman.tools.signature import describe
+from journeyman.tools.signature import converters, describe
 
 HINTS: list[Any] = [
-    *(int, float, str, bool, Any, None, object, list, dict, tuple, bytes),
+    *(int, float, str, bool, Any, None, object, dict),
     *(list[int], list[list[int]], list[Any], dict[str, int], dict[str, list[int | None]]),
     *(tuple[int, str], int | None, int | str, int | str | None),
     *(list[int] | str, list[int] | None, int | Any, Annotated[int, "note"]),
@@ -42,7 +42,32 @@ def test_as_transformers(hint: Any) -> None:
     assert describe(function(hint)) == (theirs["description"], theirs["parameters"])
 
 
-@pytest.mark.parametrize("hint", [tuple[int], tuple[int, ...], set[int], Literal[b"x"]], ids=str)
+@pytest.mark.parametrize("hint", [Literal[b"x"], range, type, memoryview], ids=str)
 def test_types_without_a_form_in_json(hint: Any) -> None:
     with pytest.raises(ValueError, match="has no form in JSON"):
         describe(function(hint))
+
+
+@pytest.mark.parametrize(
+    ("hint", "schema"),
+    [
+        (list, {"type": "array"}),
+        (tuple, {"type": "array", "items": {}}),
+        (bytes, {"type": "string", "format": "binary"}),
+        (tuple[int], {"type": "array", "prefixItems": [{"type": "integer"}]}),
+        (tuple[int, ...], {"type": "array", "items": {"type": "integer"}}),
+        (set[int], {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}),
+    ],
+    ids=str,
+)
+def test_types_that_transformers_takes_for_objects(hint: Any, schema: dict[str, Any]) -> None:
+    _, parameters = describe(function(hint))
+    found = parameters["properties"]["first"]
+    assert {key: value for key, value in found.items() if key in schema} == schema
+    assert found["description"] == "What, over two lines"
+
+
+def test_plain_arguments_are_not_converted() -> None:
+    for hint in HINTS:
+        plain = hint not in (tuple[int, str],)
+        assert bool(converters(function(hint))) != plain

@@ -249,7 +249,7 @@ def test_a_stateful_tool_from_a_bare_schema() -> None:
             {
                 "type": "object",
                 "properties": {"x": {"$ref": "#/$defs/Tree"}},
-                "$defs": {"Tree": {"type": "array", "items": {"$ref": "#/$defs/Tree"}}},
+                "$defs": {"Tree": {"type": "array", "anyOf": [{"$ref": "#/$defs/Tree"}]}},
             },
             "back to itself",
         ),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import threading
 import warnings
 import weakref
@@ -195,7 +196,8 @@ class McpServer:
             "description": description if isinstance(description, str) else "",
             "parameters": {"type": "object", **schema},  # the protocol knows no other type
         }
-        return Tool.from_schema(function, call, live=self)
+        # The connection has a time limit of its own.
+        return Tool.from_schema(function, call, live=self, timeout_s=math.inf)
 
     def _call(self, name: str, arguments: dict[str, Any]) -> Any:
         """Call a tool outside of environments, or where episodes have nothing to share."""

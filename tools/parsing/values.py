@@ -25,7 +25,7 @@ def typed(call: ToolCall, tools: Sequence[ToolSpec]) -> ToolCall:
     spec = next((tool for tool in tools if tool.name == call.name), None)
     if spec is None:
         return call
-    properties = spec.parameters.get("properties", {})
+    properties = spec.properties
     arguments = {
         name: from_text(value, properties[name]) if name in properties else value
         for name, value in call.arguments.items()
