@@ -5,7 +5,7 @@
     │   └── ToolTimeout     (TimeoutError)    the tool did not answer in time
     ├── ToolDefinitionError (TypeError)       a programmer's error: this cannot be a tool
     ├── ToolServerError     (ConnectionError) a server of tools cannot be started, or died
-    ├── ReplayError         (RuntimeError)    a sandbox's branch cannot be rebuilt (python.py)
+    ├── ReplayError         (RuntimeError)    what a task loads cannot be run (python.py)
     ├── UnknownToolsError   (KeyError)        no plugin of that name
     └── UnknownParserError  (KeyError)        no call form of that name
 

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
 from journeyman.envs.core import ToolEnv
 from journeyman.sandbox import Sandbox
 from journeyman.tools import ToolCall, ToolResult, execute
-from journeyman.tools.python import Cell, Repl
+from journeyman.tools import python as interpreter
+from journeyman.tools.cells import Cell, Cells
+from journeyman.tools.python import Repl
 
 
 class InterpreterEnv(ToolEnv):
-    """An environment with an interpreter; no sandbox starts before the first call of `python`."""
+    """An environment with an interpreter; no sandbox starts before the first call of `python`.
+
+    What the interpreter has run is a part of the state, and brings a fork of the session along: a
+    snapshot keeps it alive after the env is closed, until the snapshot itself is dropped.
+    """
 
     waits = True
 
@@ -31,15 +41,28 @@ class InterpreterEnv(ToolEnv):
         super().__init__(split, max_turns, render_mode)
         self._repl = Repl(sandbox)
 
+    @staticmethod
+    @abstractmethod
+    def cells_of(state: Any) -> Sequence[Cell]:
+        """What the interpreter has run in a state."""
+
+    @staticmethod
+    @abstractmethod
+    def with_cells(state: Any, cells: Cells) -> Any:
+        """The state with another past of the interpreter."""
+
     def close(self) -> None:
         """End the sandbox session; the env can be reset and used again."""
         self._repl.close()
+        if self._state is not None:  # it must not keep a fork either
+            self._state = self.with_cells(self._state, Cells(self.cells_of(self._state)))
         super().close()
 
-    def _run_python(
-        self, call: ToolCall, cells: tuple[Cell, ...]
-    ) -> tuple[tuple[Cell, ...], ToolResult]:
-        """Run a call of `python` after these cells; returns what has been run by then."""
-        self._repl.cells = cells
+    def _execute(self, call: ToolCall) -> ToolResult:
+        if call.name != interpreter.python.name:
+            return super()._execute(call)
+        self._repl.cells = self.cells_of(self._state)
         _, result = execute(call, self._tools, self._repl)
-        return self._repl.cells, result  # a call that failed may have run a part: REPLs are so
+        # A call that failed may have run a part (REPLs are so), or cost what was run before.
+        self._state = self.with_cells(self._state, self._repl.cells)
+        return result
