@@ -11,8 +11,8 @@ from journeyman.tools.errors import ToolError
 from journeyman.tools.python import Repl
 from journeyman.tools.tool import tool
 
-# The command, and the variables before and after it, go by files: what a process is started with
-# has narrow limits (128 KiB a string). Their descriptors are beyond those that people redirect.
+# Variables before and after a command go by files, as long commands do: what a process is started
+# with has narrow limits (128 KiB a string). Their descriptors are beyond those people redirect.
 _DRIVER = r"""
 import fcntl, os, re, shlex, subprocess, tempfile
 
@@ -25,35 +25,36 @@ own = re.compile(
 )
 script = '''. /dev/fd/%d
 trap '{ pwd -P && export -p && echo = && set && echo .; } >/dev/fd/%d' EXIT
-. /dev/fd/%d'''
+eval "$1"'''
 
-def file(data):
+def file(data, fds):
     with tempfile.TemporaryFile() as made:
         made.write(data)
         made.flush()
-        return fcntl.fcntl(made, fcntl.F_DUPFD_CLOEXEC, 60)
+        fds.append(fcntl.fcntl(made, fcntl.F_DUPFD_CLOEXEC, 60))
 
 def keep(left):
     global state
     directory, _, left = left.partition(b"\n")
     exported, _, variables = left.partition(b"\n=\n")
     lines = [b"cd -- " + os.fsencode(shlex.quote(os.fsdecode(directory)))]
-    for each in entry.findall(variables):
-        if not own.fullmatch(each.split(b"=")[0]):
-            lines.append(each)
-    for each in entry.findall(exported):
-        name = each.split(b"=")[0].split()[-1]
-        if not own.fullmatch(name):
-            lines.append(b"export " + name)
+    lines += [each for each in entry.findall(variables) if not own.fullmatch(each.split(b"=")[0])]
+    names = [each.split(b"=")[0].split()[-1] for each in entry.findall(exported)]
+    lines += [b"export " + name for name in names if not own.fullmatch(name)]
     state = b"\n".join([*lines, b""])
 
 def run(command):
+    command = command.encode("utf-8", "surrogateescape")
     fds = []
     try:
-        for data in (state, b"", command.encode("utf-8", "surrogateescape")):
-            fds.append(file(data))
+        file(state, fds)
+        file(b"", fds)
+        before = script % tuple(fds)
+        if len(command) > 100_000:
+            file(command, fds)
+            command = b". /dev/fd/%d" % fds[-1]
         done = subprocess.run(
-            ["sh", "-c", script % tuple(fds)],
+            ["sh", "-c", before, "sh", command],
             executable="/bin/sh",
             stdin=subprocess.DEVNULL,
             stderr=subprocess.STDOUT,
@@ -67,7 +68,7 @@ def run(command):
     if left.endswith(b"\n.\n"):
         keep(left[:-2])
     else:
-        print("sh: ended before its end: directory and variables are as before this command")
+        print("sh: directory and variables are as before this command: it ended before its end")
     if done.returncode:
         raise SystemExit(done.returncode if done.returncode > 0 else 128 - done.returncode)
 """

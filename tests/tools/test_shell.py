@@ -53,10 +53,19 @@ def test_long_variables_and_commands(sh: Shell) -> None:
     assert sh.run("unset long; ls -d /usr") == "/usr"
 
 
+def test_a_full_disk_stops_nothing(sh: Shell) -> None:
+    sh.run("long=$(seq 20000)")
+    with pytest.raises(ToolError, match="No space left"):
+        sh.run("cat /dev/zero > file; cat /dev/zero > more")
+    assert "variables are as before this command" in sh.run("x=1")
+    sh.run("rm file more")
+    assert sh.run("echo $x ${#long}") == "108893"
+
+
 @pytest.mark.parametrize("command", ["exec echo hi", "trap 'echo hi' EXIT", "echo hi; kill $$"])
 def test_a_shell_that_tells_no_state_says_so(sh: Shell, command: str) -> None:
     sh.run("x=1")
-    note = "sh: ended before its end: directory and variables are as before this command"
+    note = "sh: directory and variables are as before this command: it ended before its end"
     try:
         shown = sh.run(f"x=2; {command}")
     except ToolError as error:
