@@ -117,7 +117,7 @@ class Repl:
                 ended = f"The code ended the {self.noun} when its state was to be kept."
         if ended is not None:
             _, lost = self._at(before)
-            stands = lost or "variables are as before it."
+            stands = lost or note or "variables are as before it."
             message = f"{ended} Nothing of this call was kept; {stands}"
             timeout = result.killed_reason in (KilledReason.WALL, KilledReason.CPU)
             raise (ToolTimeout if timeout else ToolError)(message)

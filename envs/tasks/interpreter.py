@@ -47,7 +47,7 @@ class InterpreterEnv(ToolEnv):
     @staticmethod
     @abstractmethod
     def cells_of(state: Any) -> Sequence[Cell]:
-        """What the interpreter has run in a state."""
+        """What the interpreter has run in a state, as `with_cells` was given it."""
 
     @staticmethod
     @abstractmethod

@@ -144,7 +144,8 @@ class ShellEnv(InterpreterEnv):
 
     @staticmethod
     def cells_of(state: Any) -> Cells:
-        return Cells(state)
+        assert isinstance(state, Cells)
+        return state
 
     @staticmethod
     def with_cells(state: Any, cells: Cells) -> Any:

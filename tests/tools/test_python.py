@@ -336,6 +336,9 @@ def test_a_replay_that_differs_is_told() -> None:
     repl.cells = branch
     assert repl.run("c") == f"({AGAIN})\nc"
     assert repl.cells == (Cell("time", "2"), Cell("c", "c"))
+    repl.cells = branch
+    with pytest.raises(ToolTimeout, match="is different now"):  # also if that call fails
+        repl.run("hang")
 
 
 def test_a_replay_that_is_killed_is_told() -> None:
