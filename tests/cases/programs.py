@@ -254,7 +254,7 @@ class Player:
         self.writing = self.kinds[type(env)]
         self.ledger = Ledger()
         self.places: list[tuple[Any, str, Ledger]] = []
-        self.counts = {"crash": 0, "restore": 0, "told": 0, "survived": 0}
+        self.counts = {"crash": 0, "restore": 0, "told": 0}
 
     def run(self, code: str) -> ToolResult:
         return self._play(self.writing.call(code))
@@ -296,7 +296,6 @@ class Player:
             code = self.rng.choice(self.writing.mistakes)
         result = self.run(code)
         self.counts["crash"] += NOT_KEPT in result.content
-        self.counts["told"] += "restarted" in result.content
         self.ledger.told(result.content)
         return None
 
@@ -337,6 +336,7 @@ class Player:
         *_, info = self.env.step([call])
         (result,) = info["calls"]
         assert isinstance(result, ToolResult)
+        self.counts["told"] += AGAIN in result.content or GONE in result.content
         return result
 
 
