@@ -22,6 +22,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import re
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -46,6 +47,7 @@ class TRLEnvironment:
 
     def __init__(self) -> None:
         self._env = make(self._env_id, **self._kwargs)
+        weakref.finalize(self, self._env.close)
         self._broke: Exception | None = None
 
     def reset(self, task_id: str = "", **row: Any) -> str:
@@ -97,10 +99,6 @@ class TRLEnvironment:
             return 0.0  # cut off before an answer
         _, reward, *_ = self._env.step(str(last.get("content") or ""))
         return reward
-
-    def __del__(self) -> None:
-        if hasattr(self, "_env"):
-            self._env.close()
 
 
 def trl_environment(env_id: str, **kwargs: Any) -> type[TRLEnvironment]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -53,7 +54,12 @@ class ThreadVectorEnv(VectorEnv[Observations, Sequence[Action], NDArray[Any]]):
         """
         if not env_fns:
             raise ValueError("env_fns is empty: a vector needs at least one environment")
-        self.envs = [make_env() for make_env in env_fns]
+        with ExitStack() as stack:  # if one cannot be made, those before it are closed
+            self.envs: list[ToolEnv] = []
+            for make_env in env_fns:
+                self.envs.append(make_env())
+                stack.callback(self.envs[-1].close)
+            stack.pop_all()
         self.num_envs = len(self.envs)
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {**self.envs[0].metadata, "autoreset_mode": self.autoreset_mode}
@@ -200,9 +206,10 @@ class ThreadVectorEnv(VectorEnv[Observations, Sequence[Action], NDArray[Any]]):
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close the environments and end the threads."""
-        self._pool.shutdown()
-        for env in self.envs:
-            env.close()
+        with ExitStack() as stack:  # one that cannot be closed keeps no other from it
+            for env in self.envs:
+                stack.callback(env.close)
+            self._pool.shutdown(cancel_futures=True)
 
 
 def make_vector(env_id: str, num_envs: int = 1, **kwargs: Any) -> ThreadVectorEnv:

@@ -108,7 +108,17 @@ class ExecResult:
 
 @runtime_checkable
 class SandboxSnapshot(Protocol):
-    """The state of a session at one moment, to be restored any number of times."""
+    """The state of a session at one moment, to be restored any number of times.
+
+    One that is merely dropped ends as one that is closed.
+    """
+
+    def session(self) -> Session:
+        """Makes a session that goes on from here, whoever took the snapshot.
+
+        Raises:
+            SandboxError: The snapshot is closed, or cannot be copied.
+        """
 
     def close(self) -> None:
         """Gives its memory back; sessions that were restored from it go on."""

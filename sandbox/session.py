@@ -211,6 +211,10 @@ class WorkerSnapshot:
         self.source = source
         self.exact = exact
 
+    def session(self) -> WorkerSession:
+        """Makes a session that goes on from here; see `SandboxSnapshot.session`."""
+        return WorkerSession(self.source.container, self.source._branch_off(self.exact))
+
     def close(self) -> None:
         """Gives its memory back; sessions that were restored from it go on."""
         self.source.close()

@@ -6,7 +6,7 @@
     ├── ToolDefinitionError (TypeError)       a programmer's error: this cannot be a tool
     ├── ToolServerError     (ConnectionError) a server of tools cannot be started, or died
     ├── NoBranchError       (NotImplementedError) a server's state cannot be copied
-    ├── ReplayError         (RuntimeError)    a sandbox's branch cannot be rebuilt (python.py)
+    ├── ReplayError         (RuntimeError)    what a task loads cannot be run (python.py)
     ├── UnknownToolsError   (KeyError)        no plugin of that name
     └── UnknownParserError  (KeyError)        no call form of that name
 

@@ -1,17 +1,18 @@
 """A Python interpreter as a tool: what the model runs goes to a sandbox, its output comes back.
 
-The state of a `Repl` is a value: the tuple of `Cell`s it has run. The session behind it is a cache
-of that value, and so are the snapshots of sessions that the repl has come back to: set to another
-branch, it takes the longest beginning that it has a snapshot of, and replays the rest. A replay
-whose output differs from the recorded one raises `ReplayError`.
+The state of a `Repl` is a value: the `Cells` it has run. After each of them its session is forked,
+and the value brings the fork along (see `journeyman.tools.cells`). So whatever a call does to its
+interpreter, the next one finds the state before it, clock readings and all; and who comes back to a
+state, in this repl or another, goes on from its fork. Where there is none (threads and open files
+keep a session from being copied exactly; the oldest forks make room for new ones) the cells are run
+again. If that shows what it did before, the model cannot tell the difference; if not, it is told.
 """
 
 from __future__ import annotations
 
-import contextlib
+import operator
 import re
-from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import ClassVar
 
 from journeyman.sandbox import (
@@ -20,49 +21,45 @@ from journeyman.sandbox import (
     Sandbox,
     SandboxDied,
     SandboxError,
-    SandboxSnapshot,
     Session,
 )
+from journeyman.tools.cells import Cell, Cells, Checkpoint
 from journeyman.tools.errors import ToolError, ToolsError, ToolTimeout
 from journeyman.tools.tool import tool
 
 MAX_OUTPUT_CHARS = 4000
 """Longest text a model is shown of one call: its middle is cut."""
-MAX_SNAPSHOTS = 32
-"""Branch points kept at once, besides the empty one; each is a stopped process and its files."""
 
 _ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+")
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One snippet that an interpreter has run."""
-
-    code: str
-    output: str | None = None
-    """What came of it; None if nobody recorded it, so that a replay cannot be checked."""
-
-
 class ReplayError(ToolsError, RuntimeError):
-    """A snippet did something else when it was run again: its branch cannot be rebuilt."""
+    """What a task loads cannot be run, with nothing of the student's before it."""
+
+
+class _Lost(Exception):
+    """What was run cannot be run again: it ends its interpreter, or leaves no room for data."""
 
 
 class Repl:
     """An interpreter in a sandbox that can be set back.
 
     A call that fails on a limit changes nothing: the next one finds the interpreter as it was
-    before. An exception of the code is like one in any REPL: what was done before it stays done.
+    before, or its message says that it does not. An exception of the code is like one in any REPL:
+    what was done before it stays done.
     """
 
     prelude: ClassVar[str] = (
         "import random, sys; random.seed(0); "
         "'numpy.random' in sys.modules and sys.modules['numpy.random'].seed(0); del random, sys"
     )
-    """Runs first: programs that draw at random must draw the same when they are replayed."""
+    """Runs first: programs that draw at random draw the same in every episode."""
     silence: ClassVar[str] = (
         "Nothing was printed. End with an expression, or print(), to see a value."
     )
     """Shown in place of no output."""
+    noun: ClassVar[str] = "interpreter"
+    """What it is to the model."""
 
     def __init__(self, sandbox: Sandbox | str = "namespace") -> None:
         """Start nothing yet: the first `run` opens the session.
@@ -70,44 +67,89 @@ class Repl:
         Args:
             sandbox: Where sessions come from; a string names a backend with its default limits.
         """
-        self.cells: tuple[Cell, ...] = ()
-        """What the interpreter has run. Assign to go to another branch."""
+        self._cells = Cells()
         self._sandbox = sandbox
         self._session: Session | None = None
-        self._done: tuple[Cell, ...] = ()  # what the live session has run
-        self._kept: OrderedDict[tuple[Cell, ...], SandboxSnapshot] = (
-            OrderedDict()
-        )  # latest use last
+        self._done = Cells()  # what the live session has run
+        self._start: Checkpoint | None = None  # before any cell
+
+    @property
+    def cells(self) -> Cells:
+        """What the interpreter has run. Assign to go to another branch.
+
+        Other cells than those that were read here bring no fork along. They are taken for the
+        branch that it is on as far as they are equal; the rest will be run.
+        """
+        return self._cells
+
+    @cells.setter
+    def cells(self, cells: Sequence[Cell]) -> None:
+        if not isinstance(cells, Cells):
+            done = len(self._done)
+            on = self._done == tuple(cells[:done])
+            cells = (
+                Cells((*self._done, *cells[done:]), self._done.checkpoint) if on else Cells(cells)
+            )
+        self._cells = cells
 
     def run(self, code: str) -> str:
         """Run a snippet; `cells` grows by it unless it was killed.
 
         Returns:
-            What it printed and the value of its last expression.
+            What it printed and the value of its last expression; before that, if it is so, that
+            the interpreter is not what earlier calls left.
 
         Raises:
             ToolError: The code raised, ended its interpreter or met a limit (`ToolTimeout` for
                 one of time); the message says what happened and how the interpreter stands now.
             SandboxError: The sandbox cannot be opened, or died of something else than the code.
-            ReplayError: The branch could not be rebuilt.
+            ReplayError: What the task loads cannot be run.
         """
-        session = self._at(self.cells)
+        session, note = self._at(self.cells)
+        before = self._done
         result = self._exec(session, self.source(code))
-        if not session.alive:
-            raise _killed(result)
-        failed = result.exit_status != 0
-        output = _show(result) or self.silence
-        self.cells = self._done = (*self.cells, Cell(code, output))
-        if failed:
+        ended = None if session.alive else _why(result)
+        if ended is None:
+            cell = Cell(code, _show(result) or self.silence)
+            checkpoint = self._fork(session, len(before) + 1)
+            self._cells = self._done = Cells((*before, cell), checkpoint or before.checkpoint)
+            if not session.alive:
+                ended = f"The code ended the {self.noun} when its state was to be kept."
+        if ended is not None:
+            _, lost = self._at(before)
+            stands = lost or note or "variables are as before it."
+            message = f"{ended} Nothing of this call was kept; {stands}"
+            timeout = result.killed_reason in (KilledReason.WALL, KilledReason.CPU)
+            raise (ToolTimeout if timeout else ToolError)(message)
+        output = f"({note})\n{cell.output}" if note else cell.output or ""
+        if result.exit_status != 0:
             raise ToolError(output)
         return output
 
+    def look(self, code: str) -> str:
+        """Run a snippet that leaves no trace; returns what it shows, and says nothing else.
+
+        Raises:
+            ToolError: The code raised, ended its interpreter or met a limit.
+            SandboxError: See `run`.
+            ReplayError: See `run`.
+        """
+        session, _ = self._at(self.cells)
+        try:
+            result = self._exec(session, self.source(code))
+            ended = not session.alive
+        finally:
+            self._session = None
+            session.close()
+        if ended or result.exit_status != 0:
+            raise ToolError(_why(result) if ended else _show(result))
+        return _show(result)
+
     def close(self) -> None:
-        """End the session and its snapshots; `run` opens another one."""
-        for snapshot in self._kept.values():
-            snapshot.close()
-        self._kept.clear()
-        session, self._session, self._done = self._session, None, ()
+        """End the session and its forks, but for those that snapshots hold; `run` opens another."""
+        self._cells = Cells(self._cells)
+        self._done, self._start = Cells(), None
+        session, self._session = self._session, None
         if session is not None:
             session.close()
 
@@ -115,68 +157,93 @@ class Repl:
         """What the sandbox is given to run a snippet."""
         return code
 
-    def _at(self, cells: tuple[Cell, ...]) -> Session:
-        """A session that has run just these cells."""
-        alive = self._session is not None and self._session.alive
-        goes_on = alive and self._done == cells[: len(self._done)]
-        nearer = range(len(cells), len(self._done) if goes_on else -1, -1)
-        start = next((cells[:n] for n in nearer if cells[:n] in self._kept), None)
-        if start is not None:
-            goes_on = self._restore(start)
-        session = self._session if goes_on else None
-        if session is None:
+    def _at(self, cells: Cells) -> tuple[Session, str]:
+        """Go where just these cells have been run; they are in `_done` and `cells` then.
+
+        Returns:
+            A session, and what the model must be told if it is not what they left.
+        """
+        again = ""
+        try:
+            session = self._nearest(cells)
+            if self._rerun(session, cells[len(self._done) :]):
+                again = (
+                    f"the {self.noun} was restarted and the earlier calls were run again: what "
+                    f"depends on the time or on chance is different now."
+                )
+        except _Lost:
+            again = f"the {self.noun} was restarted: what earlier calls did is gone."
             session = self._open()
-        self._replay(session, cells)
-        if start is not None and cells not in self._kept:  # once come back to, twice as likely
-            self._keep(session, cells)
-            if not session.alive:  # its code spoils its own forks
-                session = self._open()
-                self._replay(session, cells)
-        return session
+            self._rerun(session, [cell for cell in cells if cell.output is None])
+        self._cells = self._done
+        return session, again
+
+    def _nearest(self, cells: Cells) -> Session:
+        """The session that has run most of these cells: the live one, a fork's, or a new one."""
+        session = self._session
+        if session is not None:
+            # Two branches may have run the same code and yet be in different states.
+            goes_on = all(map(operator.is_, self._done, cells)) and len(self._done) <= len(cells)
+            session = session if session.alive and goes_on else None
+        for known in (cells.checkpoint, self._start):
+            if known is None or (session is not None and known.count <= len(self._done)):
+                continue
+            try:
+                reached = known.session()
+            except SandboxError:  # it was closed, or died with its sandbox
+                known.close()
+                continue
+            if self._session is not None:
+                self._session.close()
+            self._session = session = reached
+            self._done = Cells(cells[: known.count], known)
+        return session if session is not None else self._open()
 
     def _open(self) -> Session:
-        self.close()
+        self._done, self._start = Cells(), None
+        if self._session is not None:
+            self._session.close()
         if isinstance(self._sandbox, str):
             self._sandbox = Sandbox(self._sandbox)
         self._session = session = self._sandbox.session()
         self._exec(session, self.prelude)
-        self._keep(session, ())
+        self._start = self._fork(session, 0)
+        self._done = Cells((), self._start)
         return session
 
-    def _keep(self, session: Session, cells: tuple[Cell, ...]) -> None:
-        """Keeps a branch point, if the state allows it; it can be replayed in any case."""
-        with contextlib.suppress(SandboxError):
-            self._kept[cells] = session.snapshot(exact=True)
-        if len(self._kept) > MAX_SNAPSHOTS + 1:
-            oldest = next(each for each in self._kept if each)
-            self._kept.pop(oldest).close()
+    def _rerun(self, session: Session, cells: Sequence[Cell]) -> bool:
+        """Run cells that the session lacks; returns whether one showed something else.
 
-    def _restore(self, cells: tuple[Cell, ...]) -> bool:
-        """Goes to a branch point; False if it has died (the machine's memory ran out, say)."""
-        assert self._session is not None
-        self._kept.move_to_end(cells)
-        try:
-            self._session.restore(self._kept[cells])
-        except SandboxError:
-            return False
-        self._done = cells
-        return True
-
-    def _replay(self, session: Session, cells: tuple[Cell, ...]) -> None:
-        """Runs what is missing of these cells."""
-        for number, cell in enumerate(cells[len(self._done) :], len(self._done)):
+        Raises:
+            _Lost: It cannot be done.
+            ReplayError: Nor has the student any part in that.
+        """
+        differs = False
+        for cell in cells:
             result = self._exec(session, self.source(cell.code))
-            which = f"cell {number} of {len(cells)}"
+            foreign = any(each.output is not None for each in (*self._done, cell))
+            if not session.alive and not foreign:
+                raise ReplayError(f"what the task loads cannot be run: {_why(result)}")
+            if not session.alive or (foreign and cell.output is None and result.exit_status):
+                raise _Lost
+            if cell.output is not None:
+                output = _show(result) or self.silence
+                differs = differs or output != cell.output
+                cell = cell if output == cell.output else Cell(cell.code, output)
+            self._done = self._done.then(cell)
+        if any(cell.output is not None for cell in cells):
+            checkpoint = self._fork(session, len(self._done))
             if not session.alive:
-                raise ReplayError(f"{which} was killed when it was replayed")
-            output = _show(result) or self.silence
-            if cell.output not in (None, output):
-                self.close()
-                raise ReplayError(
-                    f"{which} gave {output[:200]!r} when it was replayed, "
-                    f"not {(cell.output or '')[:200]!r}"
-                )
-            self._done = (*self._done, cell)
+                raise _Lost
+            self._done = Cells(self._done, checkpoint or self._done.checkpoint)
+        return differs
+
+    def _fork(self, session: Session, count: int) -> Checkpoint | None:
+        """Keeps this state; None if it cannot be copied (that may even have ended the session)."""
+        try:
+            return Checkpoint(session.snapshot(exact=True), count)
+        except SandboxError:
+            return None
 
     def _exec(self, session: Session, code: str) -> ExecResult:
         try:
@@ -224,18 +291,13 @@ _LIMITS = {
 }
 
 
-def _killed(result: ExecResult) -> ToolError:
-    """Why the call ended the interpreter, in words a model can act on."""
+def _why(result: ExecResult) -> str:
+    """Why a call ended its interpreter, in words a model can act on."""
     if result.killed_reason is not None:
-        what = f"The code was stopped: {_LIMITS[result.killed_reason]}."
-    elif result.signal is not None:
-        what = f"The code crashed the interpreter (signal {result.signal})."
-    else:
-        what = f"The code ended the interpreter (status {result.exit_status})."
-    message = f"{what} Nothing of this call was kept; variables are as before it."
-    if result.killed_reason in (KilledReason.WALL, KilledReason.CPU):
-        return ToolTimeout(message)
-    return ToolError(message)
+        return f"The code was stopped: {_LIMITS[result.killed_reason]}."
+    if result.signal is not None:
+        return f"The code crashed the interpreter (signal {result.signal})."
+    return f"The code ended the interpreter (status {result.exit_status})."
 
 
 TOOLS = (python,)

@@ -2,12 +2,14 @@
 
 Tokens go in, tokens come out: an episode is the opening prompt, the student's tokens as it sampled
 them, and the environments' answers, in one stream. Tools that wait (a sandbox, a server) run in
-threads while the other rows go on. An environment that breaks costs its own episode only: this is
-the one boundary where an exception becomes data.
+threads while the other rows go on. An environment that breaks, wherever it does, costs its own
+episode only: this is the one boundary where an exception becomes data. Whatever ends a batch, an
+interrupt too, every environment of it is closed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -27,6 +29,7 @@ from journeyman.envs import (
     ToolEnv,
     make_for_run,
 )
+from journeyman.envs.errors import EnvError
 from journeyman.envs.types import said
 from journeyman.tools.limits import shorten
 from journeyman.tools.parsing import locate, token_ends
@@ -79,31 +82,36 @@ def rollout(
     episodes: list[Episode] = []
     for start in range(0, len(tasks), batch_size):
         batch = tasks[start : start + batch_size]
-        episodes.extend(_Batch(player, batch, env_kwargs or {}, progress, keep).play())
+        with contextlib.ExitStack() as opened:
+            rows = _Batch(player, batch, env_kwargs or {}, progress, keep, opened)
+            episodes.extend(rows.play())
     return episodes
 
 
 class _Record:
     """An episode under construction."""
 
-    def __init__(
-        self,
-        task: TaskRef | Fork,
-        env: ToolEnv,
-        prompt: Sequence[int] = (),
-        opening: tuple[Message, ...] = (),
-        steps: Sequence[Step] = (),
-    ) -> None:
+    def __init__(self, task: TaskRef | Fork, env: ToolEnv) -> None:
         self.task = task
         self.env = env
-        self.opening = opening
-        self.tokens = list(prompt)
-        self.logprobs = [0.0] * len(prompt)
-        self.mask = [False] * len(prompt)
-        self.steps = list(steps)
-        self.first_step = len(self.steps)
+        self.opening: tuple[Message, ...] = ()
+        self.tokens: list[int] = []
+        self.logprobs: list[float] = []
+        self.mask: list[bool] = []
+        self.steps: list[Step] = []
+        self.first_step = 0
         self.branch_points: list[BranchPoint] = []
         self.episode: Episode | None = None
+        self._open = True
+
+    def begin(
+        self, prompt: Sequence[int], opening: tuple[Message, ...], steps: Sequence[Step] = ()
+    ) -> None:
+        """Take in what was said before the first turn that is played here."""
+        self.add_reply(prompt)
+        self.opening = opening
+        self.steps = list(steps)
+        self.first_step = len(steps)
 
     def add_turn(self, turn: Turn, step: Step, chosen_by_student: bool = True) -> None:
         self.tokens.extend(turn.tokens)
@@ -123,10 +131,38 @@ class _Record:
         self.logprobs.extend([0.0] * len(tokens))
         self.mask.extend([False] * len(tokens))
 
-    def close(
-        self, stop: StopReason, reward: float = 0.0, success: bool = False, error: str | None = None
+    def end(self, stop: StopReason, reward: float = 0.0, success: bool = False) -> None:
+        """Make the episode of what was played, and close the environment."""
+        try:
+            self._make_episode(stop, self.env.state_hash(), reward, success)
+        except Exception as error:
+            self.fail(error)
+        self.close()
+
+    def fail(self, error: Exception) -> None:
+        """Make a broken episode of what was played until something broke, and close."""
+        self._warn(repr(error))
+        text = f"{type(error).__name__}: {error}"
+        self._make_episode(StopReason.INFRA_ERROR, "", 0.0, False, text)
+        self.close()
+
+    def close(self) -> None:
+        """Close the environment, once; whatever that raises, there is no more to play in it."""
+        if self._open:
+            self._open = False
+            close_env(self.env, self.task)
+
+    def _warn(self, what: str) -> None:
+        logger.warning("%s %s: %s", self.task.env_id, self.task.task_id, what)
+
+    def _make_episode(
+        self,
+        stop: StopReason,
+        state_hash: str,
+        reward: float,
+        success: bool,
+        error: str | None = None,
     ) -> None:
-        state_hash = "" if stop is StopReason.INFRA_ERROR else self.env.state_hash()
         self.episode = Episode(
             env_id=self.task.env_id,
             task_id=self.task.task_id,
@@ -144,10 +180,14 @@ class _Record:
             opening=self.opening,
             seed=self.task.seed,
         )
-        try:
-            self.env.close()
-        except Exception as error:  # the episode is played; what is left open is the env's own
-            logger.warning("%s %s: close(): %r", self.task.env_id, self.task.task_id, error)
+
+
+def close_env(env: ToolEnv, task: TaskRef | Fork) -> None:
+    """Close an environment; what that raises is told to the log, since the episode is played."""
+    try:
+        env.close()
+    except Exception as error:
+        logger.warning("%s %s: close(): %r", task.env_id, task.task_id, error)
 
 
 class _Batch:
@@ -160,6 +200,7 @@ class _Batch:
         env_kwargs: dict[str, Any],
         progress: Callable[[int], object],
         keep: bool,
+        opened: contextlib.ExitStack,
     ) -> None:
         self._player = player
         self._dialect = player.dialect
@@ -167,30 +208,36 @@ class _Batch:
         self._keep = keep
         self._running: dict[Future[_Outcome], tuple[int, Turn]] = {}
         self._pool: ThreadPoolExecutor | None = None
+        self._opened = opened
         self._records = [self._begin(task, env_kwargs) for task in tasks]
 
     def _begin(self, task: TaskRef | Fork, env_kwargs: dict[str, Any]) -> _Record:
         env = make_for_run(task.env_id, env_kwargs)
+        record = _Record(task, env)
+        self._opened.callback(record.close)
         try:
             if isinstance(task, Fork):
-                return self._begin_inside(task, env)
-            messages, _ = env.reset(options={"task_id": task.task_id})
+                self._begin_inside(record, task)
+            else:
+                self._begin_task(record, task)
         except Exception as error:
-            if isinstance(task, TaskRef) and isinstance(error, (KeyError, TypeError)):
-                raise  # a wrong id or a broken generator is the programmer's error
-            record = _Record(task, env)
-            self._fail(record, error)
-            return record
-        record = _Record(task, env, self._dialect.opening(messages, env.tools), tuple(messages))
-        if self._room(record) <= 1:
-            record.close(StopReason.CONTEXT_FULL)
+            if isinstance(task, TaskRef) and isinstance(error, KeyError | TypeError | EnvError):
+                env.load_task(task.task_id)  # an id or a generator that is wrong fails here again
+            record.fail(error)
+        if record.episode is not None:
             self._progress(1)
         return record
 
-    def _begin_inside(self, fork: Fork, env: ToolEnv) -> _Record:
-        """A record that stands before a step of its parent, or after the turn given instead."""
-        parent = fork.parent
-        record = _Record(fork, env, fork.prefix, parent.opening, parent.steps[: fork.step])
+    def _begin_task(self, record: _Record, task: TaskRef) -> None:
+        messages, _ = record.env.reset(options={"task_id": task.task_id})
+        record.begin(self._dialect.opening(messages, record.env.tools), tuple(messages))
+        if self._room(record) <= 1:
+            record.end(StopReason.CONTEXT_FULL)
+
+    def _begin_inside(self, record: _Record, fork: Fork) -> None:
+        """Goes to before a step of the fork's parent, or after the turn given instead."""
+        parent, env = fork.parent, record.env
+        record.begin(fork.prefix, parent.opening, parent.steps[: fork.step])
         env.restore(fork.parent.branch_points[fork.step].snapshot)
         env.reroll(fork.seed)
         record.branch_points += fork.parent.branch_points[: fork.step]
@@ -199,7 +246,6 @@ class _Batch:
             turn = Turn(-1, fork.turn, (0.0,) * len(fork.turn))
             outcome = self._shown(record, turn, _step(env, self._read(turn, env)))
             record.add_reply(self._play_turn(record, turn, outcome, chosen=False))
-        return record
 
     def play(self) -> list[Episode]:
         """Run to the end; returns the episodes in order."""
@@ -217,15 +263,16 @@ class _Batch:
                 self._collect(stream, open_rows, block=stream.idle)
         finally:
             if self._pool is not None:
-                self._pool.shutdown()
+                self._pool.shutdown(cancel_futures=True)
         return [r.episode for r in self._records if r.episode is not None]
 
     def _submit(self, stream: Stream, row: int, index: int, turn: Turn) -> None:
-        env = self._records[index].env
-        read = self._read(turn, env)
+        record = self._records[index]
+        env = record.env
         try:
+            read = self._read(turn, env)
             if self._keep:
-                self._records[index].branch_points.append(_branch_point(env))
+                record.branch_points.append(_branch_point(env))
             if env.waits:
                 self._pool = self._pool or ThreadPoolExecutor(MAX_WORKERS)
                 self._running[self._pool.submit(_step, env, read)] = (index, turn)
@@ -234,7 +281,7 @@ class _Batch:
         except NoSnapshotError:
             raise
         except Exception as error:
-            self._fail(self._records[index], error)
+            self._fail(record, error)
             stream.finish(row)
         else:
             self._settle(stream, index, turn, outcome)
@@ -260,10 +307,11 @@ class _Batch:
         record = self._records[index]
         outcome = self._shown(record, turn, outcome)
         reply = self._play_turn(record, turn, outcome)
-        record.add_reply(reply)
         if record.episode is None:
+            record.add_reply(reply)
             stream.extend(turn.row, reply, outcome.messages)
         else:
+            self._progress(1)
             stream.finish(turn.row)
 
     def _play_turn(
@@ -273,11 +321,11 @@ class _Batch:
         record.add_turn(turn, self._make_step(record, turn, outcome), chosen)
         if outcome.terminated or outcome.truncated:
             stop = StopReason.ANSWERED if outcome.terminated else StopReason.MAX_TURNS
-            self._close(record, stop, outcome)
+            record.end(stop, outcome.reward, outcome.success)
             return ()
         reply = self._dialect.reply(outcome.messages)
         if self._room(record) - len(reply) <= 1:
-            self._close(record, StopReason.CONTEXT_FULL, outcome)
+            record.end(StopReason.CONTEXT_FULL, outcome.reward, outcome.success)
             return ()
         return reply
 
@@ -322,13 +370,8 @@ class _Batch:
             (start, end), text, outcome.results, parts, turn.truncated, tuple(outcome.messages)
         )
 
-    def _close(self, record: _Record, stop: StopReason, outcome: _Outcome) -> None:
-        record.close(stop, outcome.reward, outcome.success)
-        self._progress(1)
-
     def _fail(self, record: _Record, error: Exception) -> None:
-        logger.warning("%s %s: %r", record.task.env_id, record.task.task_id, error)
-        record.close(StopReason.INFRA_ERROR, error=f"{type(error).__name__}: {error}")
+        record.fail(error)
         self._progress(1)
 
     def _text(self, turn: Turn) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from journeyman.agents.rollouts.rollout import rollout
+from journeyman.agents.rollouts.rollout import close_env, rollout
 from journeyman.agents.rollouts.tasks import Fork, TaskRef
 from journeyman.agents.search.searches import Request
 from journeyman.agents.search.tree import Action, Continuation, Move, NodeKey, Tree
@@ -154,7 +154,8 @@ class LanguageWorld:
         return played
 
     def _conversation(self, place: Fork, envs: contextlib.ExitStack) -> Conversation | None:
-        env = envs.enter_context(make_for_run(place.env_id, self._env_kwargs))
+        env = make_for_run(place.env_id, self._env_kwargs)
+        envs.callback(close_env, env, place)
         try:
             env.restore(place.parent.branch_points[place.step].snapshot)
         except Exception as error:  # as in `rollout`: the infrastructure broke, for this node only

@@ -7,6 +7,7 @@ learn from.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from journeyman.agents.search.searches import ImprovementSearch, Rule, request_s
 from journeyman.agents.search.tree import Tree
 from journeyman.agents.students.player import Conversation, Player, Stream, Turn
 from journeyman.envs import BranchPoint, Episode, Message, StopReason
+
+logger = logging.getLogger(__name__)
 
 
 class SearchPlayer:
@@ -92,17 +95,17 @@ class _SearchStream:
             return []
         owner = self._owner
         world = LanguageWorld(owner.player, env_kwargs=self._env_kwargs)
-        trees = [self._tree(row) for row in ready]
+        trees = {row: tree for row in ready if (tree := self._tree(row)) is not None}
         proposed = world.propose(
             owner.player,
             [
                 (tree.root, Fork(tree.nodes[tree.root].handle.parent, 0, self._seed(row, i)))
-                for tree, row in zip(trees, ready, strict=True)
+                for row, tree in trees.items()
                 for i in range(owner.candidates)
             ],
         )
         searches: dict[int, ImprovementSearch] = {}
-        for i, (tree, row) in enumerate(zip(trees, ready, strict=True)):
+        for i, (row, tree) in enumerate(trees.items()):
             candidates = proposed[i * owner.candidates : (i + 1) * owner.candidates]
             counts = Counter(action for action in candidates if action is not None)
             if not counts:
@@ -138,8 +141,17 @@ class _SearchStream:
         ]
         return dict(zip(rows, next_turns(self._owner.player, conversations), strict=True))
 
-    def _tree(self, row: int) -> Tree:
-        """A tree whose root is where the row stands."""
+    def _tree(self, row: int) -> Tree | None:
+        """A tree whose root is where the row stands; None where the environment cannot tell."""
+        try:
+            return self._root(row)
+        except NotImplementedError:
+            raise
+        except Exception as error:  # as in `rollout`: the row goes on without a search
+            logger.warning("row %d: no branch point: %r", row, error)
+            return None
+
+    def _root(self, row: int) -> Tree:
         env, tokens = self._conversations[row].env, tuple(self._tokens[row])
         here = Episode(
             env.spec.id if env.spec is not None else "",

@@ -14,10 +14,11 @@ from journeyman.envs.task import Task
 from journeyman.envs.tasks.interpreter import InterpreterEnv
 from journeyman.envs.tasks.scene import Kinds, Plan, Scene, rules
 from journeyman.envs.types import LEVELS, Level, Split
-from journeyman.tools import ToolCall, ToolResult
+from journeyman.tools import ToolCall
 from journeyman.tools import python as interpreter
 from journeyman.tools.apis import analyst
 from journeyman.tools.apis.analyst import AnalystState
+from journeyman.tools.cells import Cells
 from journeyman.tools.sql import Table
 
 _CURRENCIES = ("EUR", "USD", "JPY", "GBP", "CHF", "SEK", "NOK", "DKK")
@@ -394,12 +395,15 @@ class AnalystEnv(InterpreterEnv):
         """What was reported; not how it was found."""
         return state.reports
 
-    def _execute(self, call: ToolCall) -> ToolResult:
-        if call.name != interpreter.python.name:
-            return super()._execute(call)
-        cells, result = self._run_python(call, self._state.cells)
-        self._state = replace(self._state, cells=cells)
-        return result
+    @staticmethod
+    def cells_of(state: AnalystState) -> Cells:
+        """What was run beside the desk."""
+        return state.cells
+
+    @staticmethod
+    def with_cells(state: AnalystState, cells: Cells) -> AnalystState:
+        """The same desk."""
+        return replace(state, cells=cells)
 
     def _gold_outcome(self, task: Task) -> str:
         """As ever, but without the code, which reports nothing: no sandbox is needed."""

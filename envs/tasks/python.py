@@ -2,8 +2,8 @@
 
 The data is loaded, not shown: an easy task takes at least two calls, one to see and one to reckon.
 A function is tested at the end, in the same session, on cases that the student never sees. The
-state is the tuple of cells the interpreter has run (see `journeyman.tools.python`), so that a
-snapshot is a reference and a branch is rebuilt, by a fork or by replay, when it is played on.
+state is what the interpreter has run (see `journeyman.tools.cells`), so that a snapshot is a
+reference, and a branch goes on from the fork of a session that it brings along.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from journeyman.envs.tasks.entities import ITEMS
 from journeyman.envs.tasks.interpreter import InterpreterEnv
 from journeyman.envs.tasks.scene import Kinds, Scene
 from journeyman.envs.types import LEVELS, Level, Split
-from journeyman.tools import ToolCall, ToolError, ToolResult
+from journeyman.tools import ToolCall, ToolError
 from journeyman.tools import python as interpreter
-from journeyman.tools.python import Cell
+from journeyman.tools.cells import Cell, Cells
 
 Case = tuple[str, tuple[Any, ...], Any]
 """A function's name, its arguments, and what it must return."""
@@ -38,7 +38,7 @@ class FunctionTask(Task):
 def _task(kind: str, prompt: str, data: dict[str, Any], codes: list[str], answer: object) -> Task:
     loading = "\n".join(f"{name} = {value!r}" for name, value in data.items())
     gold = tuple(ToolCall("python", {"code": code}) for code in codes)
-    return Task("", kind, prompt, (Cell(loading),), gold, str(answer))
+    return Task("", kind, prompt, Cells((Cell(loading),)), gold, str(answer))
 
 
 def _spent(scene: Scene) -> Task:
@@ -163,7 +163,7 @@ def _function(
         UserTurn(prompt, (ToolCall("python", {"code": code}),), None) for prompt, code in turns
     )
     loading = "\n".join(f"{name} = {value!r}" for name, value in data.items())
-    state = (Cell(loading),)
+    state = Cells((Cell(loading),))
     return FunctionTask(
         "", kind, first.prompt, state, first.gold, None, tuple(then), cases=tuple(cases)
     )
@@ -310,14 +310,20 @@ class PythonEnv(InterpreterEnv):
         )
         self._repl.cells = self._state
         try:
-            results = ast.literal_eval(self._repl.run(code))
+            results = ast.literal_eval(self._repl.look(code))
         except (ToolError, *_NO_LITERAL):  # it raised, met a limit, or returned no plain value
             return False
         return _same(results, [expected for _, _, expected in task.cases])
 
-    def _execute(self, call: ToolCall) -> ToolResult:
-        self._state, result = self._run_python(call, self._state)
-        return result
+    @staticmethod
+    def cells_of(state: Cells) -> Cells:
+        """All of the state."""
+        return state
+
+    @staticmethod
+    def with_cells(state: Cells, cells: Cells) -> Cells:
+        """All of the state."""
+        return cells
 
 
 _NO_LITERAL = (ValueError, TypeError, SyntaxError, MemoryError, RecursionError)

@@ -15,6 +15,7 @@ from journeyman.agents.students.player import Sampling
 from journeyman.agents.students.scripted import Script, ScriptedPlayer, no_op, oracle
 from journeyman.envs import Episode, StopReason, Task, ToolEnv, make, register, registry
 from journeyman.envs.errors import UnknownTaskError
+from journeyman.envs.types import Level, Split
 from journeyman.tools import CallStatus, ToolCall, render_hermes, tool
 
 from .tiny import BUILTIN, chat, llama, tokenizer
@@ -56,8 +57,9 @@ class LockedEnv(CounterEnv):
 class UnfinishedEnv(CounterEnv):
     """Its author made a mistake."""
 
-    def open_state(self, task: Task) -> Any:
-        return {}["state"]
+    @classmethod
+    def generate(cls, rng: random.Random, split: Split, level: Level) -> Task:
+        return {}["state"]  # type: ignore[no-any-return]
 
 
 class Meeting:

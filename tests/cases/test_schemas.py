@@ -504,7 +504,7 @@ def test_what_a_conversion_objects_to_is_told() -> None:
         Callable[[int], str],
         type,
         range,
-        object(),
+        pytest.param(object(), id="an object"),
         "Nowhere",
     ],
     ids=str,

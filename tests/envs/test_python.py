@@ -22,7 +22,7 @@ from journeyman.envs.tasks.python import PythonEnv, _same
 from journeyman.envs.types import SPLITS
 from journeyman.sandbox import Limits, Sandbox, SandboxDied
 from journeyman.tools import CallStatus, ToolCall, ToolResult
-from journeyman.tools.python import Cell, ReplayError
+from journeyman.tools.cells import Cell
 
 pytestmark = pytest.mark.usefixtures("bwrap")
 
@@ -271,17 +271,26 @@ def test_addresses_do_not_show(env: PythonEnv) -> None:
     assert shows(env, "def f(): pass\nf") == "<function f at 0x…>"
 
 
-def test_what_cannot_be_replayed_is_an_infrastructure_failure(env: PythonEnv) -> None:
-    shows(env, "import time; time.time_ns()")
+def test_what_cannot_be_replayed_is_still_there(env: PythonEnv) -> None:
+    now = shows(env, "import time; t = time.time_ns(); t")
     branch = env.snapshot()
-    shows(env, "x = 1")
+    shows(env, "t = 1")
+    error(env, "import os; os._exit(1)")
+    assert shows(env, "t") == "1"
     env.restore(branch)
-    with pytest.raises(ReplayError, match="cell 1 of 2 gave"):
-        run(env, "2")
-    with pytest.raises(EpisodeOverError):
-        run(env, "2")
-    env.reset(options={"task_id": "train/0"})
-    assert shows(env, "2") == "2"
+    assert shows(env, "t") == now
+    env.close()  # a snapshot is good for longer than the env that took it
+    with PythonEnv() as other:
+        other.restore(branch)
+        assert shows(other, "t") == now
+
+
+def test_what_is_lost_is_told(env: PythonEnv) -> None:
+    """An open file keeps the session from being copied, and the clock from being run again."""
+    now = shows(env, "import time; file = open('log', 'w'); t = time.time_ns(); t")
+    message = error(env, "import os; os._exit(1)")
+    assert "what depends on the time or on chance is different now." in message
+    assert shows(env, "t") != now
 
 
 def test_a_killed_sandbox_is_an_infrastructure_failure(env: PythonEnv) -> None:
@@ -291,6 +300,8 @@ def test_a_killed_sandbox_is_an_infrastructure_failure(env: PythonEnv) -> None:
     # Its end, which takes the interpreter along, is not to race with the next call.
     os.waitid(os.P_PID, int(pid), os.WEXITED | os.WNOWAIT)
     with pytest.raises(SandboxDied):
+        run(env, "x")
+    with pytest.raises(EpisodeOverError):
         run(env, "x")
     env.reset(options={"task_id": "train/0"})
     assert shows(env, "2") == "2"

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -173,6 +174,32 @@ def test_what_is_asked_wrongly(three: ThreadVectorEnv) -> None:
         ThreadVectorEnv([])
     with pytest.raises(UnknownTaskError, match="no split 'dev'"):
         make_vector(BANK, 2, split="dev")
+
+
+def test_all_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If one of them does not close, and if one of them cannot be made."""
+    closed: list[int] = []
+
+    class ClosingEnv(SumEnv):
+        def __init__(self, number: int) -> None:
+            super().__init__()
+            if number == 9:
+                raise ConnectionError("no server")
+            self.number = number
+
+        def close(self) -> None:
+            closed.append(self.number)
+            if self.number == 1:
+                raise ConnectionError("the server is gone")
+
+    vector = ThreadVectorEnv([partial(ClosingEnv, number) for number in range(3)])
+    with pytest.raises(ConnectionError, match="gone"):
+        vector.close()
+    assert sorted(closed) == [0, 1, 2]
+    closed.clear()
+    with pytest.raises(ConnectionError, match="no server"):
+        ThreadVectorEnv([partial(ClosingEnv, number) for number in (3, 4, 9, 5)])
+    assert sorted(closed) == [3, 4]
 
 
 def test_render() -> None:

@@ -134,6 +134,20 @@ def test_a_snapshot_is_a_branch_point_for_many(session: Session) -> None:
         session.restore(point)
 
 
+def test_sessions_of_a_snapshot_go_on_from_it(session: Session) -> None:
+    """As many as are wanted, whoever took it, and after the session that it is of."""
+    session.exec("import time\nt = time.time_ns()")
+    now = value(session, "t")
+    point = session.snapshot(exact=True)
+    with point.session() as one, point.session() as other:
+        assert value(one, "t = 0\nt") == "0"
+        session.close()
+        point.close()
+        assert value(other, "t") == now
+        with pytest.raises(SandboxError):
+            point.session()
+
+
 def test_an_exact_snapshot_keeps_the_generators(session: Session) -> None:
     assert session.exec("import random\nrandom.seed(7)\nrandom.random()").ok
     with contextlib.closing(session.snapshot(exact=True)) as snapshot:

@@ -38,6 +38,42 @@ lines'""")
     assert sh.run('echo "[$x]"; ls') == "[]\na b"
 
 
+def test_only_what_is_exported_is_in_the_environment(sh: Shell) -> None:
+    sh.run("x=1; export y=2; unset HOME")
+    assert sh.run("sh -c 'echo [$x] [$y] [$HOME]'; echo $x") == "[] [2] []\n1"
+
+
+def test_long_variables_and_commands(sh: Shell) -> None:
+    """No string of more than 128 KiB can be given to a process that is started."""
+    assert sh.run("long=$(seq 100000); echo ${#long}") == "588894"
+    assert sh.run('echo "$long" | tail -1; cd /usr') == "100000"
+    assert sh.run("pwd; echo ${#long}") == "/usr\n588894"
+    assert sh.run(f"printf %s {'é' * 99_000} | wc -c") == "198000"
+    assert "Argument list too long" in sh.run("export long; ls; true")
+    assert sh.run("unset long; ls -d /usr") == "/usr"
+
+
+def test_a_full_disk_stops_nothing(sh: Shell) -> None:
+    sh.run("long=$(seq 20000)")
+    with pytest.raises(ToolError, match="No space left"):
+        sh.run("cat /dev/zero > file; cat /dev/zero > more")
+    assert "variables are as before this command" in sh.run("x=1")
+    sh.run("rm file more")
+    assert sh.run("echo $x ${#long}") == "108893"
+
+
+@pytest.mark.parametrize("command", ["exec echo hi", "trap 'echo hi' EXIT", "echo hi; kill $$"])
+def test_a_shell_that_tells_no_state_says_so(sh: Shell, command: str) -> None:
+    sh.run("x=1")
+    note = "sh: directory and variables are as before this command: it ended before its end"
+    try:
+        shown = sh.run(f"x=2; {command}")
+    except ToolError as error:
+        shown = str(error)
+    assert shown.startswith(f"hi\n{note}")
+    assert sh.run("echo $x") == "1"
+
+
 def test_a_status_is_an_error_and_what_was_done_stays(sh: Shell) -> None:
     with pytest.raises(ToolError, match=r"^before\nThe code exited with status 3\.$"):
         sh.run("x=5; cd /usr; echo before; exit 3")
@@ -65,6 +101,17 @@ def test_branches(sh: Shell) -> None:
         assert sh.run(f"echo {turn} >> file; x=${{x}}{turn}; cat file") == f"1\n{turn}"
         assert sh.run("echo $x") == f"a{turn}"
     assert [cell.code for cell in branch] == ["echo 1 > file; x=a"]
+
+
+def test_what_cannot_be_run_again_is_still_there(sh: Shell) -> None:
+    before = sh.run("now=$(date +%s%N); file=$(mktemp); echo $$ > $file; echo $now $file")
+    with pytest.raises(ToolError, match="variables are as before it"):
+        sh.run("kill -9 $PPID")
+    assert sh.run("echo $now $file; test -s $file") == before
+    branch = sh.cells
+    sh.run("now=1; rm $file")
+    sh.cells = branch
+    assert sh.run("echo $now $file; test -s $file") == before
 
 
 def test_a_limit_costs_the_call_and_nothing_else(bwrap: str) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 from immutables import Map
 
+from journeyman.tools.cells import Cell, Cells
 from journeyman.tools.errors import ToolError
-from journeyman.tools.python import Cell
 from journeyman.tools.sql import Table, select
 from journeyman.tools.tool import tool
 
@@ -22,8 +22,8 @@ class AnalystState:
     """Home units per unit of a currency."""
     targets: Map[str, int]
     """Sales a city is to reach."""
-    cells: tuple[Cell, ...] = ()
-    """What the interpreter beside the desk has run (see `journeyman.tools.python`)."""
+    cells: Cells = Cells()  # noqa: RUF009 - Cells is immutable
+    """What the interpreter beside the desk has run (see `journeyman.tools.cells`)."""
     reports: Map[str, int] = Map()  # noqa: RUF009 - Map is immutable
     """Figures by name."""
 
@@ -57,7 +57,7 @@ def sql(state: AnalystState, query: str) -> tuple[AnalystState, dict[str, Any]]:
     """
     found = select(state.tables, query)
     rows = [list(row) for row in found.rows]
-    cells = (*state.cells, Cell(f"rows = {rows!r}"))
+    cells = state.cells.then(Cell(f"rows = {rows!r}"))
     shown = {"columns": list(found.columns), "rows": rows}
     return replace(state, cells=cells), shown | ({"more": True} if found.more else {})
 

@@ -41,6 +41,22 @@ def test_it_finds_the_turn_that_solves(rule: str) -> None:
     assert all(e.success and e.stop is StopReason.ANSWERED for e in episodes)
 
 
+def test_a_row_without_a_branch_point_plays_on_without_a_search(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bank = env_class(BUILTIN[0])
+    snapshot = bank.snapshot
+
+    def sometimes(self: ToolEnv) -> Any:
+        if self.task.id == TASKS[0].task_id:
+            raise ConnectionError("the bank is gone")
+        return snapshot(self)
+
+    monkeypatch.setattr(bank, "snapshot", sometimes)
+    episodes = rollout(SearchPlayer(ScriptedPlayer(chat(), no_op), simulations=2), TASKS[:3])
+    assert [e.stop for e in episodes] == [StopReason.ANSWERED] * 3
+
+
 def test_one_candidate_needs_no_simulation() -> None:
     player = SearchPlayer(ScriptedPlayer(chat(), no_op), candidates=3, simulations=4)
     episodes = rollout(player, TASKS[:3])
