@@ -21,6 +21,7 @@ from typing import Any, cast
 import gymnasium
 
 from journeyman.envs.core import ToolEnv
+from journeyman.envs.definition import require
 from journeyman.envs.errors import InvalidEnvError, UnknownEnvError
 
 ENTRY_POINTS = "journeyman.envs"
@@ -89,6 +90,19 @@ def env_class(env_id: str) -> type[ToolEnv]:
     Raises:
         UnknownEnvError: No such id (the message suggests the nearest), or a module that cannot be
             imported or does not register it.
+        InvalidEnvError: Something else than a `ToolEnv` is registered under the id, or one that
+            cannot work as it is written.
+    """
+    loaded = written_class(env_id)
+    require(loaded)
+    return loaded
+
+
+def written_class(env_id: str) -> type[ToolEnv]:
+    """The class behind an id, whether or not it can work as it is written.
+
+    Raises:
+        UnknownEnvError: As of `env_class`.
         InvalidEnvError: Something else than a `ToolEnv` is registered under the id.
     """
     plain = _registered(env_id)

@@ -174,7 +174,7 @@ def _envs_check(options: argparse.Namespace) -> int:
         print(env_id, flush=True)  # --all takes a while
         for result in results:
             passed = passed and result.passed
-            print_check(result.name, result.passed, result.detail)
+            print_check(result.name, result.passed, result.detail, result.skipped)
     return OK if passed else FAILED
 
 
