@@ -9,6 +9,7 @@ is reported once, by the first check that meets it; what would only show it agai
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from journeyman.envs.checker import played, success, written
 from journeyman.envs.checker.elsewhere import processes
 from journeyman.envs.checker.subject import Cause, Finding, Found, Subject, cause_of, told
 from journeyman.envs.checker.success import answers_alone
+from journeyman.envs.errors import InvalidEnvError
 from journeyman.envs.registry import written_class
 
 __all__ = ["CHECKS", "CheckResult", "answers_alone", "check"]
@@ -87,9 +89,12 @@ def check(
 
     Raises:
         UnknownEnvError: No such id.
-        InvalidEnvError: Something else than a `ToolEnv` is registered under the id.
     """
-    subject = Subject(env_id, written_class(env_id), episodes, prefixes, seed, progress, kwargs)
+    try:
+        env_type = written_class(env_id)
+    except InvalidEnvError as error:  # no `ToolEnv`: there is nothing that could be checked
+        return [CheckResult("definition", False, str(error))]
+    subject = Subject(env_id, env_type, episodes, prefixes, seed, progress, kwargs)
     results: list[CheckResult] = []
     causes: dict[Cause, str] = {}
     for name in CHECKS:
@@ -105,7 +110,9 @@ def _run(
     if missing is not None:
         return [CheckResult(name, True, f"left out until {missing!r} passes", skipped=True)]
     try:
-        return [CheckResult(name, True, CHECKS[name].run(subject))]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of libraries, about arguments that nobody would give
+            return [CheckResult(name, True, CHECKS[name].run(subject))]
     except Found as wrong:
         findings = wrong.findings
     except Exception as error:

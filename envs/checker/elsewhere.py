@@ -30,6 +30,9 @@ _TASKS = 3
 
 _SECONDS = 300.0
 
+_NOT_FOUND = 3
+"""Exit status of a process that does not find the class: one of a notebook, or of a test."""
+
 _Seen = dict[str, list[list[str]]]
 """By task id, what was seen in order: a name and a digest each."""
 
@@ -50,6 +53,8 @@ def processes(subject: Subject) -> str:
     except Exception:  # pickle raises what it likes
         return "its arguments cannot be pickled, so no other process could play it"
     there = _ask(job)
+    if there is None:
+        return f"{cls.__module__} cannot be imported elsewhere, so no other process could play it"
     for task_id in ids:
         pairs = zip(here[task_id], there[task_id], strict=False)
         for (what, one), (_, other) in pairs:
@@ -69,8 +74,8 @@ def _found_in_module(cls: type[ToolEnv]) -> Any:
     return functools.reduce(lambda at, name: getattr(at, name, None), names, module)
 
 
-def _ask(job: bytes) -> _Seen:
-    """What another process sees."""
+def _ask(job: bytes) -> _Seen | None:
+    """What another process sees; None if it cannot import the class."""
     other = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
     run = subprocess.run(
         [sys.executable, "-m", __name__],
@@ -80,6 +85,8 @@ def _ask(job: bytes) -> _Seen:
         env={**os.environ, "PYTHONHASHSEED": other},
         check=False,
     )
+    if run.returncode == _NOT_FOUND:
+        return None
     if run.returncode:
         last = run.stderr.decode(errors="replace").strip().rpartition("\n")[2]
         raise found(f"another process could not play it: {last}")
@@ -109,7 +116,10 @@ def _play(env: ToolEnv, ids: Sequence[str], seed: int) -> _Seen:
 def _main() -> None:
     path, module, name, kwargs, ids, seed = pickle.load(sys.stdin.buffer)
     sys.path[:] = path
-    cls: Any = importlib.import_module(module)
+    try:
+        cls: Any = importlib.import_module(module)
+    except ModuleNotFoundError:
+        sys.exit(_NOT_FOUND)
     for part in name.split("."):
         cls = getattr(cls, part)
     with cls(**kwargs) as env:

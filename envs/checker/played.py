@@ -24,6 +24,7 @@ from journeyman.envs.hashing import digest
 from journeyman.envs.nearmiss import program
 from journeyman.envs.task import Task
 from journeyman.tools import ToolCall
+from journeyman.tools.errors import ToolsError
 
 _THREADS = 4
 """Episodes played side by side where tools wait for something outside this process."""
@@ -81,17 +82,16 @@ def _try(env: ToolEnv, task: Task, call: ToolCall) -> tuple[str, Finding | None]
     printed = io.StringIO()
     try:
         env.begin(task)
-        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        with contextlib.redirect_stdout(printed):
             _, _, _, _, info = env.step([call])
         env.state_hash()
     except StateChangedError as error:
         return "state", Finding(f"{error} ({where})", cause_of(error))
     except Exception as error:
-        return "raised", Finding(
-            f"tool {call.name!r} raised {told(error)}; only a ToolError is told to the model, "
-            f"anything else counts as a broken environment ({where})",
-            cause_of(error),
-        )
+        what = f"tool {call.name!r} raised {told(error)}"
+        if not isinstance(error, ToolsError | TypeError):
+            what += "; raise ToolError where a model can mend it, else its episode is thrown away"
+        return "raised", Finding(f"{what} ({where})", cause_of(error))
     if printed.getvalue():
         return "printed", Finding(
             f"tool {call.name!r} prints {printed.getvalue()[:60]!r}: return it, for a model sees no "
@@ -134,31 +134,27 @@ def attempts(subject: Subject) -> str:
         with subject.make() as first, subject.make() as used, subject.make() as neighbour:
             actions = _toured(subject, first, task)
             fresh = play(first, actions)
-            first.begin(task)
-            again = difference(fresh, play(first, actions))
-            if again:
-                raise found(
-                    f"task {task.id}, a second attempt in the same env: {again}; begin() must "
-                    f"start from the task alone"
-                )
-            # An attempt that is broken off, in each of two envs that already play something else.
-            neighbour.begin(task)
-            names = Probes(neighbour).names
-            for name in names:
-                probes, rng = Probes(neighbour), subject.rng("attempts", task.id, name)
-                used.begin(task)
-                for _ in range(2):
-                    for env in (used, neighbour):
+            # An attempt is broken off after other calls, and another one is still going on.
+            for env in (used, neighbour):
+                env.begin(task)
+                probes = Probes(env)
+                for name in probes.names:
+                    rng = subject.rng("attempts", task.id, name)
+                    for _ in range(2):
                         if not env.over:
                             env.step([probes.call(name, rng)])
-                count += 1
-            used.begin(task)
-            after = difference(fresh, play(used, actions))
-            if after:
-                raise found(
-                    f"task {task.id}, after attempts with other calls: {after}; {_ELSEWHERE}"
-                )
-    return f"{count} broken-off attempts left nothing behind"
+                    count += 1
+            for env, mend in ((subject.make(), _ELSEWHERE), (used, _FROM_THE_TASK)):
+                with env:
+                    env.begin(task)
+                    parted = difference(fresh, play(env, actions))
+                if parted:
+                    which = "the same env" if env is used else "a new env"
+                    raise found(f"task {task.id}, a second attempt in {which}: {parted}; {mend}")
+    return f"{count} calls in other attempts left nothing behind"
+
+
+_FROM_THE_TASK = "begin() must start from the task alone, and forget the attempt before"
 
 
 def _toured(subject: Subject, env: ToolEnv, task: Task) -> list[list[ToolCall]]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import os
 import random
+import sysconfig
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from journeyman.envs.core import ToolEnv
 from journeyman.envs.registry import make
@@ -53,11 +55,30 @@ def cause_of(error: BaseException) -> Cause:
 
 
 def told(error: BaseException) -> str:
-    """An exception with the place it comes from, as far as that is the environment's own."""
-    _, file, line = cause_of(error)
-    ours = Path(__file__).parents[2]
-    place = "" if not file or ours in Path(file).parents else f" ({Path(file).name}, line {line})"
+    """An exception with the line of the environment's own code that led to it, if any did."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_ours(f.filename)]
+    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {error}{place}"
+
+
+_OURS = tuple(
+    f"{Path(__file__).parents[2] / floor}{os.sep}" for floor in ("agents", "envs", "tools", "sandbox")
+)
+_PYTHON = f"{sysconfig.get_path('stdlib')}{os.sep}"
+
+
+def _is_ours(file: str) -> bool:
+    """True of this project's files, of Python's own, and of what a decorator generated."""
+    return file.startswith(("<", *_OURS)) or (file.startswith(_PYTHON) and "site-packages" not in file)
+
+
+class Listed(NamedTuple):
+    """A task that was looked at."""
+
+    id: str
+    prompt: str
+    content: str
+    """Digest of what makes it another task."""
 
 
 @dataclass
@@ -71,6 +92,8 @@ class Subject:
     seed: int
     progress: bool
     kwargs: dict[str, Any]
+    listed: list[Listed] = field(default_factory=list)
+    """The tasks that the check of tasks has loaded."""
     faulty: set[str] = field(default_factory=set)
     """Tasks that a check has named: the checks after it do not blame them again."""
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
 from itertools import islice
 
-from journeyman.envs.checker.subject import Subject, found, told
+from journeyman.envs.checker.subject import Listed, Subject, found, told
 from journeyman.envs.definition import mistakes, tool_mistakes
 from journeyman.envs.hashing import digest
 from journeyman.envs.task import Task
@@ -34,7 +33,6 @@ def tasks(subject: Subject) -> str:
     ]  # fmt: skip
     if empty:
         raise found(f"no split has a task of level {empty[0]!r}: leave it out of `levels`")
-    count = 0
     for where in subject.pools:
         ids = list(islice(env_type.tasks(where), 10 * subject.episodes))
         again = list(islice(env_type.tasks(where), len(ids)))
@@ -45,11 +43,12 @@ def tasks(subject: Subject) -> str:
             twice = next(i for i in ids if ids.count(i) > 1)
             raise found(f"tasks({where!r}) gives the id {twice} twice: an id names one task")
         for number, task_id in enumerate(ids):
-            count += 1
-            problem = _problem(env_type.load_task(task_id), task_id, thorough=number < 3)
+            task = env_type.load_task(task_id)
+            problem = _problem(task, task_id, thorough=number < 3)
             if problem:
                 raise found(problem)
-            if _whole(env_type.load_task(task_id)) != _whole(env_type.load_task(task_id)):
+            subject.listed.append(Listed(task_id, task.prompt, _content(task)))
+            if digest(env_type.load_task(task_id)) != digest(task):
                 raise found(
                     f"task {task_id} is another task when it is loaded again: draw all of it from "
                     f"the rng that generate() is given"
@@ -58,7 +57,7 @@ def tasks(subject: Subject) -> str:
         size = env_type.task_count(split, level)  # type: ignore[arg-type]
         if size is not None:
             env_type.load_task(f"{where}/{size - 1}")
-    return f"{count} tasks, each the same when it is loaded again"
+    return f"{len(subject.listed)} tasks, each the same when it is loaded again"
 
 
 def _problem(task: Task, task_id: str, thorough: bool) -> str | None:
@@ -81,27 +80,17 @@ def _problem(task: Task, task_id: str, thorough: bool) -> str | None:
     return None
 
 
-def _whole(task: Task) -> str:
-    return digest(task)
-
-
 def splits(subject: Subject) -> str:
     """No task of one split is also in another."""
     seen: dict[str, str] = {}
-    for where, task in _listed(subject):
-        other = seen.setdefault(_content(task), task.id)
-        if other.partition("/")[0] != where.partition("/")[0]:
+    for task in subject.listed:
+        other = seen.setdefault(task.content, task.id)
+        if other.partition("/")[0] != task.id.partition("/")[0]:
             raise found(
                 f"task {task.id} is also task {other}: {task.prompt!r}; give each split values of "
                 f"its own"
             )
     return f"{len(seen)} different tasks, none in two splits"
-
-
-def _listed(subject: Subject) -> Iterator[tuple[str, Task]]:
-    for where in subject.pools:
-        for task_id in islice(subject.env_type.tasks(where), 10 * subject.episodes):
-            yield where, subject.env_type.load_task(task_id)
 
 
 def _content(task: Task) -> str:
