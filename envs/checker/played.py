@@ -37,6 +37,7 @@ def gymnasium(subject: Subject) -> str:
     """Gymnasium's own checker, whose warnings count as failures."""
     with subject.make() as env, warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
+        env.action_space.seed(subject.seed)
         try:
             check_env(env)
         except (AssertionError, UserWarning) as error:
@@ -64,9 +65,7 @@ def tools(subject: Subject) -> str:
     return f"{len(names)} tools took or refused {count} calls made up from their schemas"
 
 
-def _probes(
-    subject: Subject, env: ToolEnv, task: Task, samples: list[Task]
-) -> Iterator[ToolCall]:
+def _probes(subject: Subject, env: ToolEnv, task: Task, samples: list[Task]) -> Iterator[ToolCall]:
     env.begin(task)
     probes = Probes(env, samples)
     rng = subject.rng("tools", task.id)
@@ -94,8 +93,8 @@ def _try(env: ToolEnv, task: Task, call: ToolCall) -> tuple[str, Finding | None]
         return "raised", Finding(f"{what} ({where})", cause_of(error))
     if printed.getvalue():
         return "printed", Finding(
-            f"tool {call.name!r} prints {printed.getvalue()[:60]!r}: return it, for a model sees no "
-            f"output, and a server's is its protocol ({where})"
+            f"tool {call.name!r} prints {printed.getvalue()[:60]!r}: return it; no model sees what "
+            f"is printed, and a server talks over its output ({where})"
         )
     content = info["calls"][0].content
     if not isinstance(content, str):
@@ -122,8 +121,8 @@ def seeds(subject: Subject) -> str:
 
 
 _ELSEWHERE = (
-    "the seed decides all: no random, time, uuid or id() in a tool, and nothing kept in a module, a "
-    "class or a default argument"
+    "the seed decides all: no random, time, uuid or id() in a tool, and nothing kept in a module, "
+    "a class or a default argument"
 )
 
 
@@ -173,7 +172,8 @@ def episode(subject: Subject) -> str:
             raise found("step() before reset() is not refused: raise EpisodeOverError")
         samples = subject.samples()
         for task in samples:
-            env.begin(task)
+            observation, _ = env.begin(task)
+            _look_at_observation(env, task, observation)
             for _, action in program(task.turns):
                 if env.over:
                     break
@@ -184,21 +184,32 @@ def episode(subject: Subject) -> str:
     return f"{len(samples)} episodes ended in time, with rewards from 0 to 1"
 
 
-def _look_at(
-    env: ToolEnv, task: Task, observation: Any, reward: Any, terminated: Any, truncated: Any, info: Any
-) -> None:
-    where = f"task {task.id}"
+def _look_at_observation(env: ToolEnv, task: Task, observation: Any) -> None:
     if not env.observation_space.contains(observation):
-        raise found(f"{where}: the observation {observation!r:.200} is not in the space: a tuple of "
-                    f"Message")
+        raise found(
+            f"task {task.id}: the observation {observation!r:.200} is not in the space: write a "
+            f"tuple of Message"
+        )
+
+
+def _look_at(
+    env: ToolEnv,
+    task: Task,
+    observation: Any,
+    reward: Any,
+    terminated: Any,
+    truncated: Any,
+    info: Any,
+) -> None:
+    _look_at_observation(env, task, observation)
     if isinstance(reward, bool) or not isinstance(reward, int | float) or not 0.0 <= reward <= 1.0:
-        raise found(f"{where}: reward {reward!r}, expected a number from 0 to 1")
+        raise found(f"task {task.id}: reward {reward!r}, expected a number from 0 to 1")
     missing = {"calls", "success", "task_id"} - set(info)
     if missing:
-        raise found(f"{where}: step()'s info has no {', '.join(sorted(missing))}")
+        raise found(f"task {task.id}: step()'s info has no {', '.join(sorted(missing))}")
     if env.over != (terminated or truncated):
-        raise found(f"{where}: step() says {'the end' if terminated or truncated else 'no end'}, "
-                    f"`over` is {env.over}")
+        says = "the end" if terminated or truncated else "no end"
+        raise found(f"task {task.id}: step() says {says}, and `over` is {env.over}")
 
 
 def _look_after(env: ToolEnv, task: Task) -> None:

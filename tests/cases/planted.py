@@ -11,15 +11,14 @@ import itertools
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-import gymnasium
 import numpy as np
 from immutables import Map
 
-from journeyman.envs import Message, Split, Task, ToolEnv, refused
+from journeyman.envs import Split, Task, ToolEnv, refused
 from journeyman.envs.hashing import digest
 from journeyman.tools import Tool, ToolCall, ToolError, tool
 
@@ -376,7 +375,7 @@ class NoSuperReset(LibraryEnv):
         return self.begin(self.load_task(task_id))
 
 
-@planted("gymnasium", r"not within the observation space|observation space")
+@planted("episode", r"the observation \[.*is not in the space")
 class ListForATuple(LibraryEnv):
     def begin(self, task):
         messages, info = super().begin(task)
@@ -698,9 +697,9 @@ class ListLater(LibraryEnv):
 
 @planted("episode", r"step\(\)'s info has no success")
 class NoSuccess(LibraryEnv):
-    step = _stepping(lambda o, r, t, c, info: (o, r, t, c, {**info, "success": True} if 0 else {
-        name: value for name, value in info.items() if name != "success"
-    }))  # fmt: skip
+    step = _stepping(
+        lambda *seen: (*seen[:4], {n: v for n, v in seen[4].items() if n != "success"})
+    )
 
 
 @planted("episode", r"max_turns=3, and the episode goes on")
