@@ -61,18 +61,16 @@ def told(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}{place}"
 
 
-_OURS = tuple(
-    f"{Path(__file__).parents[2] / floor}{os.sep}"
-    for floor in ("agents", "envs", "tools", "sandbox")
-)
+_HOUSE = Path(__file__).parents[2]
+_OURS = tuple(f"{_HOUSE / floor}{os.sep}" for floor in ("agents", "envs", "tools", "sandbox"))
 _PYTHON = f"{sysconfig.get_path('stdlib')}{os.sep}"
 
 
 def _is_ours(file: str) -> bool:
     """True of this project's files, of Python's own, and of what a decorator generated."""
-    return file.startswith(("<", *_OURS)) or (
-        file.startswith(_PYTHON) and "site-packages" not in file
-    )
+    if file.startswith(_PYTHON):
+        return "site-packages" not in file
+    return file.startswith(("<", *_OURS))
 
 
 class Listed(NamedTuple):
