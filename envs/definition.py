@@ -19,8 +19,7 @@ _OF_THE_CLASS = ("generate", "outcome", "task_count", "tasks", "load_task")
 """What is asked of the class: a task is loaded where no environment is at hand."""
 
 
-@functools.lru_cache(maxsize=256)
-def require(cls: type) -> None:
+def require(cls: Any) -> None:
     """Refuse a class that cannot work as it is written.
 
     Args:
@@ -29,9 +28,15 @@ def require(cls: type) -> None:
     Raises:
         InvalidEnvError: The message says what to write.
     """
-    found = list(mistakes(cls))
+    found = _all_mistakes(cls)
     if found:
         raise InvalidEnvError("; ".join(found))
+
+
+@functools.lru_cache(maxsize=256)
+def _all_mistakes(cls: Any) -> tuple[str, ...]:
+    """Looked for once a class: environments are made by the thousand."""
+    return tuple(mistakes(cls))
 
 
 def mistakes(cls: Any) -> Iterator[str]:
@@ -112,7 +117,7 @@ def _mistakes_of_tool(tool: Tool) -> Iterator[str]:
         yield str(error)
         return
     if not spec.description.strip():
-        yield f"tool {tool.name!r} has no description: the docstring's first line is what a model reads"
+        yield f"tool {tool.name!r} has no description: a model reads the docstring's first line"
     for parameter, schema in spec.parameters.get("properties", {}).items():
         if schema is True or (isinstance(schema, Mapping) and not _says_something(schema)):
             yield (

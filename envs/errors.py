@@ -43,7 +43,8 @@ class InvalidTaskError(EnvError, TypeError):
 class StateChangedError(EnvError, RuntimeError):
     """A tool changed the state in place: snapshots and the goal of the task would change with it.
 
-    The environment is wrong, not what it runs on; what was earned in it until then is worth nothing.
+    The environment is wrong, not what it runs on; what was earned in it until then counts for
+    nothing.
     """
 
 

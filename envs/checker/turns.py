@@ -140,9 +140,8 @@ class Probes:
         else:
             options = [c.arguments[name] for c in self._gold if name in c.arguments]
             options += self._values.of_kind(kind)
-            options = [value for value in options if _is(value, kind)] or list(
-                _ODD.get(kind, ("",))
-            )
+            options = [value for value in options if _is(value, kind)]
+            options = options or list(_ODD.get(kind, ("",)))
         value = rng.choice(options)
         if kind in ("integer", "number"):
             low, high = schema.get("minimum"), schema.get("maximum")
