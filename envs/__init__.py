@@ -10,7 +10,7 @@ from journeyman.envs.registry import (
     make_for_run,
     register,
 )
-from journeyman.envs.task import Task, UserTurn, answer_text
+from journeyman.envs.task import Task, UserTurn, answer_text, refused
 from journeyman.envs.types import (
     AssistantTurn,
     BranchPoint,
@@ -42,5 +42,6 @@ __all__ = [
     "load_plugins",
     "make",
     "make_for_run",
+    "refused",
     "register",
 ]

@@ -72,6 +72,7 @@ class BenchmarkEnv(ToolEnv):
             ("dropped", "changed", "added", "answer", "no_op"),
             "the benchmark's own checker decides, and passes some that did less or other than gold",
         )
+        | {"refused": "the benchmark's own gold makes calls that its tools turn down"}
     )
 
     def __init__(

@@ -21,13 +21,16 @@ from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
 import gymnasium
 
+from journeyman.envs.definition import require
 from journeyman.envs.errors import (
     BadActionError,
     EnvBusyError,
     EpisodeOverError,
+    InvalidEnvError,
+    StateChangedError,
     UnknownTaskError,
 )
-from journeyman.envs.hashing import digest
+from journeyman.envs.hashing import digest, seal
 from journeyman.envs.spaces import ActionSpace, MessagesSpace
 from journeyman.envs.task import ANSWER, Task, UserTurn, extract_answer, matches
 from journeyman.envs.types import LEVELS, SPLITS, AssistantTurn, Level, Message, Split
@@ -122,12 +125,16 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
     """The difficulties that `generate` knows."""
     harmless: ClassVar[Mapping[str, str]] = MappingProxyType({})
     """Why a near-miss of a gold program may succeed (see `envs/nearmiss.py`): a reason by task kind
-    or tool name, or by what was done: "dropped", "changed", "added", "answer" or "no_op"."""
+    or tool name, or by what was done: "dropped", "changed", "added", "answer" or "no_op". Under
+    "refused", why gold calls may be turned down that are not declared so one by one."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Note that tools of servers wait."""
         super().__init_subclass__(**kwargs)
-        if any(tool.live is not None for tool in cls.__dict__.get("toolset", ())):
+        toolset = cls.__dict__.get("toolset", ())
+        # What is no toolset is named when an environment is made.
+        tools = toolset if isinstance(toolset, list | tuple) else ()
+        if any(getattr(tool, "live", None) is not None for tool in tools):
             cls.waits = True
 
     def __init__(
@@ -148,7 +155,9 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         Raises:
             UnknownTaskError: No such split or level.
             ValueError: A turn limit below one, or another render mode.
+            InvalidEnvError: The class cannot work as it is written.
         """
+        require(type(self))
         if max_turns < 1:
             raise ValueError(f"max_turns={max_turns!r}: expected at least 1")
         if render_mode not in (None, "ansi"):
@@ -234,7 +243,12 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
     def _task_at(cls, split: Split, level: Level, number: int) -> Task:
         task_id = f"{pool_name(split, level)}/{number}"
         rng = random.Random(f"{cls.__name__}/{task_id}")
-        return replace(cls.generate(rng, split, level), id=task_id)
+        task: object = cls.generate(rng, split, level)
+        if not isinstance(task, Task):
+            raise InvalidEnvError(
+                f"{cls.__name__}.generate() returned {task!r:.80}: expected a Task"
+            )
+        return replace(task, id=task_id)
 
     @classmethod
     def _read_split(cls, text: str) -> tuple[Split, Level]:
@@ -451,7 +465,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
             for call in turn.gold:
                 # A server's tools leave the value as it is, and its session is the student's.
                 if call.name not in self._tools or self._tools[call.name].live is None:
-                    state, _ = execute(call, self._tools, state, self.limits, self.waits)
+                    state, _ = self._apply(call, state)
         return digest(self.outcome(state))
 
     def open_state(self, task: Task) -> Any:
@@ -460,8 +474,23 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
 
     def _execute(self, call: ToolCall) -> ToolResult:
         """Run one call and take over the state it leads to."""
-        self._state, result = execute(call, self._tools, self._state, self.limits, self.waits)
+        self._state, result = self._apply(call, self._state)
         return result
+
+    def _apply(self, call: ToolCall, state: Any) -> tuple[Any, ToolResult]:
+        """Run one call on a state that is a value: it must be the same after the call.
+
+        A state that is changed in place takes with it every snapshot and the task's own state, from
+        which the goal is found: a wrong call would be rewarded.
+        """
+        before = seal(state)
+        after, result = execute(call, self._tools, state, self.limits, self.waits)
+        if seal(state) != before:
+            raise StateChangedError(
+                f"tool {call.name!r} changed the state that it was given, a "
+                f"{type(state).__name__}: return a new one, and leave the old one as it is"
+            )
+        return after, result
 
     def _take_answer(self, text: str) -> None:
         """Note the student's answer to what the user said last, before the user goes on."""

@@ -2,7 +2,9 @@
 
 EnvError
 ├── UnknownEnvError       (KeyError)      no environment of that id
-├── InvalidEnvError       (TypeError)     what is registered under an id is no ToolEnv
+├── InvalidEnvError       (TypeError)     no ToolEnv, or one that is written wrongly
+├── InvalidTaskError      (TypeError)     a task one of whose fields is of another type
+├── StateChangedError     (RuntimeError)  a tool changed the state instead of returning a new one
 ├── MissingBenchmarkError (ImportError)   the package of a benchmark is not installed
 ├── UnknownTaskError      (KeyError)      no such split or task id
 ├── BadActionError        (TypeError)     neither text nor a list of calls
@@ -31,7 +33,19 @@ class UnknownEnvError(EnvError, KeyError):
 
 
 class InvalidEnvError(EnvError, TypeError):
-    """What is registered under an id is no `ToolEnv`."""
+    """What is registered under an id is no `ToolEnv`, or one that cannot work as it is written."""
+
+
+class InvalidTaskError(EnvError, TypeError):
+    """A field of a task is of another type; the message says what to write."""
+
+
+class StateChangedError(EnvError, RuntimeError):
+    """A tool changed the state in place: snapshots and the goal of the task would change with it.
+
+    The environment is wrong, not what it runs on; what was earned in it until then counts for
+    nothing.
+    """
 
 
 class MissingBenchmarkError(EnvError, ImportError):

@@ -171,6 +171,11 @@ class Values:
             self._by_shape.setdefault(_shape(value), []).append(value)
         self._properties = {t.name: t.spec.properties for t in env.toolset}
 
+    def of_kind(self, kind: str) -> list[Any]:
+        """All values of a JSON type: "string", "integer" or "number"."""
+        kinds = {"string": (str,), "integer": (int,), "number": (int, float)}.get(kind, ())
+        return [v for values in self._by_shape.values() for v in values if isinstance(v, kinds)]
+
     def like(self, value: Any, rng: random.Random) -> Any:
         """A value of the task that looks like this one; the value itself if there is none."""
         return rng.choice(self._by_shape.get(_shape(value), [value]))

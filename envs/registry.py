@@ -12,6 +12,7 @@ import difflib
 import functools
 import importlib
 import inspect
+import re
 import sys
 import warnings
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from typing import Any, cast
 import gymnasium
 
 from journeyman.envs.core import ToolEnv
+from journeyman.envs.definition import require
 from journeyman.envs.errors import InvalidEnvError, UnknownEnvError
 
 ENTRY_POINTS = "journeyman.envs"
@@ -37,10 +39,20 @@ def register(env_id: str, entry_point: str | type[ToolEnv], **kwargs: Any) -> No
 
     Raises:
         ValueError: The id has a colon, which would set it off from a module.
+        InvalidEnvError: The entry point is neither "module:Class" nor a subclass of `ToolEnv`.
         gymnasium.error.Error: The id is of another form.
     """
     if ":" in env_id:
         raise ValueError(f"no environment can be called {env_id!r}: an id has no colon")
+    if isinstance(entry_point, str):
+        valid = re.fullmatch(r"[\w.]+:[\w.]+", entry_point) is not None
+    else:
+        valid = isinstance(entry_point, type) and issubclass(entry_point, ToolEnv)
+    if not valid:
+        raise InvalidEnvError(
+            f"{env_id!r} cannot be registered as {entry_point!r:.80}: expected 'module:Class' or a "
+            f"ToolEnv class"
+        )
     # Our own loop steps environments millions of times; `envs check` does Gymnasium's checks.
     gymnasium.register(
         env_id,
@@ -89,6 +101,19 @@ def env_class(env_id: str) -> type[ToolEnv]:
     Raises:
         UnknownEnvError: No such id (the message suggests the nearest), or a module that cannot be
             imported or does not register it.
+        InvalidEnvError: Something else than a `ToolEnv` is registered under the id, or one that
+            cannot work as it is written.
+    """
+    loaded = written_class(env_id)
+    require(loaded)
+    return loaded
+
+
+def written_class(env_id: str) -> type[ToolEnv]:
+    """The class behind an id, whether or not it can work as it is written.
+
+    Raises:
+        UnknownEnvError: As of `env_class`.
         InvalidEnvError: Something else than a `ToolEnv` is registered under the id.
     """
     plain = _registered(env_id)

@@ -7,9 +7,18 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from journeyman.tools import ToolCall
+from journeyman.envs.errors import InvalidTaskError
+from journeyman.tools import CallStatus, ToolCall
 
 ANSWER = "Answer:"
+
+
+def refused(call: ToolCall) -> ToolCall:
+    """The gold call, declared to be one that its tool refuses: the student is meant to try it.
+
+    `journeyman envs check` has every gold call accepted but those.
+    """
+    return call.marked(CallStatus.TOOL_ERROR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +27,21 @@ class UserTurn:
 
     prompt: str
     gold: tuple[ToolCall, ...]
-    """Calls that solve it, one a turn; none if no call is called for."""
+    """Calls that solve it, one a turn; none if no call is called for. One that its tool is to turn
+    down is `refused(call)`."""
     answer: str | None
     """The value that `prompt` asks for, or a rule; None if no value is asked for: then what is said
     does not matter, only what was done."""
     remark: str = "done"
     """What a demonstration says where no value is asked for; nobody is judged by it."""
+
+    def __post_init__(self) -> None:
+        """Check the types of the fields.
+
+        Raises:
+            InvalidTaskError: One is of another type.
+        """
+        _check_fields(self, "prompt", "remark")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +68,39 @@ class Task:
     remark: str = "done"
     """What a demonstration says where no value is asked for; nobody is judged by it."""
 
+    def __post_init__(self) -> None:
+        """Check the types of the fields.
+
+        Raises:
+            InvalidTaskError: One is of another type.
+        """
+        _check_fields(self, "id", "kind", "prompt", "policy", "remark")
+        if not _holds(self.then, UserTurn):
+            raise InvalidTaskError(f"then={self.then!r:.80}: expected a tuple of UserTurn")
+
     @property
     def turns(self) -> tuple[UserTurn, ...]:
         """All that the user says; `prompt`, `gold`, `answer`, `remark` are the first of them."""
         return (UserTurn(self.prompt, self.gold, self.answer, self.remark), *self.then)
+
+
+def _check_fields(turn: Any, *texts: str) -> None:
+    """What a generator is likely to get wrong shows where it is written, not when it is played."""
+    for name in texts:
+        if not isinstance(value := getattr(turn, name), str):
+            raise InvalidTaskError(f"{name}={value!r:.80}: expected a str")
+    if turn.answer is not None and not isinstance(turn.answer, str):
+        raise InvalidTaskError(
+            f"answer={turn.answer!r:.80}: expected a str or None, since answers are compared as "
+            f"text; write answer=str(…)"
+        )
+    if not _holds(turn.gold, ToolCall):
+        hint = "; write (call,)" if isinstance(turn.gold, ToolCall) else ""
+        raise InvalidTaskError(f"gold={turn.gold!r:.80}: expected a tuple of ToolCall{hint}")
+
+
+def _holds(items: Any, kind: type) -> bool:
+    return isinstance(items, tuple | list) and all(isinstance(item, kind) for item in items)
 
 
 _MARKER = re.compile(r"(?<![^\W_])answer[*_`]*:", re.IGNORECASE)

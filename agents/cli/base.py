@@ -71,6 +71,7 @@ def first_line(text: str | None) -> str:
     return (text or "").strip().partition("\n")[0]
 
 
-def print_check(name: str, passed: bool, detail: str) -> None:
+def print_check(name: str, passed: bool, detail: str, skipped: bool = False) -> None:
     """Print the outcome of one check on one line."""
-    print(f"  {'pass' if passed else 'FAIL'}  {name}" + (f": {detail}" if detail else ""))
+    outcome = "skip" if skipped else "pass" if passed else "FAIL"
+    print(f"  {outcome}  {name}" + (f": {detail}" if detail else ""))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,9 +84,9 @@ def _port(text: str) -> int:
 
 
 def _envs_list(options: argparse.Namespace) -> int:
-    from journeyman.envs import env_class, env_ids
+    from journeyman.envs import env_ids
 
-    classes = {env_id: env_class(env_id) for env_id in env_ids()}
+    classes = _sound_classes(env_ids())
     if options.json:
         print_json(
             [
@@ -108,6 +109,20 @@ def _envs_list(options: argparse.Namespace) -> int:
         )
     )
     return OK
+
+
+def _sound_classes(env_ids: Sequence[str]) -> dict[str, type[ToolEnv]]:
+    """The classes by id; one that is written wrongly is told of, and takes no other down."""
+    from journeyman.envs import env_class
+    from journeyman.envs.errors import InvalidEnvError
+
+    classes = {}
+    for env_id in env_ids:
+        try:
+            classes[env_id] = env_class(env_id)
+        except InvalidEnvError as error:
+            print(f"journeyman: warning: {env_id}: {error}", file=sys.stderr)
+    return classes
 
 
 def _number_of_tools(tools: Sequence[object]) -> str:
@@ -162,11 +177,13 @@ def _show_task(task: Task, level: str) -> None:
 def _missing_package(env_id: str) -> str | None:
     """What an environment lacks that is made of a benchmark; None if it lacks nothing."""
     from journeyman.envs import env_class
-    from journeyman.envs.errors import MissingBenchmarkError
+    from journeyman.envs.errors import InvalidEnvError, MissingBenchmarkError
 
-    cls = env_class(env_id)
     try:
+        cls = env_class(env_id)
         cls.task_count("test", cls.levels[0])
+    except InvalidEnvError:  # which the check of its definition tells
+        return None
     except MissingBenchmarkError as error:
         return str(error)
     return None
@@ -188,7 +205,7 @@ def _envs_check(options: argparse.Namespace) -> int:
         print(env_id, flush=True)  # --all takes a while
         for result in results:
             passed = passed and result.passed
-            print_check(result.name, result.passed, result.detail)
+            print_check(result.name, result.passed, result.detail, result.skipped)
     return OK if passed else FAILED
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from journeyman.envs.task import Task, UserTurn
+from journeyman.envs.task import Task, UserTurn, refused
 from journeyman.envs.tasks.entities import ITEMS
 from journeyman.envs.tasks.interpreter import InterpreterEnv
 from journeyman.envs.tasks.scene import Kinds, Scene
@@ -39,6 +39,12 @@ def _task(kind: str, prompt: str, data: dict[str, Any], codes: list[str], answer
     loading = "\n".join(f"{name} = {value!r}" for name, value in data.items())
     gold = tuple(ToolCall("python", {"code": code}) for code in codes)
     return Task("", kind, prompt, Cells((Cell(loading),)), gold, str(answer))
+
+
+def _raises_first(task: Task) -> Task:
+    """The task, whose first gold call raises: what it says leads to the next."""
+    first, *others = task.gold
+    return replace(task, gold=(refused(first), *others))
 
 
 def _spent(scene: Scene) -> Task:
@@ -94,7 +100,7 @@ def _dirty_sum(scene: Scene) -> Task:
         "Add up the numbers in the list `amounts`, which is loaded.",
     )
     codes = ["sum(amounts)", "sum(a for a in amounts if isinstance(a, int))"]
-    return _task("dirty_sum", prompt, {"amounts": amounts}, codes, sum(numbers))
+    return _raises_first(_task("dirty_sum", prompt, {"amounts": amounts}, codes, sum(numbers)))
 
 
 def _distance(scene: Scene) -> Task:
@@ -114,7 +120,7 @@ def _distance(scene: Scene) -> Task:
     mend = f"far[home[{who!r}].{'upper' if upper else 'lower'}()]"
     codes = [f"far[home[{who!r}]]", "list(far)", mend]
     data = {"home": home, "far": {spelling(city): km for city, km in far.items()}}
-    return _task("distance", prompt, data, codes, far[home[who]])
+    return _raises_first(_task("distance", prompt, data, codes, far[home[who]]))
 
 
 # Medium: two tables, a function to write, a question to refuse

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from immutables import Map
 
-from journeyman.envs.task import Task, UserTurn
+from journeyman.envs.task import Task, UserTurn, refused
 from journeyman.envs.tasks.entities import Entities
 from journeyman.envs.types import Level, Split
 from journeyman.tools import CallStatus, Tool, ToolCall, execute
@@ -133,8 +133,8 @@ class Plan:
         )
 
     def _run(self, call: ToolCall, *expected: CallStatus) -> Any:
-        self._gold.append(call)
         self._state, result = execute(call, self._tools, self._state)
+        self._gold.append(call if result.ok else refused(call))
         if result.call.status not in expected:
             raise AssertionError(
                 f"{call.name}({call.arguments}): expected {' or '.join(expected)}, "

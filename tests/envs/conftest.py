@@ -3,10 +3,9 @@
 import random
 from collections.abc import Iterator
 
-import gymnasium
 import pytest
 
-from journeyman.envs import Split, Task, ToolEnv, registry
+from journeyman.envs import Split, Task, ToolEnv
 from journeyman.tools import ToolCall, ToolError, tool
 
 OFFICE = ("journeyman/Bank-v0", "journeyman/Calendar-v0", "journeyman/Orders-v0")
@@ -56,13 +55,3 @@ def sum_env() -> Iterator[SumEnv]:
     with SumEnv() as env:
         env.reset(options={"task_id": "train/0"})
         yield env
-
-
-@pytest.fixture
-def scratch_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test registers is forgotten after it."""
-    registry.load_plugins()
-    monkeypatch.setattr(registry, "_ids", set(registry._ids))
-    monkeypatch.setattr(
-        gymnasium.envs.registration, "registry", dict(gymnasium.envs.registration.registry)
-    )

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from journeyman.envs import Split, Task, UserTurn, env_class, register
+from journeyman.envs import Split, Task, UserTurn, env_class, refused, register
 from journeyman.envs.checker import CHECKS, CheckResult, answers_alone, check
 from journeyman.envs.errors import UnknownEnvError
 from journeyman.envs.types import SPLITS
@@ -94,7 +94,7 @@ def test_chance_from_elsewhere_than_the_seed() -> None:
             result = super()._execute(call)
             return ToolResult(result.call, f"{result.content} ({next(numbers)})")
 
-    assert failures(Lucky) == {"seeds", "prefixes"}
+    assert failures(Lucky) == {"seeds"}
 
 
 @pytest.mark.usefixtures("scratch_registry")
@@ -107,9 +107,22 @@ def test_tasks_from_elsewhere_than_the_seed() -> None:
             return super().generate(random.Random(next(numbers)), split, level)
 
     results = run(Moving)
-    assert {"seeds", "splits"} <= {r.name for r in results.values() if not r.passed}
+    assert {r.name for r in results.values() if not r.passed} == {"tasks"}
+    assert "is another task when it is loaded again" in results["tasks"].detail
+
+
+@pytest.mark.usefixtures("scratch_registry")
+def test_a_reset_that_draws_a_task_from_elsewhere_than_the_seed() -> None:
+    numbers = itertools.count()
+
+    class Wandering(SumEnv):
+        def begin(self, task: Task) -> Any:
+            return super().begin(self.load_task(f"train/{next(numbers)}"))
+
+    results = run(Wandering)
+    assert {r.name for r in results.values() if not r.passed} == {"seeds"}
     assert "reset(seed=0) gave" in results["seeds"].detail
-    assert "is another task when it is loaded again" in results["splits"].detail
+    assert results["gymnasium"].skipped
 
 
 @pytest.mark.usefixtures("scratch_registry")
@@ -128,7 +141,9 @@ def test_gold_that_does_not_solve() -> None:
 def test_gold_that_is_too_long() -> None:
     results = run(SumEnv, max_turns=2)
     assert not results["gold"].passed
-    assert results["gold"].detail == "task train/0: 2 gold turns reach the turn limit"
+    assert results["gold"].detail == (
+        "task train/0: 2 gold turns reach the turn limit (45 of 45 tasks)"
+    )
 
 
 @pytest.mark.usefixtures("scratch_registry")
@@ -138,7 +153,9 @@ def test_tasks_that_nothing_solves() -> None:
             return True
 
     results = run(Easy)
-    assert {r.name for r in results.values() if not r.passed} == {"no_op", "near_misses"}
+    assert {r.name for r in results.values() if not r.passed} == {"no_op"}
+    assert results["near_misses"].skipped
+    assert results["near_misses"].detail == "left out until 'no_op' passes"
     assert "'Answer: done' at once got 1.0" in results["no_op"].detail
 
 
@@ -149,12 +166,12 @@ def test_a_rule_whose_own_word_wins_without_a_call() -> None:
         def generate(cls, rng: random.Random, split: Split, level: str) -> Task:
             """A number is to be found out that decides whether the rule holds; it does."""
             task = super().generate(rng, split, level)
-            look = (ToolCall("add", {"number": 404}),)
+            look = (refused(ToolCall("add", {"number": 404})),)
             policy = "Never add what is odd: leave it, and answer: odd\nBe quick."
             return replace(task, gold=look, answer="odd", policy=policy)
 
     results = run(Ruled)
-    assert "no_op" in {r.name for r in results.values() if not r.passed}
+    assert {r.name for r in results.values() if not r.passed} == {"no_op"}
     assert results["no_op"].detail == "task train/0 (sum): 'Answer: odd' at once got 1.0"
 
 
@@ -189,8 +206,12 @@ def test_an_exception_fails_the_check_and_the_others_go_on() -> None:
 
     results = run(Broken)
     assert list(results) == list(CHECKS)
-    assert results["prefixes"].detail == "raised OSError: disk on fire"
-    assert results["gold"].passed
+    assert results["prefixes"].detail.startswith(
+        "raised OSError: disk on fire (test_checker.py, line "
+    )
+    assert results["gold"].passed and not results["gold"].skipped
+    assert [r.name for r in results.values() if not r.passed] == ["prefixes"]
+    assert [r.name for r in results.values() if r.skipped] == ["hashes", "near_misses"]
 
 
 @pytest.mark.usefixtures("scratch_registry")
@@ -231,5 +252,5 @@ def test_an_episode_that_ends_at_another_turn() -> None:
             return super().begin(task)
 
     results = run(Hasty)
-    assert not results["prefixes"].passed
-    assert "ends" in results["prefixes"].detail
+    (found,) = (r for r in results.values() if not r.passed)
+    assert "ends" in found.detail
