@@ -75,6 +75,8 @@ class HFPlayer(ModelPlayer):
         named = "the model's max_position_embeddings"
         super().__init__(positions, named, dialect, sampling, max_context)
         self.model = model
+        self.end_ids = (*dialect.end_ids, *end_ids(getattr(model, "generation_config", None)))
+        """Tokens of which any ends a turn."""
 
     def open(self, conversations: Sequence[Conversation]) -> Stream:
         """Start a batch of conversations."""
@@ -249,6 +251,7 @@ class HFStream:
             [next(row.dice) for _, row in writing], device=self._device, dtype=chosen.dtype
         )
         sampling, dialect = self._player.sampling, self._player.dialect
+        ends = self._player.end_ids
         tokens, logprobs = sample(chosen, sampling, uniforms)
         turns = []
         for (_, row), token, logprob in zip(
@@ -258,7 +261,7 @@ class HFStream:
                 raise DivergedError
             row.tokens.append(token)
             row.logprobs.append(logprob)
-            if token in dialect.end_ids:
+            if token in ends:
                 turns.append(row.take_turn())
             elif len(row.tokens) >= sampling.max_tokens or (
                 sampling.stops and stop_of(dialect.decode(row.tokens), sampling.stops)
