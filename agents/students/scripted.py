@@ -10,8 +10,8 @@ from journeyman.envs import Message, ToolEnv, answer_text
 from journeyman.tools import ToolCall
 
 Script = Callable[[ToolEnv], Iterator[ToolCall | str]]
-"""Yields one turn after the other: a call, or what is said outside any reasoning; a text with marks of
-reasoning in it is a turn as it is written."""
+"""Yields one turn after the other: a call, or what is said outside any reasoning; a text with marks
+of reasoning in it is a turn as it is written."""
 
 
 class ScriptedPlayer:
