@@ -19,7 +19,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from journeyman.agents.errors import DialectError
-from journeyman.agents.students.contents import Guard, clean, mapped
+from journeyman.agents.students.contents import Guard, clean, mapped, unescaped
 from journeyman.envs import AssistantTurn, Message
 from journeyman.tools import ToolCall, ToolSpec
 from journeyman.tools.doors import load_group
@@ -155,7 +155,7 @@ class Dialect:
             conversation = [self._message(m, veil) for m in messages]
             schemas: list[Any] | None = None
             if self.render == "full":
-                schemas = [mapped(t.as_function(), veil) for t in tools]
+                schemas = [mapped(t.as_function(), veil, named=False) for t in tools]
                 if self._another_form:
                     conversation = _told(conversation, self.how_to_call)
             else:
@@ -182,8 +182,14 @@ class Dialect:
             shown: Renders it; all that is not our own goes through the function it is given.
         """
         veiled = shown(self._guard.veil)
-        critical = self._guard.unveil(veiled) != veiled
-        return self._guard.encode(shown(clean) if critical else veiled, veiled)
+        if self._guard.unveil(veiled) == veiled:
+            return self._guard.encode(veiled)
+        plain = shown(clean)
+        # A template may ask for some of the words, or write JSON in ASCII.
+        ways = (lambda: veiled, lambda: shown(self._guard.veil_edges), lambda: unescaped(veiled))
+        told = (way() for way in ways)
+        right = (it for it in told if self._guard.unveil(it) == plain)
+        return self._guard.encode(plain, next(right, veiled))
 
     def _message(self, message: Message, veil: Veil) -> dict[str, str]:
         own = message.role == "assistant" and veil is not clean
@@ -275,12 +281,15 @@ class Dialect:
     def _arguments(self, text: str) -> set[int]:
         """Critical places in the arguments of calls that stand there as they are written here."""
         found: set[int] = set()
+        unmarked = not self._guard.found(self.form.render(_EXAMPLE))
         for call in read_turn(text, self.form, self._reasoning)[0]:
             if call.error is None and call.span is not None:
                 start, end = call.span
                 arguments = mapped(call.arguments, self._guard.veil)
                 hidden = self.form.render(ToolCall(self._guard.veil(call.name), arguments))
-                if self._guard.unveil(hidden) == text[start:end]:
+                if unmarked:
+                    found |= set(range(start, end))
+                elif self._guard.unveil(hidden) == text[start:end]:
                     pairs = enumerate(zip(hidden, text[start:end], strict=True), start)
                     found |= {i for i, (there, bare) in pairs if there != bare}
         return found
