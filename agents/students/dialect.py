@@ -182,7 +182,7 @@ class Dialect:
             shown: Renders it; all that is not our own goes through the function it is given.
         """
         veiled = shown(self._guard.veil)
-        if self._guard.unveil(veiled) == veiled:
+        if self._guard.unveil(unescaped(veiled)) == veiled:
             return self._guard.encode(veiled)
         plain = shown(clean)
         # A template may ask for some of the words, or write JSON in ASCII.

@@ -274,6 +274,9 @@ class HFStream:
 
 _COLDEST = 1e-6
 """Below it the most probable token is taken: what is divided by less may not be finite."""
+_HOTTEST = 1e38
+"""Above it all tokens are alike: float32 has no such number, and what is impossible divided by
+infinity is none."""
 
 
 def sample(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> tuple[Tensor, Tensor]:
@@ -292,7 +295,7 @@ def sample(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> tuple[Tensor
     if sampling.temperature < _COLDEST:
         tokens = logits.argmax(-1)
     else:
-        chances = (logits / sampling.temperature).softmax(-1)
+        chances = (logits / min(sampling.temperature, _HOTTEST)).softmax(-1)
         if sampling.truncated:
             chances = _truncated(chances, sampling)
         cumulative = chances.cumsum(-1)
