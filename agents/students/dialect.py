@@ -186,10 +186,10 @@ class Dialect:
             return self._guard.encode(veiled)
         plain = shown(clean)
         # A template may ask for some of the words, or write JSON in ASCII.
-        ways = (lambda: veiled, lambda: shown(self._guard.veil_edges), lambda: unescaped(veiled))
-        told = (way() for way in ways)
-        right = (it for it in told if self._guard.unveil(it) == plain)
-        return self._guard.encode(plain, next(right, veiled))
+        for told in (veiled, unescaped(veiled), shown(self._guard.veil_edges)):
+            if self._guard.unveil(told) == plain:
+                return self._guard.encode(plain, told)
+        return self._guard.encode(plain, veiled)
 
     def _message(self, message: Message, veil: Veil) -> dict[str, str]:
         own = message.role == "assistant" and veil is not clean

@@ -83,16 +83,17 @@ def read_turn(
     """
     if begun is None and not any(p.open in text or p.close in text for p in marks):
         return tuple(read(text)), text
-    visible, cut = text, None
+    visible, attempt = text, None
     for start, end, pair in _reasoning(text, read, marks, begun):
         visible = visible[:start] + _VISIBLE.sub(" ", text[start:end]) + visible[end:]
-        cut = pair and (start, end, pair)
+        if pair is not None:
+            error = (
+                f"The reasoning was not closed with {pair.close}: close it, then call a tool or "
+                f"answer."
+            )
+            attempt = failed(CallStatus.UNCLOSED, error, (start, end))
     calls = tuple(read(visible))
-    if cut is None or calls:
-        return calls, visible
-    start, end, pair = cut
-    error = f"The reasoning was not closed with {pair.close}: close it, then call a tool or answer."
-    return (failed(CallStatus.UNCLOSED, error, (start, end)),), ""
+    return (calls, visible) if calls or attempt is None else ((attempt,), "")
 
 
 def _reasoning(
