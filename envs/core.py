@@ -45,7 +45,7 @@ from journeyman.tools import (
     render_hermes,
 )
 from journeyman.tools.live import LiveTools, Played
-from journeyman.tools.parsing import blank_reasoning
+from journeyman.tools.parsing import read_turn
 
 Action = str | AssistantTurn | Sequence[ToolCall]
 Observation = tuple[Message, ...]
@@ -505,8 +505,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         if isinstance(action, AssistantTurn):
             return action
         if isinstance(action, str):
-            visible = blank_reasoning(action)
-            return AssistantTurn(action, tuple(parse_hermes(visible)), visible)
+            return AssistantTurn(action, *read_turn(action, parse_hermes))
         if isinstance(action, Sequence) and not isinstance(action, bytes):
             calls = tuple(c for c in action if isinstance(c, ToolCall))
             if len(calls) == len(action):

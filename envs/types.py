@@ -77,6 +77,13 @@ class Step:
     """True if the turn hit its token limit, so that its end token was forced, not chosen."""
     reply: tuple[Message, ...] = ()
     """What the environment said to it: tool results, or the user's next words."""
+    answer: str | None = None
+    """What it says outside its reasoning, if it makes no call and that is not all of its text."""
+
+    @property
+    def said(self) -> str:
+        """What it says outside its reasoning."""
+        return self.text if self.answer is None else self.answer
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form; `reply` is left out if it only repeats the results."""
@@ -90,6 +97,8 @@ class Step:
             step["truncated"] = True
         if self.reply != _spoken(self.results):
             step["reply"] = [m.as_dict() for m in self.reply]
+        if self.answer is not None and self.answer != self.text:
+            step["answer"] = self.answer
         return step
 
     @classmethod
@@ -104,6 +113,7 @@ class Step:
             {kind: tuple(map(_span, spans)) for kind, spans in step["parts"].items()},
             step.get("truncated", False),
             _spoken(results) if reply is None else tuple(Message(**m) for m in reply),
+            step.get("answer"),
         )
 
 

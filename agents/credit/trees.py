@@ -17,6 +17,13 @@ from journeyman.agents.search.evidence import Evidence
 from journeyman.envs import Episode
 
 _NORMAL = NormalDist()
+_ROUNDING = 1e-9
+
+
+def _settled(value: float, among: Sequence[float]) -> float:
+    """A value as it stands among others, but for rounding; and never above them."""
+    near = min(among, key=lambda it: abs(it - value))
+    return near if abs(near - value) < _ROUNDING else min(value, max(among))
 
 
 class Additive(Credit):
@@ -106,17 +113,20 @@ class PolicyTarget(Additive):
             temperature: In units of reward; the smaller, the farther from the student.
         """
         super().__init__(base, reinforce)
-        if temperature <= 0:
+        if not 0 < temperature < math.inf:
             raise SettingError(f"temperature={temperature}: expected above 0")
         self._temperature = temperature
 
     def _advantage(self, known: Evidence) -> float:
-        def weight(q: float) -> float:
-            return math.exp((q - known.value.mean) / self._temperature)
+        # Measured from the best choice no power is above 0, so that none overflows: with little
+        # temperature the target is the best choice alone, with much of it the student itself.
+        best = max(q for _, q in known.choices)
+        own = _settled(known.value.mean + known.advantage.mean, [q for _, q in known.choices])
+        mean = sum(p * self._power(q - best) for p, q in known.choices)
+        return self._reinforce * (self._power(own - best) / mean - 1)
 
-        mean = sum(p * weight(q) for p, q in known.choices)
-        own = weight(known.value.mean + known.advantage.mean)
-        return self._reinforce * (own / mean - 1)
+    def _power(self, below: float) -> float:
+        return math.exp(below / self._temperature)
 
 
 class Gated(Additive):

@@ -72,9 +72,18 @@ class Collector:
         """Check that the parts fit together.
 
         Raises:
-            SettingError: `lmbda` is no probability, or the teacher is to play where trees are to
-                grow; or what is asked of the teacher is more than it can tell.
+            SettingError: The student has a temperature; `lmbda` is no probability, or the teacher
+                is to play where trees are to grow; or what is asked of the teacher is more than it
+                can tell.
         """
+        # Log-probabilities, advantages and importance weights are those of the model itself: the
+        # mean of a policy gradient over samples of another temperature is that of no policy.
+        temperature = self.student.sampling.temperature
+        if temperature != 1:
+            raise SettingError(
+                f"student.temperature={temperature:g}: expected 1, since what is learned must be "
+                f"what the student itself would say; an evaluation plays at evaluation.temperature"
+            )
         if not isinstance(self.rollout_batch, int) or self.rollout_batch < 1:
             raise SettingError(
                 f"trainer.rollout_batch={self.rollout_batch}: expected a whole number, 1 or more"

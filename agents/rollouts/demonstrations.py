@@ -42,10 +42,12 @@ def demonstrate(
     mask = [False] * len(tokens)
 
     def write(text: str, learn: bool) -> None:
+        text = dialect.spoken(text, tokens)
+        read = dialect.read(text, env.tools, tokens)
         turn = dialect.turn(text)
         tokens.extend(turn)
         mask.extend([learn] * len(turn))
-        replies, *_ = env.step(dialect.read(text, env.tools))
+        replies, *_ = env.step(read)
         if replies:
             reply = dialect.reply(replies)
             tokens.extend(reply)
@@ -72,7 +74,7 @@ def _harmless_mistake(
     before = env.snapshot()
     for _ in range(5):
         text = _mistake(env, dialect, call, rng)
-        _, _, terminated, truncated, _ = env.step(dialect.read(text, env.tools))
+        _, _, terminated, truncated, _ = env.step(dialect.read(text, env.tools, ()))
         after = env.snapshot()
         # A spoilt call may read as an answer, which counts as one.
         unchanged = (after.state, after.answers) == (before.state, before.answers)

@@ -206,7 +206,7 @@ class _Batch:
         self._dialect = player.dialect
         self._progress = progress
         self._keep = keep
-        self._running: dict[Future[_Outcome], tuple[int, Turn]] = {}
+        self._running: dict[Future[_Outcome], tuple[int, Turn, AssistantTurn]] = {}
         self._pool: ThreadPoolExecutor | None = None
         self._opened = opened
         self._records = [self._begin(task, env_kwargs) for task in tasks]
@@ -244,8 +244,9 @@ class _Batch:
         if fork.turn is not None:
             record.branch_points.append(fork.parent.branch_points[fork.step])
             turn = Turn(-1, fork.turn, (0.0,) * len(fork.turn))
-            outcome = self._shown(record, turn, _step(env, self._read(turn, env)))
-            record.add_reply(self._play_turn(record, turn, outcome, chosen=False))
+            read = self._read(record, turn)
+            outcome = self._shown(record, turn, _step(env, read))
+            record.add_reply(self._play_turn(record, turn, read, outcome, chosen=False))
 
     def play(self) -> list[Episode]:
         """Run to the end; returns the episodes in order."""
@@ -270,12 +271,12 @@ class _Batch:
         record = self._records[index]
         env = record.env
         try:
-            read = self._read(turn, env)
+            read = self._read(record, turn)
             if self._keep:
                 record.branch_points.append(_branch_point(env))
             if env.waits:
                 self._pool = self._pool or ThreadPoolExecutor(MAX_WORKERS)
-                self._running[self._pool.submit(_step, env, read)] = (index, turn)
+                self._running[self._pool.submit(_step, env, read)] = (index, turn, read)
                 return
             outcome = _step(env, read)
         except NoSnapshotError:
@@ -284,7 +285,7 @@ class _Batch:
             self._fail(record, error)
             stream.finish(row)
         else:
-            self._settle(stream, index, turn, outcome)
+            self._settle(stream, index, turn, read, outcome)
 
     def _collect(self, stream: Stream, open_rows: list[int], block: bool) -> None:
         """Take up the steps that tools have finished; wait for one if nothing else is to do."""
@@ -292,21 +293,23 @@ class _Batch:
             return
         done, _ = wait(self._running, timeout=None if block else 0, return_when=FIRST_COMPLETED)
         for future in done:
-            index, turn = self._running.pop(future)
+            index, turn, read = self._running.pop(future)
             error = future.exception()
             if error is None:
-                self._settle(stream, index, turn, future.result())
+                self._settle(stream, index, turn, read, future.result())
             elif isinstance(error, Exception):
                 self._fail(self._records[index], error)
                 stream.finish(turn.row)
             else:
                 raise error
 
-    def _settle(self, stream: Stream, index: int, turn: Turn, outcome: _Outcome) -> None:
+    def _settle(
+        self, stream: Stream, index: int, turn: Turn, read: AssistantTurn, outcome: _Outcome
+    ) -> None:
         """Write a played turn down; feed the answer back or close the episode."""
         record = self._records[index]
         outcome = self._shown(record, turn, outcome)
-        reply = self._play_turn(record, turn, outcome)
+        reply = self._play_turn(record, turn, read, outcome)
         if record.episode is None:
             record.add_reply(reply)
             stream.extend(turn.row, reply, outcome.messages)
@@ -315,10 +318,15 @@ class _Batch:
             stream.finish(turn.row)
 
     def _play_turn(
-        self, record: _Record, turn: Turn, outcome: _Outcome, chosen: bool = True
+        self,
+        record: _Record,
+        turn: Turn,
+        read: AssistantTurn,
+        outcome: _Outcome,
+        chosen: bool = True,
     ) -> Sequence[int]:
         """Write a played turn down; returns the reply's tokens, none if the episode is over."""
-        record.add_turn(turn, self._make_step(record, turn, outcome), chosen)
+        record.add_turn(turn, self._make_step(record, turn, read, outcome), chosen)
         if outcome.terminated or outcome.truncated:
             stop = StopReason.ANSWERED if outcome.terminated else StopReason.MAX_TURNS
             record.end(stop, outcome.reward, outcome.success)
@@ -354,7 +362,9 @@ class _Batch:
     def _room(self, record: _Record) -> int:
         return self._player.max_context - len(record.tokens)
 
-    def _make_step(self, record: _Record, turn: Turn, outcome: _Outcome) -> Step:
+    def _make_step(
+        self, record: _Record, turn: Turn, read: AssistantTurn, outcome: _Outcome
+    ) -> Step:
         start = len(record.tokens)
         body = turn.tokens[: len(turn.tokens) - 1]
         calls = locate([r.call for r in outcome.results], token_ends(body, self._dialect.decode))
@@ -365,20 +375,23 @@ class _Batch:
         parts = {"call": spans, "stop": ((end - 1, end),)}
         if not spans:
             parts["answer"] = ((start, end - 1),)
-        text = self._text(turn)
         return Step(
-            (start, end), text, outcome.results, parts, turn.truncated, tuple(outcome.messages)
+            (start, end),
+            read.text,
+            outcome.results,
+            parts,
+            turn.truncated,
+            tuple(outcome.messages),
+            None if read.calls or read.answer == read.text else read.answer.strip(),
         )
 
     def _fail(self, record: _Record, error: Exception) -> None:
         record.fail(error)
         self._progress(1)
 
-    def _text(self, turn: Turn) -> str:
-        return self._dialect.decode(turn.tokens[:-1])
-
-    def _read(self, turn: Turn, env: ToolEnv) -> AssistantTurn:
-        return self._dialect.read(self._text(turn), env.tools)
+    def _read(self, record: _Record, turn: Turn) -> AssistantTurn:
+        text = self._dialect.decode(turn.tokens[:-1])
+        return self._dialect.read(text, record.env.tools, record.tokens)
 
 
 def _branch_point(env: ToolEnv) -> BranchPoint:

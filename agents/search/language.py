@@ -26,7 +26,7 @@ from journeyman.agents.students.player import Conversation, Player
 from journeyman.envs import Episode, StopReason, make_for_run
 from journeyman.envs.task import extract_answer, normalise
 from journeyman.envs.types import said
-from journeyman.tools import CallStatus, ToolCall, ToolSpec
+from journeyman.tools import CallStatus, ToolCall
 
 logger = logging.getLogger(__name__)
 
@@ -93,15 +93,15 @@ class LanguageWorld:
                 conversations = [self._conversation(place, envs) for _, place in batch]
                 turns = iter(next_turns(player, [it for it in conversations if it is not None]))
                 for (key, _), it in zip(batch, conversations, strict=True):
-                    noted = it and self._note(key, next(turns), it.env.tools)
+                    noted = it and self._note(key, next(turns), it)
                     actions.append(noted)
         return actions
 
-    def _note(self, key: NodeKey, turn: tuple[int, ...], tools: Sequence[ToolSpec]) -> Action:
+    def _note(self, key: NodeKey, turn: tuple[int, ...], place: Conversation) -> Action:
         """Keep a proposed turn as it was written; returns its action."""
         dialect = self._player.dialect
-        read = dialect.read(dialect.decode(turn[:-1]), tools)
-        action = canonical_action(read.text, read.calls)
+        read = dialect.read(dialect.decode(turn[:-1]), place.env.tools, place.tokens)
+        action = canonical_action(read.text if read.calls else read.answer, read.calls)
         self._proposed.setdefault((key, action), turn)
         self.teacher_tokens += len(turn)
         return action
@@ -170,7 +170,8 @@ class LanguageWorld:
         keys, steps = _keys(episode), list[Move]()
         for k in range(episode.first_step, len(episode.steps)):
             step = episode.steps[k]
-            action = canonical_action(step.text, [result.call for result in step.results])
+            calls = [result.call for result in step.results]
+            action = canonical_action(step.text if calls else step.said, calls)
             turn = episode.tokens[step.span[0] : step.span[1]]
             if k > episode.first_step or not given:
                 self._sampled[keys[k], action][turn] += 1
@@ -194,6 +195,10 @@ def canonical_action(text: str, calls: Sequence[ToolCall]) -> str:
     """Equal calls are equal actions, however they are written; so are equal answers.
 
     A call that could not be read stays as it was written.
+
+    Args:
+        text: The turn; of one without calls, what it says outside its reasoning.
+        calls: What was read in it.
     """
     if not calls:
         return json.dumps({"answer": normalise(extract_answer(text))}, ensure_ascii=False)

@@ -1,8 +1,10 @@
 """Conversations as token ids: what a student reads, how its next prompt continues, what it said.
 
 Token-in token-out: the opening is rendered once; after each student turn only the NEW messages are
-rendered and appended, so the student's own tokens are never decoded and encoded again. A turn is
-read here too: which calls a model makes is a matter of its family, not of the environment.
+rendered and appended, so the student's own tokens are never decoded and encoded again. What others
+say stays text, whatever it looks like (`contents.py`). A turn is read here too, from its prompt on:
+which calls a model makes, and where its reasoning ends, is a matter of its family, not of the
+environment.
 """
 
 from __future__ import annotations
@@ -10,17 +12,27 @@ from __future__ import annotations
 import difflib
 import functools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from journeyman.agents.errors import DialectError
+from journeyman.agents.students.contents import Guard, clean, mapped, unescaped
 from journeyman.envs import AssistantTurn, Message
 from journeyman.tools import ToolCall, ToolSpec
 from journeyman.tools.doors import load_group
-from journeyman.tools.parsing import CallFormat, blank_reasoning, get_parser
+from journeyman.tools.parsing import (
+    ANALYSIS,
+    MARKS,
+    THINK,
+    CallFormat,
+    Marks,
+    begun_in,
+    get_parser,
+    read_turn,
+)
 
 ToolRender = Literal["full", "signature", "names"]
 """How the prompt shows the tools: JSON schemas through the chat template; one signature a line with
@@ -44,6 +56,8 @@ class Dialect:
     """Texts of which any in a chat template tells this family from the others."""
     hint: ClassVar[str] = ""
     """How to call, for a model that was not trained on the form; empty derives it from the form."""
+    reasoning: ClassVar[tuple[Marks, ...]] = (THINK,)
+    """What it reasons between, beside the marks that its chat template names."""
 
     def __init__(
         self,
@@ -84,28 +98,71 @@ class Dialect:
             )
         self.tokenizer = tokenizer
         self.render = render
-        self.eos_id = _token_id(tokenizer)
-        self.end_ids = tuple(dict.fromkeys((self.eos_id, *ends)))
-        """Tokens of which any ends a turn; the first is what the template ends turns by."""
         self.template_kwargs = dict(template_kwargs or {})
-        end = str(tokenizer.convert_ids_to_tokens(self.eos_id))
+        self._reasoning = self._marks_of(str(template))
+        own = [self.form.render(*[_EXAMPLE] * 2), *self.marks]
+        own += [mark for pair in self._reasoning for mark in (pair.open, pair.close, *pair.before)]
+        self._guard = Guard(tokenizer, "\n".join((*own, str(template))))
+        self._own = {token for text in own for token in self._guard.found(text)}
+        """Control tokens that a student writes to call and to reason."""
+        eos_id = _token_id(tokenizer)
+        probed = self._template(list(_PROBE), False)
+        # Files of other formats may name another end of turn than the model was trained with.
+        told = self._guard.end_after(probed.rpartition(_PROBE_TEXT)[2])
+        end = told or str(tokenizer.convert_ids_to_tokens(eos_id))
         self._ended = _PROBE_TEXT + end
-        if self._ended not in self._template(list(_PROBE), False):
+        if self._ended not in probed:
             raise DialectError(f"the chat template does not end an assistant's turn with {end!r}")
-        self._check_results()
+        self.eos_id = self._guard.ids[told.strip()] if told else eos_id
+        self.end_ids = tuple(dict.fromkeys((self.eos_id, eos_id, *ends)))
+        """Tokens of which any ends a turn; the first is what the template ends turns by."""
+        after_user = self._template(list(_PROBE[:1]), True)
+        prompts = (after_user, self._check_results())
+        self._begins = tuple(begun_in(prompt, self._reasoning) for prompt in prompts)
+        """The reasoning that prompts begin, after a user's message and after a tool's."""
+        self._no_reasoning = self._without_reasoning(after_user, probed)
+        self._another_form = self._form_told(str(template)) not in (None, self.form.name)
+        """True if the template tells the student to call in another form than is read."""
         # Templates and tokenizers take their time, and forks of an episode hear the same again.
         self._piece = functools.lru_cache(1 << 16)(self._decode)
         self._reply = functools.lru_cache(1 << 12)(self._render_reply)
 
+    def _marks_of(self, template: str) -> tuple[Marks, ...]:
+        told = (pair for pair in MARKS if pair.open in template or pair.close in template)
+        return tuple(dict.fromkeys((*self.reasoning, *told)))
+
+    def _without_reasoning(self, prompt: str, probed: str) -> str:
+        """How a turn begins that only ends the reasoning that its prompt began."""
+        begun = self._begins[0] or self._begins[1]
+        if begun is None:
+            return ""
+        written = probed[len(prompt) :].rpartition(self._ended)[0]
+        ended = probed.startswith(prompt) and written.strip() == begun.close
+        return written if ended else f"\n{begun.close}\n\n"
+
+    @staticmethod
+    def _form_told(template: str) -> str | None:
+        """The call form that a template tells, if it tells one."""
+        for family in FAMILIES:
+            if any(mark in template for mark in family.marks):
+                return family.form.name
+        return Hermes.form.name if "<tool_call>" in template else None
+
     def opening(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> list[int]:
         """Tokens of the first prompt, up to where the student starts to write."""
-        conversation = [m.as_dict() for m in messages]
-        schemas: list[Any] | None = None
-        if self.render == "full":
-            schemas = [t.as_function() for t in tools]
-        else:
-            conversation = self._list_tools(conversation, tools)
-        return self._encode(self._template(conversation, True, schemas))
+
+        def shown(veil: Veil) -> str:
+            conversation = [self._message(m, veil) for m in messages]
+            schemas: list[Any] | None = None
+            if self.render == "full":
+                schemas = [mapped(t.as_function(), veil, named=False) for t in tools]
+                if self._another_form:
+                    conversation = _told(conversation, self.how_to_call)
+            else:
+                conversation = _told(conversation, self._listing(tools, veil))
+            return self._template(conversation, True, schemas)
+
+        return self._encode(shown)
 
     def reply(self, messages: Sequence[Message]) -> list[int]:
         """Tokens between the student's end-of-turn token and its next turn.
@@ -116,10 +173,32 @@ class Dialect:
         return list(self._reply(tuple(messages)))
 
     def _render_reply(self, messages: tuple[Message, ...]) -> list[int]:
-        return self._encode(self._continuation(messages))
+        return self._encode(functools.partial(self._continuation, messages))
 
-    def _continuation(self, messages: Sequence[Message]) -> str:
-        text = self._template([*_PROBE, *(m.as_dict() for m in messages)], True)
+    def _encode(self, shown: Callable[[Veil], str]) -> list[int]:
+        """Tokens of a rendered conversation, in which contents stay text.
+
+        Args:
+            shown: Renders it; all that is not our own goes through the function it is given.
+        """
+        veiled = shown(self._guard.veil)
+        if self._guard.unveil(unescaped(veiled)) == veiled:
+            return self._guard.encode(veiled)
+        plain = shown(clean)
+        # A template may ask for some of the words, or write JSON in ASCII.
+        for told in (veiled, unescaped(veiled), shown(self._guard.veil_edges)):
+            if self._guard.unveil(told) == plain:
+                return self._guard.encode(plain, told)
+        return self._guard.encode(plain, veiled)
+
+    def _message(self, message: Message, veil: Veil) -> dict[str, str]:
+        own = message.role == "assistant" and veil is not clean
+        content = self._veil_turn(message.content) if own else veil(message.content)
+        told = {"role": message.role, "content": content}
+        return told if message.name is None else told | {"name": veil(message.name)}
+
+    def _continuation(self, messages: Sequence[Message], veil: Veil) -> str:
+        text = self._template([*_PROBE, *(self._message(m, veil) for m in messages)], True)
         # What stands before the end of the probe's turn does not matter: a template may write the
         # last turn with reasoning (be it none) and earlier ones without.
         _, ended, new = text.partition(self._ended)
@@ -127,40 +206,93 @@ class Dialect:
             raise DialectError("the chat template rewrites earlier turns; it cannot be continued")
         return new
 
-    def _check_results(self) -> None:
+    def _check_results(self) -> str:
+        """How a prompt continues after a tool's result; it must show the result."""
         try:
-            shown = _RESULT in self._continuation([Message("tool", _RESULT, "probe")])
+            text = self._continuation([Message("tool", _RESULT, "probe")], clean)
         except TemplateError as error:
             raise DialectError(
                 f"the chat template refuses a tool's result ({error}); use a model trained on tools"
             ) from error
-        if not shown:
+        if _RESULT not in text:
             raise DialectError(
                 "the chat template does not show a message of the role tool; use a model whose "
                 "template does"
             )
+        return text
 
-    def read(self, text: str, tools: Sequence[ToolSpec] = ()) -> AssistantTurn:
+    def read(
+        self, text: str, tools: Sequence[ToolSpec] = (), prompt: Sequence[int] | None = None
+    ) -> AssistantTurn:
         """What a turn says: its calls, malformed ones too, or else its answer.
 
         Args:
             text: The turn without its end-of-turn token.
             tools: What may be called; some forms have the types of arguments from there.
+            prompt: The tokens before the turn, which may begin its reasoning. None takes what the
+                chat template does as a rule.
         """
-        visible = self.visible(text)
-        return AssistantTurn(text, tuple(self.form(visible, tools)), visible)
+        form, begun = self.form, self._begun_in(prompt)
+        calls, visible = read_turn(text, lambda it: form(it, tools), self._reasoning, begun)
+        return AssistantTurn(text, calls, visible)
 
-    def visible(self, text: str) -> str:
-        """A turn with its reasoning as blanks; a family with other marks than `<think>` says so."""
-        return blank_reasoning(text)
+    def _begun_in(self, prompt: Sequence[int] | None) -> Marks | None:
+        """The reasoning that a prompt begins; only the template does so, no content."""
+        if prompt is None or not any(self._begins):
+            return self._begins[0]
+        return begun_in(self._decode(*prompt[-_TAIL:]), self._reasoning)
+
+    def spoken(self, text: str, prompt: Sequence[int] | None = None) -> str:
+        """A turn that says a text and no more: reasoning that the prompt began is ended first.
+
+        Args:
+            text: What is said; one that has marks of reasoning is left as it is.
+            prompt: See `read`.
+        """
+        begun = self._begun_in(prompt)
+        if begun is None or begun.open in text or begun.close in text:
+            return text
+        return self._no_reasoning + text
 
     def write_call(self, call: ToolCall) -> str:
-        """The text of a turn that makes a call."""
+        """The text that makes a call."""
         return self.form.render(call)
 
     def turn(self, text: str) -> list[int]:
-        """Tokens of a whole student turn, end-of-turn token included (for demonstrations)."""
-        return [*self._encode(text), self.eos_id]
+        """Tokens of a whole student turn, end-of-turn token included (for demonstrations).
+
+        The family's marks are control tokens where they call or end reasoning; in the arguments of
+        a call, and all others anywhere, they are text.
+        """
+        text = clean(text)
+        veiled = self._veil_turn(text) if self._guard.found(text) else text
+        return [*self._guard.encode(text, veiled), self.eos_id]
+
+    def _veil_turn(self, text: str) -> str:
+        """A turn with all veiled but the marks that it calls and reasons by."""
+        text = clean(text)
+        veiled = list(self._guard.veil(text))
+        arguments = self._arguments(text)
+        for start, end, token in self._guard.places(text):
+            if token in self._own and not arguments.intersection(range(start, end)):
+                veiled[start:end] = token
+        return "".join(veiled)
+
+    def _arguments(self, text: str) -> set[int]:
+        """Critical places in the arguments of calls that stand there as they are written here."""
+        found: set[int] = set()
+        unmarked = not self._guard.found(self.form.render(_EXAMPLE))
+        for call in read_turn(text, self.form, self._reasoning)[0]:
+            if call.error is None and call.span is not None:
+                start, end = call.span
+                arguments = mapped(call.arguments, self._guard.veil)
+                hidden = self.form.render(ToolCall(self._guard.veil(call.name), arguments))
+                if unmarked:
+                    found |= set(range(start, end))
+                elif self._guard.unveil(hidden) == text[start:end]:
+                    pairs = enumerate(zip(hidden, text[start:end], strict=True), start)
+                    found |= {i for i, (there, bare) in pairs if there != bare}
+        return found
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of student tokens, markers kept."""
@@ -173,18 +305,11 @@ class Dialect:
             )
         )
 
-    def _list_tools(
-        self, conversation: list[dict[str, str]], tools: Sequence[ToolSpec]
-    ) -> list[dict[str, str]]:
+    def _listing(self, tools: Sequence[ToolSpec], veil: Veil) -> str:
         if self.render == "names":
-            listing = "Tools: " + " ".join(t.name for t in tools)
-        else:
-            lines = (f"{t.signature()}: {t.description}" for t in tools)
-            listing = "\n".join(("Tools:", *lines, self.how_to_call))
-        if conversation and conversation[0]["role"] == "system":
-            content = f"{conversation[0]['content']}\n{listing}"
-            return [{"role": "system", "content": content}, *conversation[1:]]
-        return [{"role": "system", "content": listing}, *conversation]
+            return "Tools: " + " ".join(veil(t.name) for t in tools)
+        lines = (veil(f"{t.signature()}: {t.description}") for t in tools)
+        return "\n".join(("Tools:", *lines, self.how_to_call))
 
     @property
     def how_to_call(self) -> str:
@@ -205,10 +330,21 @@ class Dialect:
             )
         )
 
-    def _encode(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+Veil = Callable[[str], str]
 
 
+def _told(conversation: list[dict[str, str]], more: str) -> list[dict[str, str]]:
+    """A conversation whose system message ends with something more."""
+    if conversation and conversation[0]["role"] == "system":
+        content = f"{conversation[0]['content']}\n{more}"
+        return [{"role": "system", "content": content}, *conversation[1:]]
+    return [{"role": "system", "content": more}, *conversation]
+
+
+_TAIL = 32
+"""Tokens that hold a mark at the end of a prompt, be they bytes."""
+_EXAMPLE = ToolCall("tool", {"argument": "value"})
 _RESULT = "1024"
 _PROBE_TEXT = "ok"
 _PROBE = ({"role": "user", "content": "hi"}, {"role": "assistant", "content": _PROBE_TEXT})
@@ -248,6 +384,7 @@ class Mistral(Dialect):
 
     name = "mistral"
     form = get_parser("mistral")
+    reasoning = (Marks("[THINK]", "[/THINK]"), THINK)
     marks = ("[TOOL_CALLS]",)
 
 
@@ -256,6 +393,7 @@ class Harmony(Dialect):
 
     name = "harmony"
     form = get_parser("harmony")
+    reasoning = (ANALYSIS, THINK)
     marks = ("<|channel|>",)
 
 
@@ -272,7 +410,10 @@ class Pythonic(Dialect):
 
     name = "pythonic"
     form = get_parser("pythonic")
-    marks = ("<|tool_call_start|>", "<|tool_list_start|>", "[func_name1(")
+    marks = (
+        *("<|tool_call_start|>", "<|tool_call_end|>", "<|tool_list_start|>"),
+        *("<|python_start|>", "<|python_end|>", "[func_name1("),
+    )
 
 
 FAMILIES = (Hermes, Qwen3Coder, GLM45, Mistral, Harmony, Llama3, Pythonic)

@@ -75,6 +75,8 @@ class HFPlayer(ModelPlayer):
         named = "the model's max_position_embeddings"
         super().__init__(positions, named, dialect, sampling, max_context)
         self.model = model
+        self.end_ids = (*dialect.end_ids, *end_ids(getattr(model, "generation_config", None)))
+        """Tokens of which any ends a turn."""
 
     def open(self, conversations: Sequence[Conversation]) -> Stream:
         """Start a batch of conversations."""
@@ -249,6 +251,7 @@ class HFStream:
             [next(row.dice) for _, row in writing], device=self._device, dtype=chosen.dtype
         )
         sampling, dialect = self._player.sampling, self._player.dialect
+        ends = self._player.end_ids
         tokens, logprobs = sample(chosen, sampling, uniforms)
         turns = []
         for (_, row), token, logprob in zip(
@@ -258,7 +261,7 @@ class HFStream:
                 raise DivergedError
             row.tokens.append(token)
             row.logprobs.append(logprob)
-            if token in dialect.end_ids:
+            if token in ends:
                 turns.append(row.take_turn())
             elif len(row.tokens) >= sampling.max_tokens or (
                 sampling.stops and stop_of(dialect.decode(row.tokens), sampling.stops)
@@ -271,6 +274,9 @@ class HFStream:
 
 _COLDEST = 1e-6
 """Below it the most probable token is taken: what is divided by less may not be finite."""
+_HOTTEST = 1e38
+"""Above it all tokens are alike: float32 has no such number, and what is impossible divided by
+infinity is none."""
 
 
 def sample(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> tuple[Tensor, Tensor]:
@@ -289,7 +295,7 @@ def sample(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> tuple[Tensor
     if sampling.temperature < _COLDEST:
         tokens = logits.argmax(-1)
     else:
-        chances = (logits / sampling.temperature).softmax(-1)
+        chances = (logits / min(sampling.temperature, _HOTTEST)).softmax(-1)
         if sampling.truncated:
             chances = _truncated(chances, sampling)
         cumulative = chances.cumsum(-1)

@@ -10,7 +10,8 @@ from journeyman.envs import Message, ToolEnv, answer_text
 from journeyman.tools import ToolCall
 
 Script = Callable[[ToolEnv], Iterator[ToolCall | str]]
-"""Yields one turn after the other: a call, or text."""
+"""Yields one turn after the other: a call, or what is said outside any reasoning; a text with marks
+of reasoning in it is a turn as it is written."""
 
 
 class ScriptedPlayer:
@@ -24,13 +25,21 @@ class ScriptedPlayer:
 
     def open(self, conversations: Sequence[Conversation]) -> Stream:
         """Start a batch of conversations."""
-        return _ScriptedStream(self.dialect, [self._script(it.env) for it in conversations])
+        scripts = [self._script(it.env) for it in conversations]
+        return _ScriptedStream(self.dialect, scripts, [it.tokens for it in conversations])
 
 
 class _ScriptedStream:
-    def __init__(self, dialect: Dialect, scripts: list[Iterator[ToolCall | str]]) -> None:
+    def __init__(
+        self,
+        dialect: Dialect,
+        scripts: list[Iterator[ToolCall | str]],
+        prompts: list[Sequence[int]],
+    ) -> None:
         self._dialect = dialect
         self._scripts = scripts
+        self._prompts = prompts
+        """What each row was told last."""
         self._ready = list(range(len(scripts)))
 
     def advance(self) -> list[Turn]:
@@ -39,11 +48,12 @@ class _ScriptedStream:
         for row in ready:
             said = next(self._scripts[row], "")
             text = said if isinstance(said, str) else self._dialect.write_call(said)
-            tokens = tuple(self._dialect.turn(text))
+            tokens = tuple(self._dialect.turn(self._dialect.spoken(text, self._prompts[row])))
             turns.append(Turn(row, tokens, (0.0,) * len(tokens)))
         return turns
 
     def extend(self, row: int, tokens: Sequence[int], messages: Sequence[Message] = ()) -> None:
+        self._prompts[row] = tokens
         self._ready.append(row)
 
     def finish(self, row: int) -> None:

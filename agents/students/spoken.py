@@ -49,7 +49,8 @@ class SpokenPlayer(ABC):
             seed: Of this turn's dice.
 
         Returns:
-            The turn's text, calls in the form of `dialect`.
+            The turn's text, calls in the form of `dialect`. Where the prompts of the dialect begin
+            reasoning, the text goes on from there; `Dialect.spoken` ends it before what is said.
         """
 
     def open(self, conversations: Sequence[Conversation]) -> Stream:

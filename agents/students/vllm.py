@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from journeyman.agents.errors import (
     DivergedError,
@@ -192,8 +192,9 @@ def load_student(
 
 
 def _end_ids(path: str) -> tuple[int, ...]:
-    """The tokens that end a turn by a model's generation config, if it has one."""
+    """The tokens that end a turn by a model's generation config; without one, by its config."""
     try:
-        return end_ids(GenerationConfig.from_pretrained(path))
+        found = GenerationConfig.from_pretrained(path)
     except OSError:
-        return ()
+        found = GenerationConfig.from_model_config(AutoConfig.from_pretrained(path))
+    return end_ids(found)

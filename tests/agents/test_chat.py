@@ -21,7 +21,7 @@ from journeyman.agents.students.dialect import (
 )
 from journeyman.agents.students.scripted import ScriptedPlayer, oracle
 from journeyman.envs import Message, StopReason, ToolEnv, make
-from journeyman.tools import ToolCall, ToolSpec, parse_hermes, render_hermes
+from journeyman.tools import CallStatus, ToolCall, ToolSpec, parse_hermes, render_hermes
 from journeyman.tools.parsing import PARSERS, get_parser
 
 from ..tools.test_chat_templates import TEMPLATES as PARSED
@@ -379,9 +379,10 @@ def test_what_is_only_considered_is_not_done(reasoning: str) -> None:
 def test_reasoning_without_an_end_does_nothing() -> None:
     env = make("journeyman/Bank-v0")
     env.reset(options={"task_id": "test/1"})
-    _, _, terminated, _, info = env.step(f"<think>\n{CONSIDERED}\nAnswer: 9")
-    assert terminated
-    assert info["calls"] == ()
+    messages, _, terminated, _, info = env.step(f"<think>\n{CONSIDERED}\nAnswer: 9")
+    assert not terminated  # it is no answer either
+    assert [(r.call.status, r.call.name) for r in info["calls"]] == [(CallStatus.UNCLOSED, "")]
+    assert "reasoning was not closed with </think>" in messages[0].content
 
 
 def test_markers_in_arguments_are_not_reasoning() -> None:

@@ -1,3 +1,4 @@
+import copy
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -178,10 +179,16 @@ def test_logprobs_are_those_of_a_full_forward(model: PreTrainedModel) -> None:
         torch.testing.assert_close(theirs[chosen], expected[chosen], atol=1e-4, rtol=0)
 
 
+def endless(model: PreTrainedModel, max_tokens: int) -> HFPlayer:
+    """A player that cannot sample what ends its turns."""
+    never = cast(Dialect, SimpleNamespace(eos_id=VOCABULARY, end_ids=(VOCABULARY,)))
+    model = copy.deepcopy(model)
+    model.generation_config = GenerationConfig()
+    return HFPlayer(model, never, Sampling(max_tokens=max_tokens))
+
+
 def test_a_turn_that_is_too_long_is_ended() -> None:
-    model = llama(VOCABULARY)
-    endless = cast(Dialect, SimpleNamespace(eos_id=VOCABULARY, end_ids=(VOCABULARY,)))
-    player = HFPlayer(model, endless, Sampling(max_tokens=4))  # it cannot sample that token
+    player = endless(llama(VOCABULARY), 4)
     (turn,) = play(player, [Talk((1, 2), (), 0)])[0]
     assert turn.truncated
     assert len(turn.tokens) == len(turn.logprobs) == 5
@@ -443,8 +450,7 @@ def test_a_stop_may_lie_across_tokens() -> None:
 
 def test_the_seed_of_the_sampling_gives_other_dice(model: PreTrainedModel) -> None:
     rows = [Talk((5, 6, 7), (), seed) for seed in range(6)]
-    endless = cast(Dialect, SimpleNamespace(eos_id=VOCABULARY, end_ids=(VOCABULARY,)))
-    player = HFPlayer(model, endless, Sampling(max_tokens=12))
+    player = endless(model, 12)
 
     def played(seed: int) -> list[list[tuple[tuple[int, ...], bool]]]:
         return [tokens(turns) for turns in play(player.at(seed=seed), rows)]

@@ -23,18 +23,23 @@ from journeyman.tools.parsing.llama3 import LLAMA3_JSON
 from journeyman.tools.parsing.mistral import MISTRAL
 from journeyman.tools.parsing.pythonic import PYTHONIC
 from journeyman.tools.parsing.qwen3_coder import QWEN3_CODER
-from journeyman.tools.parsing.reasoning import blank_reasoning
+from journeyman.tools.parsing.reasoning import ANALYSIS, MARKS, THINK, Marks, begun_in, read_turn
 from journeyman.tools.parsing.tokens import locate, token_ends
 
 __all__ = [
+    "ANALYSIS",
+    "MARKS",
     "MAX_DEPTH",
     "PARSERS",
+    "THINK",
     "CallFormat",
+    "Marks",
     "Scanner",
-    "blank_reasoning",
+    "begun_in",
     "get_parser",
     "locate",
     "parse_hermes",
+    "read_turn",
     "render_hermes",
     "token_ends",
 ]

@@ -1,4 +1,7 @@
-r"""Hermes and Qwen: `<tool_call>\n{"name": …, "arguments": {…}}\n</tool_call>`."""
+r"""Hermes and Qwen: `<tool_call>\n{"name": …, "arguments": {…}}\n</tool_call>`.
+
+JSON without a marker is an answer, whatever its keys: servers of these models read it so too.
+"""
 
 from __future__ import annotations
 
