@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from journeyman.agents.evaluation.metrics import Metrics, Rate
+from journeyman.agents.evaluation.printing import one_line, printable
 from journeyman.tools import CallStatus
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def _tools(rows: Mapping[str, Metrics]) -> str:
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:
     """A table: headers, a rule, the rest; the first column to the left, figures to the right."""
+    lines = [tuple(map(one_line, line)) for line in lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
     header, *rest = (_align(line, widths) for line in lines)
@@ -162,7 +164,7 @@ def write_summary(
     if "rows" in extra:
         raise ValueError('extra has a key "rows", which is taken by the metrics')
     summary = {"rows": {name: metrics.to_dict() for name, metrics in rows.items()}, **extra}
-    text = json.dumps(summary, indent=2, allow_nan=False, ensure_ascii=False)
+    text = printable(json.dumps(summary, indent=2, allow_nan=False, ensure_ascii=False))
     write_atomically(path, f"{text}\n".encode())
 
 
