@@ -12,6 +12,7 @@
         ├── MissingExtraError       (ModuleNotFoundError) an optional package is not installed
         ├── VocabularyMismatchError (ValueError)  student and teacher count tokens differently
         ├── RunDirError             (ValueError)  the run folder holds another run, or one at work
+        ├── RunFileError            (ValueError)  a file of a run folder holds something else
         ├── DivergedError           (ValueError)  the model's weights are no longer of use
         ├── BrokenRolloutError      (RuntimeError) nothing of a rollout came to its end
         ├── NoSnapshotError         (ValueError)  a search in an environment without snapshots
@@ -69,6 +70,10 @@ class VocabularyMismatchError(AgentError, ValueError):
 
 class RunDirError(AgentError, ValueError):
     """The run folder belongs to a run with another configuration, or to one that is at work."""
+
+
+class RunFileError(AgentError, ValueError):
+    """A file of a run folder holds what no run wrote there; the message names the line."""
 
 
 class DivergedError(AgentError, ValueError):

@@ -16,9 +16,9 @@ from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from journeyman.agents.errors import RunDirError
+from journeyman.agents.evaluation.files import read_config
 from journeyman.agents.evaluation.metrics import TaskKey, wilson
 from journeyman.agents.evaluation.records import TRAINING, EpisodeFile, find_runs
 from journeyman.envs import StopReason
@@ -191,8 +191,8 @@ def _seed_groups(name: str) -> dict[str, dict[int, Path]]:
     """Runs by label and seed: those whose configs differ by the seed alone are together."""
     groups: defaultdict[str, dict[int, Path]] = defaultdict(dict)
     for run in find_runs(name):
-        config: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
-        groups[repr(_settings(config))][int(config["seed"])] = run
+        config = read_config(run)
+        groups[repr(_settings(config))][config["seed"]] = run
     if len(groups) == 1:
         return dict(zip([name], groups.values(), strict=True))
     # A sweep's folders are named after what their runs override, such as `credit=trace,seed=1`.

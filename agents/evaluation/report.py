@@ -230,7 +230,9 @@ def _curves(history: Sequence[Mapping[str, Any]], word: str) -> Curves:
     """Points (step, value) of every key that contains `word`."""
     keys = dict.fromkeys(key for entry in history for key in entry if word in key)
     curves = {
-        key: [(e["step"], e[key]) for e in history if e.get(key) is not None and "step" in e]
+        key: [
+            (e["step"], e[key]) for e in history if type(e.get(key)) in (int, float) and "step" in e
+        ]
         for key in keys
     }
     return {key: points for key, points in curves.items() if points}

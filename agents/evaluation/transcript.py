@@ -132,7 +132,8 @@ def _section(played: Played) -> str:
     episode = played.episode
     kind = "broken" if played.broken else "solved" if episode.success else "failed"
     parts = [
-        f'<details class="{kind}"><summary>{_escaped(heading(played))}<span>{kind}</span></summary>',
+        f'<details class="{kind}">',
+        f"<summary>{_escaped(heading(played))}<span>{kind}</span></summary>",
         *map(_bubble, episode.opening),
     ]
     for step in episode.steps:

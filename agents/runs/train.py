@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from omegaconf import DictConfig, OmegaConf
 from transformers import PrinterCallback, Trainer
 
@@ -65,7 +66,9 @@ def train(composed: DictConfig) -> None:
     report = folder.path / "table.txt"
     if report.exists():
         if job.first:
-            print(f"{folder.path} is finished; delete it to run anew.\n\n{report.read_text()}")
+            print(
+                f"{folder.path} is finished; delete it to run anew.\n\n{report.read_text(errors='replace')}"
+            )
         return
     tasks = _check_tasks(config)
     check_environments(config)
@@ -222,9 +225,10 @@ def fit(trainer: Trainer, run: Path) -> None:
         trainer.add_callback(Progress())
     trainer.remove_callback(PrinterCallback)  # the bar and the metrics file say it already
     with explaining_full_disk(run):
-        checkpoint = last_complete(
-            Path(str(trainer.args.output_dir)), trainer.is_world_process_zero()
-        )
+        found: list[Path | None] = [None]
+        if trainer.is_world_process_zero():
+            found = [last_complete(Path(str(trainer.args.output_dir)))]
+        (checkpoint,) = broadcast_object_list(found)  # what one process mends no other looks into
         if checkpoint and step_of(checkpoint) >= trainer.args.max_steps:
             # `train` would take a step more before it looks whether any is left.
             if trainer.is_world_process_zero():
