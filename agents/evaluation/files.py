@@ -6,11 +6,13 @@ is damage, or another's: `RunFileError`.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import yaml
 from omegaconf import OmegaConf
@@ -144,3 +146,20 @@ def _no_config(place: str, why: str) -> RunFileError:
         f"{place} is no config of a run ({' '.join(why.split())[:200]}): delete the run's folder, "
         f"or choose another"
     )
+
+
+_LONGEST_NAME = 200
+"""Bytes of a folder's name; file systems take 255."""
+
+
+def folder_name(text: str) -> str:
+    """What a run of a sweep overrides, as the name of one folder: no slash makes two of it."""
+    name = quote(text, safe="=,+:@[]{}()~' ")
+    if len(name) > _LONGEST_NAME:
+        name = f"{name[:_LONGEST_NAME]}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return name
+
+
+def folder_text(name: str) -> str:
+    """What `folder_name` was given, as far as it had room."""
+    return unquote(name)

@@ -242,11 +242,15 @@ def metrics_of(played: Sequence[Played]) -> Metrics:
 def rows_of(played: Iterable[Played]) -> dict[str, list[Played]]:
     """Episodes by row, in the order of the rows' first lines.
 
-    Where an evaluation played one again, because infrastructure had broken it, the last one counts.
+    Where an evaluation played one again, because infrastructure had broken it, the last one counts;
+    where the model had other weights by then, only what the last ones played.
     """
     rows: dict[str, dict[object, Played]] = {}
     for i, p in enumerate(played):
-        rows.setdefault(p.row, {})[p.place if p.step is None else i] = p
+        row = rows.setdefault(p.row, {})
+        if p.step is None and row and next(reversed(row.values())).weights != p.weights:
+            row.clear()
+        row[p.place if p.step is None else i] = p
     return {row: list(places.values()) for row, places in rows.items()}
 
 
@@ -272,7 +276,7 @@ def find_runs(name: str) -> list[Path]:
     if folder is None:
         raise RunDirError(f"no run folder {name!r}, nor {Path('runs') / name}")
     runs = [folder] if (folder / EPISODES).exists() else []
-    runs = runs or sorted(file.parent for file in folder.glob(f"*/{EPISODES}"))
+    runs = runs or sorted(file.parent for file in folder.rglob(EPISODES))
     if not runs:
         raise RunDirError(
             f"{folder} has no {EPISODES}: expected the folder of a run of `journeyman train` or "

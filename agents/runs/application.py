@@ -22,6 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from transformers.utils.logging import disable_progress_bar
 
+from journeyman.agents.evaluation.files import folder_name
 from journeyman.envs import env_class, env_ids
 from journeyman.tools.doors import load_group
 
@@ -58,15 +59,23 @@ def run_app(config_name: str, job: Callable[[DictConfig], object], argv: Sequenc
     Plugins.instance().register(PackageConfigs)
     sys.argv = [f"journeyman {config_name}", *argv]
     OmegaConf.register_new_resolver("groups", _list_groups, replace=True)
+    OmegaConf.register_new_resolver("folder", folder_name, replace=True)
 
-    def run(config: DictConfig) -> object:
+    failures: list[Exception] = []
+
+    def run(config: DictConfig) -> None:
         if HydraConfig.get().mode is RunMode.MULTIRUN:  # every run of a sweep has its own folder
             config.run_dir = HydraConfig.get().runtime.output_dir
-        return job(config)
+        try:
+            job(config)
+        except Exception as error:  # Hydra would print a line of its own before it raises
+            failures.append(error)
 
     hydra.main(version_base="1.3", config_path="pkg://journeyman.conf", config_name=config_name)(
         run
     )()
+    if failures:
+        raise failures[0]
 
 
 def offer_options() -> None:

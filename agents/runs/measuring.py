@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from journeyman.agents.errors import BrokenRolloutError
@@ -20,7 +21,6 @@ from journeyman.agents.runs.config import RunConfig
 from journeyman.agents.runs.folder import explaining_full_disk
 from journeyman.agents.search.playing import SearchPlayer
 from journeyman.agents.students.dialect import Dialect
-from journeyman.agents.students.hf import HFPlayer
 from journeyman.agents.students.player import Player
 from journeyman.agents.students.scripted import ScriptedPlayer, no_op, oracle
 
@@ -100,19 +100,28 @@ def _attempt_seed(seed: int, attempt: int) -> int:
 
 
 def _fingerprint(player: Player) -> str:
-    """Tells a player's weights, dialect and dice from others; empty for scripts and other engines.
+    """Tells who plays from others: weights, dialect, dice, whatever the engine; scripts have none.
 
-    Of each parameter the first values are looked at: training leaves no model with all of them as
-    they were, and to read all would take long.
+    Every weight is read, about a second a gigabyte. Of a player whose model cannot be looked into,
+    such as a served one, it says only what is known of it here.
     """
     student = player.player if isinstance(player, SearchPlayer) else player
-    if not isinstance(student, HFPlayer):
+    if isinstance(student, ScriptedPlayer):
         return ""
     dialect = student.dialect
-    ways = (dialect.name, dialect.render, dialect.template_kwargs, student.max_context)
-    digest = hashlib.sha256(repr((ways, student.sampling)).encode())
-    for parameter in student.model.parameters():
-        digest.update(parameter.detach().reshape(-1)[:256].float().cpu().numpy().tobytes())
+    sampling = getattr(student, "sampling", None)
+    ways = (dialect.name, dialect.render, dialect.template_kwargs, student.max_context, sampling)
+    digest = hashlib.sha256(f"{type(student).__qualname__}{ways!r}".encode())
+    weights = getattr(student, "weights", None) or getattr(student, "model", None)
+    if isinstance(weights, torch.nn.Module):
+        for parameter in weights.parameters():
+            values = parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            digest.update(values.numpy())
+    elif isinstance(weights, str):
+        digest.update(weights.encode())
+        for file in sorted(Path(weights).rglob("*.safetensors")):
+            with file.open("rb") as opened:
+                digest.update(hashlib.file_digest(opened, "sha256").digest())
     return digest.hexdigest()[:16]
 
 

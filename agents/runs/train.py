@@ -66,9 +66,8 @@ def train(composed: DictConfig) -> None:
     report = folder.path / "table.txt"
     if report.exists():
         if job.first:
-            print(
-                f"{folder.path} is finished; delete it to run anew.\n\n{report.read_text(errors='replace')}"
-            )
+            known = report.read_text(errors="replace")
+            print(f"{folder.path} is finished; delete it to run anew.\n\n{known}")
         return
     tasks = _check_tasks(config)
     check_environments(config)
