@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from journeyman.agents.evaluation.metrics import Metrics, Rate
 from journeyman.agents.evaluation.printing import one_line, printable
+from journeyman.agents.evaluation.remarks import remarks
+from journeyman.envs import StopReason
 from journeyman.tools import CallStatus
 
 if TYPE_CHECKING:
@@ -30,6 +32,9 @@ HEADERS = (
     "tokens/task",
     "infra",
 )
+
+CUT_SHORT = (StopReason.MAX_TURNS, StopReason.CONTEXT_FULL)
+"""Ends that have a column, of their episodes, where a row has any; no answer was given there."""
 
 # Colours of the Okabe-Ito palette, which the colour-blind can tell apart.
 _GREY, _SKY, _BLUE, _ORANGE, _INK = "#b3b3b3", "#56b4e9", "#0072b2", "#e69f00", "#333333"
@@ -55,9 +60,31 @@ def table(rows: Mapping[str, Metrics]) -> str:
     k = max((metrics.attempts for metrics in rows.values()), default=1)
     passes = (f"pass^{k}", f"pass@{k}") if k > 1 else ()
     extra = tuple(dict.fromkeys(name for metrics in rows.values() for name in metrics.extra))
-    headers = (*HEADERS[:4], *passes, *HEADERS[4:], *extra)
-    lines = [(*_cells(name, m, k), *_extra(m, extra)) for name, m in rows.items()]
+    stops = [stop for stop in CUT_SHORT if any(m.stops.get(stop) for m in rows.values())]
+    headers = (*HEADERS[:4], *passes, *HEADERS[4:], *(s.replace("_", " ") for s in stops), *extra)
+    lines = [
+        (*_cells(name, m, k), *(str(m.stops.get(s, 0)) for s in stops), *_extra(m, extra))
+        for name, m in rows.items()
+    ]
     return aligned([headers, *lines])
+
+
+def in_words(
+    rows: Mapping[str, Metrics], details: bool, history: Sequence[Mapping[str, Any]] = ()
+) -> str:
+    """All that is printed of an evaluation: the table, its breakdown if asked for, remarks.
+
+    Args:
+        rows: Name of a policy -> its metrics.
+        details: Add `breakdown`.
+        history: What training logged, for remarks.
+    """
+    parts = [table(rows)]
+    if details:
+        parts.append(breakdown(rows))
+    if said := remarks(rows, history):
+        parts.append("\n".join(f"Mind: {words}" for words in said))
+    return "\n\n".join(parts)
 
 
 def _extra(metrics: Metrics, names: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from journeyman.agents.errors import BrokenRolloutError
+from journeyman.agents.errors import BrokenRolloutError, SettingError
 from journeyman.agents.evaluation.metrics import Metrics
 from journeyman.agents.evaluation.records import EpisodeFile, Played, kind_of, metrics_of
 from journeyman.agents.rollouts.job import Job
-from journeyman.agents.rollouts.rollout import rollout
+from journeyman.agents.rollouts.rollout import no_room, rollout
 from journeyman.agents.rollouts.tasks import TaskRef, deal
 from journeyman.agents.runs.config import RunConfig
 from journeyman.agents.runs.folder import explaining_full_disk
@@ -39,6 +40,9 @@ def evaluate(
         config: Of the run.
         kwargs: For the environments.
         job: This process among others.
+
+    Raises:
+        SettingError: Every prompt is as long as the player's context.
     """
     run, size = Path(config.run_dir), config.evaluation.batch_size
     file = EpisodeFile(run)
@@ -73,7 +77,21 @@ def evaluate(
             known.update((p.place, p) for p in played)
             others = sum(map(len, batches[start : start + job.count])) - len(own)
             bar.update(others)
-    return metrics_of([known[_place(*it)] for it in tasks])
+    played = [known[_place(*it)] for it in tasks]
+    _check_room(name, player, played)
+    return metrics_of(played)
+
+
+def _check_room(name: str, player: Player, played: Sequence[Played]) -> None:
+    """Refuse an evaluation in which nobody could say a word.
+
+    Raises:
+        SettingError: Every prompt is as long as the context.
+    """
+    sound = [p.episode for p in played if not p.broken]
+    if sound and not any(episode.steps for episode in sound):
+        shortest = min(len(episode.tokens) for episode in sound)
+        raise SettingError(no_room(name, len(sound), shortest, player.max_context))
 
 
 def _place(ref: TaskRef, attempt: int) -> tuple[str, str, int]:
@@ -83,11 +101,13 @@ def _place(ref: TaskRef, attempt: int) -> tuple[str, str, int]:
 def attempts(config: RunConfig) -> list[tuple[TaskRef, int]]:
     """What an evaluation plays: every task, as often as the config says, with the attempt's number.
 
+    Environments with few tasks give what they have.
+
     Raises:
-        UnknownTaskError: An environment has no such split, or fewer tasks in it.
+        UnknownTaskError: An environment has no such split.
     """
     options = config.evaluation
-    tasks = deal(config.env.ids, options.split, 0, options.tasks, config.seed)
+    tasks = deal(config.env.ids, options.split, 0, options.tasks, config.seed, short="cap")
     return [
         (task if n == 0 else replace(task, seed=_attempt_seed(task.seed, n)), n)
         for n in range(options.attempts)
