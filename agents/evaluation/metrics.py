@@ -201,7 +201,7 @@ def summarise(
         pass_hat={k: pass_hat_k(counted, k) for k in ks},
         pass_at={k: pass_at_k(counted, k) for k in ks},
         extra={name: metric(counted) for name, metric in registered().items()},
-        unplayed=sum(not e.steps for e in counted),
+        unplayed=sum(e.stop is StopReason.CONTEXT_FULL and not e.steps for e in counted),
     )
 
 

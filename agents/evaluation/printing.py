@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable
 from typing import Any, TextIO, cast
 
 _BIDI = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
@@ -44,7 +45,7 @@ class SafeStream:
         r"""Wrap a stream.
 
         Args:
-            stream: Where text goes; it has everything but `write`.
+            stream: Where text goes; all but writing is its own.
             bars: A progress bar may go back to the left: a write may begin with `\r`.
         """
         self._stream = stream
@@ -57,6 +58,11 @@ class SafeStream:
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         self._stream.write(safe.encode(encoding, "backslashreplace").decode(encoding))
         return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write several texts."""
+        for text in lines:
+            self.write(text)
 
     def __getattr__(self, name: str) -> Any:
         """Everything else is the stream's own."""

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from journeyman.agents.evaluation.metrics import Metrics, Rate
 from journeyman.agents.evaluation.printing import one_line, printable
-from journeyman.agents.evaluation.remarks import remarks
 from journeyman.envs import StopReason
 from journeyman.tools import CallStatus
 
@@ -69,20 +68,18 @@ def table(rows: Mapping[str, Metrics]) -> str:
     return aligned([headers, *lines])
 
 
-def in_words(
-    rows: Mapping[str, Metrics], details: bool, history: Sequence[Mapping[str, Any]] = ()
-) -> str:
+def in_words(rows: Mapping[str, Metrics], details: bool, said: Sequence[str] = ()) -> str:
     """All that is printed of an evaluation: the table, its breakdown if asked for, remarks.
 
     Args:
         rows: Name of a policy -> its metrics.
         details: Add `breakdown`.
-        history: What training logged, for remarks.
+        said: See `remarks`; they go below it.
     """
     parts = [table(rows)]
     if details:
         parts.append(breakdown(rows))
-    if said := remarks(rows, history):
+    if said:
         parts.append("\n".join(f"Mind: {words}" for words in said))
     return "\n\n".join(parts)
 

@@ -108,7 +108,7 @@ def deal(
     Raises:
         SettingError: More than can be listed.
         UnknownEnvError: No environment of that id.
-        UnknownTaskError: An environment has no such split, or none or too few tasks from `first` on.
+        UnknownTaskError: An environment has no such split, or too few tasks from `first` on.
     """
     if count > MOST_TASKS:
         raise SettingError(f"{count} tasks are asked for: expected at most {MOST_TASKS}")

@@ -254,9 +254,8 @@ def _kinds(target: str) -> dict[str, set[type]]:
             kinds.add(type(None))
         if name not in hints and kinds & {int, float}:
             kinds |= {int, float}
-        if (kinds & {int, float, bool} and kinds <= {int, float, bool, type(None)}) or (
-            name in hints and kinds <= {str, type(None)} and str in kinds
-        ):
+        text = name in hints and kinds <= {str, type(None)}
+        if kinds & {int, float, bool, str} and (text or kinds <= {int, float, bool, type(None)}):
             told[name] = kinds
     return told
 

@@ -60,12 +60,9 @@ def evaluate_student(composed: DictConfig) -> None:
         rows[name] = evaluate(name, searching, config, kwargs, job)
     if not job.first:
         return
-    extra = {
-        "machine": machine(),
-        "config": as_mapping(composed),
-        "remarks": remarks(rows),
-    }
+    said = remarks(rows)
+    extra = {"machine": machine(), "config": as_mapping(composed), "remarks": said}
     write_summary(folder.path / "summary.json", rows, extra)
     plot(folder.path / "plot.png", rows)
-    print(f"\n{in_words(rows, config.evaluation.breakdown)}\n")
+    print(f"\n{in_words(rows, config.evaluation.breakdown, said)}\n")
     print(f"summary: {folder.path / 'summary.json'}")

@@ -86,6 +86,7 @@ def train(composed: DictConfig) -> None:
     folder.claim()
 
     rows: dict[str, Metrics] = {}
+    said: list[str] = []
 
     def measure(name: str, player: Player) -> None:
         rows[name] = evaluate(name, tested(player, config), config, parts.env_kwargs, job)
@@ -96,7 +97,8 @@ def train(composed: DictConfig) -> None:
         if master is not None:
             measure("teacher", master)
         if job.first:
-            for words in remarks(rows):  # training takes long, and may be in vain
+            said = remarks(rows)  # training takes long, and may be in vain
+            for words in said:
                 print(f"Mind: {words}")
     if config.evaluation.every:
         trainer.add_callback(
@@ -124,7 +126,7 @@ def train(composed: DictConfig) -> None:
         rows["teacher"] = of_teacher  # below the students
     if job.first:
         with explaining_full_disk(folder.path):
-            finish(folder.path, rows, composed, time.perf_counter() - started)
+            finish(folder.path, rows, composed, time.perf_counter() - started, said)
 
 
 def _check_tasks(config: TrainConfig, job: Job) -> list[Any]:
@@ -162,9 +164,10 @@ def _trainer(config: TrainConfig) -> Any:
     if not isinstance(args, TrainingArguments):
         raise SettingError(f"trainer.args={args}: expected TRL's arguments, as in conf/trainer/")
     try:
-        get_reporting_integration_callbacks(args.report_to)
+        for callback in get_reporting_integration_callbacks(args.report_to):
+            callback()
     except (ImportError, RuntimeError, ValueError) as error:
-        raise SettingError(f"trainer.args.report_to: {error}") from error
+        raise SettingError(f"trainer: {error}") from error
     return build
 
 
@@ -279,19 +282,34 @@ def fit(trainer: Trainer, run: Path) -> None:
         trainer.save_model(str(run / "model"))
 
 
-def finish(run: Path, rows: dict[str, Metrics], composed: DictConfig, seconds: float) -> None:
-    """Write summary, picture and table, and print the table."""
+def finish(
+    run: Path,
+    rows: dict[str, Metrics],
+    composed: DictConfig,
+    seconds: float,
+    said: Sequence[str] = (),
+) -> None:
+    """Write summary, picture and table, and print the table.
+
+    Args:
+        run: The folder.
+        rows: Name of a policy -> its metrics.
+        composed: The config.
+        seconds: That the run took.
+        said: Remarks that were printed before; they are only written.
+    """
     history = read_metrics(run / "metrics.jsonl")
+    found = remarks(rows, history)
     extra = {
         "machine": machine(),
         "seconds": round(seconds, 1),
         "config": as_mapping(composed),
         "history": history,
-        "remarks": remarks(rows, history),
+        "remarks": found,
     }
     write_summary(run / "summary.json", rows, extra)
     plot(run / "plot.png", rows, history)
     details = bool(OmegaConf.select(composed, "evaluation.breakdown"))
-    text = f"{in_words(rows, details, history)}\n"
-    write_atomically(run / "table.txt", text.encode())
-    print(f"\n{text}\nsummary: {run / 'summary.json'}\npicture: {run / 'plot.png'}")
+    write_atomically(run / "table.txt", f"{in_words(rows, details, found)}\n".encode())
+    text = in_words(rows, details, [words for words in found if words not in said])
+    print(f"\n{text}\n\nsummary: {run / 'summary.json'}\npicture: {run / 'plot.png'}")
