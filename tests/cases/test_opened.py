@@ -35,6 +35,8 @@ from journeyman.agents.runs.folder import RunFolder
 from journeyman.envs import Episode, Message, Step, StopReason
 from journeyman.tools import CallStatus, ToolCall, ToolResult
 
+from ..agents.conftest import ForkServer
+
 BANK = "journeyman/Bank-v0"
 HOSTILE = {
     "title": "\x1b]0;owned\x07",
@@ -460,6 +462,29 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     assert last_complete(tmp_path) is None
     assert capsys.readouterr().err.rstrip().endswith("; starting anew")
     assert {p.name for p in tmp_path.iterdir()} == {"damaged-checkpoint-2", "damaged-checkpoint-4"}
+
+
+@pytest.mark.slow
+def test_training_goes_on_from_the_checkpoint_before(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    server = ForkServer(tmp_path)
+    sizes = ("steps=3", "trainer.args.save_steps=1", "evaluation.tasks=0", f"run_dir={run}")
+    command = ("train", "debug=tiny", "trainer=sft", "teacher=none", "threads=1", *sizes)
+    try:
+        assert server(*command).status == 0
+        weights = (run / "model" / "model.safetensors").read_bytes()
+        shutil.rmtree(run / "model")
+        (run / "table.txt").unlink()
+        newest = run / "checkpoints" / "checkpoint-3" / "optimizer.pt"
+        newest.write_bytes(newest.read_bytes()[:1000])
+        again = server(*command)
+    finally:
+        server.close()
+    assert again.status == 0, again.stderr
+    assert "damaged-checkpoint-3: optimizer.pt is not what was written" in again.stderr
+    assert "going on from checkpoint-2" in again.stderr
+    assert (run / "model" / "model.safetensors").read_bytes() == weights
+    assert [r["step"] for r in read_metrics(run / "metrics.jsonl")] == [1, 2, 3]
 
 
 def test_other_names_are_no_checkpoints(tmp_path: Path) -> None:
