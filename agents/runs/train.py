@@ -160,7 +160,10 @@ def _trainer(config: TrainConfig) -> Any:
         SettingError: They are refused, or ask for a package that is not there.
     """
     build = make(config.trainer, "trainer")
-    args = getattr(build, "keywords", {}).get("args")
+    given = getattr(build, "keywords", {})
+    if "args" not in given:
+        return build  # another package's, with arguments of its own
+    args = given["args"]
     if not isinstance(args, TrainingArguments):
         raise SettingError(f"trainer.args={args}: expected TRL's arguments, as in conf/trainer/")
     try:
