@@ -13,6 +13,7 @@
         ├── VocabularyMismatchError (ValueError)  student and teacher count tokens differently
         ├── TeacherServerError      (ConnectionError) a teacher's server is gone, or would mislead
         ├── RunDirError             (ValueError)  the run folder holds another run, or one at work
+        ├── RunFileError            (ValueError)  a file of a run folder holds something else
         ├── DivergedError           (ValueError)  the model's weights are no longer of use
         ├── BrokenRolloutError      (RuntimeError) nothing of a rollout came to its end
         ├── NoSnapshotError         (ValueError)  a search in an environment without snapshots
@@ -74,6 +75,10 @@ class TeacherServerError(AgentError, ConnectionError):
 
 class RunDirError(AgentError, ValueError):
     """The run folder belongs to a run with another configuration, or to one that is at work."""
+
+
+class RunFileError(AgentError, ValueError):
+    """A file of a run folder holds what no run wrote there; the message names the line."""
 
 
 class DivergedError(AgentError, ValueError):

@@ -207,6 +207,8 @@ class Episode:
         tokens = tuple(_unpack("I", data["tokens"]))
         mask = [False] * len(tokens)
         for start, end in data["mask"]:
+            if not 0 <= start <= end <= len(mask):
+                raise ValueError(f"mask {start}..{end} of an episode of {len(mask)} tokens")
             mask[start:end] = [True] * (end - start)
         return cls(
             env_id=data["env_id"],
@@ -285,9 +287,19 @@ def _pack(code: Literal["I", "f"], values: Iterable[float]) -> str:
     return base64.b64encode(zlib.compress(packed.tobytes())).decode("ascii")
 
 
+_MOST_PACKED = 1 << 26
+"""Bytes that a few thousand must not unfold into."""
+
+
 def _unpack(code: Literal["I", "f"], text: str) -> list[Any]:
     packed: array[Any] = array(code)
-    packed.frombytes(zlib.decompress(base64.b64decode(text)))
+    unfolding = zlib.decompressobj()
+    try:
+        packed.frombytes(unfolding.decompress(base64.b64decode(text), _MOST_PACKED))
+    except zlib.error as error:
+        raise ValueError(f"packed numbers that cannot be unpacked: {error}") from error
+    if not unfolding.eof:
+        raise ValueError("packed numbers that do not end")
     if sys.byteorder == "big":
         packed.byteswap()
     return packed.tolist()

@@ -23,6 +23,7 @@ from journeyman.agents.cli.base import (
     group,
 )
 from journeyman.agents.errors import AgentError
+from journeyman.agents.evaluation.printing import guard_streams
 
 _HYDRA_APPS = {
     "train": "train a student (Hydra overrides; try: journeyman train --help)",
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0 done, 1 a check or a program failed, 2 a mistake in what was asked, 130
         interrupted. Errors that are not the user's are raised as they are.
     """
+    guard_streams()
     given = list(sys.argv[1:] if argv is None else argv)
     debug = _DEBUG in given or os.environ.get("JOURNEYMAN_DEBUG", "") not in ("", "0")
     arguments = [a for a in given if a != _DEBUG]  # it may stand anywhere, overrides included

@@ -8,6 +8,8 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
+from journeyman.agents.evaluation.printing import one_line
+
 Handler = Callable[[argparse.Namespace], int]
 """Runs a subcommand; returns the exit status."""
 
@@ -60,7 +62,7 @@ def task_id(text: str) -> str:
 
 def columns(rows: Iterable[Sequence[str]]) -> str:
     """Rows as left-aligned columns."""
-    listed = list(rows)
+    listed = [tuple(map(one_line, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*listed, strict=True)]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in listed)
     return "\n".join(lines)

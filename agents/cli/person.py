@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from journeyman.agents.errors import CallSyntaxError
+from journeyman.agents.evaluation.transcript import said
 from journeyman.envs import Message, ToolEnv, make
 from journeyman.envs.task import solution
 from journeyman.tools import CallStatus, ToolCall, ToolSpec
@@ -157,8 +158,7 @@ def _list_tools(env: ToolEnv) -> str:
 
 def _show(messages: Sequence[Message], stdout: TextIO) -> None:
     for message in messages:
-        speaker = f"{message.role} {message.name}" if message.name else message.role
-        stdout.write(f"[{speaker}] {message.content}\n")
+        stdout.write(f"{said(message)}\n")
 
 
 def _verdict(env: ToolEnv, reward: float, success: bool, truncated: bool) -> str:

@@ -36,6 +36,7 @@ def add(commands: Commands) -> None:
 
 
 def _search(options: argparse.Namespace) -> int:
+    from journeyman.agents.evaluation.printing import printable
     from journeyman.agents.rollouts.tasks import TaskRef
     from journeyman.agents.search.draw import as_svg, as_text
     from journeyman.agents.search.evidence import TreeRollouts
@@ -68,7 +69,7 @@ def _search(options: argparse.Namespace) -> int:
     (grown,), _ = rollouts.grow(student, Annotations(teacher), master, refs, 64, {})
     print(f"{options.id} {task.id}: {task.prompt}\n{as_text(grown.tree)}")
     if options.svg:
-        options.svg.write_text(as_svg(grown.tree))
+        options.svg.write_text(printable(as_svg(grown.tree)), encoding="utf-8")
         print(f"picture: {options.svg}")
     return OK
 

@@ -16,9 +16,9 @@ from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from journeyman.agents.errors import RunDirError
+from journeyman.agents.evaluation.files import folder_text, read_config
 from journeyman.agents.evaluation.metrics import TaskKey, wilson
 from journeyman.agents.evaluation.records import TRAINING, EpisodeFile, find_runs
 from journeyman.envs import StopReason
@@ -180,8 +180,14 @@ def read_entries(argument: str) -> list[Entry]:
         kinds = {task: kind for _, known in read.values() for task, kind in known.items()}
         for r in [row] if found else [r for r in rows if r not in UNASKED]:
             seeds = {seed: outcomes[r] for seed, (outcomes, _) in read.items() if outcomes.get(r)}
-            if seeds:
-                entries.append(Entry(label, r, seeds, kinds))
+            if not seeds:
+                continue
+            entry = Entry(label, r, seeds, kinds)
+            if not entry.tasks:
+                raise RunDirError(
+                    f"{entry.label}: its {len(seeds)} seeds have no task in common: name one run"
+                )
+            entries.append(entry)
     if not entries:
         raise RunDirError(f"{argument}: nothing was evaluated there yet")
     return entries
@@ -191,19 +197,25 @@ def _seed_groups(name: str) -> dict[str, dict[int, Path]]:
     """Runs by label and seed: those whose configs differ by the seed alone are together."""
     groups: defaultdict[str, dict[int, Path]] = defaultdict(dict)
     for run in find_runs(name):
-        config: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
-        groups[repr(_settings(config))][int(config["seed"])] = run
+        config = read_config(run)
+        groups[repr(_settings(config))][config["seed"]] = run
     if len(groups) == 1:
         return dict(zip([name], groups.values(), strict=True))
     # A sweep's folders are named after what their runs override, such as `credit=trace,seed=1`.
-    overrides = [set(run.name.split(",")) for runs in groups.values() for run in runs.values()]
-    shared = set.intersection(*overrides)
-    labelled = {}
-    for runs in groups.values():
-        parts = next(iter(runs.values())).name.split(",")
-        own = [p for p in parts if p not in shared and not p.startswith("seed=")]
-        labelled[f"{name}/{','.join(own)}"] = runs
-    return labelled
+    runs = list(groups.values())
+    names = [_overrides(name, next(iter(of_seeds.values()))) for of_seeds in runs]
+    shared = set.intersection(*map(set, names))
+    labels = [",".join(part for part in parts if part not in shared) for parts in names]
+    if len(set(labels)) < len(labels):  # names of the user's own, say
+        labels = [",".join(parts) for parts in names]
+    return {f"{name}/{label}": of_seeds for label, of_seeds in zip(labels, runs, strict=True)}
+
+
+def _overrides(sweep: str, run: Path) -> list[str]:
+    """What a run of a sweep overrides, beside its seed, by the name of its folder."""
+    folder = next(f for f in (Path(sweep), Path("runs") / sweep) if run.is_relative_to(f))
+    parts = folder_text(str(run.relative_to(folder))).split(",")
+    return [part for part in parts if not part.startswith("seed=")]
 
 
 def _settings(config: Any) -> Any:
@@ -216,19 +228,27 @@ def _settings(config: Any) -> Any:
 
 def _read(run: Path) -> tuple[dict[str, Outcomes], dict[TaskKey, str]]:
     """Outcomes by row, and the tasks' kinds; episodes that infrastructure broke do not count."""
-    last: dict[tuple[str, TaskKey, int], bool] = {}
+    last: defaultdict[str, dict[tuple[TaskKey, int], bool]] = defaultdict(dict)
+    weights: dict[str, str] = {}
     kinds = {}
     for line in EpisodeFile(run).lines():
         task = line["env_id"], line["task_id"]
         kinds[task] = line["kind"]
-        if line["step"] is None and line["stop"] != StopReason.INFRA_ERROR:
-            last[line["row"], task, line["attempt"]] = line["success"]
-    rows: defaultdict[str, defaultdict[TaskKey, list[bool]]] = defaultdict(
-        lambda: defaultdict(list)
-    )
-    for (row, task, _), success in last.items():
-        rows[row][task].append(success)
-    return {r: {t: fmean(o) for t, o in tasks.items()} for r, tasks in rows.items()}, kinds
+        if line["step"] is not None:
+            continue
+        row = line["row"]
+        if weights.setdefault(row, line["weights"]) != line["weights"]:
+            last[row].clear()  # another model's: what it solved is not this one's
+            weights[row] = line["weights"]
+        if line["stop"] != StopReason.INFRA_ERROR:
+            last[row][task, line["attempt"]] = line["success"]
+    rows: dict[str, Outcomes] = {}
+    for row, played in last.items():
+        outcomes: defaultdict[TaskKey, list[bool]] = defaultdict(list)
+        for (task, _), success in played.items():
+            outcomes[task].append(success)
+        rows[row] = {task: fmean(known) for task, known in outcomes.items()}
+    return rows, kinds
 
 
 def pairs(arguments: Sequence[Sequence[Entry]]) -> list[tuple[Entry, Entry]]:

@@ -138,6 +138,8 @@ class Metrics:
     """pass@k likewise."""
     extra: Mapping[str, float | None]
     """Figures of other packages' metrics, by name; see `registered`."""
+    unplayed: int = 0
+    """Episodes whose prompt left no room for a turn; they count as failed."""
 
     @property
     def tasks(self) -> int:
@@ -199,6 +201,7 @@ def summarise(
         pass_hat={k: pass_hat_k(counted, k) for k in ks},
         pass_at={k: pass_at_k(counted, k) for k in ks},
         extra={name: metric(counted) for name, metric in registered().items()},
+        unplayed=sum(e.stop is StopReason.CONTEXT_FULL and not e.steps for e in counted),
     )
 
 

@@ -8,14 +8,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from journeyman.agents.errors import RunDirError
+from journeyman.agents.errors import RunDirError, RunFileError
+from journeyman.agents.evaluation.files import json_lines, misfit
 from journeyman.agents.evaluation.metrics import Metrics, summarise
 from journeyman.agents.evaluation.report import write_atomically
 from journeyman.envs import Episode, StopReason, env_class
+from journeyman.envs.types import Role
+from journeyman.tools import CallStatus
 
 EPISODES = "episodes.jsonl"
+FORMAT = 1
+"""Of its lines; a line that says none is of the first."""
 TRAINING = "training"
 """The row of episodes that were played to be learned from."""
 
@@ -56,6 +61,7 @@ class Played:
             "step": self.step,
             "attempt": self.attempt,
             "kind": self.kind,
+            "format": FORMAT,
             "version": _version(),
             "weights": self.weights,
             **self.episode.to_dict(),
@@ -63,7 +69,12 @@ class Played:
 
     @classmethod
     def from_dict(cls, line: Mapping[str, Any]) -> Played:
-        """Read what `to_dict` wrote."""
+        """Read what `to_dict` wrote.
+
+        Raises:
+            TypeError: As `ValueError`.
+            ValueError: A value is none that `to_dict` writes.
+        """
         return cls(
             line["row"],
             Episode.from_dict(line),
@@ -72,6 +83,50 @@ class Played:
             line["step"],
             line["weights"],
         )
+
+
+_SPAN = [int]
+_MESSAGE = {"role": frozenset(get_args(Role)), "content": str, "name?": (str, None)}
+_CALL = {
+    "name": str,
+    "arguments": {},
+    "status": frozenset(CallStatus),
+    "content": str,
+    "seconds": float,
+    "error?": str,
+    "span?": _SPAN,
+    "token_span?": _SPAN,
+}
+_STEP = {
+    "span": _SPAN,
+    "text": str,
+    "calls": [_CALL],
+    "parts": {"call?": [_SPAN], "answer?": [_SPAN], "stop?": [_SPAN]},
+    "truncated?": bool,
+    "reply?": [_MESSAGE],
+}
+_LINE = {
+    "row": str,
+    "step": (int, None),
+    "attempt": int,
+    "kind": str,
+    "weights": str,
+    "env_id": str,
+    "task_id": str,
+    "seed": int,
+    "success": bool,
+    "reward": float,
+    "stop": frozenset(StopReason),
+    "error": (str, None),
+    "opening": [_MESSAGE],
+    "steps": [_STEP],
+    "first_step": int,
+    "state_hash": str,
+    "mask": [_SPAN],
+    "tokens": str,
+    "logprobs": str,
+}
+"""The shape of what `Played.to_dict` writes, as far as it is looked at."""
 
 
 @functools.cache
@@ -115,26 +170,39 @@ class EpisodeFile:
 
         Args:
             wanted: Chooses lines, before the episode is made of one.
+
+        Raises:
+            RunFileError: A line is none that was written here.
         """
-        return [Played.from_dict(line) for line in self.lines() if wanted(line)]
+        return [
+            self._played(number, line)
+            for number, line in enumerate(self.lines(), 1)
+            if wanted(line)
+        ]
+
+    def _played(self, number: int, line: Mapping[str, Any]) -> Played:
+        try:
+            return Played.from_dict(line)
+        except (TypeError, ValueError) as error:
+            raise RunFileError(
+                f"{self.path}, line {number} is no episode ({error}): delete the line"
+            ) from error
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """The lines as they are on disk, without a last one cut short by a kill.
 
         Raises:
-            RunDirError: A line is no JSON.
+            RunFileError: A line is none that was written here, or one of a later version.
         """
-        if not self.path.exists():
-            return
-        with self.path.open(encoding="utf-8") as file:
-            for number, text in enumerate(file, 1):
-                if text.endswith("\n"):
-                    try:
-                        yield json.loads(text)
-                    except ValueError as error:
-                        raise RunDirError(
-                            f"{self.path}, line {number} is no JSON ({error}): delete the line"
-                        ) from error
+        for number, line in enumerate(json_lines(self.path, {"format?": int}), 1):
+            if line.get("format", FORMAT) != FORMAT:
+                raise RunFileError(
+                    f"{self.path}, line {number} has format {line['format']}, and this version of "
+                    f"Journeyman reads {FORMAT}: it was written by version {line.get('version')!r}"
+                )
+            if problem := misfit(line, _LINE):
+                raise RunFileError(f"{self.path}, line {number}: {problem}: delete the line")
+            yield line
 
     def of_row(self, row: str, weights: str = "") -> dict[Place, Played]:
         """What a row's evaluation has played with these weights and infrastructure has not broken.
@@ -167,18 +235,22 @@ def kind_of(episode: Episode) -> str:
 def metrics_of(played: Sequence[Played]) -> Metrics:
     """The figures of one row."""
     kinds = {(p.episode.env_id, p.episode.task_id): p.kind for p in played}
-    attempts = max((p.attempt + 1 for p in played), default=1)
+    attempts = len({p.attempt for p in played}) or 1
     return summarise([p.episode for p in played], kinds, attempts)
 
 
 def rows_of(played: Iterable[Played]) -> dict[str, list[Played]]:
     """Episodes by row, in the order of the rows' first lines.
 
-    Where an evaluation played one again, because infrastructure had broken it, the last one counts.
+    Where an evaluation played one again, because infrastructure had broken it, the last one counts;
+    where the model had other weights by then, only what the last ones played.
     """
     rows: dict[str, dict[object, Played]] = {}
     for i, p in enumerate(played):
-        rows.setdefault(p.row, {})[p.place if p.step is None else i] = p
+        row = rows.setdefault(p.row, {})
+        if p.step is None and row and next(reversed(row.values())).weights != p.weights:
+            row.clear()
+        row[p.place if p.step is None else i] = p
     return {row: list(places.values()) for row, places in rows.items()}
 
 
@@ -204,7 +276,7 @@ def find_runs(name: str) -> list[Path]:
     if folder is None:
         raise RunDirError(f"no run folder {name!r}, nor {Path('runs') / name}")
     runs = [folder] if (folder / EPISODES).exists() else []
-    runs = runs or sorted(file.parent for file in folder.glob(f"*/{EPISODES}"))
+    runs = runs or sorted(file.parent for file in folder.rglob(EPISODES))
     if not runs:
         raise RunDirError(
             f"{folder} has no {EPISODES}: expected the folder of a run of `journeyman train` or "

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from journeyman.agents.evaluation.metrics import Metrics, Rate
+from journeyman.agents.evaluation.printing import one_line, printable
+from journeyman.envs import StopReason
 from journeyman.tools import CallStatus
 
 if TYPE_CHECKING:
@@ -29,6 +31,9 @@ HEADERS = (
     "tokens/task",
     "infra",
 )
+
+CUT_SHORT = (StopReason.MAX_TURNS, StopReason.CONTEXT_FULL)
+"""Ends that have a column, of their episodes, where a row has any; no answer was given there."""
 
 # Colours of the Okabe-Ito palette, which the colour-blind can tell apart.
 _GREY, _SKY, _BLUE, _ORANGE, _INK = "#b3b3b3", "#56b4e9", "#0072b2", "#e69f00", "#333333"
@@ -54,9 +59,29 @@ def table(rows: Mapping[str, Metrics]) -> str:
     k = max((metrics.attempts for metrics in rows.values()), default=1)
     passes = (f"pass^{k}", f"pass@{k}") if k > 1 else ()
     extra = tuple(dict.fromkeys(name for metrics in rows.values() for name in metrics.extra))
-    headers = (*HEADERS[:4], *passes, *HEADERS[4:], *extra)
-    lines = [(*_cells(name, m, k), *_extra(m, extra)) for name, m in rows.items()]
+    stops = [stop for stop in CUT_SHORT if any(m.stops.get(stop) for m in rows.values())]
+    headers = (*HEADERS[:4], *passes, *HEADERS[4:], *(s.replace("_", " ") for s in stops), *extra)
+    lines = [
+        (*_cells(name, m, k), *(str(m.stops.get(s, 0)) for s in stops), *_extra(m, extra))
+        for name, m in rows.items()
+    ]
     return aligned([headers, *lines])
+
+
+def in_words(rows: Mapping[str, Metrics], details: bool, said: Sequence[str] = ()) -> str:
+    """All that is printed of an evaluation: the table, its breakdown if asked for, remarks.
+
+    Args:
+        rows: Name of a policy -> its metrics.
+        details: Add `breakdown`.
+        said: See `remarks`; they go below it.
+    """
+    parts = [table(rows)]
+    if details:
+        parts.append(breakdown(rows))
+    if said:
+        parts.append("\n".join(f"Mind: {words}" for words in said))
+    return "\n\n".join(parts)
 
 
 def _extra(metrics: Metrics, names: Sequence[str]) -> list[str]:
@@ -108,6 +133,7 @@ def _tools(rows: Mapping[str, Metrics]) -> str:
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:
     """A table: headers, a rule, the rest; the first column to the left, figures to the right."""
+    lines = [tuple(map(one_line, line)) for line in lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
     header, *rest = (_align(line, widths) for line in lines)
@@ -162,7 +188,7 @@ def write_summary(
     if "rows" in extra:
         raise ValueError('extra has a key "rows", which is taken by the metrics')
     summary = {"rows": {name: metrics.to_dict() for name, metrics in rows.items()}, **extra}
-    text = json.dumps(summary, indent=2, allow_nan=False, ensure_ascii=False)
+    text = printable(json.dumps(summary, indent=2, allow_nan=False, ensure_ascii=False))
     write_atomically(path, f"{text}\n".encode())
 
 
@@ -228,7 +254,9 @@ def _curves(history: Sequence[Mapping[str, Any]], word: str) -> Curves:
     """Points (step, value) of every key that contains `word`."""
     keys = dict.fromkeys(key for entry in history for key in entry if word in key)
     curves = {
-        key: [(e["step"], e[key]) for e in history if e.get(key) is not None and "step" in e]
+        key: [
+            (e["step"], e[key]) for e in history if type(e.get(key)) in (int, float) and "step" in e
+        ]
         for key in keys
     }
     return {key: points for key, points in curves.items() if points}

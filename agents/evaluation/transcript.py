@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import html
 from collections.abc import Sequence
-from html import escape
+from typing import get_args
 
+from journeyman.agents.evaluation.printing import one_line, printable
 from journeyman.agents.evaluation.records import Played
 from journeyman.envs import Message, env_class
 from journeyman.envs.task import solution
+from journeyman.envs.types import Role
 from journeyman.tools import CallStatus, ToolResult
 
 
 def as_text(played: Played) -> str:
     """An episode the way `journeyman play` shows one: who said what, statuses, the verdict."""
-    lines = [heading(played), *map(_said, played.episode.opening)]
+    lines = [heading(played), *map(said, played.episode.opening)]
     for step in played.episode.steps:
-        lines.append(_said(Message("assistant", step.text)))
-        lines += map(_said, step.reply)
+        lines.append(said(Message("assistant", step.text)))
+        lines += map(said, step.reply)
         lines += (f"(status: {note})" for note in _notes(step.results))
         if step.truncated:
             lines.append("(the turn hit its token limit)")
@@ -33,21 +38,26 @@ def heading(played: Played) -> str:
     parts.append(f"{episode.env_id} {episode.task_id} ({played.kind})")
     if played.attempt:
         parts.append(f"attempt {played.attempt + 1}")
-    return " | ".join(parts)
+    return one_line(" | ".join(parts))
 
 
 def verdict(played: Played) -> str:
     """How an episode ended, on one line."""
     episode = played.episode
     if played.broken:
-        return f"Broken by infrastructure: {episode.error}"
+        return one_line(f"Broken by infrastructure: {episode.error}")
     ending = "solved" if episode.success else f"not solved, {episode.stop.replace('_', ' ')}"
     return f"Reward {episode.reward:g} ({ending}; {sum(episode.mask)} tokens, seed {episode.seed})."
 
 
-def _said(message: Message) -> str:
-    speaker = f"{message.role} {message.name}" if message.name else message.role
-    return f"[{speaker}] {message.content}"
+def said(message: Message) -> str:
+    """A message with its speaker; further lines are set in, so that none passes for a speaker's."""
+    content = printable(message.content).replace("\n", "\n  ")
+    return f"[{_speaker(message)}] {content}"
+
+
+def _speaker(message: Message) -> str:
+    return one_line(f"{message.role} {message.name}" if message.name else message.role)
 
 
 def _notes(results: Sequence[ToolResult]) -> list[str]:
@@ -84,6 +94,16 @@ summary span { float: right; color: #666; }
 .verdict { margin: .5rem .7rem; font-weight: 600; }
 """
 
+_POLICY = "; ".join(
+    (
+        "default-src 'none'",  # no script, no picture, no request: the page is all there is
+        f"style-src 'sha256-{base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()}'",
+        "base-uri 'none'",
+        "form-action 'none'",
+    )
+)
+"""What a browser lets the page do, should a text ever get out of its place."""
+
 
 def as_html(title: str, shown: Sequence[Played]) -> str:
     """A page with a section an episode, which opens at a click.
@@ -96,9 +116,11 @@ def as_html(title: str, shown: Sequence[Played]) -> str:
     return "\n".join(
         (
             "<!doctype html>",
-            f'<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>',
+            '<html lang="en"><head><meta charset="utf-8">',
+            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
+            f"<title>{_escaped(title)}</title>",
             f"<style>{_STYLE}</style></head><body>",
-            f"<h1>{escape(title)}</h1>",
+            f"<h1>{_escaped(title)}</h1>",
             f"<p>{len(shown)} episodes, {solved} solved.</p>",
             *map(_section, shown),
             "</body></html>\n",
@@ -110,7 +132,8 @@ def _section(played: Played) -> str:
     episode = played.episode
     kind = "broken" if played.broken else "solved" if episode.success else "failed"
     parts = [
-        f'<details class="{kind}"><summary>{escape(heading(played))}<span>{kind}</span></summary>',
+        f'<details class="{kind}">',
+        f"<summary>{_escaped(heading(played))}<span>{kind}</span></summary>",
         *map(_bubble, episode.opening),
     ]
     for step in episode.steps:
@@ -121,19 +144,24 @@ def _section(played: Played) -> str:
             parts.append(_status(CallStatus.OK, "ok"))
         if step.truncated:
             parts.append(_status("the turn hit its token limit"))
-    parts.append(f'<p class="verdict">{escape(verdict(played))}</p>')
+    parts.append(f'<p class="verdict">{_escaped(verdict(played))}</p>')
     if gold := _solution(played):
         parts.append(_bubble(Message("tool", "\n".join(gold), "one way to solve it")))
     return "\n".join((*parts, "</details>"))
 
 
 def _bubble(message: Message) -> str:
-    speaker = f"{message.role} {message.name}" if message.name else message.role
+    role = message.role if message.role in get_args(Role) else "unknown"
     return (
-        f'<div class="message {message.role}"><b>{escape(speaker)}</b>'
-        f"<pre>{escape(message.content)}</pre></div>"
+        f'<div class="message {role}"><b>{_escaped(_speaker(message))}</b>'
+        f"<pre>{_escaped(message.content)}</pre></div>"
     )
 
 
 def _status(note: str, kind: str = "") -> str:
-    return f'<p class="status {kind}">{escape(note)}</p>'
+    return f'<p class="status {kind}">{_escaped(note)}</p>'
+
+
+def _escaped(text: str) -> str:
+    """Any text as text of the page."""
+    return html.escape(printable(text))

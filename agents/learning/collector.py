@@ -18,9 +18,10 @@ from torch import Tensor
 
 from journeyman.agents.credit import Credit, Experience, TokenCredit
 from journeyman.agents.errors import BrokenRolloutError, SettingError
+from journeyman.agents.evaluation.remarks import NO_SIGNAL
 from journeyman.agents.learning.losses import TeacherView
 from journeyman.agents.learning.samples import to_batch
-from journeyman.agents.rollouts.rollout import rollout
+from journeyman.agents.rollouts.rollout import no_room, rollout
 from journeyman.agents.rollouts.tasks import TaskRef
 from journeyman.agents.search.evidence import Forest, TreeEpisode, TreeRollouts
 from journeyman.agents.students.player import Player, Trainable
@@ -154,6 +155,8 @@ class Collector:
         model.train(training)
         figures = _rollout_figures(episodes, theirs, time.perf_counter() - started)
         figures |= experience.figures
+        if learning and self.detail is None:
+            figures[NO_SIGNAL] = float(not any(it.advantages.any() for it in credit))
         if self.search is not None:
             figures |= _search_figures(forest)
         return self._batch(tasks, episodes, credit, views, figures)
@@ -180,6 +183,7 @@ class Collector:
             episodes.update(zip(places, played, strict=True))
         found = [episodes[i] for i in range(len(tasks))]
         _check_alive(found)
+        _check_room(found, self.student.max_context)
         return Forest([TreeEpisode(e, (None,) * len(e.steps)) for e in found])
 
     def _master(self) -> Player:
@@ -279,6 +283,18 @@ def _check_alive(episodes: Sequence[Episode]) -> None:
             f"every episode of a rollout broke ({what}): mend the environment; the same command "
             f"goes on from the last checkpoint"
         )
+
+
+def _check_room(episodes: Sequence[Episode], max_context: int) -> None:
+    """Stop a run in which nobody can say a word.
+
+    Raises:
+        SettingError: Every prompt is as long as the context.
+    """
+    sound = [e for e in episodes if e.stop is not StopReason.INFRA_ERROR]
+    if not any(e.steps for e in sound):
+        shortest = min(len(e.tokens) for e in sound)
+        raise SettingError(no_room("training", len(sound), shortest, max_context))
 
 
 def _dice(task: TaskRef) -> float:

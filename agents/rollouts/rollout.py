@@ -88,6 +88,22 @@ def rollout(
     return episodes
 
 
+def no_room(who: str, count: int, shortest: int, max_context: int) -> str:
+    """What to say where no prompt of a batch left room for a turn.
+
+    Args:
+        who: Was to play.
+        count: Prompts.
+        shortest: Tokens of the shortest.
+        max_context: Tokens that there is room for.
+    """
+    return (
+        f"{who}: none of {count} prompts leaves room for a turn: the shortest has {shortest} "
+        f"tokens, and student.max_context is {max_context}: raise it, or show less in the prompt "
+        f"(student.render=signature or names)"
+    )
+
+
 class _Record:
     """An episode under construction."""
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal, cast
 
+from journeyman.agents.errors import SettingError
 from journeyman.envs import Episode, env_class
 from journeyman.envs.errors import UnknownTaskError
-from journeyman.envs.types import SPLITS
+from journeyman.envs.types import SPLITS, Level, Split
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,25 +67,93 @@ class Fork:
         return self.parent.task_id
 
 
-def deal(ids: Sequence[str], split: str, first: int, count: int, seed: int = 0) -> list[TaskRef]:
-    """Tasks dealt over environments in turn: the i-th task of each is "<split>/<first + i>".
+Short = Literal["refuse", "cap", "cycle"]
+"""What is done where an environment has fewer tasks than its share: refuse, give what there is (the
+others give more), or begin again."""
+MOST_TASKS = 10_000_000
+"""More cannot be listed."""
+
+
+def pool_size(env_id: str, split: str) -> int | None:
+    """How many tasks an environment has in a split; None if they never run out.
 
     Raises:
         UnknownEnvError: No environment of that id.
-        UnknownTaskError: An environment has no such split, or fewer tasks in it.
+        UnknownTaskError: It has no such split.
     """
-    for env_id in ids:
-        tasks = env_class(env_id).tasks
-        if next(tasks(split), None) is None:
-            others = ", ".join(s for s in SPLITS if next(tasks(s), None) is not None)
-            raise UnknownTaskError(f"{env_id} has no {split} tasks, only {others} tasks")
-    refs = [
-        TaskRef(ids[i % len(ids)], f"{split}/{first + i // len(ids)}", seed + i)
-        for i in range(count)
+    cls = env_class(env_id)
+    if next(cls.tasks(split), None) is None:
+        others = ", ".join(s for s in SPLITS if next(cls.tasks(s), None) is not None)
+        raise UnknownTaskError(f"{env_id} has no {split} tasks, only {others} tasks")
+    name, _, level = split.partition("/")
+    return cls.task_count(cast(Split, name), cast(Level, level or cls.levels[0]))
+
+
+def deal(
+    ids: Sequence[str], split: str, first: int, count: int, seed: int = 0, short: Short = "refuse"
+) -> list[TaskRef]:
+    """Tasks dealt over environments in turn: the i-th task of each is "<split>/<first + i>".
+
+    Args:
+        ids: The environments.
+        split: Where their tasks come from.
+        first: Number of the first task of each.
+        count: Tasks in all.
+        seed: Of the first; each further one has the next.
+        short: What is done where tasks run out.
+
+    Returns:
+        As many as were asked for; with `short="cap"` perhaps fewer.
+
+    Raises:
+        SettingError: More than can be listed.
+        UnknownEnvError: No environment of that id.
+        UnknownTaskError: An environment has no such split, or too few tasks from `first` on.
+    """
+    if count > MOST_TASKS:
+        raise SettingError(f"{count} tasks are asked for: expected at most {MOST_TASKS}")
+    sizes = [pool_size(env_id, split) for env_id in ids]
+    left = [math.inf if size is None else max(0, size - first) for size in sizes]
+    for i, (env_id, there) in enumerate(zip(ids, left, strict=True)):
+        share = -(-(count - i) // len(ids))
+        if not there or (short == "refuse" and share > there):
+            raise UnknownTaskError(
+                f"{env_id} cannot give so many tasks: no task '{split}/{first + max(share, 1) - 1}'"
+                f": {split} has {pool_size(env_id, split)} tasks, from 0 on"
+            )
+    numbers: list[Iterator[int]] = [
+        _numbers(first, there, cycle=short == "cycle") for there in left
     ]
-    for ref in refs[-len(ids) :]:  # the last of each environment: some have few tasks
+    refs: list[TaskRef] = []
+    open_ids = list(zip(ids, numbers, strict=True))
+    while open_ids and len(refs) < count:
+        for pair in open_ids[: count - len(refs)]:
+            number = next(pair[1], None)
+            if number is None:
+                open_ids.remove(pair)
+            else:
+                refs.append(TaskRef(pair[0], f"{split}/{number}", seed + len(refs)))
+    for ref in refs[-len(ids) :]:  # some say how few they have only when asked for one
         try:
             env_class(ref.env_id).load_task(ref.task_id)
         except UnknownTaskError as error:
             raise UnknownTaskError(f"{ref.env_id} cannot give so many tasks: {error}") from error
     return refs
+
+
+def _numbers(first: int, there: float, cycle: bool) -> Iterator[int]:
+    """Numbers of an environment's tasks in the order they are dealt."""
+    if math.isinf(there):
+        return itertools.count(first)
+    once = range(first, first + int(there))
+    return itertools.cycle(once) if cycle else iter(once)
+
+
+def shortage(ids: Sequence[str], split: str, first: int, count: int) -> dict[str, int]:
+    """Environments whose share of so many tasks is more than they have, and what they have."""
+    found = {}
+    for i, env_id in enumerate(ids):
+        size = pool_size(env_id, split)
+        if size is not None and -(-(count - i) // len(ids)) > size - first:
+            found[env_id] = max(0, size - first)
+    return found

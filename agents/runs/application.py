@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -22,6 +23,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from transformers.utils.logging import disable_progress_bar
 
+from journeyman.agents.errors import SettingError
+from journeyman.agents.evaluation.files import folder_name
 from journeyman.envs import env_class, env_ids
 from journeyman.tools.doors import load_group
 
@@ -52,21 +55,30 @@ def run_app(config_name: str, job: Callable[[DictConfig], object], argv: Sequenc
     if "" not in sys.path:
         sys.path.append("")  # a part may lie in the current folder: loss._target_=my_script.Huber
     offer_options()
+    _check_choices(argv)
     _check_env_choice(argv)
     disable_progress_bar()  # transformers' own, one for each file it reads or writes
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise instead of printing and exiting
     Plugins.instance().register(PackageConfigs)
     sys.argv = [f"journeyman {config_name}", *argv]
     OmegaConf.register_new_resolver("groups", _list_groups, replace=True)
+    OmegaConf.register_new_resolver("folder", folder_name, replace=True)
 
-    def run(config: DictConfig) -> object:
+    failures: list[Exception] = []
+
+    def run(config: DictConfig) -> None:
         if HydraConfig.get().mode is RunMode.MULTIRUN:  # every run of a sweep has its own folder
             config.run_dir = HydraConfig.get().runtime.output_dir
-        return job(config)
+        try:
+            job(config)
+        except Exception as error:  # Hydra would print a line of its own before it raises
+            failures.append(error)
 
     hydra.main(version_base="1.3", config_path="pkg://journeyman.conf", config_name=config_name)(
         run
     )()
+    if failures:
+        raise failures[0]
 
 
 def offer_options() -> None:
@@ -123,6 +135,27 @@ class PackageConfigs(SearchPathPlugin):
         """Add the packages' folders."""
         for entry in sorted(entry_points(group=CONFIGS)):
             search_path.append(provider=entry.name, path=f"pkg://{entry.value}")
+
+
+def _check_choices(argv: Sequence[str]) -> None:
+    """Check that a group's override names an option: what else YAML can say means nothing there.
+
+    Raises:
+        SettingError: It is null, a number, or another value that is no name.
+    """
+    groups = {path.name for path in files(CONF).iterdir() if path.is_dir()}
+    for override in argv:
+        group, _, value = override.partition("=")
+        if group in groups and (value.lower() in ("null", "~", "") or not _NAME.match(value)):
+            folder = files(CONF) / group
+            own = sorted(path.name.removesuffix(".yaml") for path in folder.iterdir())
+            raise SettingError(
+                f"{override}: expected the name of an option, such as {', '.join(own)}; groups "
+                f"that none need be chosen of (search, sandbox) are left out"
+            )
+
+
+_NAME = re.compile(r"""['"\[]?[A-Za-z_]|\$\{|choice\(""")
 
 
 def _check_env_choice(argv: Sequence[str]) -> None:

@@ -233,14 +233,14 @@ def _fits(value: Any, kinds: set[type]) -> bool:
 
 
 def _expected(place: str, value: Any, kinds: set[type]) -> str:
-    wanted = "true or false" if bool in kinds else "a number"
+    wanted = "text" if str in kinds else "true or false" if bool in kinds else "a number"
     if int in kinds and float not in kinds and bool not in kinds:
         wanted = "a whole number"
     return f"{place}={value}: expected {wanted}"
 
 
 def _kinds(target: str) -> dict[str, set[type]]:
-    """Names of a target's parameters that are numbers, or true or false -> the types they take."""
+    """Names of a target's parameters that are numbers, texts, or true or false -> their types."""
     try:
         found = get_object(target)
         hints = typing.get_type_hints(vars(found)["__init__"] if isinstance(found, type) else found)
@@ -254,7 +254,8 @@ def _kinds(target: str) -> dict[str, set[type]]:
             kinds.add(type(None))
         if name not in hints and kinds & {int, float}:
             kinds |= {int, float}
-        if kinds & {int, float, bool} and kinds <= {int, float, bool, type(None)}:
+        text = name in hints and kinds <= {str, type(None)}
+        if kinds & {int, float, bool, str} and (text or kinds <= {int, float, bool, type(None)}):
             told[name] = kinds
     return told
 

@@ -7,13 +7,19 @@ from collections.abc import Sequence
 from omegaconf import DictConfig
 
 from journeyman.agents.errors import SettingError
-from journeyman.agents.evaluation.report import breakdown, plot, table, write_summary
+from journeyman.agents.evaluation.remarks import remarks
+from journeyman.agents.evaluation.report import in_words, plot, write_summary
 from journeyman.agents.rollouts.job import Job
 from journeyman.agents.runs.application import run_app
 from journeyman.agents.runs.config import EvalConfig, as_mapping, make, read
 from journeyman.agents.runs.folder import RunFolder, machine
 from journeyman.agents.runs.measuring import attempts, bounds, evaluate, tested
-from journeyman.agents.runs.places import check_environments, env_kwargs
+from journeyman.agents.runs.places import (
+    check_environments,
+    check_names,
+    env_kwargs,
+    told_shortages,
+)
 from journeyman.agents.search.playing import SearchPlayer
 from journeyman.agents.students.player import Player
 
@@ -31,6 +37,10 @@ def evaluate_student(composed: DictConfig) -> None:
     # Mistakes show before models load.
     attempts(config)
     check_environments(config)
+    check_names(config.student)
+    if job.first:
+        for words in told_shortages(config):
+            print(words)
     kwargs = env_kwargs(config)
     student: Player = make(config.student, "student")
     player = tested(student, config)
@@ -50,10 +60,9 @@ def evaluate_student(composed: DictConfig) -> None:
         rows[name] = evaluate(name, searching, config, kwargs, job)
     if not job.first:
         return
-    extra = {"machine": machine(), "config": as_mapping(composed)}
+    said = remarks(rows)
+    extra = {"machine": machine(), "config": as_mapping(composed), "remarks": said}
     write_summary(folder.path / "summary.json", rows, extra)
     plot(folder.path / "plot.png", rows)
-    print(f"\n{table(rows)}\n")
-    if config.evaluation.breakdown:
-        print(f"{breakdown(rows)}\n")
+    print(f"\n{in_words(rows, config.evaluation.breakdown, said)}\n")
     print(f"summary: {folder.path / 'summary.json'}")

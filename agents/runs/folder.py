@@ -21,8 +21,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from journeyman.agents.errors import DiskFullError, RunDirError
+from journeyman.agents.evaluation.files import read_config
+from journeyman.agents.evaluation.records import EpisodeFile
 from journeyman.agents.evaluation.report import write_atomically
-from journeyman.agents.learning.trainers.callbacks import complete
+from journeyman.agents.learning.trainers.callbacks import complete, read_metrics
 
 WORK = ("metrics.jsonl", "summary.json", "table.txt")
 """Files that a run folder is not given to another run for, unless they are empty."""
@@ -48,6 +50,7 @@ class RunFolder:
 
         Raises:
             RunDirError: The folder holds a run with another config, or one that is at work.
+            RunFileError: It holds this run, and a file of it is damaged.
         """
         self._replaces = replaces
         self.path = Path(config.run_dir)
@@ -66,7 +69,7 @@ class RunFolder:
         if not self._first:
             return
         path = self.path / "config.yaml"
-        if path.exists() and path.read_text() != self._text:
+        if path.exists() and path.read_bytes() != self._text.encode():
             for name in LEFT:
                 (self.path / name).unlink(missing_ok=True)
         write_atomically(path, self._text.encode())
@@ -88,20 +91,32 @@ class RunFolder:
 
     def _check_config(self) -> None:
         path = self.path / "config.yaml"
-        if not path.exists() or not self._holds_work():
+        if not path.exists():
             return
-        known, text = path.read_text(), self._text
-        if self._replaces and "trainer" not in OmegaConf.create(known):
+        known, text = path.read_bytes().decode(errors="replace"), self._text
+        if known == text:
+            self._check_files()
+        elif not self._holds_work():
             return
-        if known != text:
+        elif not self._replaces or "trainer" in read_config(self.path):
             pairs = itertools.zip_longest(
                 known.splitlines(), text.splitlines(), fillvalue="nothing"
             )
             old, new = next((o, n) for o, n in pairs if o != n)
             raise RunDirError(
-                f"{self.path} holds a run with another config (there {old.strip()!r}, now "
-                f"{new.strip()!r}): choose another name=… (or run_dir=…), or delete the folder"
+                f"{self.path} holds a run with another config (there {old.strip()[:80]!r}, now "
+                f"{new.strip()[:80]!r}): choose another name=… (or run_dir=…), or delete the folder"
             )
+
+    def _check_files(self) -> None:
+        """See that what is there can be gone on with, before anything is loaded.
+
+        Raises:
+            RunFileError: A file holds something else than a run wrote.
+        """
+        read_metrics(self.path / "metrics.jsonl")
+        for _ in EpisodeFile(self.path).lines():
+            pass
 
     def _holds_work(self) -> bool:
         """False if whatever was started here failed before it did anything."""

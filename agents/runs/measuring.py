@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
-from journeyman.agents.errors import BrokenRolloutError
+from journeyman.agents.errors import BrokenRolloutError, SettingError
 from journeyman.agents.evaluation.metrics import Metrics
 from journeyman.agents.evaluation.records import EpisodeFile, Played, kind_of, metrics_of
 from journeyman.agents.rollouts.job import Job
-from journeyman.agents.rollouts.rollout import rollout
+from journeyman.agents.rollouts.rollout import no_room, rollout
 from journeyman.agents.rollouts.tasks import TaskRef, deal
 from journeyman.agents.runs.config import RunConfig
 from journeyman.agents.runs.folder import explaining_full_disk
 from journeyman.agents.search.playing import SearchPlayer
 from journeyman.agents.students.dialect import Dialect
-from journeyman.agents.students.hf import HFPlayer
 from journeyman.agents.students.player import Player
 from journeyman.agents.students.scripted import ScriptedPlayer, no_op, oracle
 
@@ -39,6 +40,9 @@ def evaluate(
         config: Of the run.
         kwargs: For the environments.
         job: This process among others.
+
+    Raises:
+        SettingError: Every prompt is as long as the player's context.
     """
     run, size = Path(config.run_dir), config.evaluation.batch_size
     file = EpisodeFile(run)
@@ -73,7 +77,21 @@ def evaluate(
             known.update((p.place, p) for p in played)
             others = sum(map(len, batches[start : start + job.count])) - len(own)
             bar.update(others)
-    return metrics_of([known[_place(*it)] for it in tasks])
+    played = [known[_place(*it)] for it in tasks]
+    _check_room(name, player, played)
+    return metrics_of(played)
+
+
+def _check_room(name: str, player: Player, played: Sequence[Played]) -> None:
+    """Refuse an evaluation in which nobody could say a word.
+
+    Raises:
+        SettingError: Every prompt is as long as the context.
+    """
+    sound = [p.episode for p in played if not p.broken]
+    if sound and not any(episode.steps for episode in sound):
+        shortest = min(len(episode.tokens) for episode in sound)
+        raise SettingError(no_room(name, len(sound), shortest, player.max_context))
 
 
 def _place(ref: TaskRef, attempt: int) -> tuple[str, str, int]:
@@ -83,11 +101,13 @@ def _place(ref: TaskRef, attempt: int) -> tuple[str, str, int]:
 def attempts(config: RunConfig) -> list[tuple[TaskRef, int]]:
     """What an evaluation plays: every task, as often as the config says, with the attempt's number.
 
+    Environments with few tasks give what they have.
+
     Raises:
-        UnknownTaskError: An environment has no such split, or fewer tasks in it.
+        UnknownTaskError: An environment has no such split.
     """
     options = config.evaluation
-    tasks = deal(config.env.ids, options.split, 0, options.tasks, config.seed)
+    tasks = deal(config.env.ids, options.split, 0, options.tasks, config.seed, short="cap")
     return [
         (task if n == 0 else replace(task, seed=_attempt_seed(task.seed, n)), n)
         for n in range(options.attempts)
@@ -100,19 +120,28 @@ def _attempt_seed(seed: int, attempt: int) -> int:
 
 
 def _fingerprint(player: Player) -> str:
-    """Tells a player's weights, dialect and dice from others; empty for scripts and other engines.
+    """Tells who plays from others: weights, dialect, dice, whatever the engine; scripts have none.
 
-    Of each parameter the first values are looked at: training leaves no model with all of them as
-    they were, and to read all would take long.
+    Every weight is read, about a second a gigabyte. Of a player whose model cannot be looked into,
+    such as a served one, it says only what is known of it here.
     """
     student = player.player if isinstance(player, SearchPlayer) else player
-    if not isinstance(student, HFPlayer):
+    if isinstance(student, ScriptedPlayer):
         return ""
     dialect = student.dialect
-    ways = (dialect.name, dialect.render, dialect.template_kwargs, student.max_context)
-    digest = hashlib.sha256(repr((ways, student.sampling)).encode())
-    for parameter in student.model.parameters():
-        digest.update(parameter.detach().reshape(-1)[:256].float().cpu().numpy().tobytes())
+    sampling = getattr(student, "sampling", None)
+    ways = (dialect.name, dialect.render, dialect.template_kwargs, student.max_context, sampling)
+    digest = hashlib.sha256(f"{type(student).__qualname__}{ways!r}".encode())
+    weights = getattr(student, "weights", None) or getattr(student, "model", None)
+    if isinstance(weights, torch.nn.Module):
+        for parameter in weights.parameters():
+            values = parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            digest.update(values.numpy())
+    elif isinstance(weights, str):
+        digest.update(weights.encode())
+        for file in sorted(Path(weights).rglob("*.safetensors")):
+            with file.open("rb") as opened:
+                digest.update(hashlib.file_digest(opened, "sha256").digest())
     return digest.hexdigest()[:16]
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from journeyman.agents.errors import SettingError
-from journeyman.agents.runs.config import RunConfig, make
+from journeyman.agents.networks.catalogue import resolve
+from journeyman.agents.rollouts.tasks import shortage
+from journeyman.agents.runs.config import Node, RunConfig, make
 from journeyman.envs import constructor_arguments, make_for_run
 
 
@@ -14,6 +16,18 @@ def env_kwargs(config: RunConfig) -> dict[str, Any]:
     if config.sandbox is None:
         return config.env.kwargs
     return config.env.kwargs | {"sandbox": make(config.sandbox, "sandbox")}
+
+
+def check_names(*nodes: Node) -> None:
+    """Look for the models of parts of ours by their names, before the first of them is loaded.
+
+    Raises:
+        ModelNotFoundError: There is none of that name.
+    """
+    for node in nodes:
+        name = node.get("model")
+        if isinstance(name, str) and str(node["_target_"]).startswith("journeyman.agents."):
+            resolve(name)
 
 
 def check_environments(config: RunConfig) -> None:
@@ -44,3 +58,17 @@ def check_environments(config: RunConfig) -> None:
             f"code in a sandbox: leave it out"
         )
     kwargs["sandbox"].session().close()  # what is missing shows now, not in every episode
+
+
+def told_shortages(config: RunConfig) -> list[str]:
+    """What is to be known of an evaluation's tasks where environments have fewer than their share.
+
+    Raises:
+        UnknownTaskError: An environment has no such split.
+    """
+    asked, split = config.evaluation.tasks, config.evaluation.split
+    return [
+        f"{env_id} has {there} tasks in {split}, fewer than its share of evaluation.tasks={asked}: "
+        f"all of them are played, and more of other environments where there are"
+        for env_id, there in shortage(config.env.ids, split, 0, asked).items()
+    ]

@@ -8,20 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from omegaconf import DictConfig, OmegaConf
-from transformers import PrinterCallback, Trainer
+from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
 
 from journeyman.agents.credit import Credit
 from journeyman.agents.errors import AgentError, SettingError, UnsupportedModelError
 from journeyman.agents.evaluation.metrics import Metrics
 from journeyman.agents.evaluation.records import EpisodeFile
-from journeyman.agents.evaluation.report import (
-    breakdown,
-    plot,
-    table,
-    write_atomically,
-    write_summary,
-)
+from journeyman.agents.evaluation.remarks import remarks
+from journeyman.agents.evaluation.report import in_words, plot, write_atomically, write_summary
 from journeyman.agents.learning.losses import Loss
 from journeyman.agents.learning.trainers.callbacks import (
     MarkComplete,
@@ -35,12 +32,17 @@ from journeyman.agents.learning.trainers.parts import Parts
 from journeyman.agents.learning.trainers.recording import TrainingLog
 from journeyman.agents.learning.trainers.validation import Validation
 from journeyman.agents.rollouts.job import Job
-from journeyman.agents.rollouts.tasks import deal
+from journeyman.agents.rollouts.tasks import deal, shortage
 from journeyman.agents.runs.application import run_app
 from journeyman.agents.runs.config import Node, TrainConfig, as_mapping, make, read
 from journeyman.agents.runs.folder import RunFolder, explaining_full_disk, machine
 from journeyman.agents.runs.measuring import attempts, bounds, evaluate, tested
-from journeyman.agents.runs.places import check_environments, env_kwargs
+from journeyman.agents.runs.places import (
+    check_environments,
+    check_names,
+    env_kwargs,
+    told_shortages,
+)
 from journeyman.agents.search.evidence import TreeRollouts
 from journeyman.agents.students.player import Player, Trainable
 from journeyman.agents.students.settings import remember
@@ -65,14 +67,18 @@ def train(composed: DictConfig) -> None:
     report = folder.path / "table.txt"
     if report.exists():
         if job.first:
-            print(f"{folder.path} is finished; delete it to run anew.\n\n{report.read_text()}")
+            known = report.read_text(errors="replace")
+            print(f"{folder.path} is finished; delete it to run anew.\n\n{known}")
         return
-    tasks = _check_tasks(config)
+    # What can be known without a model is known before one is loaded.
+    tasks = _check_tasks(config, job)
     check_environments(config)
+    build_trainer = _trainer(config)
+    check_names(config.student, config.teacher)
     log = TrainingLog(EpisodeFile(folder.path), config.log_episodes)
     parts = _parts(config, log.record)
     master = playing(parts, config)
-    trainer = _build(make(config.trainer, "trainer"), parts)
+    trainer = _build(build_trainer, parts)
     trainer.add_callback(log)
     size = sum(p.numel() * p.element_size() for p in parts.student.model.parameters())
     kept = OmegaConf.select(config.trainer, "args.save_total_limit") or 2
@@ -80,6 +86,7 @@ def train(composed: DictConfig) -> None:
     folder.claim()
 
     rows: dict[str, Metrics] = {}
+    said: list[str] = []
 
     def measure(name: str, player: Player) -> None:
         rows[name] = evaluate(name, tested(player, config), config, parts.env_kwargs, job)
@@ -87,6 +94,12 @@ def train(composed: DictConfig) -> None:
     if config.evaluation.tasks:
         rows |= bounds(parts.student.dialect, config, parts.env_kwargs, job)
         measure("student before", parts.student)
+        if master is not None:
+            measure("teacher", master)
+        if job.first:
+            said = remarks(rows)  # training takes long, and may be in vain
+            for words in said:
+                print(f"Mind: {words}")
     if config.evaluation.every:
         trainer.add_callback(
             Validation(
@@ -109,22 +122,56 @@ def train(composed: DictConfig) -> None:
             write_atomically(report, b"trained without evaluation (evaluation.tasks=0)\n")
         return
     measure("student after", parts.student)
-    if master is not None:
-        measure("teacher", master)
+    if (of_teacher := rows.pop("teacher", None)) is not None:
+        rows["teacher"] = of_teacher  # below the students
     if job.first:
         with explaining_full_disk(folder.path):
-            finish(folder.path, rows, composed, time.perf_counter() - started)
+            finish(folder.path, rows, composed, time.perf_counter() - started, said)
 
 
-def _check_tasks(config: TrainConfig) -> list[Any]:
-    """See that there are the tasks that the config asks for; returns those of the validation."""
-    deal(config.env.ids, config.split, config.first_task, len(config.env.ids))
+def _check_tasks(config: TrainConfig, job: Job) -> list[Any]:
+    """See that there are tasks to play, and say where they are few; returns the validation's."""
+    said = []
+    ids, first = config.env.ids, config.first_task
+    deal(ids, config.split, first, len(ids))
+    rows = OmegaConf.select(config.trainer, "args.per_device_train_batch_size")
+    needed = config.steps * (rows if isinstance(rows, int) else 1)
+    for env_id, there in shortage(ids, config.split, first, needed).items():
+        said.append(
+            f"{env_id} has {there} tasks in {config.split} from first_task={first} on: they are "
+            f"trained on again and again"
+        )
     if config.evaluation.tasks:
         attempts(config)
+        said += told_shortages(config)
+    if job.first:
+        for words in said:
+            print(words)
     if not config.evaluation.every:
         return []
     count = config.evaluation.validation_tasks
-    return deal(config.env.ids, "validation", 0, count, config.seed)
+    return deal(ids, "validation", 0, count, config.seed, short="cap")
+
+
+def _trainer(config: TrainConfig) -> Any:
+    """What builds the trainer, its arguments checked by the libraries.
+
+    Raises:
+        SettingError: They are refused, or ask for a package that is not there.
+    """
+    build = make(config.trainer, "trainer")
+    given = getattr(build, "keywords", {})
+    if "args" not in given:
+        return build  # another package's, with arguments of its own
+    args = given["args"]
+    if not isinstance(args, TrainingArguments):
+        raise SettingError(f"trainer.args={args}: expected TRL's arguments, as in conf/trainer/")
+    try:
+        for callback in get_reporting_integration_callbacks(args.report_to):
+            callback()
+    except (ImportError, RuntimeError, ValueError) as error:
+        raise SettingError(f"trainer: {error}") from error
+    return build
 
 
 def _parts(config: TrainConfig, record: Callable[[int, Sequence[Episode]], object]) -> Parts:
@@ -159,7 +206,9 @@ def _parts(config: TrainConfig, record: Callable[[int, Sequence[Episode]], objec
         teacher=teacher,
         loss=loss,
         credit=credit,
-        tasks=lambda count: deal(config.env.ids, config.split, config.first_task, count),
+        tasks=lambda count: deal(
+            config.env.ids, config.split, config.first_task, count, short="cycle"
+        ),
         env_kwargs=env_kwargs(config),
         search=search,
         record=record,
@@ -222,9 +271,10 @@ def fit(trainer: Trainer, run: Path) -> None:
         trainer.add_callback(Progress())
     trainer.remove_callback(PrinterCallback)  # the bar and the metrics file say it already
     with explaining_full_disk(run):
-        checkpoint = last_complete(
-            Path(str(trainer.args.output_dir)), trainer.is_world_process_zero()
-        )
+        found: list[Path | None] = [None]
+        if trainer.is_world_process_zero():
+            found = [last_complete(Path(str(trainer.args.output_dir)))]
+        (checkpoint,) = broadcast_object_list(found)  # what one process mends no other looks into
         if checkpoint and step_of(checkpoint) >= trainer.args.max_steps:
             # `train` would take a step more before it looks whether any is left.
             if trainer.is_world_process_zero():
@@ -235,19 +285,34 @@ def fit(trainer: Trainer, run: Path) -> None:
         trainer.save_model(str(run / "model"))
 
 
-def finish(run: Path, rows: dict[str, Metrics], composed: DictConfig, seconds: float) -> None:
-    """Write summary, picture and table, and print the table."""
+def finish(
+    run: Path,
+    rows: dict[str, Metrics],
+    composed: DictConfig,
+    seconds: float,
+    said: Sequence[str] = (),
+) -> None:
+    """Write summary, picture and table, and print the table.
+
+    Args:
+        run: The folder.
+        rows: Name of a policy -> its metrics.
+        composed: The config.
+        seconds: That the run took.
+        said: Remarks that were printed before; they are only written.
+    """
     history = read_metrics(run / "metrics.jsonl")
+    found = remarks(rows, history)
     extra = {
         "machine": machine(),
         "seconds": round(seconds, 1),
         "config": as_mapping(composed),
         "history": history,
+        "remarks": found,
     }
     write_summary(run / "summary.json", rows, extra)
     plot(run / "plot.png", rows, history)
-    text = f"{table(rows)}\n"
-    if OmegaConf.select(composed, "evaluation.breakdown"):
-        text += f"\n{breakdown(rows)}\n"
-    write_atomically(run / "table.txt", text.encode())
-    print(f"\n{text}\nsummary: {run / 'summary.json'}\npicture: {run / 'plot.png'}")
+    details = bool(OmegaConf.select(composed, "evaluation.breakdown"))
+    write_atomically(run / "table.txt", f"{in_words(rows, details, found)}\n".encode())
+    text = in_words(rows, details, [words for words in found if words not in said])
+    print(f"\n{text}\n\nsummary: {run / 'summary.json'}\npicture: {run / 'plot.png'}")

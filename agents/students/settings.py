@@ -45,6 +45,6 @@ def recall(model: str, given: dict[str, Any]) -> dict[str, Any]:
         return given
     try:
         kept = dict(json.loads(file.read_text()))
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise DialectError(f"{file} is not what was written there ({error}): delete it") from error
     return {n: kept.get(n) if value is None else value for n, value in given.items()}

@@ -72,6 +72,11 @@ class VLLMPlayer(ModelPlayer):
         """What trainers train; once asked for, every batch is played with its weights."""
         return self.engine.model
 
+    @property
+    def weights(self) -> PreTrainedModel | str:
+        """What it plays with: `model` once asked for, else the folder it was loaded from."""
+        return self.engine.weights
+
     def open(self, conversations: Sequence[Conversation]) -> Stream:
         """Start a batch of conversations."""
         self.engine.sync()

@@ -109,6 +109,12 @@ class Engine:
         """
         return load_model(self._model_name, "float32")
 
+    @property
+    def weights(self) -> PreTrainedModel | str:
+        """`model` if anyone has asked for it, else the folder (or hub id) they were loaded from."""
+        known: PreTrainedModel | str = self.__dict__.get("model", self._model_name)
+        return resolve(known) if isinstance(known, str) else known
+
     def sync(self) -> None:
         """Copy the weights of `model` into the engine, if anyone has asked for it.
 

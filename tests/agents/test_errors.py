@@ -177,7 +177,7 @@ def test_a_folder_belongs_to_a_run_once_it_holds_work(tmp_path: Path) -> None:
     RunFolder(longer).claim()
     (tmp_path / "metrics.jsonl").touch()
     RunFolder(shorter).claim()  # nothing was done yet
-    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
     with pytest.raises(RunDirError, match=r"there 'nothing', now 'steps: 1'.*choose another name="):
         RunFolder(longer)
     RunFolder(shorter)

@@ -27,6 +27,7 @@ from journeyman.agents.learning.trainers.callbacks import (
     MetricsFile,
     complete,
     last_complete,
+    mark,
     read_metrics,
 )
 
@@ -344,12 +345,12 @@ def start(arguments: tuple[str, ...]) -> subprocess.Popen[bytes]:
 # --- the callbacks alone --------------------------------------------------------------------------
 
 
-def checkpoint(output_dir: Path, step: int, mark: bool = True) -> Path:
+def checkpoint(output_dir: Path, step: int, whole: bool = True) -> Path:
     folder = output_dir / f"checkpoint-{step}"
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"weights")
-    if mark:
-        (folder / COMPLETE).touch()
+    if whole:
+        mark(folder)
     return folder
 
 
@@ -372,7 +373,7 @@ def test_checkpoints_are_ordered_by_step_not_by_name_or_age(tmp_path: Path) -> N
 
 def test_half_a_checkpoint_is_removed_and_the_one_before_it_taken(tmp_path: Path) -> None:
     whole = checkpoint(tmp_path, 2)
-    half = checkpoint(tmp_path, 4, mark=False)
+    half = checkpoint(tmp_path, 4, whole=False)
     (tmp_path / "README.md").touch()
     assert last_complete(tmp_path) == whole
     assert not half.exists()
@@ -389,7 +390,7 @@ def test_old_checkpoints_go_once_the_new_one_is_marked(
 ) -> None:
     callback = MarkComplete(keep)
     for step in (2, 4, 6):
-        checkpoint(tmp_path, step, mark=False)
+        checkpoint(tmp_path, step, whole=False)
         save(callback, tmp_path, step)
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"checkpoint-{step}" for step in left]
 

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
+import sys
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from journeyman.agents.evaluation.files import json_lines
 from journeyman.agents.evaluation.report import write_atomically
 
 COMPLETE = "COMPLETE"
-"""Written last into a checkpoint: one without it was cut short and is not resumed from."""
+"""Written last into a checkpoint, with what it holds: one without it was cut short."""
+_NAME = re.compile(r"checkpoint-\d+", re.ASCII)
 
 
 class Progress(TrainerCallback):
@@ -115,19 +121,17 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics file; a last line cut short by a kill is left out.
 
     NaN and infinities, which are no JSON, are read as None.
+
+    Raises:
+        RunFileError: A line is none that was written there.
     """
-    records = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            records.append(json.loads(line, parse_constant=lambda name: None))
-        except ValueError:
-            continue
-    return records
+    return list(json_lines(path, {"step": int}, constant=lambda name: None))
 
 
 class MarkComplete(TrainerCallback):
     """Marks a checkpoint once all its files are written, and only then lets old ones go.
 
+    The mark lists the files with their sizes and checksums, by which `last_complete` knows damage.
     The trainer's own rotation (`save_total_limit`) deletes before the new checkpoint is marked: a
     kill in between could leave none.
     """
@@ -140,19 +144,58 @@ class MarkComplete(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """The checkpoint of this step is whole."""
+        PartialState().wait_for_everyone()  # each process has files of its own in it
         if not state.is_world_process_zero:
             return
         output_dir = Path(str(args.output_dir))
-        (output_dir / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+        mark(output_dir / f"checkpoint-{state.global_step}")
         for folder in complete(output_dir)[: -self._keep] if self._keep else ():
             (folder / COMPLETE).unlink()  # first, so that half a folder never counts as whole
             shutil.rmtree(folder)
 
 
+def mark(checkpoint: Path) -> None:
+    """Say that a checkpoint is whole, and what it holds."""
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
+    held = {str(path.relative_to(checkpoint)): _sum(path) for path in files}
+    write_atomically(checkpoint / COMPLETE, json.dumps(held, indent=1).encode())
+
+
+def _sum(path: Path) -> list[int]:
+    """A file's size and CRC-32, which costs a small part of having written it."""
+    size = checksum = 0
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            size, checksum = size + len(chunk), zlib.crc32(chunk, checksum)
+    return [size, checksum]
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What of a marked checkpoint is not as it was written; None if it is whole."""
+    try:
+        held = json.loads((checkpoint / COMPLETE).read_bytes())
+    except ValueError:
+        held = None
+    if not isinstance(held, dict) or not held:
+        return f"{COMPLETE} does not say what it holds"
+    for name, known in held.items():
+        path = checkpoint / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if _sum(path) != known:
+            return f"{name} is not what was written"
+    return None
+
+
 def complete(output_dir: Path) -> list[Path]:
-    """The whole checkpoints, oldest first."""
-    marks = output_dir.glob(f"checkpoint-[0-9]*/{COMPLETE}")
-    return sorted((m.parent for m in marks), key=step_of)
+    """The marked checkpoints, oldest first."""
+    return [folder for folder in _checkpoints(output_dir) if (folder / COMPLETE).exists()]
+
+
+def _checkpoints(output_dir: Path) -> list[Path]:
+    """All of a run's, oldest first; other names are nobody's business."""
+    found = (f for f in output_dir.glob("checkpoint-*") if _NAME.fullmatch(f.name) and f.is_dir())
+    return sorted(found, key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -160,9 +203,20 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-def last_complete(output_dir: Path, mend: bool = True) -> Path | None:
-    """The newest whole checkpoint; those cut short by a kill are removed if this process may."""
-    whole = complete(output_dir)
-    for folder in set(output_dir.glob("checkpoint-[0-9]*")).difference(whole) if mend else ():
+def last_complete(output_dir: Path) -> Path | None:
+    """The newest whole checkpoint; None if there is none.
+
+    Those cut short by a kill are removed. Damaged ones (a disk that lost power, a copy that broke
+    off) are set aside as `damaged-checkpoint-N`, with a line that says so.
+    """
+    marked = complete(output_dir)
+    for folder in set(_checkpoints(output_dir)).difference(marked):
         shutil.rmtree(folder)
-    return whole[-1] if whole else None
+    while marked and (problem := damage(marked[-1])):
+        folder = marked.pop()
+        aside = folder.with_name(f"damaged-{folder.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+        instead = f"going on from {marked[-1].name}" if marked else "starting anew"
+        print(f"{aside}: {problem}; {instead}", file=sys.stderr)
+    return marked[-1] if marked else None

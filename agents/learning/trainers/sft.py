@@ -5,6 +5,7 @@ Loss falls on student turns only, and not on the wrong calls that demonstrations
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from journeyman.agents.rollouts.tasks import TaskRef
 from journeyman.agents.students.dialect import Dialect
 from journeyman.agents.students.player import Trainable
 from journeyman.envs import make_for_run
+
+logger = logging.getLogger(__name__)
 
 IGNORED = -100
 """Label of tokens without loss, by transformers' convention."""
@@ -49,12 +52,14 @@ class DemonstrationTuning(PlainTrainer, SFTTrainer):
         """
         if not 0 <= error_rate < 1:
             raise SettingError(f"trainer.error_rate={error_rate}: expected 0 or more, below 1")
+        rows = demonstration_rows(tasks, student.dialect, error_rate, env_kwargs)
+        _check_room(rows, student.max_context + student.sampling.max_tokens)
         args.dataset_kwargs = {"skip_prepare_dataset": True}
         args.remove_unused_columns = False
         super().__init__(
             model=student.model,
             args=args,
-            train_dataset=demonstration_rows(tasks, student.dialect, error_rate, env_kwargs),
+            train_dataset=rows,
             processing_class=student.dialect.tokenizer,
             **kwargs,
         )
@@ -77,6 +82,23 @@ def demonstration_rows(
             [t if learn else IGNORED for t, learn in zip(row.tokens, row.mask, strict=True)]
         )
     return Dataset.from_dict(rows)
+
+
+def _check_room(rows: Dataset, room: int) -> None:
+    """See that the student could play what it is shown.
+
+    Raises:
+        SettingError: Every demonstration is longer than its context.
+    """
+    longer = sum(len(tokens) > room for tokens in rows["input_ids"])
+    words = (
+        f"{longer} of {len(rows)} demonstrations are longer than the student's context of {room} "
+        f"tokens: raise student.max_context, or show less in the prompt (student.render)"
+    )
+    if longer == len(rows):
+        raise SettingError(words)
+    if longer:
+        logger.warning("%s", words)
 
 
 def build(
