@@ -102,7 +102,7 @@ class DockerBackend:
             area=_AREA,
             filters=[seccomp.program().hex(), seccomp.branch_program().hex()],
             packages=list(packages),
-            extra_path=list(package_directories(None)) if packages else [],
+            extra_path=list(package_directories(None).values()) if packages else [],
             python=list(sys.version_info[:2]),
         )
         worker = self._start(client, limits, bool(packages))
@@ -171,7 +171,7 @@ def _walls(limits: Limits, cpus: float, packages: bool) -> dict[str, Any]:
     memory = (limits.memory_mb + limits.workdir_mb + _OVERHEAD_MB + idle) << 20
     size, inodes = limits.workdir_mb << 20, limits.workdir_inodes + 1
     options = f"size={size},nr_inodes={inodes},mode=0700,uid={uid},gid={uid},nosuid,nodev,exec"
-    paths = package_directories(None) if packages else ()
+    directories = package_directories(None) if packages else {}
     return {
         "entrypoint": [],
         "stdin_open": True,
@@ -188,7 +188,7 @@ def _walls(limits: Limits, cpus: float, packages: bool) -> dict[str, Any]:
         "memswap_limit": memory,
         "nano_cpus": int(cpus * 1e9),
         "tmpfs": {_AREA: options},
-        "volumes": {path: {"bind": path, "mode": "ro"} for path in paths},
+        "volumes": {path: {"bind": name, "mode": "ro"} for path, name in directories.items()},
         "working_dir": _AREA,
         "hostname": "sandbox",
         "environment": {

@@ -333,10 +333,12 @@ def test_a_prefix_that_is_the_whole_system_is_not_mounted(monkeypatch: pytest.Mo
 
 
 def test_no_python_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interpreter, "readable", lambda path, uid: False)
+    for name in ("readable", "showable"):
+        monkeypatch.setattr(interpreter, name, lambda path, uid: False)
     with pytest.raises(IsolationUnavailable, match="apt-get install python3"):
         interpreter.find_interpreter(1)
-    assert interpreter.package_directories(1) == ()
+    assert interpreter.package_directories(1) == {}
+    assert interpreter.unseen_packages(1)
 
 
 def test_the_filter_is_bpf() -> None:
