@@ -168,7 +168,8 @@ def _walls(limits: Limits, cpus: float, packages: bool) -> dict[str, Any]:
     """How a container is made."""
     uid = secrets.choice(_UIDS)
     idle = _BRANCH_MB * (limits.branches - 1)
-    memory = (limits.memory_mb + limits.workdir_mb + _OVERHEAD_MB + idle) << 20
+    files = limits.workdir_mb + limits.branch_files_mb
+    memory = (limits.memory_mb + files + _OVERHEAD_MB + idle) << 20
     size, inodes = limits.workdir_mb << 20, limits.workdir_inodes + 1
     options = f"size={size},nr_inodes={inodes},mode=0700,uid={uid},gid={uid},nosuid,nodev,exec"
     directories = package_directories(None) if packages else {}

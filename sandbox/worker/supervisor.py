@@ -15,7 +15,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from journeyman.sandbox.worker.files import Files
+from journeyman.sandbox.worker.files import Files, Kept
 from journeyman.sandbox.worker.frames import PIECE, encode, receive, write_all
 from journeyman.sandbox.worker.gate import Gate
 from journeyman.sandbox.worker.processes import (
@@ -26,7 +26,7 @@ from journeyman.sandbox.worker.processes import (
     cpu_clock,
     prctl,
 )
-from journeyman.sandbox.worker.repl import MAX_ANSWER, repl
+from journeyman.sandbox.worker.repl import MAX_ANSWER, UNCOPIED, repl
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,6 +50,14 @@ def parse_answer(raw: bytes, nonce: str) -> dict[str, Any] | None:
     return {"exit_status": int(status), "value_repr": text, "truncated": kind == b"<"}
 
 
+def uncopied_kind(claim: str | None) -> str | None:
+    """Which of `UNCOPIED` an interpreter says that it has, if it says so at all."""
+    for number, kind in enumerate(UNCOPIED, 1):
+        if claim == f"-{number}":
+            return kind
+    return None
+
+
 class Supervisor:  # pragma: no cover - runs inside the sandbox
     """Starts REPLs, passes them snippets, and decides what really happened."""
 
@@ -60,6 +68,7 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
         self.limits: dict[str, Any] = config["limits"]
         self.processes = Processes(config["contained"])
         self.files = Files(config["area"], self.limits["workdir"])
+        self.kept = Kept(self.limits["branch_files"])
         self.branches: dict[int, Branch] = {}
         self.in_place: Branch | None = None  # whose files are where they belong
         self.gate: Gate | None = None
@@ -156,6 +165,8 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
             if request["op"] != "stop":  # else it crossed an answer
                 for number in request["dropped"]:
                     self._drop(number)
+                if request["op"] != "put" or request["at"] == 0:
+                    self.files.abandon()
                 write_all(self.control, encode(self._answer(request)))
 
     def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -204,6 +215,8 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
         number = request["to"]
         message = {"op": "fork", "lead": self.config["contained"]}
         message.update(warm=request["warm"], exact=request["exact"])
+        # Without a gate nobody has heard whether the code has asked for such memory.
+        message["dropping"] = source.dropping or self.gate is None
         try:
             channel, theirs = self._channel()
         except OSError as error:
@@ -214,12 +227,12 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
         copy = self.branches.get(number)
         if copy is None:
             channel.close()
-            why = "did not fork"
-            if request["exact"]:
-                why += ", or has threads, open files or shared memory"
+            what = uncopied_kind(reply["value_repr"])
+            why = f"has {what}, of which there is no exact copy" if what else "did not fork"
             return {**reply, "error": f"its interpreter {why}"}
+        copy.dropping = source.dropping
         try:
-            copy.files = self.files.save()
+            copy.files = self.kept.hold(self.files.save(request["exact"]))
         except OSError as error:
             reply["error"] = f"its files cannot be copied ({error.strerror})"
         if reply["ended"] or "error" in reply:
@@ -246,7 +259,7 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
                 data = self.files.read(request["path"], request["at"], request["count"])
                 return _reply(data=base64.b64encode(data).decode("ascii"))
             data = base64.b64decode(request["data"])
-            self.files.write(request["path"], request["at"], data)
+            self.files.write(request["path"], request["at"], data, request["last"])
         except OSError as error:
             return _reply(errno=error.errno or errno.EIO)
         return _reply()
@@ -256,6 +269,7 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
         del self.branches[branch.number]
         branch.channel.close()
         os.close(branch.handle)
+        self.kept.drop(branch.files)
         if self.in_place is branch:
             self.in_place = None
 
@@ -328,7 +342,7 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
             return False
         if self.in_place is not None:
             try:
-                self.in_place.files = self.files.save()
+                self.in_place.files = self.kept.hold(self.files.save())
             except OSError:
                 self.in_place.doom = "disk"
         try:
@@ -337,7 +351,9 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
         except OSError:
             branch.doom = "disk"
         self.in_place = branch
-        moved, branch.files = bool(branch.files), []
+        moved = len(branch.files) > 1
+        self.kept.drop(branch.files)
+        branch.files = ()
         return moved
 
     def _set_rlimits(self, branch: Branch, forks: bool) -> None:
