@@ -180,6 +180,7 @@ def _walls(limits: Limits, cpus: float, packages: bool) -> dict[str, Any]:
         "labels": {LABEL: _owner(os.getpid())},
         "user": f"{uid}:{uid}",
         "network_mode": "none",
+        "sysctls": {"net.ipv4.tcp_max_tw_buckets": "0"},  # closed connections keep no port
         "ipc_mode": "none",
         "read_only": True,
         "cap_drop": ["ALL"],

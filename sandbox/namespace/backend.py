@@ -27,6 +27,7 @@ from journeyman.sandbox.namespace.interpreter import (
     unseen_packages,
     view_of,
 )
+from journeyman.sandbox.namespace.network import Settings
 from journeyman.sandbox.namespace.view import View
 from journeyman.sandbox.session import WorkerSession
 from journeyman.sandbox.worker import worker_source
@@ -102,6 +103,7 @@ class NamespaceBackend:
         )
         worker, pid = _start(program, limits, uid, directories)
         worker = _grouped(worker, pid, limits)
+        network = Settings(pid)
         try:
             session, hello = WorkerSession.start(worker, limits, config)
         except SandboxDied as error:
@@ -114,6 +116,8 @@ class NamespaceBackend:
                 f"{error}. Uid {uid}, which runs the sandbox, can neither read {unseen} nor be "
                 f"shown it: install the packages where all users can read them"
             ) from error
+        finally:
+            network.finish()
         try:
             verify(pid, hello)
         except BaseException:
@@ -165,6 +169,9 @@ def _start(
         )
         try:
             process = _popen(command, given, uid, view)
+            for stream in (process.stdout, process.stderr):
+                if stream is not None and uid is not None:  # or it could not open /dev/stdout
+                    os.fchown(stream.fileno(), uid, uid)
         except BaseException:
             ours.close()
             raise

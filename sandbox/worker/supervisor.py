@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 
 TICK_S = 0.02
+SOCKETS_S = 2.0  # how long the end of a branch that has sockets is waited for
 F_SETPIPE_SZ, PIPE_BYTES = 1031, 64 << 10  # as a new pipe has; `fcntl` names it since Python 3.10
 
 
@@ -56,6 +57,25 @@ def uncopied_kind(claim: str | None) -> str | None:
         if claim == f"-{number}":
             return kind
     return None
+
+
+class Sockets:  # pragma: no cover - runs inside the sandbox
+    """Counts the sockets of the network namespace, those that are bound to nothing included."""
+
+    def __init__(self) -> None:
+        self.file = -1
+        with contextlib.suppress(OSError):
+            self.file = os.open("/proc/net/sockstat", os.O_RDONLY)
+        self.own = self._used() - 2  # but for the channel of the first REPL
+
+    def _used(self) -> int:
+        if self.file < 0:
+            return 0
+        return int(os.pread(self.file, 64, 0).split()[2])
+
+    def extra(self, branches: int) -> bool:
+        """Whether there are more than one channel for each branch takes."""
+        return self._used() > self.own + 2 * branches
 
 
 class Supervisor:  # pragma: no cover - runs inside the sandbox
@@ -92,6 +112,7 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
             self.gate = Gate(fds[0], self.processes)
         self._register(0, Branch(0, pid, channel))
         self.in_place = self.branches[0]
+        self.sockets = Sockets()
         # Only REPLs write to the user's pipes from now on.
         self.outputs = [os.dup(1), os.dup(2)]
         null = os.open(os.devnull, os.O_RDWR)
@@ -242,7 +263,8 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
     def _drop(self, number: int) -> None:
         branch = self.branches.get(number)
         if branch is not None:
-            self._forget(branch)
+            binds = self.sockets.extra(len(self.branches))
+            self._forget(branch, wait=binds)
 
     def _access(self, request: dict[str, Any]) -> dict[str, Any]:
         """Reads or writes a file of a branch, which rests meanwhile."""
@@ -264,8 +286,10 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
             return _reply(errno=error.errno or errno.EIO)
         return _reply()
 
-    def _forget(self, branch: Branch) -> None:
+    def _forget(self, branch: Branch, wait: bool = False) -> None:
         self.processes.discard(branch)
+        if wait:  # it may hold ports and names that the next one wants
+            select.select([branch.handle], [], [], SOCKETS_S)
         del self.branches[branch.number]
         branch.channel.close()
         os.close(branch.handle)
