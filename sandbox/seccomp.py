@@ -49,6 +49,7 @@ _TYPE_MASK = 0xF
 _TERMINAL_INJECTIONS = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
 # Would stay on a file, and on the directory that all programs of a session get in turn.
 _INODE_FLAGS = (0x40086602, 0x40046602, 0x401C5820)  # FS_IOC_SETFLAGS, its 32-bit twin, FSSETXATTR
+_DATA_HINTS = (1036, 1038)  # F_SET_RW_HINT, F_SET_FILE_RW_HINT: stay on the inode, the host's too
 # Calls are numbered alike on all machines since 424. 462 (mseal) is the newest known to be tame.
 _NEWER = range(463, 512)
 _NEWER_DENIED = (428, 429, 430, 431, 432, 433, 442, 443, 447, 448, 450, 457, 458)
@@ -183,6 +184,8 @@ def program() -> bytes:
     low_half = 0xFFFFFFFF  # the kernel looks at no more of an ioctl's number
     for request in _TERMINAL_INJECTIONS + _INODE_FLAGS:
         rules.add_rule(deny, "ioctl", argument(1, pyseccomp.MASKED_EQ, low_half, request))
+    for number in _DATA_HINTS:
+        rules.add_rule(deny, "fcntl", argument(1, pyseccomp.MASKED_EQ, low_half, number))
     return _exported(rules)
 
 

@@ -13,9 +13,9 @@ import contextlib
 import fcntl
 import os
 import subprocess
-import sys
 
 from journeyman.sandbox import spawn
+from journeyman.sandbox.namespace.interpreter import find_interpreter
 
 _NS_GET_USERNS = 0xB701
 _WAIT_S = 10.0
@@ -50,7 +50,7 @@ class Settings:
             user = fcntl.ioctl(net, _NS_GET_USERNS)
             stack.callback(os.close, user)
             self._process = spawn.popen(
-                [sys.executable, "-I", "-S", "-c", _CODE, str(user), str(net)],
+                [find_interpreter(None).executable, "-I", "-S", "-c", _CODE, str(user), str(net)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
