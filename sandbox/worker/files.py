@@ -28,8 +28,9 @@ class Kept:  # pragma: no cover - runs inside the sandbox
     def __init__(self, most: int) -> None:
         self.most = most
         self.used = 0
-        self._trees: dict[tuple[Entry, ...], int] = {}
-        self._contents: dict[bytes, list[Any]] = {}  # each with the number of its holders
+        # Each with the number of its holders.
+        self._trees: dict[tuple[Entry, ...], list[Any]] = {}
+        self._contents: dict[bytes, list[Any]] = {}
 
     def hold(self, entries: list[Entry]) -> tuple[Entry, ...]:
         """Takes a tree in, until it is dropped as often as it was held.
@@ -42,10 +43,11 @@ class Kept:  # pragma: no cover - runs inside the sandbox
             known = self._contents.get(data) if isinstance(data, bytes) else None
             shared.append((place, mode, times, data if known is None else known[0]))
         tree = tuple(shared)
-        if tree not in self._trees:
-            self._trees[tree] = 0
+        known_tree = self._trees.get(tree)
+        if known_tree is None:
+            known_tree = self._trees[tree] = [tree, 0]
             self._count(tree, 1)
-        self._trees[tree] += 1
+        known_tree[1] += 1
         if self.used > self.most:
             self.drop(tree)
             raise OSError(
@@ -53,14 +55,16 @@ class Kept:  # pragma: no cover - runs inside the sandbox
                 f"the files of all branches may take {self.most >> 20} MB, those that are alike "
                 f"counted once: close some branches, or raise Limits.branch_files_mb",
             )
-        return tree
+        same: tuple[Entry, ...] = known_tree[0]
+        return same
 
     def drop(self, tree: tuple[Entry, ...]) -> None:
         """Gives a tree up."""
         if not tree:
             return
-        self._trees[tree] -= 1
-        if not self._trees[tree]:
+        known = self._trees[tree]
+        known[1] -= 1
+        if not known[1]:
             del self._trees[tree]
             self._count(tree, -1)
 
