@@ -65,7 +65,10 @@ def bound(kind, family, address):
 area, fields = os.open("/tmp", os.O_RDONLY), os.stat("/tmp")
 disk = os.fstatvfs(area)
 limits = (resource.RLIMIT_NPROC, resource.RLIMIT_NOFILE, resource.RLIMIT_AS)
-with open("/proc/locks") as file: locks = len(file.readlines())
+# Of the host's locks some can be seen by all: those on what a program has in its hands count.
+inodes = [os.stat(at).st_ino for at in (os.__file__, "/usr", "/tmp", 1, 2)]
+with open("/proc/locks") as file:
+    locks = sum(any(f":{inode} " in line for inode in inodes) for line in file)
 seen = {
     "processes": len(processes()), "sockets": counts(), "forks": forks(), "locks": locks,
     "names": [line.split()[7] for line in lines("unix") if len(line.split()) > 7],
