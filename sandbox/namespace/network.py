@@ -15,6 +15,7 @@ import os
 import subprocess
 
 from journeyman.sandbox import spawn
+from journeyman.sandbox.errors import SandboxError
 from journeyman.sandbox.namespace.interpreter import find_interpreter
 
 _NS_GET_USERNS = 0xB701
@@ -49,7 +50,7 @@ class Settings:
             pid: Whose network namespace it is, seen from the host.
         """
         self._process: subprocess.Popen[bytes] | None = None
-        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError, SandboxError), contextlib.ExitStack() as stack:
             net = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
             stack.callback(os.close, net)
             user = fcntl.ioctl(net, _NS_GET_USERNS)
