@@ -43,6 +43,8 @@ class Limits:
         workdir_inodes: Files and directories in it.
         open_files: Descriptors one process may hold.
         branches: Forks and snapshots of one session alive at once, itself included.
+        branch_files_mb: Size of the files that the branches of one session have while others run,
+            all together; those that are alike count once.
         network: Only "none" exists: a loopback device that nobody else is on.
     """
 
@@ -55,6 +57,7 @@ class Limits:
     workdir_inodes: int = 4096
     open_files: int = 128
     branches: int = 1024
+    branch_files_mb: int = 256
     network: Literal["none"] = "none"
 
     def __post_init__(self) -> None:
@@ -170,8 +173,10 @@ class Session(Protocol):
 
         Args:
             exact: What is restored from it goes on just as this session would: the generators
-                keep their state, and a session with threads, open files or shared memory is
-                refused.
+                keep their state, and a session is refused that has what no fork copies: threads,
+                open files, shared memory, timers, children not waited for, pending signals,
+                memory kept from forks, pipes and extended attributes among its files. Only the
+                clocks of its processor time start anew.
 
         Raises:
             SandboxDied: The session had ended before this call.
@@ -188,6 +193,8 @@ class Session(Protocol):
 
     def put(self, path: str, data: bytes) -> None:
         """Writes a file below the working directory, and the directories it is to be in.
+
+        All of it or nothing: the old file is there, and takes room, until the new one is whole.
 
         Args:
             path: Relative, without "..", and through no symbolic link.

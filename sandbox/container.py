@@ -80,15 +80,21 @@ class Capture:
         """Whether so much came that it can be no mistake."""
         return self.total > self.cap * FLOOD
 
-    def read_some(self) -> bool:
-        """Reads once; False if there was nothing to read."""
+    def read_some(self) -> bool | None:
+        """Reads once.
+
+        Returns:
+            True if something was read; False if nothing is there now, be it that the pipe was said
+            to be readable: the code can open its own end for reading and be quicker. None at the
+            pipe's end.
+        """
         try:
             data = os.read(self.fd, 1 << 16)
         except BlockingIOError:
             return False
         self.total += len(data)
         self.kept += data[: self.cap - len(self.kept)]
-        return bool(data)
+        return True if data else None
 
     def take(self) -> tuple[str, bool]:
         """Returns the text and whether it was cut, and starts afresh.
@@ -112,7 +118,7 @@ class Container:
         """Takes the worker over; `handshake` comes next."""
         self.worker = worker
         self.limits = limits
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self.ended: str | None = None
         """Why no branch can run any more, or None."""
         self.dropped: deque[int] = deque()
@@ -227,7 +233,7 @@ class Container:
                         return message, None
                     continue
                 capture = self.stdout if fd == self.stdout.fd else self.stderr
-                if not capture.read_some():
+                if capture.read_some() is None:
                     self._poll.unregister(fd)  # its end: the writers are gone
                 if capture.flooded and heed_floods:
                     return None, KilledReason.OUTPUT
@@ -327,6 +333,7 @@ def worker_config(limits: Limits, *, contained: bool, **more: Any) -> dict[str, 
         "inodes": limits.workdir_inodes,
         "open_files": limits.open_files,
         "branches": limits.branches,
+        "branch_files": limits.branch_files_mb << 20,
     }
     return {"contained": contained, "limits": numbers, **more}
 

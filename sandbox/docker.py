@@ -102,7 +102,7 @@ class DockerBackend:
             area=_AREA,
             filters=[seccomp.program().hex(), seccomp.branch_program().hex()],
             packages=list(packages),
-            extra_path=list(package_directories(None)) if packages else [],
+            extra_path=list(package_directories(None).values()) if packages else [],
             python=list(sys.version_info[:2]),
         )
         worker = self._start(client, limits, bool(packages))
@@ -168,10 +168,11 @@ def _walls(limits: Limits, cpus: float, packages: bool) -> dict[str, Any]:
     """How a container is made."""
     uid = secrets.choice(_UIDS)
     idle = _BRANCH_MB * (limits.branches - 1)
-    memory = (limits.memory_mb + limits.workdir_mb + _OVERHEAD_MB + idle) << 20
+    files = limits.workdir_mb + limits.branch_files_mb
+    memory = (limits.memory_mb + files + _OVERHEAD_MB + idle) << 20
     size, inodes = limits.workdir_mb << 20, limits.workdir_inodes + 1
     options = f"size={size},nr_inodes={inodes},mode=0700,uid={uid},gid={uid},nosuid,nodev,exec"
-    paths = package_directories(None) if packages else ()
+    directories = package_directories(None) if packages else {}
     return {
         "entrypoint": [],
         "stdin_open": True,
@@ -179,6 +180,7 @@ def _walls(limits: Limits, cpus: float, packages: bool) -> dict[str, Any]:
         "labels": {LABEL: _owner(os.getpid())},
         "user": f"{uid}:{uid}",
         "network_mode": "none",
+        "sysctls": {"net.ipv4.tcp_max_tw_buckets": "0"},  # closed connections keep no port
         "ipc_mode": "none",
         "read_only": True,
         "cap_drop": ["ALL"],
@@ -188,7 +190,7 @@ def _walls(limits: Limits, cpus: float, packages: bool) -> dict[str, Any]:
         "memswap_limit": memory,
         "nano_cpus": int(cpus * 1e9),
         "tmpfs": {_AREA: options},
-        "volumes": {path: {"bind": path, "mode": "ro"} for path in paths},
+        "volumes": {path: {"bind": name, "mode": "ro"} for path, name in directories.items()},
         "working_dir": _AREA,
         "hostname": "sandbox",
         "environment": {

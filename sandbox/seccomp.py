@@ -47,6 +47,9 @@ _OTHER_TYPES = (5, 6)  # SOCK_SEQPACKET, SOCK_DCCP
 _TYPE_MASK = 0xF
 # Put characters into the input of a terminal that is shared with the host.
 _TERMINAL_INJECTIONS = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
+# Would stay on a file, and on the directory that all programs of a session get in turn.
+_INODE_FLAGS = (0x40086602, 0x40046602, 0x401C5820)  # FS_IOC_SETFLAGS, its 32-bit twin, FSSETXATTR
+_DATA_HINTS = (1036, 1038)  # F_SET_RW_HINT, F_SET_FILE_RW_HINT: stay on the inode, the host's too
 # Calls are numbered alike on all machines since 424. 462 (mseal) is the newest known to be tame.
 _NEWER = range(463, 512)
 _NEWER_DENIED = (428, 429, 430, 431, 432, 433, 442, 443, 447, 448, 450, 457, 458)
@@ -59,6 +62,8 @@ _SIGNAL_CONTROLS = (8, 10, 15, 1024, 1026)  # F_SETOWN, F_SETSIG, F_SETOWN_EX, F
 _SIGNAL_OWNERS = (0x8901, 0x8902)  # FIOSETOWN, SIOCSPGRP
 # Without these no terminal can be opened: its end would wake whoever leads its session.
 _TERMINALS = (0x40045431, 0x5441)  # TIOCSPTLCK, TIOCGPTPEER
+# Memory that forks do not get, or get empty: the supervisor is told of it.
+_FORK_ADVICE = (10, 18)  # MADV_DONTFORK, MADV_WIPEONFORK
 _EXIT_SIGNAL = 0xFF  # of clone's flags: what the parent is sent when the child ends
 _DUMPABLE, _SUBREAPER = 4, 36  # prctl's
 _RLIMIT_NPROC = 6
@@ -103,6 +108,9 @@ def branch_program() -> bytes:
     rules.set_attr(pyseccomp.Attr.ACT_BADARCH, pyseccomp.KILL_PROCESS)
     for call in _GATED:
         rules.add_rule(pyseccomp.NOTIFY, call)
+    for advice in _FORK_ADVICE:
+        masked = argument(2, pyseccomp.MASKED_EQ, 0xFFFFFFFF, advice)
+        rules.add_rule(pyseccomp.NOTIFY, "madvise", masked)
     # It names no process; it wakes a stopped one; it would tell one what files others had.
     for call in ("pidfd_send_signal", "timer_create", "inotify_add_watch"):
         rules.add_rule(pyseccomp.ERRNO(errno.ENOSYS), call)
@@ -151,6 +159,8 @@ def program() -> bytes:
         rules.add_rule(deny, number)
     for number in _NEWER:
         rules.add_rule(absent, number)
+    # It needs no right to write: a program could hold a lock on a file of the host.
+    rules.add_rule(absent, "flock")
     # clone3 hides its flags behind a pointer, where seccomp cannot look; libc falls back to clone.
     rules.add_rule(absent, "clone3")
     argument = pyseccomp.Arg
@@ -172,8 +182,10 @@ def program() -> bytes:
                 argument(1, pyseccomp.MASKED_EQ, _TYPE_MASK, kind),
             )
     low_half = 0xFFFFFFFF  # the kernel looks at no more of an ioctl's number
-    for request in _TERMINAL_INJECTIONS:
+    for request in _TERMINAL_INJECTIONS + _INODE_FLAGS:
         rules.add_rule(deny, "ioctl", argument(1, pyseccomp.MASKED_EQ, low_half, request))
+    for number in _DATA_HINTS:
+        rules.add_rule(deny, "fcntl", argument(1, pyseccomp.MASKED_EQ, low_half, number))
     return _exported(rules)
 
 

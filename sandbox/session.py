@@ -154,19 +154,22 @@ class WorkerSession(Closing):
 
     def put(self, path: str, data: bytes) -> None:
         """Writes a file; see `Session.put`."""
-        for at in range(0, len(data) or 1, _CHUNK):
-            text = base64.b64encode(data[at : at + _CHUNK]).decode("ascii")
-            self._file(path, {"op": "put", "path": path, "at": at, "data": text})
+        with self.container.lock:  # a request in between would be the end of it
+            for at in range(0, len(data) or 1, _CHUNK):
+                text = base64.b64encode(data[at : at + _CHUNK]).decode("ascii")
+                request = {"op": "put", "path": path, "at": at, "data": text}
+                self._file(path, {**request, "last": at + _CHUNK >= len(data)})
 
     def get(self, path: str) -> bytes:
         """Reads a file; see `Session.get`."""
         data = bytearray()
-        while True:
-            request = {"op": "get", "path": path, "at": len(data), "count": _CHUNK}
-            part = base64.b64decode(self._file(path, request)["data"])
-            data += part
-            if len(part) < _CHUNK:
-                return bytes(data)
+        with self.container.lock:
+            while True:
+                request = {"op": "get", "path": path, "at": len(data), "count": _CHUNK}
+                part = base64.b64decode(self._file(path, request)["data"])
+                data += part
+                if len(part) < _CHUNK:
+                    return bytes(data)
 
     def _file(self, path: str, request: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(path, str) or not path or "\0" in path or not _encodable(path):

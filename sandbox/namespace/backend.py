@@ -19,9 +19,16 @@ from typing import Any
 from journeyman.sandbox import seccomp, spawn
 from journeyman.sandbox.base import Limits
 from journeyman.sandbox.container import Worker, worker_config
-from journeyman.sandbox.errors import IsolationUnavailable, SandboxDied
+from journeyman.sandbox.errors import IsolationUnavailable, SandboxDied, SandboxError
 from journeyman.sandbox.namespace import bwrap, cgroup
-from journeyman.sandbox.namespace.interpreter import find_interpreter, package_directories
+from journeyman.sandbox.namespace.interpreter import (
+    find_interpreter,
+    package_directories,
+    unseen_packages,
+    view_of,
+)
+from journeyman.sandbox.namespace.network import Settings
+from journeyman.sandbox.namespace.view import View
 from journeyman.sandbox.session import WorkerSession
 from journeyman.sandbox.worker import worker_source
 
@@ -84,22 +91,33 @@ class NamespaceBackend:
         if program is None or not os.access(program, os.X_OK):
             raise IsolationUnavailable("bubblewrap (bwrap) is not installed", _MEND_BWRAP)
         uid = self._uid if os.geteuid() == 0 else None
-        paths = package_directories(uid) if packages else ()
+        directories = package_directories(uid) if packages else {}
         config = worker_config(
             limits,
             contained=True,
             area=bwrap.WORKDIR,
             filters=[seccomp.branch_program().hex()],
             packages=list(packages),
-            extra_path=list(paths),
+            extra_path=list(directories.values()),
             python=list(sys.version_info[:2]),
         )
-        worker, pid = _start(program, limits, uid, paths)
+        worker, pid = _start(program, limits, uid, directories)
         worker = _grouped(worker, pid, limits)
+        network = Settings(pid)
         try:
             session, hello = WorkerSession.start(worker, limits, config)
         except SandboxDied as error:
             raise IsolationUnavailable(str(error), _MEND_BWRAP) from error
+        except SandboxError as error:
+            unseen = ", ".join(unseen_packages(uid)) if packages else ""
+            if not unseen:
+                raise
+            raise SandboxError(
+                f"{error}. Uid {uid}, which runs the sandbox, can neither read {unseen} nor be "
+                f"shown it: install the packages where all users can read them"
+            ) from error
+        finally:
+            network.finish()
         try:
             verify(pid, hello)
         except BaseException:
@@ -125,10 +143,11 @@ def _grouped(worker: Worker, pid: int, limits: Limits) -> Worker:
 
 
 def _start(
-    program: str, limits: Limits, uid: int | None, paths: tuple[str, ...]
+    program: str, limits: Limits, uid: int | None, packages: Mapping[str, str]
 ) -> tuple[Worker, int]:
     """Starts bubblewrap; returns the worker and the host's id of its process 1."""
     interpreter = find_interpreter(uid)
+    view = view_of((*interpreter.mounts, *packages), uid)
     source = worker_source()
     with contextlib.ExitStack() as stack:
         source_fd = stack.enter_context(spawn.memory_file("worker", source))
@@ -142,14 +161,17 @@ def _start(
             program,
             interpreter,
             limits,
-            package_paths=paths,
+            packages=packages,
             source_fd=source_fd,
             seccomp_fd=seccomp_fd,
             info_fd=info_write,
             control_fd=theirs.fileno(),
         )
         try:
-            process = _popen(command, given, uid)
+            process = _popen(command, given, uid, view)
+            for stream in (process.stdout, process.stderr):
+                if stream is not None and uid is not None:  # or it could not open /dev/stdout
+                    os.fchown(stream.fileno(), uid, uid)
         except BaseException:
             ours.close()
             raise
@@ -158,7 +180,9 @@ def _start(
         return _worker(process, ours, info.fileno())
 
 
-def _popen(command: list[str], given: tuple[int, ...], uid: int | None) -> subprocess.Popen[bytes]:
+def _popen(
+    command: list[str], given: tuple[int, ...], uid: int | None, view: View | None
+) -> subprocess.Popen[bytes]:
     # Root leaves its user and groups before bubblewrap is so much as executed.
     identity: dict[str, Any] = {}
     if uid is not None:
@@ -166,6 +190,7 @@ def _popen(command: list[str], given: tuple[int, ...], uid: int | None) -> subpr
     try:
         return spawn.popen(
             command,
+            view,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

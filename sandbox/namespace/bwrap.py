@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from collections.abc import Mapping
 
 from journeyman.sandbox.base import Limits
 from journeyman.sandbox.namespace.interpreter import Interpreter
@@ -32,7 +32,7 @@ def arguments(
     interpreter: Interpreter,
     limits: Limits,
     *,
-    package_paths: tuple[str, ...],
+    packages: Mapping[str, str],
     source_fd: int,
     seccomp_fd: int,
     info_fd: int,
@@ -44,7 +44,7 @@ def arguments(
         bwrap: The program.
         interpreter: The Python to run inside.
         limits: Sizes the writable directory.
-        package_paths: Further directories to show.
+        packages: Further directories to show, by the names they have inside.
         source_fd: Holds the worker's source, which the sandbox's user may not be able to read.
         seccomp_fd: Holds the filter.
         info_fd: Is told process 1's id on the host.
@@ -58,9 +58,8 @@ def arguments(
     command += ["--uid", _INSIDE_ID, "--gid", _INSIDE_ID, "--hostname", "sandbox"]
     # The supervisor is process 1 itself: no signal from within can end or stop it.
     command += ["--as-pid-1", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
-    # The writable directory first: a virtual environment may lie under the host's /tmp.
     command += _writable(limits)
-    command += _files(interpreter, package_paths)
+    command += _files(interpreter, packages)
     command += ["--perms", "0444", "--ro-bind-data", str(source_fd), WORKER]
     command += ["--remount-ro", "/", "--chdir", WORKDIR, "--clearenv"]
     for name, value in _ENVIRONMENT.items():
@@ -70,18 +69,15 @@ def arguments(
     return command
 
 
-def _files(interpreter: Interpreter, package_paths: tuple[str, ...]) -> list[str]:
+def _files(interpreter: Interpreter, packages: Mapping[str, str]) -> list[str]:
     command = ["--ro-bind", "/usr", "/usr"]
     for path in _SYSTEM:
         if os.path.islink(path):  # merged /usr
             command += ["--symlink", os.readlink(path), path]
         elif os.path.isdir(path):
             command += ["--ro-bind", path, path]
-    shown = [Path("/usr")]
-    for path in (*interpreter.mounts, *package_paths):
-        if not any(Path(path).is_relative_to(parent) for parent in shown):
-            command += ["--ro-bind", path, path]
-            shown.append(Path(path))
+    for path, name in {**{path: path for path in interpreter.mounts}, **packages}.items():
+        command += ["--ro-bind", path, name]
     return command
 
 

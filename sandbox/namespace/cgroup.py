@@ -108,7 +108,8 @@ def _own() -> dict[str, str]:
 
 def _limited(made: Cgroup, limits: Limits, memory: str, swap: str) -> Cgroup:
     idle = _BRANCH_MB * (limits.branches - 1)
-    most = (limits.memory_mb + limits.workdir_mb + _OVERHEAD_MB + idle) << 20
+    files = limits.workdir_mb + limits.branch_files_mb
+    most = (limits.memory_mb + files + _OVERHEAD_MB + idle) << 20
     try:
         assert made.memory is not None and made.pids is not None
         _write(made.memory, memory, most)

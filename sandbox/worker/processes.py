@@ -15,10 +15,12 @@ PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
-# How long killed processes may take to be gone before their remains are left to the next call.
-_GONE_S = 0.5
+# How long killed processes may take to be gone before their remains are left to the next call: none
+# of them runs on, but their memory and their places are still taken.
+_GONE_S = 2.0
 # How often to see if a process has stopped before it is slept over.
 _STOP_LOOKS = 200
+_WALL = 0x40000000  # of `wait4`: children too that end without SIGCHLD
 
 
 def prctl(option: int, value: int) -> None:  # pragma: no cover - runs inside the sandbox
@@ -54,7 +56,8 @@ class Branch:  # pragma: no cover - runs inside the sandbox
         self.pid = pid
         self.channel = channel
         self.handle = os.pidfd_open(pid)
-        self.files: list[Any] = []  # while another branch's are in place
+        self.files: tuple[Any, ...] = ()  # while another branch's are in place
+        self.dropping = False  # its code has had memory that no fork is to have
         self.status: int | None = None  # what `waitpid` said of its end
         self.doom: str | None = None  # the limit it was found beyond when it was put away
         self.tasks = 1  # threads, and children it has not waited for
@@ -100,14 +103,31 @@ class Processes:  # pragma: no cover - runs inside the sandbox
         return _read_proc(pid, "stat").rpartition(b")")[2].split()
 
     @staticmethod
-    def resident(pid: int) -> int:
+    def lives(stat: list[bytes]) -> bool:
+        """Whether a process has a thread that runs, be it that its first one has exited.
+
+        Such a process looks like a zombie but for the number of its threads.
+        """
+        return bool(stat) and (stat[0] not in (b"Z", b"X") or int(stat[17]) > 1)
+
+    @staticmethod
+    def resident(pid: int, stat: list[bytes]) -> int:
         """Bytes of memory that a process takes; what files it maps is not its own.
 
-        Memory that processes share counts for each of those that have touched it.
+        Memory that processes share counts for each of those that have touched it. Of a process
+        whose first thread has exited, only the other threads show it.
         """
-        lines = _read_proc(pid, "status").splitlines()
-        kinds = (b"RssAnon:", b"RssShmem:")
-        return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(kinds))
+        names = [b"%d" % pid]
+        if stat[0] == b"Z" and int(stat[17]) > 1:
+            with contextlib.suppress(OSError):
+                names += map(os.fsencode, os.listdir(f"/proc/{pid}/task"))
+        kinds = (b"RssAnon:", b"RssShmem:", b"VmSwap:", b"HugetlbPages:")
+        for name in names:
+            lines = _read_proc(pid, f"task/{name.decode()}/status").splitlines()
+            found = [int(line.split()[1]) << 10 for line in lines if line.startswith(kinds)]
+            if found:
+                return sum(found)
+        return 0
 
     def adopted(self, pid: int) -> bool:
         """Whether it is a stray that is the supervisor's own child."""
@@ -117,7 +137,7 @@ class Processes:  # pragma: no cover - runs inside the sandbox
         """Takes the dead in; as process 1 that means every orphan."""
         with contextlib.suppress(ChildProcessError):
             while True:
-                pid, status, used = os.wait4(-1, os.WNOHANG)
+                pid, status, used = os.wait4(-1, os.WNOHANG | _WALL)
                 if pid == 0:
                     return
                 if pid in self.dying:  # a branch that is nobody's any more: not to be charged
@@ -143,14 +163,14 @@ class Processes:  # pragma: no cover - runs inside the sandbox
             fields = self.stat(pid)
             if not fields:
                 continue
-            resident += self.resident(pid)
+            resident += self.resident(pid, fields)
             own, waited = (
                 (int(fields[at]) + int(fields[at + 1])) / _TICKS_PER_SECOND for at in (11, 13)
             )
             if pid == branch.pid:
                 branch.tasks, branch.waited_s = int(fields[17]), waited
                 continue
-            remains += fields[:2] == [b"Z", b"%d" % branch.pid]
+            remains += fields[1] == b"%d" % branch.pid and not self.lives(fields)
             with contextlib.suppress(OSError):  # none for a zombie
                 own = time.clock_gettime(cpu_clock(pid))
             self.stray_s += own + waited
@@ -171,7 +191,7 @@ class Processes:  # pragma: no cover - runs inside the sandbox
             self.reap()
             stopped = self._all_stopped()
             strays = self.strays()
-            running = [pid for pid in strays if self.stat(pid)[:1] != [b"Z"]]
+            running = [pid for pid in strays if self.lives(self.stat(pid))]
             gone = not running or time.monotonic() > deadline
             if stopped and gone and self._all_stopped():
                 self.awake.clear()

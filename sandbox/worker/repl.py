@@ -6,6 +6,7 @@ import ast
 import contextlib
 import ctypes
 import errno
+import functools
 import json
 import linecache
 import os
@@ -14,13 +15,30 @@ import socket
 import sys
 import traceback
 import types
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from journeyman.sandbox.worker.frames import receive_pieces
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # Goes in ONE datagram.
 MAX_REPR = 32 << 10
 MAX_ANSWER = MAX_REPR + 64
+UNCOPIED = (
+    "something else in the place of what tells its state",
+    "threads",
+    "open files",
+    "a standard stream that is another file",
+    "memory that is shared",
+    "a file of its own mapped into memory",
+    "memory that a fork does not get",
+    "a timer",
+    "children it has not waited for",
+    "signals that wait to be delivered",
+    "a signal for its parent's death",
+)
+"""What a fork does not copy, or shares."""
 # Unlike a CDLL's, its calls keep the interpreter's lock: after a fork the copy must hold it.
 _PYTHON = ctypes.PyDLL(None)
 
@@ -92,13 +110,18 @@ def repl(channel: socket.socket) -> None:
     module = types.ModuleType("__main__")
     sys.modules["__main__"] = module
     number = 0
-    cwd = getcwd()
+    cwd = area = getcwd()
+    standard = [identity(stream) for stream in range(3)]
     while True:
         request, fds = receive_pieces(channel)
         if request is None:
             return
         if request["op"] == "fork":
-            pid = branch_off(channel, fds[0], request["lead"], request["exact"])
+            look = None
+            if request["exact"]:
+                own = {channel.fileno(), *fds}  # where 0 is closed, a new one is 0
+                look = functools.partial(uncopied, own, standard, area, request["dropping"])
+            pid = branch_off(channel, fds[0], request["lead"], look)
             if pid == 0:
                 me = getpid()
                 if not request["warm"]:
@@ -128,24 +151,31 @@ def pack_answer(nonce: str, status: int, value: str | None, cut: bool = False) -
     return f"{nonce} {status} {kind} {value or ''}".encode()
 
 
-def branch_off(channel: socket.socket, fd: int, lead: bool, exact: bool) -> int:
+def branch_off(
+    channel: socket.socket, fd: int, lead: bool, look: Callable[[], str | None] | None
+) -> int:
     """Forks the REPL.
 
+    Args:
+        channel: The REPL's own, under whose number the copy finds its own.
+        fd: The copy's channel.
+        lead: The copy is to lead a session, as its original does.
+        look: For an exact copy: says what there is that a fork does not copy.
+
     Returns:
-        0 in the copy, whose channel is `fd`; else the copy's number, or -1 if an exact copy was
-        asked for and there is something that a fork does not copy.
+        0 in the copy; else the copy's number, or -n if there is something that a fork does not
+        copy: the n-th of `UNCOPIED`.
     """
     state = None
-    if exact:
-        try:
+    if look is not None:
+        what: str | None = UNCOPIED[0]
+        with contextlib.suppress(Exception):  # the user's code put something else there
             chance = sys.modules.get("random")
             state = chance.getstate() if chance is not None else None
-            copied = all_copied({0, 1, 2, channel.fileno(), fd})
-        except Exception:  # the user's code put something else there
-            copied = False
-        if not copied:
+            what = look()
+        if what is not None:
             os.close(fd)
-            return -1
+            return -1 - UNCOPIED.index(what)
     pid = fork_sibling()
     if pid == 0:
         if lead:
@@ -155,24 +185,74 @@ def branch_off(channel: socket.socket, fd: int, lead: bool, exact: bool) -> int:
         if state is not None:
             sys.modules["random"].setstate(state)
         numpy_random = sys.modules.get("numpy.random")
-        if numpy_random is not None and not exact:
+        if numpy_random is not None and look is None:
             numpy_random.seed()
     os.close(fd)
     return pid
 
 
-def all_copied(own: set[int]) -> bool:
-    """Whether a fork copies all there is: threads end with it, files and some memory are shared.
+def identity(fd: int) -> tuple[int, int] | None:
+    """What tells a descriptor's file from others; None if it is closed."""
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def uncopied(
+    own: set[int], standard: list[tuple[int, int] | None], area: str, dropping: bool
+) -> str | None:
+    """Says what there is that a fork does not copy, in the words of `UNCOPIED`; None if nothing.
 
     Args:
         own: The descriptors that are not the user's.
+        standard: What the standard streams were at first.
+        area: Where the user's files are: another branch has copies.
+        dropping: There may be memory that forks do not get.
     """
+    if len(os.listdir("/proc/self/task")) > 1:
+        return "threads"
+    streams = [fd for fd in range(3) if fd not in own]
+    if len(set(map(int, os.listdir("/proc/self/fd"))) - own - set(streams)) > 1:
+        return "open files"  # but for one, which reads the list
+    if any(identity(fd) not in (None, standard[fd]) for fd in streams):
+        return "a standard stream that is another file"
     with open("/proc/self/maps") as file:
-        for rights in (line.split()[1] for line in file):
-            if rights[1] == "w" and rights[3] == "s":
-                return False
-    opened = set(map(int, os.listdir("/proc/self/fd"))) - own
-    return len(opened) == 1 and len(os.listdir("/proc/self/task")) == 1  # one reads the list
+        for line in file:
+            _, rights, _, _, _, *rest = line.rstrip("\n").split(None, 5)
+            path = rest[0] if rest else ""
+            if path.startswith(f"{area}/"):
+                return "a file of its own mapped into memory"
+            # Though it cannot be written to now: rights can be changed back, and others may write.
+            if rights[3] == "s" and not (os.path.exists(path) and not os.access(path, os.W_OK)):
+                return "memory that is shared"
+    if dropping:
+        with open("/proc/self/smaps") as file:
+            for line in file:
+                flags = line.split()
+                # Droppable memory (dp), libc's own, may vanish at any time: it holds no state.
+                if flags[0] == "VmFlags:" and "dp" not in flags and {"dc", "wf"} & set(flags):
+                    return "memory that a fork does not get"
+    return _uncopied_by_the_kernel()
+
+
+def _uncopied_by_the_kernel() -> str | None:
+    timers = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
+    if any(signal.getitimer(timer)[0] for timer in timers):
+        return "a timer"
+    with contextlib.suppress(OSError), open("/proc/self/timers") as file:
+        if file.read(1):
+            return "a timer"
+    any_kind = os.WEXITED | os.WSTOPPED | os.WCONTINUED | 0x40000000  # __WALL
+    with contextlib.suppress(ChildProcessError):
+        os.waitid(os.P_ALL, 0, any_kind | os.WNOHANG | os.WNOWAIT)
+        return "children it has not waited for"
+    if signal.sigpending():
+        return "signals that wait to be delivered"
+    get_death_signal, number = 2, ctypes.c_int()
+    _PYTHON.prctl(get_death_signal, ctypes.byref(number), 0, 0, 0)
+    return "a signal for its parent's death" if number.value else None
 
 
 def fork_sibling() -> int:

@@ -15,7 +15,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from journeyman.sandbox.worker.files import Files
+from journeyman.sandbox.worker.files import Files, Kept
 from journeyman.sandbox.worker.frames import PIECE, encode, receive, write_all
 from journeyman.sandbox.worker.gate import Gate
 from journeyman.sandbox.worker.processes import (
@@ -26,13 +26,14 @@ from journeyman.sandbox.worker.processes import (
     cpu_clock,
     prctl,
 )
-from journeyman.sandbox.worker.repl import MAX_ANSWER, repl
+from journeyman.sandbox.worker.repl import MAX_ANSWER, UNCOPIED, repl
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
 TICK_S = 0.02
+SOCKETS_S = 2.0  # how long the end of a branch that has sockets is waited for
 F_SETPIPE_SZ, PIPE_BYTES = 1031, 64 << 10  # as a new pipe has; `fcntl` names it since Python 3.10
 
 
@@ -50,6 +51,33 @@ def parse_answer(raw: bytes, nonce: str) -> dict[str, Any] | None:
     return {"exit_status": int(status), "value_repr": text, "truncated": kind == b"<"}
 
 
+def uncopied_kind(claim: str | None) -> str | None:
+    """Which of `UNCOPIED` an interpreter says that it has, if it says so at all."""
+    for number, kind in enumerate(UNCOPIED, 1):
+        if claim == f"-{number}":
+            return kind
+    return None
+
+
+class Sockets:  # pragma: no cover - runs inside the sandbox
+    """Counts the sockets of the network namespace, those that are bound to nothing included."""
+
+    def __init__(self) -> None:
+        self.file = -1
+        with contextlib.suppress(OSError):
+            self.file = os.open("/proc/net/sockstat", os.O_RDONLY)
+        self.own = self._used() - 2  # but for the channel of the first REPL
+
+    def _used(self) -> int:
+        if self.file < 0:
+            return 0
+        return int(os.pread(self.file, 64, 0).split()[2])
+
+    def extra(self, branches: int) -> bool:
+        """Whether there are more than one channel for each branch takes."""
+        return self._used() > self.own + 2 * branches
+
+
 class Supervisor:  # pragma: no cover - runs inside the sandbox
     """Starts REPLs, passes them snippets, and decides what really happened."""
 
@@ -60,6 +88,7 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
         self.limits: dict[str, Any] = config["limits"]
         self.processes = Processes(config["contained"])
         self.files = Files(config["area"], self.limits["workdir"])
+        self.kept = Kept(self.limits["branch_files"])
         self.branches: dict[int, Branch] = {}
         self.in_place: Branch | None = None  # whose files are where they belong
         self.gate: Gate | None = None
@@ -83,6 +112,7 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
             self.gate = Gate(fds[0], self.processes)
         self._register(0, Branch(0, pid, channel))
         self.in_place = self.branches[0]
+        self.sockets = Sockets()
         # Only REPLs write to the user's pipes from now on.
         self.outputs = [os.dup(1), os.dup(2)]
         null = os.open(os.devnull, os.O_RDWR)
@@ -156,6 +186,8 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
             if request["op"] != "stop":  # else it crossed an answer
                 for number in request["dropped"]:
                     self._drop(number)
+                if request["op"] != "put" or request["at"] == 0:
+                    self.files.abandon()
                 write_all(self.control, encode(self._answer(request)))
 
     def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -204,6 +236,8 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
         number = request["to"]
         message = {"op": "fork", "lead": self.config["contained"]}
         message.update(warm=request["warm"], exact=request["exact"])
+        # Without a gate nobody has heard whether the code has asked for such memory.
+        message["dropping"] = source.dropping or self.gate is None
         try:
             channel, theirs = self._channel()
         except OSError as error:
@@ -214,12 +248,12 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
         copy = self.branches.get(number)
         if copy is None:
             channel.close()
-            why = "did not fork"
-            if request["exact"]:
-                why += ", or has threads, open files or shared memory"
+            what = uncopied_kind(reply["value_repr"])
+            why = f"has {what}, of which there is no exact copy" if what else "did not fork"
             return {**reply, "error": f"its interpreter {why}"}
+        copy.dropping = source.dropping
         try:
-            copy.files = self.files.save()
+            copy.files = self.kept.hold(self.files.save(request["exact"]))
         except OSError as error:
             reply["error"] = f"its files cannot be copied ({error.strerror})"
         if reply["ended"] or "error" in reply:
@@ -229,7 +263,8 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
     def _drop(self, number: int) -> None:
         branch = self.branches.get(number)
         if branch is not None:
-            self._forget(branch)
+            binds = self.sockets.extra(len(self.branches))
+            self._forget(branch, wait=binds)
 
     def _access(self, request: dict[str, Any]) -> dict[str, Any]:
         """Reads or writes a file of a branch, which rests meanwhile."""
@@ -246,16 +281,19 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
                 data = self.files.read(request["path"], request["at"], request["count"])
                 return _reply(data=base64.b64encode(data).decode("ascii"))
             data = base64.b64decode(request["data"])
-            self.files.write(request["path"], request["at"], data)
+            self.files.write(request["path"], request["at"], data, request["last"])
         except OSError as error:
             return _reply(errno=error.errno or errno.EIO)
         return _reply()
 
-    def _forget(self, branch: Branch) -> None:
+    def _forget(self, branch: Branch, wait: bool = False) -> None:
         self.processes.discard(branch)
+        if wait:  # it may hold ports and names that the next one wants
+            select.select([branch.handle], [], [], SOCKETS_S)
         del self.branches[branch.number]
         branch.channel.close()
         os.close(branch.handle)
+        self.kept.drop(branch.files)
         if self.in_place is branch:
             self.in_place = None
 
@@ -328,7 +366,7 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
             return False
         if self.in_place is not None:
             try:
-                self.in_place.files = self.files.save()
+                self.in_place.files = self.kept.hold(self.files.save())
             except OSError:
                 self.in_place.doom = "disk"
         try:
@@ -337,7 +375,9 @@ class Supervisor:  # pragma: no cover - runs inside the sandbox
         except OSError:
             branch.doom = "disk"
         self.in_place = branch
-        moved, branch.files = bool(branch.files), []
+        moved = len(branch.files) > 1
+        self.kept.drop(branch.files)
+        branch.files = ()
         return moved
 
     def _set_rlimits(self, branch: Branch, forks: bool) -> None:

@@ -43,9 +43,10 @@ def kernel(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 def test_version_2(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tree / "cgroup.subtree_control").write_text("cpu memory pids\n")
     kernel(monkeypatch, "memory.max", "pids.max", "cgroup.procs", "memory.events")
-    made = cgroup.make(Limits(memory_mb=100, workdir_mb=16, branches=11, pids=5))
+    limits = Limits(memory_mb=100, workdir_mb=16, branches=11, branch_files_mb=8, pids=5)
+    made = cgroup.make(limits)
     assert made.version == "v2" and made.memory is not None and made.memory.parent == tree
-    assert (made.memory / "memory.max").read_text() == str((100 + 16 + 64 + 20) << 20)
+    assert (made.memory / "memory.max").read_text() == str((100 + 16 + 8 + 64 + 20) << 20)
     assert (made.memory / "pids.max").read_text() == "18"
     made.add(7)
     assert (made.memory / "cgroup.procs").read_text() == "7"

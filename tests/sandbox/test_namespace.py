@@ -19,7 +19,7 @@ from journeyman.sandbox import (
     Session,
     seccomp,
 )
-from journeyman.sandbox.namespace import NamespaceBackend, backend, interpreter
+from journeyman.sandbox.namespace import NamespaceBackend, backend, interpreter, network
 
 
 @pytest.fixture
@@ -89,8 +89,18 @@ def test_a_wall_that_is_not_built_is_missed(
         f"del sys.argv[at : at + 1 + {values}]\n"
         f"os.execv({bwrap!r}, sys.argv)\n",
     )
+    own = Path("/proc/sys/net/ipv4/tcp_max_tw_buckets")
+    before = own.read_text()
     with pytest.raises(IsolationUnavailable, match=f"without: {missing}"):
         NamespaceBackend(path).session(Limits())
+    assert own.read_text() == before  # what is set inside must not be set on the host instead
+
+
+def test_nothing_is_set_in_a_network_namespace_of_the_callers_own() -> None:
+    own = Path("/proc/sys/net/ipv4/tcp_max_tw_buckets")
+    before = own.read_text()
+    network.Settings(os.getpid()).finish()
+    assert own.read_text() == before != "0\n"
 
 
 def test_a_worker_that_does_not_start_is_quoted(
@@ -333,10 +343,12 @@ def test_a_prefix_that_is_the_whole_system_is_not_mounted(monkeypatch: pytest.Mo
 
 
 def test_no_python_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interpreter, "readable", lambda path, uid: False)
+    for name in ("readable", "showable"):
+        monkeypatch.setattr(interpreter, name, lambda path, uid: False)
     with pytest.raises(IsolationUnavailable, match="apt-get install python3"):
         interpreter.find_interpreter(1)
-    assert interpreter.package_directories(1) == ()
+    assert interpreter.package_directories(1) == {}
+    assert interpreter.unseen_packages(1)
 
 
 def test_the_filter_is_bpf() -> None:

@@ -1,7 +1,9 @@
 """Ten thousand executions, some of them hostile: nothing is lost, left over or leaked."""
 
 import gc
+import json
 import os
+import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +12,12 @@ import pytest
 
 from journeyman.sandbox import ExecResult, KilledReason, Limits, Sandbox
 from journeyman.sandbox.namespace import cgroup
+
+sys.path.insert(0, str(Path(__file__).parent / "hostile"))
+import cases
+import residue
+
+sys.path.remove(str(Path(__file__).parent / "hostile"))
 
 COUNT = 10_000
 HOSTILE = [
@@ -27,7 +35,9 @@ HOSTILE = [
     "import sys; sys.setrecursionlimit(10 ** 9)\ndef f(): f()\nf()",
     "for n in range(9999): open(str(n), 'w')",
 ]
-EVERY = 20  # one in so many is hostile
+LEAVING = [f"{cases.PRELUDE}\n{case.program}" for case in residue.RESIDUE]
+EVERY = 20  # one in so many is hostile, or leaves something
+PROBES = 500  # how often is looked inside for what is left
 
 
 def resident_mb() -> float:
@@ -53,23 +63,32 @@ def leftovers() -> dict[str, list[str]]:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_ten_thousand_executions(bwrap: str) -> None:
+    acts = [*HOSTILE, *LEAVING]
+
     def execute(number: int) -> ExecResult:
+        if number % PROBES == 1:
+            return sandbox.exec(residue.probe(inside["sockets"]))
         if number % EVERY:
             return sandbox.exec(f"x = {number}\nprint(x)\nx * 2")
-        return sandbox.exec(HOSTILE[number // EVERY % len(HOSTILE)], timeout=0.2)
+        act = number // EVERY % len(acts)
+        return sandbox.exec(acts[act], timeout=0.2 if act < len(HOSTILE) else None)
 
     def check(number: int, got: ExecResult) -> None:
-        if number % EVERY:
+        if number % PROBES == 1:
+            assert got.ok and json.loads(got.stdout) == inside, got
+        elif number % EVERY:
             assert (got.stdout, got.value_repr) == (f"{number}\n", str(number * 2)), got
         else:
-            assert not got.ok and got.killed_reason is not KilledReason.INFRA, got
+            assert got.killed_reason is not KilledReason.INFRA, got
+            assert got.ok or number // EVERY % len(acts) < len(HOSTILE), got
 
     before = leftovers()
     with (
-        Sandbox(limits=Limits(memory_mb=128, pids=16)) as sandbox,
+        Sandbox(limits=Limits(memory_mb=256, pids=16)) as sandbox,
         ThreadPoolExecutor(2) as threads,
     ):
         results = 0
+        inside = json.loads(sandbox.exec(residue.probe()).stdout)
         for number, got in enumerate(threads.map(execute, range(COUNT))):
             check(number, got)
             results += 1

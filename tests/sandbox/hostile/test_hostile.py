@@ -5,6 +5,7 @@ that has given root up). Docker's attacks carry the marker `docker`.
 """
 
 import contextlib
+import json
 import os
 import pickle
 import re
@@ -20,6 +21,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import cases
 import protocol
+import residue
 import surfaces
 
 from journeyman.sandbox import ExecResult, KilledReason, Limits, Sandbox, Session, seccomp
@@ -36,6 +38,7 @@ FAMILIES = {
     "network": surfaces.NETWORK,
     "calls": surfaces.SYSTEM_CALLS,
     "protocol": protocol.PROTOCOL,
+    "accounts": residue.ACCOUNTS,
 }
 CASES = [
     pytest.param(case, id=f"{family}: {case.name}")
@@ -221,6 +224,69 @@ def test_an_attack_fails_and_the_host_is_as_it_was(
     assert now == before
 
 
+Shared = tuple[Sandbox, dict[str, Any]]
+
+
+def shared_sandbox(backend: str) -> Shared:
+    """A sandbox for many programs, and what the first of them finds."""
+    sandbox = Sandbox(backend, Limits(wall_s=5, pids=16, workdir_mb=4, workdir_inodes=2000))
+    return sandbox, json.loads(sandbox.exec(residue.probe()).stdout)
+
+
+def found_of(case: cases.Case, shared: Shared) -> str:
+    """Runs an act, and says what is wrong with it, or what the next program finds of it."""
+    sandbox, before = shared
+    got = sandbox.exec(f"{cases.PRELUDE}\n{case.program}")
+    if case.failure(got) or got.killed_reason is KilledReason.INFRA:
+        return case.failure(got) or f"{case.name}: {got}"
+    got = sandbox.exec(residue.probe(before["sockets"]))
+    if not got.ok:
+        return f"after {case.name}: {got}"
+    after = json.loads(got.stdout)
+    changed = {key: after[key] for key in after if after[key] != before[key]}
+    return f"after {case.name}: {changed}" if changed else ""
+
+
+@pytest.fixture(scope="module")
+def sandboxes() -> Iterator[dict[str, Shared]]:
+    """One for each backend: what an act leaves is there for all that come after it."""
+    opened: dict[str, Shared] = {}
+    yield opened
+    for sandbox, _ in opened.values():
+        sandbox.close()
+
+
+@pytest.mark.parametrize("backend", [each for each in BACKENDS if "ordinary" not in str(each)])
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in residue.RESIDUE])
+def test_the_next_program_finds_nothing_of_an_act(
+    bwrap: str, case: cases.Case, backend: str, sandboxes: dict[str, Shared]
+) -> None:
+    if backend in case.without:
+        pytest.skip(case.without[backend])
+    if backend not in sandboxes:
+        sandboxes[backend] = shared_sandbox(backend)
+    before = host_state()
+    before.pop("processes")  # a sandbox whose interpreter was lost opens another
+    assert found_of(case, sandboxes[backend]) == ""
+    now = host_state()
+    now.pop("processes")
+    assert now == before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="'namespace' ran as this ordinary user")
+def test_an_ordinary_users_programs_find_nothing_of_an_act(bwrap: str) -> None:
+    def acts() -> list[str]:
+        shared = shared_sandbox("namespace")
+        found = [found_of(case, shared) for case in residue.RESIDUE]
+        shared[0].close()
+        return [each for each in found if each]
+
+    assert as_ordinary_user(acts) == []
+
+
 def test_there_are_enough_attacks() -> None:
     assert len(CASES) >= 90
+    assert len(residue.RESIDUE) >= 60
+    assert len({case.name for case in residue.RESIDUE}) == len(residue.RESIDUE)
     assert len({param.id for param in CASES}) == len(CASES)
