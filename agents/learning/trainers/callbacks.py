@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 import shutil
@@ -17,7 +18,10 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from journeyman.agents.evaluation.files import json_lines
+from journeyman.agents.evaluation.remarks import NO_SIGNAL
 from journeyman.agents.evaluation.report import write_atomically
+
+logger = logging.getLogger(__name__)
 
 COMPLETE = "COMPLETE"
 """Written last into a checkpoint, with what it holds: one without it was cut short."""
@@ -65,7 +69,7 @@ class Progress(TrainerCallback):
 
 
 class MetricsFile(TrainerCallback):
-    """Appends what the trainer logs to a file, one JSON object a line.
+    """Appends what the trainer logs to a file, one JSON object a line; warns once of silence.
 
     Each line also says how many seconds have gone by since the line before, rollouts, checkpoints
     and validation included: their sum is what the run has taken so far, however often it was
@@ -76,6 +80,7 @@ class MetricsFile(TrainerCallback):
         """Append to `path`."""
         self._path = path
         self._since = time.perf_counter()
+        self._told = False
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -102,6 +107,14 @@ class MetricsFile(TrainerCallback):
         closing = "train_runtime" in (logs or {})  # the trainer's summary is not a step
         if closing or not state.is_world_process_zero:
             return
+        if (logs or {}).get(NO_SIGNAL) == 1 and not self._told:
+            self._told = True
+            logger.warning(
+                "step %d: all episodes of the rollout have one reward, and loss=none learns from "
+                "differences alone: nothing is learned here; if this goes on, take easier tasks "
+                "(split=…), more episodes a rollout, or a teacher with a loss=…",
+                state.global_step,
+            )
         now = time.perf_counter()
         seconds, self._since = now - self._since, now
         with self._path.open("a") as file:

@@ -8,7 +8,6 @@ steps, and a token's loss is multiplied by its weight and joined by a policy-gra
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +22,6 @@ from trl import DistillationConfig, DistillationTrainer
 from trl.trainer.utils import RepeatSampler, shuffle_sequence_dict, split_tensor_dict
 
 from journeyman.agents.errors import SettingError
-from journeyman.agents.evaluation.remarks import NO_SIGNAL
 from journeyman.agents.learning.collector import LOGGED_TURNS, Collector
 from journeyman.agents.learning.losses import Loss, Predictions, TeacherView
 from journeyman.agents.learning.losses.functions import policy_gradient, weighted_mean
@@ -32,8 +30,6 @@ from journeyman.agents.networks.batching import similar_lengths
 from journeyman.agents.networks.heads import Head, backbone
 from journeyman.agents.rollouts.tasks import TaskRef
 from journeyman.envs import Episode
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -121,7 +117,6 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
             processing_class=collector.student.dialect.tokenizer,
             **kwargs,
         )
-        self._told = False
         self._views: list[TeacherView] = []
         """Of the rows that the next loss is of."""
         self._played: tuple[list[dict[str, Any]], list[TeacherView]] = [], []
@@ -196,15 +191,6 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
         if model.training and self.accelerator.is_main_process:
             self._record(int(self.state.global_step) + 1, batch.episodes)
         self.note(batch.figures)
-        if batch.figures.get(NO_SIGNAL) and not self._told and self.accelerator.is_main_process:
-            self._told = True
-            logger.warning(
-                "step %d: all %d episodes of the rollout have one reward, and loss=none learns "
-                "from differences alone: nothing is learned here; if this goes on, take easier "
-                "tasks (split=…), more episodes a rollout, or a teacher with a loss=…",
-                self.state.global_step + 1,
-                len(batch.episodes),
-            )
         return {name: it.to(self.accelerator.device) for name, it in batch.rows.items()}
 
     def _compute_loss(
