@@ -79,7 +79,7 @@ def test_a_dead_server_is_no_fault_of_the_model() -> None:
 @pytest.mark.parametrize(
     ("command", "says"),
     [
-        (["no-such-program"], "did not start: .*No such file"),
+        (["/no/such/program"], "did not start: .*No such file"),
         ([sys.executable, "-c", ""], "did not start: Connection closed"),
         ([sys.executable, "-c", "import time; time.sleep(60)"], "did not start within 0.5 s"),
     ],
