@@ -11,7 +11,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from omegaconf import DictConfig, OmegaConf
 from transformers import PrinterCallback, Trainer, TrainingArguments
-from transformers.integrations import get_reporting_integration_callbacks
+from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 
 from journeyman.agents.credit import Credit
 from journeyman.agents.errors import AgentError, SettingError, UnsupportedModelError
