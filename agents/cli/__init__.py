@@ -23,7 +23,7 @@ from journeyman.agents.cli.base import (
     group,
 )
 from journeyman.agents.errors import AgentError
-from journeyman.agents.evaluation.printing import guard_streams
+from journeyman.agents.evaluation.printing import complain, guard_streams
 
 _HYDRA_APPS = {
     "train": "train a student (Hydra overrides; try: journeyman train --help)",
@@ -61,14 +61,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return OK
     except KeyboardInterrupt:
         hint = "; run the same command to go on" if arguments[:1] == ["train"] else ""
-        print(f"journeyman: interrupted{hint}", file=sys.stderr)
+        complain(f"journeyman: interrupted{hint}")
         return INTERRUPTED
     except Exception as error:
         if not _speaks_to_user(error):
             raise
         if debug:
             traceback.print_exc()
-        print(f"journeyman: error: {_message(error)}", file=sys.stderr)
+        complain(f"journeyman: error: {_message(error)}")
         return MISUSED
 
 

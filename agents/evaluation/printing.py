@@ -50,12 +50,15 @@ class SafeStream:
         """
         self._stream = stream
         self._bars = bars
+        self.open_line = False
+        """True while the last line, a bar's say, has no end yet."""
 
     def write(self, text: str) -> int:
         """Write text; returns the length of what was given."""
         back = "\r" if self._bars and text.startswith("\r") else ""
         safe = back + printable(text[len(back) :])
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        self.open_line = not safe.endswith("\n") if safe else self.open_line
         self._stream.write(safe.encode(encoding, "backslashreplace").decode(encoding))
         return len(text)
 
@@ -67,6 +70,12 @@ class SafeStream:
     def __getattr__(self, name: str) -> Any:
         """Everything else is the stream's own."""
         return getattr(self._stream, name)
+
+
+def complain(text: str) -> None:
+    """Print a line for errors, below a bar that was left where it stood."""
+    end = "\n" if getattr(sys.stderr, "open_line", False) else ""
+    print(f"{end}{text}", file=sys.stderr)
 
 
 def guard_streams() -> None:

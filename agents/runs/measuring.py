@@ -136,7 +136,7 @@ def _fingerprint(player: Player) -> str:
     if isinstance(weights, torch.nn.Module):
         for parameter in weights.parameters():
             values = parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            digest.update(values.numpy().tobytes())
+            digest.update(values.numpy().data)
     elif isinstance(weights, str):
         digest.update(weights.encode())
         for file in sorted(Path(weights).rglob("*.safetensors")):
