@@ -275,6 +275,7 @@ class Notes(ToolEnv):
         return Task("", "note", f"Note {text}", (), gold, answer=str(number))
 
 
+@pytest.mark.usefixtures("scratch_registry")
 def test_a_whole_episode_has_the_control_tokens_of_its_turns() -> None:
     from journeyman.envs import register
 

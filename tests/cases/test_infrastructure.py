@@ -85,8 +85,8 @@ def test_whatever_a_student_runs_is_no_infrastructure_failure(kind: type[Interpr
 def test_where_forks_are_few_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Most places are reached by running the program again, which shows something else."""
     monkeypatch.setattr("journeyman.tools.cells.MAX_CHECKPOINTS", 2)
-    counts = play(PythonEnv, 500, 8)
-    assert counts["told"] > 2
+    # How often depends on what a clock or a process number happens to show a second time.
+    assert play(PythonEnv, 500, 8)["told"] > 0
 
 
 @pytest.mark.slow
