@@ -278,12 +278,13 @@ class _Outage:
 
     def _count_down(self, seconds: float) -> None:
         end = time.monotonic() + seconds
-        # Only a terminal is shown it, and nothing stays there.
-        with tqdm(bar_format="{desc}", leave=False, disable=None, file=sys.stderr) as line:
-            while (left := end - time.monotonic()) > 0:
-                line.set_description_str(f"teacher: next try in {left:.0f} s")
-                if self.stopped.wait(min(1.0, left)):
-                    return
+        shown = sys.stderr.isatty()  # elsewhere nothing can be taken back
+        while (left := end - time.monotonic()) > 0 and not self.stopped.is_set():
+            if shown:
+                print(f"\rteacher: next try in {left:2.0f} s", end="", file=sys.stderr, flush=True)
+            self.stopped.wait(min(1.0, left))
+        if shown:
+            print("\r" + " " * 27, end="\r", file=sys.stderr, flush=True)
 
 
 def _say(line: str) -> None:

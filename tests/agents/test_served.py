@@ -388,6 +388,19 @@ def test_a_row_that_is_refused_ends_all_of_them_at_once(server: Server, student:
         teacher.annotate(played(), Detail.TOP_K)  # the others would wait for an hour
 
 
+def test_a_person_sees_when_it_tries_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    outage = completions._Outage("http://here")
+    outage.pause(time.monotonic(), "gone", 0.05, patience=60)
+    outage.over()
+    said = capsys.readouterr().err
+    assert said.startswith("teacher: http://here does not answer (gone): waiting until it is back\n")
+    assert "\rteacher: next try in  0 s" in said
+    assert said.endswith("teacher: back after 0 s\n")
+
+
 STEPS = 6
 SMALL = (
     "teacher=served",
