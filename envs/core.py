@@ -44,7 +44,7 @@ from journeyman.tools import (
     parse_hermes,
     render_hermes,
 )
-from journeyman.tools.live import LiveTools, Played
+from journeyman.tools.live import LiveTools, PlayedCall
 from journeyman.tools.parsing import read_turn
 
 Action = str | AssistantTurn | Sequence[ToolCall]
@@ -68,7 +68,7 @@ class Snapshot:
     transcript: tuple[Message, ...]
     env: type[ToolEnv]
     """Whose branch point it is; no other class can restore it."""
-    played: tuple[Played, ...] = ()
+    played: tuple[PlayedCall, ...] = ()
     """What leads to the state of the servers that its tools live in."""
 
 

@@ -39,7 +39,7 @@ INSTRUCTIONS = (
 META = "journeyman/episode"
 """Where a result's `_meta` says how the episode stands: see `Standing`."""
 
-_Open = Callable[[Any], Awaitable["Episode"]]
+_Open = Callable[[Any], Awaitable["SessionEpisode"]]
 logger = logging.getLogger(__name__)
 
 
@@ -63,7 +63,7 @@ class Standing:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-class Episode:
+class SessionEpisode:
     """One client's environment, and how its episode stands."""
 
     def __init__(self, make_env: Callable[[], ToolEnv], options: Mapping[str, Any]) -> None:
@@ -194,9 +194,9 @@ def make_server(env: ToolEnv, name: str, options: Mapping[str, Any] | None = Non
         ToolDefinitionError: Every task of the environment has tools of its own.
         ValueError: The environment has a tool of a name that the server needs.
     """
-    episode = Episode(lambda: env, options or {})
+    episode = SessionEpisode(lambda: env, options or {})
 
-    async def opened(context: Any) -> Episode:
+    async def opened(context: Any) -> SessionEpisode:
         return episode
 
     return _server(env, name, opened)
@@ -221,13 +221,13 @@ def make_app(
         ValueError: The environment has a tool of a name that the server needs.
     """
 
-    async def opened(context: Any) -> Episode:
+    async def opened(context: Any) -> SessionEpisode:
         # The SDK's one place that lives as long as a session, and that knows of every end of it.
         connection = context.session._connection
         if "episode" not in connection.state:
-            connection.state["episode"] = episode = Episode(make_env, options or {})
+            connection.state["episode"] = episode = SessionEpisode(make_env, options or {})
             connection.exit_stack.push_async_callback(episode.aclose)
-        found: Episode = connection.state["episode"]
+        found: SessionEpisode = connection.state["episode"]
         return found
 
     with make_env() as env:

@@ -73,7 +73,7 @@ class ToolServer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Played:
+class PlayedCall:
     """One call that a server with a state has carried out, and what it said."""
 
     server: str
@@ -99,7 +99,7 @@ class LiveTools:
         """
         self.tools = {tool.name: self._bound(tool) for tool in toolset}
         """The tools by name, for `execute`."""
-        self.played: tuple[Played, ...] = ()
+        self.played: tuple[PlayedCall, ...] = ()
         """What has been called in this episode's sessions, in order."""
         self._sessions: dict[ToolServer, _Session] = {}
 
@@ -109,7 +109,7 @@ class LiveTools:
         if self._sessions:
             self.close()
 
-    def branch(self) -> tuple[Played, ...]:
+    def branch(self) -> tuple[PlayedCall, ...]:
         """What leads to the present state of the servers, for `seek`.
 
         Raises:
@@ -125,7 +125,7 @@ class LiveTools:
                 )
         return self.played
 
-    def seek(self, played: tuple[Played, ...]) -> None:
+    def seek(self, played: tuple[PlayedCall, ...]) -> None:
         """Go to a branch point; a session is rebuilt when it is called next."""
         self.played = played
 
@@ -157,7 +157,7 @@ class LiveTools:
             self._sessions.pop(server).close()
             self._session(server, ())
             outcome, value = _LOST, ToolError(RESTARTED)
-        entry = Played(server.name, name, given, outcome)
+        entry = PlayedCall(server.name, name, given, outcome)
         self.played += (entry,)
         if outcome != _LOST:
             session.log += (entry,)
@@ -165,7 +165,7 @@ class LiveTools:
             raise value
         return value
 
-    def _session(self, server: ToolServer, before: tuple[Played, ...]) -> _Session:
+    def _session(self, server: ToolServer, before: tuple[PlayedCall, ...]) -> _Session:
         """A session in which just this has been played since the server's last restart."""
         lost = [i for i, entry in enumerate(before) if entry.outcome == _LOST]
         before = before[lost[-1] + 1 :] if lost else before
@@ -192,7 +192,7 @@ class _Session:
 
     def __init__(self, inner: ToolSession) -> None:
         self._inner = inner
-        self.log: tuple[Played, ...] = ()
+        self.log: tuple[PlayedCall, ...] = ()
         self.close = inner.close
 
     def play(self, name: str, arguments: str) -> tuple[str, Any]:

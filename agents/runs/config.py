@@ -229,6 +229,8 @@ def check_node(node: DictConfig, place: str) -> None:
 
 
 def _fits(value: Any, kinds: set[type]) -> bool:
+    if type(value) in (int, float) and str in kinds:
+        return True  # a name of digits
     return type(value) in kinds or (type(value) is int and float in kinds)
 
 

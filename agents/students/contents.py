@@ -71,7 +71,7 @@ _KEYS = _NAMES | {
 _KINDS = ("string", "number", "integer", "boolean", "array", "object", "null", "function")
 
 
-class Guard:
+class ContentGuard:
     """What a tokenizer takes for more than text, and how to write it as text."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, own: str = "") -> None:

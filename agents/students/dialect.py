@@ -19,7 +19,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from journeyman.agents.errors import DialectError
-from journeyman.agents.students.contents import Guard, clean, mapped, unescaped
+from journeyman.agents.students.contents import ContentGuard, clean, mapped, unescaped
 from journeyman.envs import AssistantTurn, Message
 from journeyman.tools import ToolCall, ToolSpec
 from journeyman.tools.doors import load_group
@@ -102,7 +102,7 @@ class Dialect:
         self._reasoning = self._marks_of(str(template))
         own = [self.form.render(*[_EXAMPLE] * 2), *self.marks]
         own += [mark for pair in self._reasoning for mark in (pair.open, pair.close, *pair.before)]
-        self._guard = Guard(tokenizer, "\n".join((*own, str(template))))
+        self._guard = ContentGuard(tokenizer, "\n".join((*own, str(template))))
         self._own = {token for text in own for token in self._guard.found(text)}
         """Control tokens that a student writes to call and to reason."""
         eos_id = _token_id(tokenizer)

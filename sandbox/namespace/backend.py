@@ -28,7 +28,7 @@ from journeyman.sandbox.namespace.interpreter import (
     view_of,
 )
 from journeyman.sandbox.namespace.network import Settings
-from journeyman.sandbox.namespace.view import View
+from journeyman.sandbox.namespace.view import MountView
 from journeyman.sandbox.session import WorkerSession
 from journeyman.sandbox.worker import worker_source
 
@@ -181,7 +181,7 @@ def _start(
 
 
 def _popen(
-    command: list[str], given: tuple[int, ...], uid: int | None, view: View | None
+    command: list[str], given: tuple[int, ...], uid: int | None, view: MountView | None
 ) -> subprocess.Popen[bytes]:
     # Root leaves its user and groups before bubblewrap is so much as executed.
     identity: dict[str, Any] = {}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from journeyman.sandbox.errors import IsolationUnavailable
 from journeyman.sandbox.namespace import view
-from journeyman.sandbox.namespace.view import View, outermost
+from journeyman.sandbox.namespace.view import MountView, outermost
 
 SYSTEM_PYTHON = "/usr/bin/python3"
 PACKAGES = "/run/packages"
@@ -87,11 +87,11 @@ def _package_paths() -> dict[str, None]:
     return dict.fromkeys(str(Path(paths[kind]).resolve()) for kind in ("purelib", "platlib"))
 
 
-def view_of(paths: tuple[str, ...], uid: int | None) -> View | None:
+def view_of(paths: tuple[str, ...], uid: int | None) -> MountView | None:
     """The view in which the user can read directories; None if there is nothing in the way."""
     barriers = [barrier(Path(path), uid) for path in paths]
     found = tuple(dict.fromkeys(str(each) for each in barriers if each is not None))
-    return View(outermost(paths), found) if found else None
+    return MountView(outermost(paths), found) if found else None
 
 
 def _beyond_usr(path: Path) -> tuple[str, ...]:

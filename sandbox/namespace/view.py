@@ -23,7 +23,7 @@ _CAP_SYS_ADMIN = 21
 
 
 @dataclass(frozen=True)
-class View:
+class MountView:
     """A mount namespace in which some directories can be reached by everyone.
 
     Attributes:

@@ -396,7 +396,9 @@ def test_a_person_sees_when_it_tries_again(
     outage.pause(time.monotonic(), "gone", 0.05, patience=60)
     outage.over()
     said = capsys.readouterr().err
-    assert said.startswith("teacher: http://here does not answer (gone): waiting until it is back\n")
+    assert said.startswith(
+        "teacher: http://here does not answer (gone): waiting until it is back\n"
+    )
     assert "\rteacher: next try in  0 s" in said
     assert said.endswith("teacher: back after 0 s\n")
 

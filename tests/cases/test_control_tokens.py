@@ -18,7 +18,7 @@ from journeyman.agents.errors import DialectError
 from journeyman.agents.rollouts.demonstrations import demonstrate
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import TaskRef
-from journeyman.agents.students.contents import Guard, clean, mapped
+from journeyman.agents.students.contents import ContentGuard, clean, mapped
 from journeyman.agents.students.dialect import FAMILIES, Dialect, Hermes, dialect_of
 from journeyman.agents.students.scripted import ScriptedPlayer
 from journeyman.envs import Message, Task, ToolEnv, make
@@ -125,7 +125,7 @@ def test_contents_of_every_template_stay_text(name: str) -> None:
 def test_contents_of_templates_that_carry_no_episode(name: str) -> None:
     """Their tokens are of no other kind, should they be played one day."""
     words = of_template(name)
-    guard = Guard(words, TEMPLATES[name])
+    guard = ContentGuard(words, TEMPLATES[name])
     form = "<|im_start|>{}<|im_end|>"
     for content in attacks(words, seed=2, count=12):
         ids = guard.encode(form.format(clean(content)), form.format(guard.veil(content)))
@@ -425,11 +425,11 @@ def test_what_counts_as_control() -> None:
     harmless = ["   ", "<td>", "</h1>", "covid19", "▁▁"]
     words.add_tokens(harmless)
     words.add_tokens(["<fim>", "<|file_sep|>", "[INST]", "<tool_response>", "<think>"])
-    guard = Guard(words, "a template with <think>")
+    guard = ContentGuard(words, "a template with <think>")
     assert not guard.ids.keys() & set(harmless)
     looks = {"<fim>", "<|file_sep|>", "[INST]", "<tool_response>", "<think>", "<|im_end|>"}
     assert looks <= guard.ids.keys()
-    assert "<td>" in Guard(words, "a template with <td>").ids
+    assert "<td>" in ContentGuard(words, "a template with <td>").ids
     spoken = Hermes(with_template(CHATML.replace("CONTENT", "m.content"), words), "names")
     text = "a   b <td>1</td> covid19"
     whole = words.encode(f"\n<|im_start|>tool\n{text}<|im_end|>\n<|im_start|>assistant\n")
@@ -437,7 +437,7 @@ def test_what_counts_as_control() -> None:
 
 
 def test_a_veil_keeps_places() -> None:
-    guard = Guard(tokenizer())
+    guard = ContentGuard(tokenizer())
     for text in (*attacks(tokenizer(), seed=5, count=50), *BENIGN):
         veiled = guard.veil(text)
         assert (len(veiled), guard.unveil(veiled), guard.found(veiled)) == (len(text), text, [])

@@ -113,13 +113,13 @@ def test_barriers_are_the_uppermost_in_the_way(private: Path) -> None:
     assert interpreter.barrier(deep / "c", UID) == deep
     assert interpreter.barrier(deep / "c", None) is None
     assert interpreter.view_of((str(private),), UID) is None
-    assert interpreter.view_of((str(deep / "c"), str(deep / "c" / "d")), UID) == view.View(
+    assert interpreter.view_of((str(deep / "c"), str(deep / "c" / "d")), UID) == view.MountView(
         (str(deep / "c"),), (str(deep),)
     )
 
 
 def test_a_view_that_cannot_be_made_is_told_and_not_kept() -> None:
-    broken = view.View(("/no-such-directory",), ("/no-such",))
+    broken = view.MountView(("/no-such-directory",), ("/no-such",))
     for _ in range(2):
         with pytest.raises(IsolationUnavailable, match=r"may not enter /no-such.*No such file"):
             spawn.popen(["true"], broken)
