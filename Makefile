@@ -64,7 +64,7 @@ test: setup system ## the test suite; fails below 90% line coverage
 	@$(TEST_ENV) $(BIN)/pytest $(PARALLEL) --cov --cov-fail-under=90 --cov-report=term $(ARGS)
 
 test-slow: setup system ## the tests that take minutes each
-	@$(TEST_ENV) $(BIN)/pytest -m "slow and not docker and not vllm and not browser and not benchmark" $(ARGS) || { status=$$?; \
+	@$(TEST_ENV) $(BIN)/pytest $(PARALLEL) -m "slow and not docker and not vllm and not browser and not benchmark" $(ARGS) || { status=$$?; \
 		if [ $$status = 5 ]; then echo "test-slow: no test was collected" >&2; fi; exit $$status; }
 
 test-docker: setup system ## the tests that need a Docker engine which runs

@@ -104,6 +104,7 @@ def test_one_run_uses_the_learning_doors(python: Path, tmp_path: Path) -> None:
         assert all(record["grad_norm"] > 0 for record in logged)
 
 
+@pytest.mark.slow
 def test_a_student_of_text_alone(python: Path, tmp_path: Path) -> None:
     arguments = ["env=acme/Door-v0", "student=acme_parrot", "student.side_by_side=2"]
     more = ["evaluation.tasks=20", f"run_dir={tmp_path / 'parrot'}"]

@@ -43,6 +43,7 @@ def test_it_keeps_the_rules(python: Path) -> None:
     assert "FAIL" not in journeyman(python, "envs", "check", GARDEN)
 
 
+@pytest.mark.slow
 def test_it_trains(python: Path, tmp_path: Path, other_model: Path) -> None:
     table = journeyman(
         python,

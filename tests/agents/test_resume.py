@@ -169,7 +169,7 @@ def same_end(run: Path, unbroken: Path, steps: int) -> None:
         "shared rollouts",
         pytest.param("trees", marks=pytest.mark.slow),
         pytest.param("critic", marks=pytest.mark.slow),
-        "sft",
+        pytest.param("sft", marks=pytest.mark.slow),
     ],
 )
 def test_killed_at_any_moment_it_ends_the_same(
@@ -228,7 +228,7 @@ ADAPTER = (
 )
 
 
-@pytest.mark.parametrize("trainer", ["distill", "sft"])
+@pytest.mark.parametrize("trainer", [pytest.param("distill", marks=pytest.mark.slow), "sft"])
 def test_an_adapter_is_trained_saved_and_taken_up_again(
     trainer: str, tmp_path: Path, journeyman: Any, other_model: Path
 ) -> None:

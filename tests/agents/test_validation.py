@@ -14,7 +14,7 @@ def weights(run: Path) -> bytes:
     return (run / "model" / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("trainer", ["distill", "sft"])
+@pytest.mark.parametrize("trainer", [pytest.param("distill", marks=pytest.mark.slow), "sft"])
 def test_validation_changes_nothing(trainer: str, tmp_path: Path, journeyman: Any) -> None:
     plain, watched = tmp_path / "plain", tmp_path / "watched"
     # Dropout draws from torch's dice: whoever else did would show in the weights.
