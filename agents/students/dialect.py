@@ -78,7 +78,7 @@ class Dialect:
         Raises:
             DialectError: No such `render`; or the tokenizer has no chat template, or none that
                 shows tools while `render` is "full", or no end-of-turn token that it ends turns by,
-                or it cannot go on from a turn with what a tool said.
+                or it cannot be rendered, or it cannot go on from a turn with what a tool said.
         """
         template = tokenizer.chat_template
         if not template:
@@ -106,7 +106,12 @@ class Dialect:
         self._own = {token for text in own for token in self._guard.found(text)}
         """Control tokens that a student writes to call and to reason."""
         eos_id = _token_id(tokenizer)
-        probed = self._template(list(_PROBE), False)
+        try:
+            probed = self._template(list(_PROBE), False)
+        except TemplateError as error:
+            raise DialectError(
+                f"the chat template cannot be used with this tokenizer: {error}"
+            ) from error
         # Files of other formats may name another end of turn than the model was trained with.
         told = self._guard.end_after(probed.rpartition(_PROBE_TEXT)[2])
         end = told or str(tokenizer.convert_ids_to_tokens(eos_id))

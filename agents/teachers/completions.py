@@ -6,10 +6,12 @@ and none is made up. What does not (a wrong address, model or answer) is an erro
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import math
 import os
+import socket
 import sys
 import threading
 import time
@@ -66,14 +68,14 @@ class CompletionsServer:
             base_url: Such as http://127.0.0.1:8000/v1.
             model: Its name there; None takes the only one.
             concurrency: Rows under way at once.
-            timeout: Seconds that a request may take.
+            timeout: Seconds of silence that a request may bear.
             patience: Seconds without any answer after which the run ends; it can be resumed.
             key: Name of the environment variable that holds the server's key; None sends none.
 
         Raises:
             SettingError: A value is out of its range, or there is no such variable.
         """
-        if not base_url.startswith(("http://", "https://")):
+        if not _is_address(base_url):
             raise SettingError(f"base_url={base_url}: expected http://… or https://…, with /v1")
         if type(concurrency) is not int or concurrency < 1:
             raise SettingError(f"concurrency={concurrency}: expected a whole number, 1 or more")
@@ -82,24 +84,28 @@ class CompletionsServer:
                 raise SettingError(f"{name}={seconds}: expected seconds, more than 0")
         headers = {}
         if key is not None:
-            if not os.environ.get(key):
+            value = os.environ.get(key, "").strip()
+            if not value:
                 raise SettingError(
                     f"key={key}: no environment variable of that name; it holds the server's key"
                 )
-            headers["Authorization"] = f"Bearer {os.environ[key]}"
+            if not (value.isascii() and value.isprintable()):  # errors of headers repeat them
+                raise SettingError(f"key={key}: it holds characters that no header may have")
+            headers["Authorization"] = f"Bearer {value}"
         self.url = base_url.rstrip("/")
         self.model = model
         self.patience = patience
         self._concurrency = concurrency
+        self._timeout = timeout
         # Connections are kept for as long as a rollout is read: a server may be restarted between.
         self._connect = functools.partial(
             httpx.Client,
             headers=headers,
-            timeout=timeout,
             limits=httpx.Limits(max_connections=concurrency),
             verify=httpx.create_ssl_context(),  # made once: it takes longer than a row
         )
         self._outage = _Outage(self.url)
+        self._lines = _Lines()
 
     def models(self) -> dict[str, int | None]:
         """Names of what it serves -> the longest row that each takes, where it says so.
@@ -108,11 +114,13 @@ class CompletionsServer:
             TeacherServerError: See `read`.
         """
         with self._connect() as client:
-            answer = self._ask(client, "GET", "models")
+            # Nothing is computed for it: a server that does not answer soon will not.
+            answer = self._ask(client, "GET", "models", timeout=min(self._timeout, self.patience))
         found = answer.get("data")
         if not isinstance(found, list):
             raise self._strange("no list of models", answer)
-        return {str(it["id"]): it.get("max_model_len") for it in found if "id" in it}
+        lengths = {str(it["id"]): it.get("max_model_len") for it in found if _has_id(it)}
+        return {name: it if type(it) is int else None for name, it in lengths.items()}
 
     def read(self, rows: Sequence[Sequence[int]], k: int) -> list[Reading]:
         """Log-probabilities of rows, several under way at once.
@@ -126,6 +134,7 @@ class CompletionsServer:
                 `patience`.
         """
         self._outage.stopped.clear()
+        self._lines = _Lines()
         with self._connect() as client, ThreadPoolExecutor(self._concurrency, "teacher") as pool:
             waiting = [pool.submit(self._read, client, row, k) for row in rows]
             try:
@@ -135,6 +144,7 @@ class CompletionsServer:
                 # It, or a person, has ended the run: the others must not be waited for.
                 self._outage.stopped.set()
                 pool.shutdown(wait=False, cancel_futures=True)
+                self._lines.cut()
                 raise
             return [it.result() for it in waiting]
 
@@ -169,7 +179,7 @@ class CompletionsServer:
             )
         try:
             return _reading(places)
-        except (AttributeError, KeyError, TypeError, ValueError):
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
             raise self._strange("log-probabilities that cannot be read", places) from None
 
     def _complete(self, client: httpx.Client, row: Sequence[int], **asked: Any) -> dict[str, Any]:
@@ -182,13 +192,28 @@ class CompletionsServer:
         return found
 
     def _ask(
-        self, client: httpx.Client, method: str, path: str, body: Mapping[str, Any] | None = None
+        self,
+        client: httpx.Client,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
     ) -> dict[str, Any]:
         """One request, until it has been answered."""
         while True:
             begun = time.monotonic()
             try:
-                reply = client.request(method, f"{self.url}/{path}", json=body)
+                reply = client.request(
+                    method,
+                    f"{self.url}/{path}",
+                    json=body,
+                    timeout=self._timeout if timeout is None else timeout,
+                    extensions={"trace": self._lines.opened},
+                )
+            except httpx.DecodingError as error:
+                raise TeacherServerError(
+                    f"{self.url} gives an answer that is not encoded as it says: {error}"
+                ) from error
             except httpx.TransportError as error:
                 reason = str(error) or type(error).__name__
                 self._outage.pause(begun, reason, 0.0, self.patience)
@@ -212,7 +237,7 @@ class CompletionsServer:
             )
         try:
             answer = reply.json()
-        except ValueError:
+        except (ValueError, RecursionError):
             answer = None
         if not isinstance(answer, dict):
             kind = reply.headers.get("content-type", "nothing")
@@ -237,6 +262,7 @@ class _Outage:
         self._since: float | None = None
         self._pauses = 0
         self._tried_again = 0.0
+        self._answered = 0.0
 
     def pause(self, begun: float, reason: str, asked: float, patience: float) -> None:
         """Wait before another try.
@@ -251,13 +277,15 @@ class _Outage:
             TeacherServerError: They are over.
         """
         with self._lock:
-            if self._tried_again > begun and not self.stopped.is_set():
+            if self.stopped.is_set():
+                raise TeacherServerError(f"{self._url} is asked no more")  # and nobody hears it
+            if self._tried_again > begun:
                 return  # another request has waited since
             now = time.monotonic()
             if self._since is None:
-                self._since, self._pauses = now, 0
+                self._since, self._pauses = max(begun, self._answered), 0
                 _say(f"teacher: {self._url} does not answer ({reason}): waiting until it is back")
-            if self.stopped.is_set() or now - self._since > patience:
+            if now - self._since > patience:
                 raise TeacherServerError(
                     f"{self._url} has not answered for {now - self._since:.0f} s ({reason}): start "
                     f"it again, and the same command goes on from the last checkpoint"
@@ -269,12 +297,16 @@ class _Outage:
 
     def over(self) -> None:
         """A request was answered."""
-        if self._since is None:
+        self._answered = time.monotonic()
+        # While another request waits, this one goes its way: that one says so when it is answered.
+        if self._since is None or not self._lock.acquire(blocking=False):
             return
-        with self._lock:
+        try:
             if self._since is not None:
                 _say(f"teacher: back after {time.monotonic() - self._since:.0f} s")
                 self._since = None
+        finally:
+            self._lock.release()
 
     def _count_down(self, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -285,6 +317,39 @@ class _Outage:
             self.stopped.wait(min(1.0, left))
         if shown:
             print("\r" + " " * 27, end="\r", file=sys.stderr, flush=True)
+
+
+class _Lines:
+    """Connections under way: a thread that waits at one is woken by nothing but its end."""
+
+    def __init__(self) -> None:
+        self._sockets: list[socket.socket] = []
+        self._over = False
+
+    def opened(self, event: str, told: Mapping[str, Any]) -> None:
+        """What httpx traces."""
+        if event == "connection.connect_tcp.complete":
+            self._sockets.append(told["return_value"].get_extra_info("socket"))
+            if self._over:
+                self.cut()
+
+    def cut(self) -> None:
+        """End them all, and those that are opened from now on."""
+        self._over = True
+        for it in self._sockets:
+            with contextlib.suppress(OSError):  # it has ended already
+                it.shutdown(socket.SHUT_RDWR)
+
+
+def _is_address(url: str) -> bool:
+    try:
+        return httpx.URL(url).scheme in ("http", "https") and bool(httpx.URL(url).host)
+    except httpx.InvalidURL:
+        return False
+
+
+def _has_id(it: Any) -> bool:
+    return isinstance(it, dict) and it.get("id") is not None
 
 
 def _say(line: str) -> None:
@@ -298,7 +363,7 @@ def _reading(places: Sequence[Any]) -> Reading:
         found: dict[int, float] = {}
         for name, told in (place or {}).items():
             logprob = float(told["logprob"])
-            if math.isnan(logprob):
+            if math.isnan(logprob) or int(name) < 0:
                 raise ValueError(name)
             found[int(name)] = logprob if logprob > IMPOSSIBLE else -math.inf
             if told.get("decoded_token") is not None:
@@ -319,7 +384,7 @@ def _said(reply: httpx.Response) -> str:
         told: Any = reply.json()
         told = told.get("error", told)
         text = str(told["message"] if isinstance(told, dict) else told)
-    except (ValueError, KeyError, AttributeError):
+    except (ValueError, KeyError, AttributeError, RecursionError):
         text = reply.text
     return repr(_short(" ".join(text.split())))
 

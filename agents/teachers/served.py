@@ -57,7 +57,7 @@ class ServedTeacher(Teacher):
             top_k: Tokens that it names where its most probable ones are asked for; the server's own
                 limit (`--max-logprobs`) must be 4 higher.
             concurrency: Rows under way at once.
-            timeout: Seconds that a row may take.
+            timeout: Seconds of silence that a row may bear.
             patience: Seconds without any answer after which the run ends.
             key: Name of the environment variable with the server's key.
 
@@ -131,7 +131,7 @@ class ServedTeacher(Teacher):
         token, expected = told
         (reading,) = self._server.read([[*probe, token]], self._asked)
         found = reading.logprobs[-1].get(token, -math.inf)
-        if abs(found - expected) > 2 * STEADY:
+        if not abs(found - expected) <= 2 * STEADY:  # nor is it NaN
             raise TeacherServerError(
                 f"{self._server.url} would write token {token} with log-probability "
                 f"{expected:.3f}, and gives it {found:.3f} where it stands in a row: its "
@@ -180,6 +180,12 @@ class ServedTeacher(Teacher):
             ids[n] = torch.tensor([token for token, _ in best])
             logprobs[n] = torch.tensor([logprob for _, logprob in best])
         rest = 1 - logprobs.double().exp().sum(-1)
+        if len(rest) and rest.min() < -STEADY:
+            raise TeacherServerError(
+                f"{self._server.url} gives {k} tokens {1 - float(rest.min()):.3g} of all "
+                f"probability, more than 1: these are no log-probabilities at temperature 1 "
+                f"(vLLM: start it with --logprobs-mode raw_logprobs)"
+            )
         tail = rest.clamp(min=ROUNDING).log().float()
         return TopK(ids, logprobs, tail.fill_(-math.inf) if k == width else tail)
 

@@ -177,6 +177,14 @@ def test_a_template_that_ends_turns_its_own_way() -> None:
     assert "does not end an assistant's turn with '<|im_end|>'" in error(template, "names")
 
 
+@pytest.mark.parametrize(
+    "wrong", ["{{ bos_token + '' }}", "{% if %}", "{{ raise_exception('no') }}"]
+)
+def test_a_template_that_cannot_be_rendered(wrong: str) -> None:
+    """Such as Llama 3's with a tokenizer that has no bos_token."""
+    assert "cannot be used with this tokenizer: " in error(wrong + CHATML, "names")
+
+
 def test_a_tokenizer_without_an_end_token() -> None:
     changed = with_template(CHATML)
     changed.eos_token = None

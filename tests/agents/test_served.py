@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -198,14 +199,14 @@ def shifted(handler: Handler) -> bool:
     return True
 
 
-def warmed(handler: Handler) -> bool:
+def cooled(handler: Handler) -> bool:
     """What is written is told at temperature 1, the prompt at another."""
     if handler.command != "POST":
         return False
     choice = handler.server.complete(handler.body)
     for place in choice.get("prompt_logprobs", [])[1:]:
         for told in place.values():
-            told["logprob"] *= 0.5
+            told["logprob"] *= 1.5
     handler.send(200, {"choices": [choice]})
     return True
 
@@ -231,6 +232,42 @@ def other_tokens(handler: Handler) -> bool:
     server = handler.server
     server.text = lambda token: str(tokenizer().decode([(token + 1) % VOCABULARY]))  # type: ignore[method-assign]
     return False
+
+
+def raw_logits(handler: Handler) -> bool:
+    """What vLLM gives by --logprobs-mode raw_logits, where it writes and where it reads."""
+    if handler.command != "POST":
+        return False
+    choice = handler.server.complete(handler.body)
+    for place in choice.get("prompt_logprobs", [])[1:]:
+        for told in place.values():
+            told["logprob"] += 5
+    if "logprobs" in choice:
+        choice["logprobs"]["token_logprobs"] = [
+            it + 5 for it in choice["logprobs"]["token_logprobs"]
+        ]
+    handler.send(200, {"choices": [choice]})
+    return True
+
+
+def told_as(name: str, logprob: Any) -> Fault:
+    """One more token at each place."""
+
+    def fault(handler: Handler) -> bool:
+        if handler.command != "POST":
+            return False
+        choice = handler.server.complete(handler.body)
+        for place in choice.get("prompt_logprobs", [])[1:]:
+            place[name] = {"logprob": logprob, "decoded_token": None}
+        handler.send(200, {"choices": [choice]})
+        return True
+
+    return fault
+
+
+def not_packed(handler: Handler) -> bool:
+    handler.send(200, {}, content_encoding="gzip")
+    return True
 
 
 def refusing(status: int, content: Any) -> Fault:
@@ -287,8 +324,21 @@ REFUSED: dict[str, tuple[Fault, str]] = {
         "cannot be read",
     ),
     "of other places": (shifted, "of other places"),
-    "at another temperature": (warmed, "another temperature"),
+    "at another temperature": (cooled, "another temperature"),
     "never the same": (unsteady(), "apart from one reading to the next"),
+    "logits": (raw_logits, "of all probability, more than 1"),
+    "no token": (told_as("-1", -0.1), "cannot be read"),
+    "no number of a machine": (told_as("1", 10**400), "cannot be read"),
+    "nan where it writes": (
+        lambda h: (
+            "logprobs" in getattr(h, "body", {})
+            and answer(logprobs={"tokens": ["token_id:1"], "token_logprobs": [math.nan]})(h)
+        ),
+        "log-probability nan",
+    ),
+    "not packed": (not_packed, "not encoded as it says"),
+    "lists without end": (refusing(200, "[" * 50_000), "and not JSON"),
+    "models without names": (refusing(200, {"data": [1, "a", {"id": None}]}), "serves nothing"),
 }
 
 
@@ -345,6 +395,9 @@ def test_nobody_is_there(student: HFPlayer) -> None:
     ("settings", "message"),
     [
         ({"base_url": "localhost:8000"}, "base_url=localhost:8000: expected http://"),
+        ({"base_url": "http://"}, "base_url=http://: expected http://"),
+        ({"base_url": "http://[::1/v1"}, "expected http://"),
+        ({"base_url": "http://127.0.0.1:1/v1\n"}, "expected http://"),
         ({"top_k": 0}, "top_k=0"),
         ({"concurrency": 1.5}, "concurrency=1.5"),
         ({"timeout": 0}, "timeout=0"),
@@ -401,6 +454,64 @@ def test_a_person_sees_when_it_tries_again(
     )
     assert "\rteacher: next try in  0 s" in said
     assert said.endswith("teacher: back after 0 s\n")
+
+
+def test_what_hangs_is_not_waited_for(server: Server, student: HFPlayer) -> None:
+    """A row is refused while others have no answer yet: the error need not wait for them."""
+    teacher = ServedTeacher(server.url, top_k=K, concurrency=3, timeout=60)
+    teacher.check(student)
+    asked, over = itertools.count(), threading.Event()
+
+    def third_is_refused(handler: Handler) -> bool:
+        if next(asked) == 2:
+            handler.send(400, {"error": "no"})
+        else:
+            over.wait(60)
+            handler.close_connection = True
+        return True
+
+    server.faults.append(third_is_refused)
+    begun = time.monotonic()
+    try:
+        with pytest.raises(TeacherServerError, match="refuses"):
+            teacher.annotate(played(), Detail.TOP_K)
+    finally:
+        over.set()
+    assert time.monotonic() - begun < 20
+
+
+def test_a_server_that_says_nothing_at_start_is_not_waited_for(
+    server: Server, student: HFPlayer
+) -> None:
+    over = threading.Event()
+
+    def silent(handler: Handler) -> bool:
+        over.wait(60)
+        hang_up(handler)
+        return True
+
+    server.faults.append(silent)
+    begun = time.monotonic()
+    try:
+        with pytest.raises(TeacherServerError, match="has not answered for"):
+            ServedTeacher(server.url, timeout=60).check(student)
+    finally:
+        over.set()
+    assert time.monotonic() - begun < 20
+
+
+def test_a_key_that_no_header_may_have_is_told_by_its_name(
+    server: Server, student: HFPlayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASTER_KEY", "s3cr\net")
+    with pytest.raises(SettingError, match="key=MASTER_KEY") as caught:
+        ServedTeacher(server.url, key="MASTER_KEY")
+    assert "s3cr" not in str(caught.value)
+    keys = set()
+    server.faults.append(lambda handler: bool(keys.add(handler.headers["authorization"])))
+    monkeypatch.setenv("MASTER_KEY", "s3cret\n")  # as a secret's file often ends
+    ServedTeacher(server.url, top_k=K, key="MASTER_KEY").check(student)
+    assert keys == {"Bearer s3cret"}
 
 
 STEPS = 6
