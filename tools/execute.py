@@ -20,6 +20,9 @@ from journeyman.tools.types import CallStatus, ToolCall, ToolResult
 MAX_ARGUMENT_CHARS = 100_000
 """Longest canonical call accepted; a longer one is a runaway generation, not a request."""
 
+MAX_CHECK_S = 5.0
+"""Longest check of a call's arguments, in seconds: alternatives within alternatives double it."""
+
 _BIG = 10**18
 # json.dumps makes an encoder every time. NaN and the infinities are not JSON.
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
@@ -83,18 +86,20 @@ def _argument_problem(call: ToolCall, tool: Tool) -> str | None:
     if _plainly_fits(call.arguments, tool):
         return None
     spec = tool.spec
-    unknown = [n for n in call.arguments if not tool.is_known(n)]
-    if unknown:
-        return f"{call.name} has no argument {unknown[0][:80]!r}. Use {spec.signature()}."
-    missing = [n for n in spec.required if n not in call.arguments]
-    if missing:
-        return f"{call.name} needs {missing[0]!r}. Use {spec.signature()}."
     try:
+        unknown = [n for n in call.arguments if not tool.is_known(n)]
+        if unknown:
+            return f"{call.name} has no argument {unknown[0][:80]!r}. Use {spec.signature()}."
+        missing = [n for n in spec.required if n not in call.arguments]
+        if missing:
+            return f"{call.name} needs {missing[0]!r}. Use {spec.signature()}."
         if len(call.canonical()) > MAX_ARGUMENT_CHARS:
             return f"The arguments are longer than {MAX_ARGUMENT_CHARS} characters."
-        where, message = _objection(call.arguments, tool)
+        where, message = run_within(MAX_CHECK_S, False, _objection, call.arguments, tool)
     except RecursionError:
         return "The arguments are nested too deeply."
+    except ToolTimeout:
+        return f"The arguments could not be checked within {MAX_CHECK_S:g} s: make them simpler."
     except Exception as error:
         # The schema was found usable when the tool was declared, so this comes of the arguments: a
         # number too long to be written, a text that a pattern does not get through with.
