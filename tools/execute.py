@@ -24,6 +24,8 @@ MAX_CHECK_S = 5.0
 """Longest check of a call's arguments, in seconds: alternatives within alternatives double it."""
 
 _BIG = 10**18
+_WRITABLE_BITS = 14_000
+"""Integers of more bits have more digits than Python writes (4,300)."""
 # json.dumps makes an encoder every time. NaN and the infinities are not JSON.
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
@@ -56,14 +58,14 @@ def execute(
     aside = waits or tool.timeout_s is not None
     started = time.perf_counter()
     try:
-        state, value = run_within(timeout_s, aside, tool.run, state, call.arguments)
+        after, value = run_within(timeout_s, aside, tool.run, state, call.arguments)
+        content = shorten(value if isinstance(value, str) else _to_json(call.name, value), longest)
     except ToolError as error:
         status = CallStatus.TIMEOUT if isinstance(error, ToolTimeout) else CallStatus.TOOL_ERROR
         said = shorten(str(error), longest)
         call, content = call.marked(status, said), error_content(said)
     else:
-        call = call.marked(CallStatus.OK)
-        content = shorten(value if isinstance(value, str) else _to_json(call.name, value), longest)
+        call, state = call.marked(CallStatus.OK), after
     return state, ToolResult(call, content, time.perf_counter() - started)
 
 
@@ -148,7 +150,18 @@ def _to_json(name: str, value: Any) -> str:
     try:
         return _encode(value)
     except (TypeError, ValueError) as error:
+        if isinstance(error, ValueError) and _is_endless(value):
+            raise ToolError(f"the result of {name} has too many digits to be written") from error
         raise TypeError(f"tool {name!r} returned what is not JSON: {error}") from error
+
+
+def _is_endless(value: Any) -> bool:
+    """True of an integer that Python does not write, and of what holds one: the student asked."""
+    if isinstance(value, Mapping):
+        return any(map(_is_endless, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_is_endless, value))
+    return isinstance(value, int) and value.bit_length() > _WRITABLE_BITS
 
 
 def error_content(message: str) -> str:
