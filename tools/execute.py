@@ -64,6 +64,10 @@ def execute(
         status = CallStatus.TIMEOUT if isinstance(error, ToolTimeout) else CallStatus.TOOL_ERROR
         said = shorten(str(error), longest)
         call, content = call.marked(status, said), error_content(said)
+    except SystemExit as error:  # of a command line within it; the run is none of its business
+        raise RuntimeError(
+            f"tool {call.name!r} tried to end the process (status {error.code})"
+        ) from error
     else:
         call, state = call.marked(CallStatus.OK), after
     return state, ToolResult(call, content, time.perf_counter() - started)

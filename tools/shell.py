@@ -24,7 +24,8 @@ own = re.compile(
     rb"PWD|PPID|_|UID|EUID|GROUPS|SHELLOPTS|SHLVL|LINENO|FUNCNAME|DIRSTACK|BASH.*", re.DOTALL
 )
 script = '''. /dev/fd/%d
-trap '{ set +vx; } 2>/dev/null; { pwd -P && export -p && echo = && set && echo .; } >/dev/fd/%d' EXIT
+trap '{ set +vx; } 2>/dev/null
+{ pwd -P && export -p && echo = && set && echo .; } >/dev/fd/%d' EXIT
 eval "$1"'''
 
 @contextlib.contextmanager
