@@ -58,7 +58,7 @@ def execute(
     aside = waits or tool.timeout_s is not None
     started = time.perf_counter()
     try:
-        after, value = run_within(timeout_s, aside, tool.run, state, call.arguments)
+        after, value = run_within(timeout_s, aside, tool.run, state, _own(call.arguments))
         content = shorten(value if isinstance(value, str) else _to_json(call.name, value), longest)
     except ToolError as error:
         status = CallStatus.TIMEOUT if isinstance(error, ToolTimeout) else CallStatus.TOOL_ERROR
@@ -148,6 +148,15 @@ def _plainly_fits(arguments: Mapping[str, Any], tool: Tool) -> bool:
             return False
     # JSON may write a character as six, and a number of these as twenty.
     return 6 * size + 100 * len(arguments) < MAX_ARGUMENT_CHARS // 2
+
+
+def _own(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Arguments that the tool may keep and change: what was asked for, gold above all, stays."""
+    for value in arguments.values():
+        if isinstance(value, list | dict):
+            # Valid ones are JSON, and no deeper than JSON goes; `copy.deepcopy` goes half as deep.
+            return json.loads(json.dumps(dict(arguments)))  # type: ignore[no-any-return]
+    return arguments
 
 
 def _to_json(name: str, value: Any) -> str:
