@@ -47,12 +47,18 @@ def canonical(value: Any) -> str:
     """
     kind: Any = type(value)
     if kind in _PLAIN:
-        return repr(value)
+        try:
+            return repr(value)
+        except ValueError:  # an integer of more digits than Python writes
+            return hex(value)
     names = _field_names(kind)
     if names is not None:
         # Most values are scalars in records: a call less for each of them halves the time.
         parts = [getattr(value, name) for name in names]
-        inner = ",".join([repr(v) if type(v) in _PLAIN else canonical(v) for v in parts])
+        try:
+            inner = ",".join([repr(v) if type(v) in _PLAIN else canonical(v) for v in parts])
+        except ValueError:
+            inner = ",".join(map(canonical, parts))
         return f"{kind.__name__}({inner})"
     if isinstance(value, (list, tuple)):
         return "[" + ",".join([canonical(v) for v in value]) + "]"

@@ -20,7 +20,12 @@ from journeyman.tools.types import CallStatus, ToolCall, ToolResult
 MAX_ARGUMENT_CHARS = 100_000
 """Longest canonical call accepted; a longer one is a runaway generation, not a request."""
 
+MAX_CHECK_S = 5.0
+"""Longest check of a call's arguments, in seconds: alternatives within alternatives double it."""
+
 _BIG = 10**18
+_WRITABLE_BITS = 14_000
+"""Integers of more bits have more digits than Python writes (4,300)."""
 # json.dumps makes an encoder every time. NaN and the infinities are not JSON.
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
@@ -53,14 +58,18 @@ def execute(
     aside = waits or tool.timeout_s is not None
     started = time.perf_counter()
     try:
-        state, value = run_within(timeout_s, aside, tool.run, state, call.arguments)
+        after, value = run_within(timeout_s, aside, tool.run, state, _own(call.arguments))
+        content = shorten(value if isinstance(value, str) else _to_json(call.name, value), longest)
     except ToolError as error:
         status = CallStatus.TIMEOUT if isinstance(error, ToolTimeout) else CallStatus.TOOL_ERROR
         said = shorten(str(error), longest)
         call, content = call.marked(status, said), error_content(said)
+    except SystemExit as error:  # of a command line within it; the run is none of its business
+        raise RuntimeError(
+            f"tool {call.name!r} tried to end the process (status {error.code})"
+        ) from error
     else:
-        call = call.marked(CallStatus.OK)
-        content = shorten(value if isinstance(value, str) else _to_json(call.name, value), longest)
+        call, state = call.marked(CallStatus.OK), after
     return state, ToolResult(call, content, time.perf_counter() - started)
 
 
@@ -83,18 +92,20 @@ def _argument_problem(call: ToolCall, tool: Tool) -> str | None:
     if _plainly_fits(call.arguments, tool):
         return None
     spec = tool.spec
-    unknown = [n for n in call.arguments if not tool.is_known(n)]
-    if unknown:
-        return f"{call.name} has no argument {unknown[0][:80]!r}. Use {spec.signature()}."
-    missing = [n for n in spec.required if n not in call.arguments]
-    if missing:
-        return f"{call.name} needs {missing[0]!r}. Use {spec.signature()}."
     try:
+        unknown = [n for n in call.arguments if not tool.is_known(n)]
+        if unknown:
+            return f"{call.name} has no argument {unknown[0][:80]!r}. Use {spec.signature()}."
+        missing = [n for n in spec.required if n not in call.arguments]
+        if missing:
+            return f"{call.name} needs {missing[0]!r}. Use {spec.signature()}."
         if len(call.canonical()) > MAX_ARGUMENT_CHARS:
             return f"The arguments are longer than {MAX_ARGUMENT_CHARS} characters."
-        where, message = _objection(call.arguments, tool)
+        where, message = run_within(MAX_CHECK_S, False, _objection, call.arguments, tool)
     except RecursionError:
         return "The arguments are nested too deeply."
+    except ToolTimeout:
+        return f"The arguments could not be checked within {MAX_CHECK_S:g} s: make them simpler."
     except Exception as error:
         # The schema was found usable when the tool was declared, so this comes of the arguments: a
         # number too long to be written, a text that a pattern does not get through with.
@@ -139,11 +150,31 @@ def _plainly_fits(arguments: Mapping[str, Any], tool: Tool) -> bool:
     return 6 * size + 100 * len(arguments) < MAX_ARGUMENT_CHARS // 2
 
 
+def _own(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Arguments that the tool may keep and change: what was asked for, gold above all, stays."""
+    for value in arguments.values():
+        if isinstance(value, list | dict):
+            # Valid ones are JSON, and no deeper than JSON goes; `copy.deepcopy` goes half as deep.
+            return json.loads(json.dumps(dict(arguments)))  # type: ignore[no-any-return]
+    return arguments
+
+
 def _to_json(name: str, value: Any) -> str:
     try:
         return _encode(value)
     except (TypeError, ValueError) as error:
+        if isinstance(error, ValueError) and _is_endless(value):
+            raise ToolError(f"the result of {name} has too many digits to be written") from error
         raise TypeError(f"tool {name!r} returned what is not JSON: {error}") from error
+
+
+def _is_endless(value: Any) -> bool:
+    """True of an integer that Python does not write, and of what holds one: the student asked."""
+    if isinstance(value, Mapping):
+        return any(map(_is_endless, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_is_endless, value))
+    return isinstance(value, int) and value.bit_length() > _WRITABLE_BITS
 
 
 def error_content(message: str) -> str:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextvars
 import ctypes
 import itertools
-import math
 import os
 import queue
 import threading
@@ -51,7 +50,8 @@ class CallLimits:
         Raises:
             ValueError: Naming the value and what was expected.
         """
-        if isinstance(self.timeout_s, bool) or not self.timeout_s > 0:
+        number = type(self.timeout_s) in (int, float)
+        if not number or not self.timeout_s > 0:
             raise ValueError(f"timeout_s={self.timeout_s!r}: expected seconds, above 0")
         if type(self.result_chars) is not int or self.result_chars < 100:
             raise ValueError(f"result_chars={self.result_chars!r}: expected 100 or more")
@@ -96,7 +96,7 @@ def run_within(timeout_s: float, waits: bool, call: Call[Value], state: Any, giv
         ToolTimeout: It took longer.
         ToolServerError: Too many calls hang.
     """
-    if timeout_s == math.inf:
+    if timeout_s > threading.TIMEOUT_MAX:  # centuries, or infinity
         return call(state, given)
     if waits:
         return _aside(timeout_s, call, state, given)

@@ -70,6 +70,8 @@ def _escape(token: str, inside: bool) -> str:
         return f"[^{_SETS[letter.lower()]}]"
     if token.startswith("\\c") and len(token) == 3:
         return f"\\x{ord(token[2]) % 32:02x}"
+    if token == "\\k" and not inside:
+        return r"\g"  # a named group again
     if token.startswith("\\u{"):
         return f"\\U{int(token[3:-1], 16):08x}"
     return token

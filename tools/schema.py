@@ -152,9 +152,9 @@ def _not_an_object(given: Any) -> ToolDefinitionError:
 
 
 def _plain(node: Any) -> Any:
-    """A copy of our own, of dicts and lists."""
+    """A copy of our own, of dicts and lists; names are text, as JSON would write them."""
     if isinstance(node, Mapping):
-        return {key: _plain(value) for key, value in node.items()}
+        return {str(key): _plain(value) for key, value in node.items()}
     if isinstance(node, list | tuple):
         return [_plain(item) for item in node]
     return node

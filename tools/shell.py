@@ -14,7 +14,7 @@ from journeyman.tools.tool import tool
 # Variables before and after a command go by files, as long commands do: what a process is started
 # with has narrow limits (128 KiB a string). Their descriptors are beyond those people redirect.
 _DRIVER = r"""
-import fcntl, os, re, shlex, subprocess, tempfile
+import contextlib, fcntl, os, re, shlex, stat, subprocess, tempfile
 
 state = b""
 entry = re.compile(
@@ -24,11 +24,25 @@ own = re.compile(
     rb"PWD|PPID|_|UID|EUID|GROUPS|SHELLOPTS|SHLVL|LINENO|FUNCNAME|DIRSTACK|BASH.*", re.DOTALL
 )
 script = '''. /dev/fd/%d
-trap '{ pwd -P && export -p && echo = && set && echo .; } >/dev/fd/%d' EXIT
+trap '{ set +vx; } 2>/dev/null
+{ pwd -P && export -p && echo = && set && echo .; } >/dev/fd/%d' EXIT
 eval "$1"'''
 
+@contextlib.contextmanager
+def opened():
+    where = tempfile.gettempdir()
+    mode = stat.S_IMODE(os.stat(where).st_mode)
+    if os.access(where, os.W_OK | os.X_OK):
+        yield
+        return
+    os.chmod(where, mode | 0o700)  # a command has closed it
+    try:
+        yield
+    finally:
+        os.chmod(where, mode)
+
 def file(data, fds):
-    with tempfile.TemporaryFile() as made:
+    with opened(), tempfile.TemporaryFile() as made:
         made.write(data)
         made.flush()
         fds.append(fcntl.fcntl(made, fcntl.F_DUPFD_CLOEXEC, 60))

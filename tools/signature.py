@@ -2,8 +2,8 @@
 
 For plain types it is what `transformers.utils.get_json_schema` makes of the function: the tests
 compare the two. transformers itself brings torch along, and whoever only lists tools would wait
-seconds for it; and it takes every type that it does not know for an object. Those are asked of
-`annotations.py`.
+seconds for it; it takes every type that it does not know for an object, and forgets what the items
+of `list[int] | str` are. Types that are not plain are asked of `annotations.py`.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def _schema(hint: Any) -> dict[str, Any]:
 def _union(kinds: list[dict[str, Any]], nullable: bool) -> dict[str, Any]:
     if len(kinds) == 1:
         schema = kinds[0]
-    elif all(isinstance(kind.get("type"), str) for kind in kinds):
+    elif all(kind.keys() == {"type"} and isinstance(kind["type"], str) for kind in kinds):
         schema = {"type": sorted(kind["type"] for kind in kinds)}
     else:
         schema = {"anyOf": kinds}

@@ -5,8 +5,9 @@ a float that spreads through the state, whose hash then differs from the one wit
 beyond all floats is no number, as 1e999 is none to the parsers: what is computed with it overflows.
 And "nullable" (OpenAPI's) accepts null, which is how transformers writes `str | None`.
 
-Where jsonschema raises or is inexact, they do not: numbers of any size are divided as they are
-written, and patterns are read as ECMA-262 has them (`patterns.py`).
+Where jsonschema raises, is inexact or looks at every pair, they do not: numbers of any size are
+divided as they are written, items are told apart by their hashes, and patterns are read as ECMA-262
+has them (`patterns.py`).
 """
 
 from __future__ import annotations
@@ -52,6 +53,24 @@ def _exactly(number: float) -> Fraction:
     return Fraction(number if isinstance(number, int) else repr(number))
 
 
+def _unique_items(_: Any, unique: Any, instance: Any, schema: Any) -> Errors:
+    if not unique or not isinstance(instance, list):
+        return
+    if len(set(map(_identity, instance))) < len(instance):
+        yield jsonschema.ValidationError(f"{instance!r} has non-unique elements")
+
+
+def _identity(value: Any) -> Any:
+    """Equal for equal values of JSON, and only for these: true is not 1, and 1.0 is."""
+    if isinstance(value, bool):
+        return bool, value
+    if isinstance(value, list):
+        return list, tuple(map(_identity, value))
+    if isinstance(value, dict):
+        return dict, frozenset((name, _identity(it)) for name, it in value.items())
+    return value
+
+
 def _pattern(_: Any, pattern: str, instance: Any, schema: Any) -> Errors:
     if isinstance(instance, str) and not matches(pattern, instance):
         yield jsonschema.ValidationError(f"{instance!r} does not match {pattern!r}")
@@ -95,6 +114,7 @@ def _unless_null(keyword: Callable[..., Any]) -> Callable[..., Any]:
 _OWN = {
     "type": _type,
     "multipleOf": _multiple_of,
+    "uniqueItems": _unique_items,
     "pattern": _pattern,
     "patternProperties": _pattern_properties,
     "additionalProperties": _additional_properties,

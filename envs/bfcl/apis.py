@@ -115,11 +115,29 @@ class Apis:
             name: copy.deepcopy(value) if isinstance(value, (list, dict)) else value
             for name, value in arguments.items()
         }
+        _refuse_endless(function, arguments)
         try:
             result = getattr(self._objects[owner], function)(**own_arguments)
+            return result if isinstance(result, str) else _text(result)
         except Exception as error:  # the benchmark shows it to the model, whatever it is
             raise ToolError(f"Error during execution: {error}") from error
-        return result if isinstance(result, str) else _text(result)
+
+
+def _refuse_endless(function: str, arguments: Mapping[str, Any]) -> None:
+    """Refuse a power that would take hours: nothing interrupts Python while it multiplies.
+
+    Raises:
+        ToolError: Its result would have more digits than can be written.
+    """
+    base, exponent = arguments.get("base"), arguments.get("exponent")
+    if function != "power" or not isinstance(base, int) or not isinstance(exponent, int):
+        return
+    if abs(base) > 1 and base.bit_length() * exponent > _MAX_BITS:
+        raise ToolError("Error during execution: the result has too many digits")
+
+
+_MAX_BITS = 20_000
+"""Of a power; Python writes no integer of more than 4,300 digits, or 14,285 bits."""
 
 
 def _text(result: Any) -> str:

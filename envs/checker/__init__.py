@@ -115,7 +115,7 @@ def _run(
             return [CheckResult(name, True, CHECKS[name].run(subject))]
     except Found as wrong:
         findings = wrong.findings
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         findings = (Finding(f"raised {told(error)}", cause_of(error)),)
     fresh = [f for f in findings if f.cause is None or f.cause not in causes]
     if not fresh:

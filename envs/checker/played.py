@@ -23,7 +23,7 @@ from journeyman.envs.errors import EpisodeOverError, StateChangedError
 from journeyman.envs.hashing import digest
 from journeyman.envs.nearmiss import program
 from journeyman.envs.task import Task
-from journeyman.tools import ToolCall
+from journeyman.tools import CallStatus, ToolCall
 from journeyman.tools.errors import ToolsError
 
 _THREADS = 4
@@ -96,7 +96,10 @@ def _try(env: ToolEnv, task: Task, call: ToolCall) -> tuple[str, Finding | None]
             f"tool {call.name!r} prints {printed.getvalue()[:60]!r}: return it; no model sees what "
             f"is printed, and a server talks over its output ({where})"
         )
-    content = info["calls"][0].content
+    (result,) = info["calls"]
+    if result.call.status is CallStatus.TIMEOUT:
+        return "hangs", Finding(f"tool {call.name!r} does not end: {result.content} ({where})")
+    content = result.content
     if not isinstance(content, str):
         return "content", Finding(f"tool {call.name!r} answers with {content!r:.80}, no text")
     return "", None

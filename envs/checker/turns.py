@@ -183,7 +183,7 @@ def difference(first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]]
     """Where two traces of the same actions part; None if they do not."""
     for turn, (one, other) in enumerate(zip(first, second, strict=False)):
         for key, value in one.items():
-            if value != other[key]:
+            if value != other[key] and repr(value) != repr(other[key]):  # NaN is not itself
                 return (
                     f"turn {turn} ({str(one['action'])[:200]!r}) gave {key} {str(value)[:300]}, "
                     f"then {str(other[key])[:300]}"

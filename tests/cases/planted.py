@@ -21,6 +21,7 @@ from immutables import Map
 from journeyman.envs import Split, Task, ToolEnv, refused
 from journeyman.envs.hashing import digest
 from journeyman.tools import Tool, ToolCall, ToolError, tool
+from journeyman.tools.limits import CallLimits
 
 SHELVES = {
     "train": ("art", "law", "music", "travel"),
@@ -424,6 +425,54 @@ class ToolReturnsNone(LibraryEnv):
         state.set(shelf, count)
 
     toolset = _with(put=put)
+
+
+@planted("tools", r"tool 'look' does not end: .*no result within 0.1 s")
+class Hangs(LibraryEnv):
+    limits = CallLimits(timeout_s=0.1)
+
+    @tool
+    def look(state: Map, shelf: str) -> tuple[Map, int]:
+        """Count the books on a shelf.
+
+        Args:
+            shelf: Its name.
+        """
+        while shelf == "?":
+            time.sleep(0.01)
+        return state, _on(state, shelf)
+
+    toolset = _with(look=look)
+
+
+@planted("tools", r"tool 'look' tried to end the process \(status 2\)")
+class Leaves(LibraryEnv):
+    @tool
+    def look(state: Map, shelf: str) -> tuple[Map, int]:
+        """Count the books on a shelf.
+
+        Args:
+            shelf: Its name.
+        """
+        if shelf not in state:
+            raise SystemExit(2)
+        return state, _on(state, shelf)
+
+    toolset = _with(look=look)
+
+
+@planted("tasks", r"SystemExit: 3")
+class TasksLeave(LibraryEnv):
+    @classmethod
+    def generate(cls, rng: random.Random, split: Split, level: str) -> Task:
+        raise SystemExit(3)
+
+
+@planted("episode", r"reward nan")
+class RewardIsNoNumber(LibraryEnv):
+    def step(self, action: Any) -> Any:
+        observation, _, *rest = super().step(action)
+        return observation, float("nan"), *rest
 
 
 @planted("tools", r"tool 'look' returned what is not JSON")

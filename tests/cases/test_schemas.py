@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import enum
+import importlib
 import json
+import time
 from collections import abc
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -29,6 +31,9 @@ from journeyman.tools import (
     tool,
 )
 from journeyman.tools.schema import MAX_NODES
+
+tools_execute = importlib.import_module("journeyman.tools.execute")
+"""The module, which its function hides."""
 
 DRAFT_4 = "http://json-schema.org/draft-04/schema#"
 DRAFT_6 = "http://json-schema.org/draft-06/schema"
@@ -142,6 +147,8 @@ TREE = {"$defs": {"Tree": obj({"v": WHOLE, "kids": {"items": {"$ref": "#/$defs/T
          [{"x": "a", "y": 1}], [{"x": "a"}]),
         # Patterns are ECMA-262's.
         (obj({"s": {"pattern": r"^\p{L}+$"}}), [{"s": "Zoë"}], [{"s": "7"}, {"s": "Zoë\n"}]),
+        (obj({"s": {"pattern": r"^(?<y>\d)-\k<y>$"}}), [{"s": "1-1"}], [{"s": "1-2"}]),
+        ({"properties": {1: WHOLE}}, [{"1": 1}], [{"1": "1"}]),
         (obj({"s": {"pattern": r"^\d+$"}}), [{"s": "12"}], [{"s": "१२"}, {"s": "12\n"}]),
         (obj({"s": {"pattern": r"^[^\d\]]$"}}), [{"s": "a"}], [{"s": "1"}, {"s": "]"}]),
         (obj({"s": {"pattern": r"^\w\cJ\u{41}[^]$"}}), [{"s": "a\nA\n"}], [{"s": "é\nA\n"}]),
@@ -276,14 +283,40 @@ def test_arguments_of_alternatives_have_names_and_types() -> None:
         (obj({"n": {"maximum": 5}}), {"n": 10**5000}),
         (obj({"t": {"$ref": "#"}}), {"t": [[]] * 3}),
         (obj({"o": {"additionalProperties": {"pattern": "^(a|aa)+$"}}}), {"o": {"a": "a" * 9000}}),
+        (obj({"x": {}}, patternProperties={"^(a+)+$": {}}), {"a" * 5000 + "b": 1}),
     ],
-    ids=["pattern", "digits", "tree", "nested"],
+    ids=["pattern", "digits", "tree", "nested", "name"],
 )
 def test_no_argument_makes_a_check_fail(parameters: Any, arguments: dict[str, Any]) -> None:
     tools = {"echo": echo(parameters)}
     _, result = execute(ToolCall("echo", arguments), tools, None)
     assert result.call.status in (CallStatus.OK, CallStatus.INVALID_ARGUMENTS)
     assert len(result.content) < 20_000
+
+
+def test_many_items_are_told_apart_at_once() -> None:
+    def passes(*items: Any) -> bool:
+        given = [{"n": [number]} for number in range(5000)] + list(items)
+        return set_of.validator.is_valid({"l": given})
+
+    set_of = echo(obj({"l": {"uniqueItems": True}}))
+    started = time.perf_counter()
+    assert passes(True, 1, "1", None, [1], {"n": [True]}, {})
+    assert time.perf_counter() - started < 3  # a look at every pair takes minutes
+    for twice in ([{"n": [7.0]}], [1, 1.0], [[{}], [{}]]):
+        assert not passes(*twice)
+
+
+def test_a_check_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tools_execute, "MAX_CHECK_S", 0.3)
+    either = [obj({"t": {"$ref": "#"}}), obj({"t": {"$ref": "#"}, "u": {}})]
+    value: dict[str, Any] = {"t": 1}
+    for _ in range(40):  # each doubles the work
+        value = {"t": value}
+    tools = {"echo": echo({"type": "object", "anyOf": either})}
+    _, result = execute(ToolCall("echo", value), tools, None)
+    assert result.call.status is CallStatus.INVALID_ARGUMENTS
+    assert "could not be checked within 0.3 s" in result.content
 
 
 def test_a_deep_argument_of_a_recursive_schema() -> None:

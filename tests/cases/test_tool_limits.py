@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import random
+import sys
 import threading
 import time
 import tracemalloc
@@ -276,6 +277,8 @@ def test_the_watch_ends_with_the_calls() -> None:
     [
         ({"timeout_s": 0}, "timeout_s=0: expected seconds, above 0"),
         ({"timeout_s": math.nan}, "timeout_s=nan"),
+        ({"timeout_s": "5"}, "timeout_s='5': expected seconds"),
+        ({"timeout_s": True}, "timeout_s=True"),
         ({"result_chars": 10}, "result_chars=10: expected 100 or more"),
         ({"result_chars": 1e6}, "result_chars=1000000.0"),
     ],
@@ -285,6 +288,29 @@ def test_a_limit_that_is_none(given: dict[str, Any], says: str) -> None:
         CallLimits(**given)
     with pytest.raises(ToolDefinitionError, match=f"tool 'hang': {says}"):
         tool(**given)(hang.function)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize("timeout_s", [1e9, 1e300, 10**400, math.inf])
+def test_a_limit_beyond_all_clocks_is_none(timeout_s: float, waits: bool) -> None:
+    limits = CallLimits(timeout_s)
+    assert execute(ToolCall("hang", {"n": 1}), {"hang": hang}, 0, limits, waits)[1].ok
+    assert not execute(ToolCall("spin", {"n": 0}), {"spin": spin}, 0, SHORT)[1].ok
+
+
+@pytest.mark.parametrize("timeout_s", [None, math.inf, 30.0])
+def test_a_tool_that_ends_the_process_breaks_its_own_call(timeout_s: float | None) -> None:
+    @tool(timeout_s=timeout_s)
+    def leave(code: int) -> str:
+        """Leave, as a command line does of arguments that it does not know.
+
+        Args:
+            code: The status.
+        """
+        sys.exit(code)
+
+    with pytest.raises(RuntimeError, match=r"tool 'leave' tried to end the process \(status 2\)"):
+        execute(ToolCall("leave", {"code": 2}), {"leave": leave}, None)
 
 
 # Long results

@@ -175,6 +175,19 @@ def test_functions_that_are_held_back() -> None:
 
 
 @benchmark
+@pytest.mark.parametrize("exponent", [5_000, 10**12])
+def test_a_number_without_end_is_refused(exponent: int) -> None:
+    with open_env("multi_turn_base") as env:
+        env.reset(options={"task_id": "test/15"})
+        call = ToolCall("power", {"base": 10, "exponent": exponent})
+        *_, info = env.step([call, ToolCall("power", {"base": 10, "exponent": 3})])
+        refused, fine = info["calls"]
+    assert refused.call.status is CallStatus.TOOL_ERROR
+    assert "Error during execution: " in refused.content and "digits" in refused.content
+    assert fine.content == '{"result": 1000}'
+
+
+@benchmark
 def test_what_a_function_refuses_is_told() -> None:
     with open_env("multi_turn_base") as env:
         env.reset(options={"task_id": "test/0"})

@@ -428,6 +428,11 @@ class Place:
     y: int = 0
 
 
+@dataclass(frozen=True)
+class Long:
+    number: int
+
+
 def test_canonical_is_injective() -> None:
     values: list[Any] = [
         *(None, True, 1, 1.0, -1, "1", b"1", "", "None", "[]", "a,b", float("inf")),
@@ -450,6 +455,12 @@ def test_canonical_is_injective() -> None:
     ]
     texts = [canonical(v) for v in values]
     assert len(set(texts)) == len(texts)
+    assert len({digest(v) for v in values}) == len(values)
+
+
+def test_numbers_that_python_does_not_write_have_hashes() -> None:
+    long = [10**5000, 10**5000 + 1]
+    values = [*long, *((n,) for n in long), *(Map(a=n) for n in long), *map(Long, long)]
     assert len({digest(v) for v in values}) == len(values)
 
 

@@ -236,6 +236,40 @@ def test_a_result_that_is_not_json_names_the_tool() -> None:
         execute(ToolCall("boundless"), {"boundless": boundless}, None)
 
 
+def test_a_number_that_cannot_be_written_is_the_students() -> None:
+    @tool
+    def grow(state: int, digits: int) -> tuple[int, dict[str, list[int]]]:
+        """Grow.
+
+        Args:
+            digits: How many.
+        """
+        return 10**digits, {"now": [10**digits]}
+
+    state, result = execute(ToolCall("grow", {"digits": 4299}), {"grow": grow}, 0)
+    assert result.ok and state == 10**4299
+    state, result = execute(ToolCall("grow", {"digits": 4300}), {"grow": grow}, 0)
+    assert result.call.status is CallStatus.TOOL_ERROR and state == 0
+    assert message(result) == "the result of grow has too many digits to be written"
+
+
+def test_a_tool_cannot_change_what_was_asked_for() -> None:
+    @tool
+    def fill(state: int, bags: list[dict[str, list[int]]]) -> tuple[int, int]:
+        """Fill bags.
+
+        Args:
+            bags: What is in them.
+        """
+        bags[0]["in"].append(0)
+        return state, len(bags[0]["in"])
+
+    call = ToolCall("fill", {"bags": [{"in": [7]}]})
+    for _ in range(2):  # as gold calls are made again and again
+        assert execute(call, {"fill": fill}, 0)[1].content == "2"
+    assert call.arguments == {"bags": [{"in": [7]}]}
+
+
 def test_validate_leaves_a_good_call_alone() -> None:
     call = ToolCall("deposit", MappingProxyType({"amount": 1}))
     assert validate(call, TOOLS) is call

@@ -74,6 +74,21 @@ def test_a_shell_that_tells_no_state_says_so(sh: Shell, command: str) -> None:
     assert sh.run("echo $x") == "1"
 
 
+def test_a_closed_directory_can_be_opened_again(sh: Shell) -> None:
+    sh.run("x=1; chmod 0 /tmp")
+    assert sh.run("stat -c %a /tmp; echo $x").endswith("\n0\n1")
+    with pytest.raises(ToolError, match="Permission denied"):
+        sh.run("touch /tmp/file")
+    sh.run("chmod 700 /tmp; touch /tmp/file")
+    assert sh.run("cd /tmp; ls; echo $x") == "file\n1"
+
+
+def test_a_trace_shows_the_command_alone(sh: Shell) -> None:
+    assert sh.run("set -vx; x=1; echo $x") == "+ x=1\n+ echo 1\n1"
+    with pytest.raises(ToolError, match=r"\A\+ false\nThe code exited with status 1\.\Z"):
+        sh.run("set -ex; false")
+
+
 def test_a_status_is_an_error_and_what_was_done_stays(sh: Shell) -> None:
     with pytest.raises(ToolError, match=r"^before\nThe code exited with status 3\.$"):
         sh.run("x=5; cd /usr; echo before; exit 3")
