@@ -16,6 +16,7 @@ import ctypes
 import itertools
 import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -112,7 +113,6 @@ def run_within(timeout_s: float, waits: bool, call: Call[Value], state: Any, giv
             mine = _watch.running.pop(number, None) is not None
             if not mine:
                 _watch.settle()
-                raise _Overdue
     except _Overdue:
         if mine or _watch.running.pop(number, None) is not None:
             raise  # it is meant for a call around this one
@@ -151,7 +151,10 @@ def _aside(timeout_s: float, call: Call[Value], state: Any, given: Any) -> Value
         done, value = outcome.get(timeout=timeout_s)
     except queue.Empty:
         _hanging.append(thread)
-        _interrupt(thread.ident, _Overdue)
+        # While an exception waits for a thread that is deep in C, no traced thread of CPython 3.11
+        # gets into a function (its tracing begins each anew): a debugger would stand still.
+        if sys.gettrace() is None:
+            _interrupt(thread.ident, _Overdue)
         raise _late(timeout_s) from None
     if done:
         return value  # type: ignore[no-any-return]
@@ -185,9 +188,18 @@ class _Watch:
                 threading.Thread(target=self._look, name="journeyman-limits", daemon=True).start()
 
     def settle(self) -> None:
-        """Take back an exception that is on its way to this thread, now that its call is over."""
+        """Let the exception that was meant for a call of this thread arrive, now that it is over.
+
+        It cannot be taken back: CPython would go on looking for it, at each step of every thread,
+        and a traced thread of 3.11 would get into no function any more.
+
+        Raises:
+            _Overdue: Always.
+        """
         with self._lock:
-            _interrupt(get_ident(), None)
+            _interrupt(get_ident(), _Overdue)  # instead of the one that has not arrived, or has
+        while True:
+            pass  # it arrives here at the latest
 
     def _look(self) -> None:
         seen: dict[int, float] = {}
@@ -211,11 +223,9 @@ class _Watch:
                 self.awake = True
 
 
-def _interrupt(thread: int | None, error: type[BaseException] | None) -> None:
-    """Raise an error in a thread as soon as it is at Python code; None takes back what waits."""
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(
-        ctypes.c_ulong(thread or 0), None if error is None else ctypes.py_object(error)
-    )
+def _interrupt(thread: int | None, error: type[BaseException]) -> None:
+    """Raise an error in a thread as soon as it is at Python code, instead of one that waits."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread or 0), ctypes.py_object(error))
 
 
 _watch = _Watch()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import random
+import subprocess
 import sys
 import threading
 import time
@@ -146,6 +147,27 @@ def first_hangs(name: str) -> Script:
         yield "Answer: done"
 
     return script
+
+
+def test_a_traced_thread_goes_on_after_an_interrupted_call() -> None:
+    """With the flag for an exception left up, 3.11 enters no function that a debugger traces."""
+    program = """
+import sys, threading
+from journeyman.tools import ToolTimeout
+from journeyman.tools.limits import run_within
+def spin(state, given):
+    while True: pass
+def wait(state, given): threading.Event().wait(60)
+def trace(*event): return trace
+sys.settrace(trace)
+for waits, call in ((False, spin), (True, wait)):
+    try: run_within(0.2, waits, call, None, None)
+    except ToolTimeout: print("late")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.split() == ["late", "late"], done.stderr
 
 
 @pytest.mark.parametrize(("env_id", "name"), [("Hanging", "hang"), ("Spinning", "spin")])
