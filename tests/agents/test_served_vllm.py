@@ -1,6 +1,7 @@
 """A teacher on vLLM's own server against the same weights in this process (`make test-vllm`)."""
 
 import json
+import math
 import os
 import socket
 import subprocess
@@ -23,7 +24,7 @@ from journeyman.agents.students.hf import HFPlayer, load_student
 from journeyman.agents.students.player import Sampling
 from journeyman.agents.teachers import Detail
 from journeyman.agents.teachers.local import load_teacher
-from journeyman.agents.teachers.served import ServedTeacher
+from journeyman.agents.teachers.served import ROUNDING, ServedTeacher
 from journeyman.envs import Episode
 
 from .tiny import BUILTIN, chat, llama, tokenizer
@@ -109,7 +110,7 @@ def test_it_tells_what_the_same_weights_tell_here(
 def test_its_gradient_is_that_of_the_local_one(
     url: str, student: HFPlayer, rows: list[Episode]
 ) -> None:
-    """What the loss makes of it, for some student."""
+    """What the loss makes of it, for some student; what float32 hides is taken as the least."""
     tops = [
         signal.top
         for it in (teacher(url, student), load_teacher("embedded-teacher", top_k=K, device="cpu"))
@@ -122,7 +123,8 @@ def test_its_gradient_is_that_of_the_local_one(
         shape = (len(top.ids), len(tokenizer()))
         logits = torch.randn(shape, generator=generator.manual_seed(0)).requires_grad_()
         ours = logits.log_softmax(-1).gather(1, top.ids)
-        top_k_reverse_kl(ours, top.logprobs, top.tail).sum().backward()
+        tail = top.tail.clamp(min=math.log(ROUNDING))
+        top_k_reverse_kl(ours, top.logprobs, tail).sum().backward()
         gradients.append(logits.grad)
     for mine, other in zip(gradients[:2], gradients[2:], strict=True):
         assert mine is not None and other is not None
