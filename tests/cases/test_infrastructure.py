@@ -2,10 +2,8 @@
 
 import gc
 import itertools
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import gymnasium
@@ -28,23 +26,11 @@ from journeyman.sandbox import Limits, Sandbox
 from journeyman.tools import ToolCall
 
 from ..agents.tiny import chat
+from ..processes import sandboxes
 from .programs import Player, ShellEnv, opened
 
 ENVS = (PythonEnv, AnalystEnv, ShellEnv)
 LIMITS = Limits(wall_s=2.0, cpu_s=2.0)
-
-
-def sandboxes() -> set[str]:
-    """Processes of ours that run bubblewrap."""
-    listed = set()
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            name, _, rest = path.read_text().partition("(")[2].rpartition(")")
-        except OSError:
-            continue
-        if name == "bwrap" and rest.split()[1] == str(os.getpid()):
-            listed.add(path.parent.name)
-    return listed
 
 
 @pytest.fixture

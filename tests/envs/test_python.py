@@ -24,6 +24,8 @@ from journeyman.sandbox import Limits, Sandbox, SandboxDied
 from journeyman.tools import CallStatus, ToolCall, ToolResult
 from journeyman.tools.cells import Cell
 
+from ..processes import sandboxes
+
 pytestmark = pytest.mark.usefixtures("bwrap")
 
 
@@ -52,19 +54,6 @@ def error(env: PythonEnv, code: str) -> str:
     assert result.call.status is CallStatus.TOOL_ERROR
     assert result.call.error is not None
     return result.call.error
-
-
-def sessions() -> set[str]:
-    """Processes of ours that run bubblewrap."""
-    listed = set()
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            name, _, rest = path.read_text().partition("(")[2].rpartition(")")
-        except OSError:
-            continue
-        if name == "bwrap" and rest.split()[1] == str(os.getpid()):
-            listed.add(path.parent.name)
-    return listed
 
 
 def test_gold_of_every_kind_in_every_split() -> None:
@@ -295,7 +284,7 @@ def test_what_is_lost_is_told(env: PythonEnv) -> None:
 
 def test_a_killed_sandbox_is_an_infrastructure_failure(env: PythonEnv) -> None:
     shows(env, "x = 1")
-    (pid,) = sessions()
+    (pid,) = sandboxes()
     os.kill(int(pid), signal.SIGKILL)
     # Its end, which takes the interpreter along, is not to race with the next call.
     os.waitid(os.P_PID, int(pid), os.WEXITED | os.WNOWAIT)
@@ -308,19 +297,19 @@ def test_a_killed_sandbox_is_an_infrastructure_failure(env: PythonEnv) -> None:
 
 
 def test_sessions_end_with_the_env() -> None:
-    before = sessions()
+    before = sandboxes()
     env = PythonEnv()
     env.reset(seed=0)
-    assert sessions() == before  # nothing runs until a tool is called
+    assert sandboxes() == before  # nothing runs until a tool is called
     run(env, "1")
-    first = sessions() - before
+    first = sandboxes() - before
     assert len(first) == 1
     env.reset(seed=1)
     run(env, "1")
-    assert sessions() - before == first  # another branch of the same sandbox
+    assert sandboxes() - before == first  # another branch of the same sandbox
     env.close()
     env.close()
-    assert sessions() == before
+    assert sandboxes() == before
     env.reset(seed=0)  # a closed env can be used again
     assert shows(env, "1") == "1"
     env.close()
@@ -378,11 +367,11 @@ def test_state_is_plain_data(env: PythonEnv) -> None:
 
 def test_calls_share_a_session(env: PythonEnv) -> None:
     shows(env, "0")
-    opened = sessions()
+    opened = sandboxes()
     for i in range(5):
         env.restore(env.snapshot())  # to where it already is
         assert shows(env, str(i)) == str(i)
-    assert sessions() == opened
+    assert sandboxes() == opened
 
 
 SNIPPETS = (
