@@ -7,6 +7,10 @@ an exception is raised within them, which ends a loop of Python's but no call in
 
 Either way the state stays what it was before the call, for tools return a new one, and the model is
 told. A tool with limits of its own (a sandbox, a server) has `timeout_s=math.inf`.
+
+What is raised within a call can be lost there: to an `except BaseException`, or to a finalizer or
+a callback of the garbage collector, whose errors Python prints and drops. So it is raised again,
+every tick, until the call has ended.
 """
 
 from __future__ import annotations
@@ -102,7 +106,7 @@ def run_within(timeout_s: float, waits: bool, call: Call[Value], state: Any, giv
     if waits:
         return _aside(timeout_s, call, state, given)
     # Written out: a tool of the mock APIs takes no longer than a few calls of methods.
-    number, mine = next(_watch.numbers), False
+    number = next(_watch.numbers)
     _watch.running[number] = (get_ident(), timeout_s)
     if not _watch.awake:
         _watch.wake()
@@ -110,12 +114,16 @@ def run_within(timeout_s: float, waits: bool, call: Call[Value], state: Any, giv
         try:
             return call(state, given)
         finally:
-            mine = _watch.running.pop(number, None) is not None
-            if not mine:
-                _watch.settle()
+            _watch.running.pop(number, None)
+            if number in _watch.overdue:
+                raise _Overdue  # whatever the call returned or raised
     except _Overdue:
-        if mine or _watch.running.pop(number, None) is not None:
+        if number not in _watch.overdue:
             raise  # it is meant for a call around this one
+        try:
+            _watch.settle(number)
+        except _Overdue:  # raised again just before
+            _watch.settle(number)
         raise _late(timeout_s) from None
 
 
@@ -164,8 +172,8 @@ def _aside(timeout_s: float, call: Call[Value], state: Any, given: Any) -> Value
 class _Watch:
     """A thread that interrupts calls whose time is up; it ends when there are none for a while.
 
-    Whoever takes a call out of `running` decides how it ends: the call itself, or this thread,
-    which then holds the lock until the exception is on its way.
+    A call that it took out of `running` is `overdue`, whatever it returns by then, until it has
+    seen so itself (`settle`).
     """
 
     def __init__(self) -> None:
@@ -177,6 +185,8 @@ class _Watch:
         self.numbers = itertools.count()
         self.running: dict[int, tuple[int, float]] = {}
         """Thread and time limit of each call; since when it runs, this thread sees."""
+        self.overdue: dict[int, int] = {}
+        """Thread of each call that is being interrupted; written under the lock."""
         self.awake = False
         self._lock = threading.Lock()
 
@@ -187,19 +197,22 @@ class _Watch:
                 self.awake = True
                 threading.Thread(target=self._look, name="journeyman-limits", daemon=True).start()
 
-    def settle(self) -> None:
-        """Let the exception that was meant for a call of this thread arrive, now that it is over.
+    def settle(self, number: int) -> None:
+        """See to it that no exception is on its way to an overdue call, which is over.
 
         It cannot be taken back: CPython would go on looking for it, at each step of every thread,
-        and a traced thread of 3.11 would get into no function any more.
-
-        Raises:
-            _Overdue: Always.
+        and a traced thread of 3.11 would get into no function any more. So it is let arrive.
         """
-        with self._lock:
-            _interrupt(get_ident(), _Overdue)  # instead of the one that has not arrived, or has
         while True:
-            pass  # it arrives here at the latest
+            try:
+                with self._lock:
+                    self.overdue.pop(number, None)  # from here on no other is sent
+                    _interrupt(get_ident(), _Overdue)  # instead of one that has not arrived
+                while True:
+                    pass  # it arrives here at the latest
+            except _Overdue:
+                if number not in self.overdue:
+                    return
 
     def _look(self) -> None:
         seen: dict[int, float] = {}
@@ -209,12 +222,15 @@ class _Watch:
             time.sleep(_TICK_S)
             now, running = time.monotonic(), list(self.running.items())
             seen = {number: seen.get(number, now + limit) for number, (_, limit) in running}
-            for number, (thread, _) in running:
-                if now >= seen[number]:
-                    with self._lock:
-                        if self.running.pop(number, None) is not None:
-                            _interrupt(thread, _Overdue)
-            idle = 0 if running else idle + 1
+            with self._lock:
+                for number, (thread, _) in running:
+                    if now >= seen[number]:
+                        self.overdue[number] = thread  # before the call could miss itself in both
+                        if self.running.pop(number, None) is None:  # it has ended
+                            self.overdue.pop(number, None)
+                for thread in self.overdue.values():
+                    _interrupt(thread, _Overdue)
+            idle = 0 if running or self.overdue else idle + 1
             if idle > _PATIENCE:
                 # Whoever begins a call now sees either that nobody watches, or is seen.
                 self.awake = False

@@ -235,6 +235,41 @@ def test_a_tool_that_catches_all_is_late_all_the_same() -> None:
         assert execute(ToolCall("spin", {"n": 1}), {"spin": spin}, 0)[1].ok
 
 
+def test_an_interruption_that_is_lost_comes_again() -> None:
+    """As it is where a finalizer or a callback of the garbage collector happens to run."""
+    lost = []
+
+    @tool
+    def lose(state: int) -> tuple[int, int]:
+        """Lose three interruptions, then go on for ever."""
+        end = time.monotonic() + PATIENCE_S
+        while time.monotonic() < end:
+            try:
+                while time.monotonic() < end:
+                    pass
+            except BaseException:
+                lost.append(state)
+                if len(lost) > 3:
+                    raise
+        return state + 1, 0
+
+    state, result = execute(ToolCall("lose"), {"lose": lose}, 0, SHORT)
+    assert (state, result.call.status, len(lost)) == (0, CallStatus.TIMEOUT, 4)
+    for _ in range(100_000):
+        assert execute(ToolCall("spin", {"n": 1}), {"spin": spin}, 0)[1].ok
+    assert not limits_module._watch.overdue
+
+
+def test_a_call_that_ends_too_late_in_c_is_interrupted_no_more() -> None:
+    for _ in range(3):
+        late = Tool.from_schema({"name": "late"}, lambda: time.sleep(0.75))
+        _, result = execute(ToolCall("late"), {"late": late}, 0, CallLimits(timeout_s=0.2))
+        assert result.call.status is CallStatus.TIMEOUT
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end:
+        pass
+
+
 def test_a_call_within_a_call() -> None:
     @tool
     def outer(state: int, n: int) -> tuple[int, str]:

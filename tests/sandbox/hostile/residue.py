@@ -200,7 +200,7 @@ STREAMS = [
     leaves("a reader of its output that is left open", f"{_BACK}\nreaders = [back(1), back(2)]"),
     leaves("a reader of its output in another process",
            f"{_BACK}\ndef read():\n    reader = back(1)\n    while True: drain(reader)\n"
-           "dead(leaderless(read))"),
+           "dead(leaderless(read))", ""),  # it would steal what the act prints
     leaves("its output opened to read and write", f"{_BACK}\nboth = back(2, os.O_RDWR)"),
     leaves("its output moved elsewhere within the kernel",
            f"{_BACK}\nreader, null = back(2), os.open(os.devnull, os.O_WRONLY)\n"
