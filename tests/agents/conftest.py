@@ -15,6 +15,9 @@ import pytest
 # as any: it can be killed.
 FORK_SERVER = """
 import json, os, sys, traceback
+import matplotlib.figure
+import transformers.models.smollm3.modeling_smollm3
+import journeyman.agents.students.hf
 import journeyman.agents.runs.evaluate
 import journeyman.agents.runs.train
 import journeyman.agents.learning.trainers.distill
