@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import ClassVar
@@ -115,8 +116,8 @@ class ImportantTokens(JSD):
     """A divergence of the most important tokens alone (TIP, arXiv:2604.14084).
 
     Important is where the student is unsure or far from the teacher, see `most_important`. The
-    mean is over the tokens kept, as in the paper: their values are multiplied by N over their
-    count. N are the chosen tokens of the microbatch.
+    mean is over the tokens kept, as in the paper: their values are multiplied by N / ceil(share N).
+    N are the chosen tokens of the microbatch.
     """
 
     def __init__(self, share: float = 0.5, beta: float = 1.0, temperature: float = 1.0) -> None:
@@ -136,8 +137,9 @@ class ImportantTokens(JSD):
     ) -> Tensor:
         """[N], 0 for tokens that are left out."""
         values = super().__call__(student, teacher, batch)
-        kept = most_important(student.entropy, values.detach(), self._share)
-        return values * kept * (len(values) / kept.sum())
+        count = math.ceil(self._share * len(values))
+        kept = most_important(student.entropy, values.detach(), count)
+        return values * kept * (len(values) / count)
 
 
 class TopKReverseKL(Loss):

@@ -7,7 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-
 IMPOSSIBLE = -1e4
 """A log-probability, in nats, that stands for log 0: times the probability 0 it is 0."""
 
@@ -113,20 +112,20 @@ def entropy_aware_kl(student: Tensor, teacher: Tensor, threshold: float, weight:
     return generalised_jsd(student, teacher, 1.0) + weight * unsure * forward
 
 
-def most_important(entropy: Tensor, divergence: Tensor, share: float) -> Tensor:
-    """True on the ceil(share N) tokens [N] of the highest u = 1 - (1 - h) (1 - d).
+def most_important(entropy: Tensor, divergence: Tensor, count: int) -> Tensor:
+    """True on the `count` tokens of N with the highest u = 1 - (1 - h) (1 - d).
 
     h is the student's entropy and d its divergence from the teacher, each brought to [0, 1] by
     the least and the most of the N tokens (TIP's soft OR, Xu et al. 2026, arXiv:2604.14084): a
     token counts where the student is unsure, and where it is sure and wrong.
 
     Args:
-        entropy: [N], N at least 1.
+        entropy: [N].
         divergence: [N].
-        share: Above 0 and at most 1.
+        count: At most N.
     """
     h, d = _to_unit(entropy), _to_unit(divergence)
-    best = (1 - (1 - h) * (1 - d)).topk(math.ceil(share * len(h))).indices
+    best = (1 - (1 - h) * (1 - d)).topk(count).indices
     return torch.zeros_like(h, dtype=torch.bool).index_fill(0, best, True)
 
 

@@ -225,11 +225,8 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
         values = self._loss(predictions, teacher, tokens)
         loss = weighted_mean(values, tokens["weights"], count)
         if reinforced:
-            sampled, advantages = tokens["sampled_logprobs"], tokens["advantages"]
-            reinforcing = clipped_policy_gradient(
-                predictions.logprobs, sampled, advantages, self._schedule.clip
-            )
-            loss = loss + reinforcing.sum() / count
+            known = tokens["sampled_logprobs"], tokens["advantages"], self._schedule.clip
+            loss = loss + clipped_policy_gradient(predictions.logprobs, *known).sum() / count
         if not loss.requires_grad and torch.is_grad_enabled():
             loss = loss + 0 * states.sum()  # nothing to learn from this microbatch
         self.note(by_turn(values.detach(), tokens["turns"]))
