@@ -81,12 +81,12 @@ def compare_by(
 
     Args:
         measure: Of logits that have been divided by the temperature.
-        student: See `compare`, as for all others.
-        student_head: …
-        teacher: …
-        teacher_head: …
-        temperature: …
-        targets: …
+        student: [N, H_s] hidden states, with gradient.
+        student_head: Its head.
+        teacher: [N, H_t] hidden states.
+        teacher_head: Its head.
+        temperature: Divides both logits before the divergence.
+        targets: [N] chosen tokens, if their log-probabilities are wanted.
     """
     with torch.autocast(student.device.type, enabled=False):  # which would round logits
         ours, theirs = _exact(student_head, student), _exact(teacher_head, teacher)
