@@ -21,7 +21,7 @@ CONF = importlib.resources.files("journeyman.conf")
 METHODS = sorted(path.name.removesuffix(".yaml") for path in CONF.joinpath("method").iterdir())
 SMALL = (
     *("debug=tiny", "steps=1", "evaluation.tasks=0", "log_episodes=0", "threads=1"),
-    *("env=journeyman/Bank-v0", "+env.kwargs.max_turns=2", "student.max_turn_tokens=8"),
+    *("env=journeyman/Bank-v0", "+env.kwargs.max_turns=1", "student.max_turn_tokens=8"),
     "trainer.args.per_device_train_batch_size=8",  # as many rows as GRPO has of a task
     "trainer.args.warmup_steps=0",  # or the first step would be of size 0
 )

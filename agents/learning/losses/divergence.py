@@ -116,8 +116,10 @@ def compare_by(
 def _exact(head: Head, states: Tensor) -> Callable[[Tensor], Tensor]:
     """From states [N, H] to logits [N, V], in float32 at least; weights are brought there once."""
     dtype = torch.promote_types(states.dtype, torch.float32)
-    weight, bias = head.projection.weight.to(dtype), head.projection.bias
-    bias = None if bias is None else bias.to(dtype)
+    weight = head.projection.weight.to(dtype)
+    bias: Tensor | None = head.projection.bias
+    if bias is not None:
+        bias = bias.to(dtype)
     return lambda some: _capped(nn.functional.linear(some.to(dtype), weight, bias), head)
 
 
