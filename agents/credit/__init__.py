@@ -6,7 +6,13 @@ policy-gradient term with its advantage. `episodes.py` needs episodes and teache
 `learned.py` reads the student's network; `trees.py` adds what a search has measured.
 """
 
-from journeyman.agents.credit.episodes import Outcome, StepDecay, Trace, Uniform
+from journeyman.agents.credit.episodes import (
+    GrowingHorizon,
+    Outcome,
+    StepDecay,
+    Trace,
+    Uniform,
+)
 from journeyman.agents.credit.interface import Credit, Experience, TokenCredit
 from journeyman.agents.credit.learned import GAE, Attention, Critic
 
@@ -16,6 +22,7 @@ __all__ = [
     "Credit",
     "Critic",
     "Experience",
+    "GrowingHorizon",
     "Outcome",
     "StepDecay",
     "TokenCredit",

@@ -16,14 +16,59 @@ from journeyman.envs import Episode, StopReason
 
 
 class Uniform(Credit):
-    """Plain on-policy distillation: every token counts the same."""
+    """Every token counts the same; by default that is plain on-policy distillation.
+
+    With a weight of 0 and a negative advantage it is a control: as much pressure on what the
+    student says, and nothing of any teacher in it (arXiv:2608.31046).
+    """
+
+    def __init__(self, weight: float = 1.0, advantage: float = 0.0) -> None:
+        """`weight` of the divergence and `advantage` of every token."""
+        self.weight = weight
+        self.advantage = advantage
 
     def assign(self, experience: Experience) -> list[TokenCredit]:
-        """Weights 1, advantages 0."""
+        """Constant weights and advantages."""
         return [
-            spread(e, torch.ones(len(e.steps)), torch.zeros(len(e.steps)))
+            spread(
+                e,
+                torch.full((len(e.steps),), self.weight),
+                torch.full((len(e.steps),), self.advantage),
+            )
             for e in experience.episodes
         ]
+
+
+class GrowingHorizon(Credit):
+    """TCOD, front to back: only the first turns of an episode are learned from (arXiv:2604.24005).
+
+    Their number is start + floor(n / every) at the n-th optimiser step, n = 1, 2, …: errors add up
+    over turns, and a teacher's word is worth little where the student has strayed far. The paper
+    also ends rollouts there; here they are played to the end, and figures are of whole episodes.
+    """
+
+    def __init__(self, start: int = 1, every: int = 2) -> None:
+        """Set the pace.
+
+        Args:
+            start: Turns before it grows (the paper's k_start).
+            every: Steps in which it grows by a turn (the paper's eta).
+        """
+        for name, value in (("start", start), ("every", every)):
+            if type(value) is not int or value < 1:
+                raise SettingError(f"{name}={value}: expected a whole number, 1 or more")
+        self.start = start
+        self.every = every
+
+    def assign(self, experience: Experience) -> list[TokenCredit]:
+        """Weights 1 within the horizon and 0 beyond; advantages 0."""
+        horizon = self.start + (experience.step + 1) // self.every
+        experience.figures["horizon"] = float(horizon)
+        credit = []
+        for episode in experience.episodes:
+            turns = torch.arange(len(episode.steps))
+            credit.append(spread(episode, (turns < horizon).float(), torch.zeros(len(turns))))
+        return credit
 
 
 class StepDecay(Credit):

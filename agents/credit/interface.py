@@ -30,6 +30,8 @@ class Experience:
     """What the teacher says of the episodes, if there is one."""
     student: PreTrainedModel | None = None
     """The network that played the episodes, in evaluation mode."""
+    step: int = 0
+    """Optimiser steps of the run before these episodes: the same after a resume."""
     figures: dict[str, float] = field(default_factory=dict)
     """What a credit has to log of this batch."""
 

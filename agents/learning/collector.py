@@ -127,12 +127,13 @@ class Collector:
         """Rows that a task gets."""
         return self.search.rows if self.search is not None else 1
 
-    def collect(self, tasks: Sequence[TaskRef], learning: bool = True) -> Batch:
+    def collect(self, tasks: Sequence[TaskRef], learning: bool = True, step: int = 0) -> Batch:
         """Play tasks and judge what was played.
 
         Args:
             tasks: One a row.
             learning: The rows will be learned from, so that the credit may learn too.
+            step: Optimiser steps that the run has taken.
 
         Raises:
             BrokenRolloutError: Every episode broke.
@@ -147,7 +148,7 @@ class Collector:
         rows, theirs = forest.rows, theirs[: len(forest.rows)]
         episodes = [row.episode for row in rows]
         evidence = None if self.search is None else [row.steps for row in rows]
-        experience = Experience(episodes, evidence, annotations, model)
+        experience = Experience(episodes, evidence, annotations, model, step)
         credit = self.credit.assign(experience)
         if learning:
             self.credit.learn(experience)

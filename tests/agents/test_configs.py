@@ -116,8 +116,8 @@ def test_an_option_composes_and_instantiates(
 ) -> None:
     config = compose(root, [f"{group}={option}", *NEEDED.get((group, option), [])])
     OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    # Experiments reach everywhere, an option only into its own group.
-    part = config if group in ("experiment", "debug") else config[group]
+    # Experiments and methods reach everywhere, an option only into its own group.
+    part = config if group in ("experiment", "method", "debug") else config[group]
     for node in nodes(part):
         check(node, tmp_path)
 

@@ -7,8 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from journeyman.agents.credit import Credit, Experience, Outcome, StepDecay, Trace, Uniform
+from journeyman.agents.credit import (
+    Credit,
+    Experience,
+    GrowingHorizon,
+    Outcome,
+    StepDecay,
+    Trace,
+    Uniform,
+)
 from journeyman.agents.credit.trees import Additive
+from journeyman.agents.errors import SettingError
 from journeyman.agents.teachers import Annotations, Detail, Signal, Teacher
 from journeyman.envs import Episode, StopReason
 
@@ -59,6 +68,34 @@ def test_uniform() -> None:
     assert not first.advantages.any()
     for credit, e in zip(others, played[1:], strict=True):
         assert credit.weights.tolist() == credit.advantages.tolist() == [0] * len(e.tokens)
+
+
+def test_a_constant_advantage_without_a_teacher() -> None:
+    played = episode(random.Random(1), turns=3)
+    (credit,) = Uniform(weight=0.0, advantage=-1.0).assign(Experience([played]))
+    assert not credit.weights.any()
+    assert by_step(played, credit.advantages) == [-1, -1, -1]
+
+
+@pytest.mark.parametrize(
+    ("done", "horizon"), [(0, 1), (1, 2), (2, 2), (3, 3), (4, 3), (5, 4), (99, 51)]
+)
+def test_a_horizon_grows_by_a_turn_every_two_steps(done: int, horizon: int) -> None:
+    """k_start + floor(n / eta) at step n, the one after those that are done."""
+    played = [episode(random.Random(1), turns=4), broken(), episode(random.Random(2), turns=1)]
+    given = Experience(played, step=done)
+    long, none, short = GrowingHorizon(start=1, every=2).assign(given)
+    assert by_step(played[0], long.weights) == [float(k < horizon) for k in range(4)]
+    assert by_step(played[2], short.weights) == [1]
+    assert not long.advantages.any() and not none.weights.any()
+    assert given.figures == {"horizon": horizon}
+
+
+@pytest.mark.parametrize("settings", [{"start": 0}, {"every": 0}, {"every": 1.5}, {"start": True}])
+def test_a_horizon_refuses(settings: dict[str, int]) -> None:
+    ((name, value),) = settings.items()
+    with pytest.raises(SettingError, match=rf"^{name}={value}: expected a whole number"):
+        GrowingHorizon(**settings)
 
 
 def test_step_decay_weighs_by_distance_from_the_first_step() -> None:
@@ -167,7 +204,9 @@ def test_outcome_of_broken_episodes_alone() -> None:
     assert not any(c.advantages.any() for c in credit)
 
 
-@pytest.mark.parametrize("algorithm", [Uniform(), StepDecay(), Trace(), Outcome()])
+@pytest.mark.parametrize(
+    "algorithm", [Uniform(), GrowingHorizon(), StepDecay(), Trace(), Outcome()]
+)
 def test_credit_is_as_long_as_its_episode(algorithm: Credit) -> None:
     rng = random.Random(3)
     played = [episode(rng, turns=n) for n in (1, 2, 5)] + [broken()]

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from peft import LoraConfig
 
-from journeyman.agents.credit import GAE, Attention, Critic
+from journeyman.agents.credit import GAE, Attention, Critic, GrowingHorizon
 from journeyman.agents.learning import collector
 from journeyman.agents.learning.trainers import distill
 from journeyman.agents.learning.trainers.parts import Parts
@@ -77,6 +78,20 @@ def test_a_step_with_every_credit(
 def test_a_step_with_every_estimator(values: str, tmp_path: Path) -> None:
     (record,) = train(configured("additive", values), tmp_path)
     assert record["search/env_steps"] > 0
+
+
+def test_a_horizon_goes_on_where_a_run_stopped(tmp_path: Path) -> None:
+    """It is a matter of the step, not of what this process has seen: weights are equal, too."""
+    found = []
+    for checkpoint in (None, str(tmp_path / "checkpoint-2")):
+        parts = make_parts(babbler(), GrowingHorizon(start=1, every=2))
+        args = distillation(tmp_path, max_steps=4, save_strategy="steps", save_steps=2)
+        trainer = distill.build(parts, args)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        found.append((weights(parts.student.model), [it["horizon"] for it in steps(trainer)]))
+    (whole, horizons), (resumed, again) = found
+    assert horizons == [1, 2, 2, 3] == again
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
 # --- what reads the student's network -------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Every loss against its definition in float64, dense and tiled, values and gradients."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,10 +12,13 @@ from torch.distributions import Categorical, kl_divergence
 from journeyman.agents.errors import AgentError, SettingError
 from journeyman.agents.learning.losses import (
     JSD,
+    EntropyAwareKL,
+    ImportantTokens,
     Loss,
     NoLoss,
     Predictions,
     SampledReverseKL,
+    SkewedKL,
     TeacherView,
     TopKReverseKL,
     divergence,
@@ -35,7 +39,7 @@ FACTORS = torch.rand(TOKENS, generator=torch.Generator().manual_seed(8))
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """How logits are formed; nothing but their number decides it."""
     if request.param == "tiled":
-        monkeypatch.setattr(divergence, "DENSE_LIMIT", 0)
+        monkeypatch.setattr(divergence, "DENSE_LIMIT", 10 * VOCABULARY)  # slices of 10, and 7
     yield request.param
 
 
@@ -61,7 +65,7 @@ class Pair:
         best = logprobs.topk(k)
         rest = logprobs.scatter(1, best.indices, -torch.inf).logsumexp(-1)
         return TeacherView(
-            logprobs[torch.arange(TOKENS), TARGETS],
+            logprobs[torch.arange(TOKENS), self.student.targets],
             TopK(best.indices, best.values, rest),
             Distribution(self.theirs, self.other),
         )
@@ -129,6 +133,178 @@ def test_log_probabilities_beside_a_divergence_are_at_temperature_one(
     JSD(0.5, 2.5)(student, pair.view(), {})
     expected = exact.logits()[0].log_softmax(-1)[torch.arange(TOKENS), TARGETS]
     assert_is(student.logprobs, pair, expected, exact)
+
+
+def by_token_of_the_vocabulary(
+    pair: Pair, temperature: float, value: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Of each token's two distributions [V], written out with exp and log."""
+    ours, theirs = ((logits / temperature).exp() for logits in pair.logits())
+    return torch.stack([value(p / p.sum(), q / q.sum()) for p, q in zip(ours, theirs, strict=True)])
+
+
+def sum_of(p: Tensor, q: Tensor) -> Tensor:
+    """KL(p || q) by definition."""
+    return (p * (p / q).log()).sum()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("alpha", [0.0, 0.1])
+def test_skewed_is_its_definition(
+    alpha: float, reverse: bool, kind: str, temperature: float, way: str
+) -> None:
+    def value(ours: Tensor, theirs: Tensor) -> Tensor:
+        p, q = (ours, theirs) if reverse else (theirs, ours)
+        return sum_of(p, alpha * p + (1 - alpha) * q)
+
+    loss = SkewedKL(alpha, reverse, temperature)
+    exact, pair = exactly(kind), Pair(kind)
+    expected = by_token_of_the_vocabulary(exact, temperature, value)
+    assert_is(loss(exact.student, exact.view(), {}), exact, expected, exact, atol=1e-8)
+    assert_is(loss(pair.student, pair.view(), {}), pair, expected, exact)
+    warm = Categorical(logits=exact.logits()[0].detach() / temperature).entropy()
+    torch.testing.assert_close(pair.student.entropy.double(), warm, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_skewed_is_bounded_where_one_rules_out_what_the_other_says(reverse: bool) -> None:
+    pair = exactly("plain")
+    with torch.no_grad():
+        pair.other.projection.weight *= 100
+        pair.head.projection.weight *= 100
+    (plain,) = [SkewedKL(0.0, reverse)(pair.student, pair.view(), {})]
+    found = SkewedKL(0.1, reverse)(pair.student, pair.view(), {})
+    assert float(plain.detach().max()) > 100
+    assert float(found.detach().max()) <= math.log(10) + 1e-9
+    assert found.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("weight", [1.0, 0.3])
+def test_entropy_aware_is_its_definition(weight: float, kind: str, way: str) -> None:
+    exact, pair = exactly(kind), Pair(kind)
+    teachers = by_token_of_the_vocabulary(exact, 1.0, lambda p, q: -(q * q.log()).sum())
+    threshold = float(teachers.median()) + 1e-3  # some tokens above it, some below
+
+    def value(ours: Tensor, theirs: Tensor) -> Tensor:
+        unsure = float(-(theirs * theirs.log()).sum()) > threshold
+        return sum_of(ours, theirs) + (weight * sum_of(theirs, ours) if unsure else 0.0)
+
+    expected = by_token_of_the_vocabulary(exact, 1.0, value)
+    loss = EntropyAwareKL(threshold, weight)
+    assert_is(loss(exact.student, exact.view(), {}), exact, expected, exact, atol=1e-8)
+    assert_is(loss(pair.student, pair.view(), {}), pair, expected, exact)
+
+
+def kept_by_hand(entropies: list[float], divergences: list[float], count: int) -> list[int]:
+    """Places of the tokens with the highest soft OR of two scores from 0 to 1."""
+
+    def scaled(values: list[float]) -> list[float]:
+        return [(v - min(values)) / (max(values) - min(values)) for v in values]
+
+    scores = [h + d - h * d for h, d in zip(scaled(entropies), scaled(divergences), strict=True)]
+    return sorted(range(len(scores)), key=lambda i: -scores[i])[:count]
+
+
+@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_important_tokens_are_the_paper_s(share: float, kind: str, way: str) -> None:
+    exact, pair = exactly(kind), Pair(kind)
+    values = by_token_of_the_vocabulary(exact, 1.0, sum_of)
+    entropies = by_token_of_the_vocabulary(exact, 1.0, lambda p, q: -(p * p.log()).sum())
+    count = math.ceil(share * TOKENS)
+    kept = kept_by_hand(entropies.tolist(), values.tolist(), count)
+    by_one = [values[i] * (TOKENS / count) if i in kept else 0 * values[i] for i in range(TOKENS)]
+    expected, loss = torch.stack(by_one), ImportantTokens(share)
+    assert len(kept) == count
+    assert_is(loss(exact.student, exact.view(), {}), exact, expected, exact, atol=1e-8)
+    assert_is(loss(pair.student, pair.view(), {}), pair, expected, exact)
+    # Its mean is that over the tokens kept.
+    mean = torch.stack([values[i] for i in kept]).mean()
+    torch.testing.assert_close(loss(exact.student, exact.view(), {}).mean(), mean)
+
+
+def test_all_tokens_alike_are_important_alike() -> None:
+    pair = exactly("plain")
+    hidden = torch.ones_like(pair.hidden)
+    pair.theirs = torch.ones_like(pair.theirs)
+    student = Predictions(hidden, pair.head, TARGETS)
+    found = ImportantTokens(0.25)(student, pair.view(), {})
+    assert found.isfinite().all()
+    assert int((found != 0).sum()) == math.ceil(0.25 * TOKENS)
+
+
+# --- tokens that a model rules out ----------------------------------------------------------------
+
+RULED_OUT = 20
+EVERY: dict[str, Loss] = {
+    "forward": JSD(0.0),
+    "jsd": JSD(0.5),
+    "reverse": JSD(1.0),
+    "warm": JSD(1.0, 2.5),
+    "skewed": SkewedKL(),
+    "skewed reverse": SkewedKL(reverse=True),
+    "skewed by nothing": SkewedKL(0.0),
+    "entropy aware": EntropyAwareKL(0.1),
+    "important": ImportantTokens(),
+    "top k": TopKReverseKL(),
+    "sampled": SampledReverseKL(),
+}
+
+
+def without_some(kind: str, dtype: torch.dtype, ours: bool, theirs: bool) -> Pair:
+    """A pair of which either gives the vocabulary's last tokens a logit of -inf, or has them not.
+
+    Args:
+        kind: "ruled out", or "not there".
+        dtype: Of everything.
+        ours: The student is changed.
+        theirs: The teacher is changed.
+    """
+    pair = Pair("bias", dtype)
+    left = VOCABULARY - RULED_OUT
+    for name, concerned in (("head", ours), ("other", theirs)):
+        full = getattr(pair, name).projection
+        with torch.no_grad():
+            if concerned and kind == "ruled out":
+                full.bias[left:] = -torch.inf
+            elif concerned:
+                part = nn.Linear(full.in_features, left, dtype=dtype)
+                part.weight.copy_(full.weight[:left])
+                part.bias.copy_(full.bias[:left])
+                setattr(pair, name, Head(part))
+    targets = TARGETS % left
+    pair.student = Predictions(pair.hidden, pair.head, targets, reinforced=True)
+    return pair
+
+
+@pytest.mark.parametrize(("name", "k"), [*((it, 16) for it in EVERY), ("top k", VOCABULARY)])
+def test_what_both_rule_out_might_as_well_not_be_there(name: str, k: int, way: str) -> None:
+    loss = EVERY[name]
+    exact = without_some("not there", torch.float64, True, True)
+    expected = loss(exact.student, exact.view(min(k, VOCABULARY - RULED_OUT)), batch(torch.float64))
+    for dtype, atol in ((torch.float64, 1e-8), (torch.float32, 1e-5)):
+        pair = without_some("ruled out", dtype, True, True)
+        found = loss(pair.student, pair.view(k), batch(dtype))
+        torch.testing.assert_close(found.double(), expected, atol=atol, rtol=atol)
+        assert pair.student.entropy.isfinite().all()
+        assert pair.student.logprobs.isfinite().all()
+        for ours, theirs in zip(pair.slopes(found), exact.slopes(expected), strict=True):
+            rows = slice(None) if len(ours) == TOKENS else slice(len(theirs))
+            torch.testing.assert_close(ours[rows].double(), theirs, atol=atol, rtol=10 * atol)
+            assert not ours[len(theirs) :].any()  # the rows of what is ruled out
+
+
+@pytest.mark.parametrize("ours", [True, False])
+@pytest.mark.parametrize("name", EVERY)
+def test_what_one_of_them_rules_out_gives_no_nan(name: str, ours: bool, way: str) -> None:
+    for dtype in (torch.float64, torch.float32):
+        pair = without_some("ruled out", dtype, ours, not ours)
+        found = EVERY[name](pair.student, pair.view(), batch(dtype))
+        assert found.isfinite().all()
+        assert all(slope.isfinite().all() for slope in pair.slopes(found))
 
 
 # --- the teacher's most probable tokens -----------------------------------------------------------
@@ -253,6 +429,9 @@ def test_no_loss_is_nothing_and_asks_nobody() -> None:
     ("loss", "needs"),
     [
         (JSD(), Detail.FULL),
+        (SkewedKL(), Detail.FULL),
+        (EntropyAwareKL(), Detail.FULL),
+        (ImportantTokens(), Detail.FULL),
         (TopKReverseKL(), Detail.TOP_K),
         (SampledReverseKL(), Detail.SAMPLED),
         (NoLoss(), None),
@@ -269,6 +448,12 @@ def test_what_a_loss_must_know(loss: Loss, needs: Detail | None) -> None:
         (lambda: JSD(beta=True), "beta=True: expected 0 to 1"),
         (lambda: JSD(beta=float("nan")), "beta=nan: expected 0 to 1"),
         (lambda: JSD(temperature=0), "temperature=0: expected 0.001 to 100"),
+        (lambda: SkewedKL(alpha=1.0), "alpha=1.0: expected 0 to 0.999"),
+        (lambda: SkewedKL(temperature=0), "temperature=0: expected 0.001 to 100"),
+        (lambda: EntropyAwareKL(threshold=-1), "threshold=-1: expected 0 to 1e+06"),
+        (lambda: EntropyAwareKL(weight=-0.5), "weight=-0.5: expected 0 to 1e+06"),
+        (lambda: ImportantTokens(share=0), "share=0: expected 0.001 to 1"),
+        (lambda: ImportantTokens(beta=2), "beta=2: expected 0 to 1"),
         (lambda: SampledReverseKL(clip=-0.1), "clip=-0.1: expected 0 to 1"),
         (lambda: SampledReverseKL(most=0.0), "most=0.0: expected 0.001 to "),
         (lambda: SampledReverseKL(most="ten"), "most=ten: expected"),  # type: ignore[arg-type]

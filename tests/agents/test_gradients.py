@@ -5,6 +5,7 @@ a time, one token at a time.
 """
 
 import copy
+import dataclasses
 import math
 import random
 from collections import Counter
@@ -19,12 +20,16 @@ from transformers import PreTrainedModel
 from trl import DistillationConfig
 
 from journeyman.agents.credit import TokenCredit, Uniform
+from journeyman.agents.errors import SettingError
 from journeyman.agents.learning.collector import Collector
 from journeyman.agents.learning.losses import (
     JSD,
+    EntropyAwareKL,
+    ImportantTokens,
     Loss,
     NoLoss,
     SampledReverseKL,
+    SkewedKL,
     TeacherView,
     TopKReverseKL,
 )
@@ -204,6 +209,7 @@ def reference(
     episodes: Sequence[Episode],
     credit: Sequence[TokenCredit],
     loss: float | Measure,
+    clip: float = math.inf,
 ) -> Gradients:
     """Of the loss, or of the divergence with that beta, and of the policy gradient."""
     measure = loss if callable(loss) else lambda s, t, *_: divergence(s, t, loss)
@@ -220,8 +226,11 @@ def reference(
                 count += 1
                 value = measure(ours[i - 1], theirs[i - 1], token, played.logprobs[i])
                 total = total + share.weights[i] * value
-                behaviour = math.exp(played.logprobs[i])
-                total = total - ours[i - 1, token] / behaviour * share.advantages[i]
+                ratio = ours[i - 1, token] / math.exp(played.logprobs[i])
+                bounded = ratio if abs(ratio.item() - 1) < clip else ratio.detach()
+                bounded = bounded.clamp(1 - clip, 1 + clip)
+                gains = (ratio * share.advantages[i], bounded * share.advantages[i])
+                total = total - min(gains, key=Tensor.item)
     names, parameters = zip(*student.named_parameters(), strict=True)
     return dict(zip(names, torch.autograd.grad(total / count, parameters), strict=True))
 
@@ -289,7 +298,30 @@ def test_the_teacher_reads_the_batch_it_is_asked_about() -> None:
         assert (ours.stop is StopReason.INFRA_ERROR) == (theirs.stop is StopReason.INFRA_ERROR)
 
 
+def skewed(student: Tensor, teacher: Tensor, token: int, then: float) -> Tensor:
+    """The teacher against nine parts of the student and one of its own."""
+    return (teacher * (teacher / (0.1 * teacher + 0.9 * student)).log()).sum()
+
+
+def skewed_back(student: Tensor, teacher: Tensor, token: int, then: float) -> Tensor:
+    return skewed(teacher, student, token, then)
+
+
+UNSURE = 2.8
+"""Entropy, in nats; about half of the teacher's are above it."""
+
+
+def entropy_aware(student: Tensor, teacher: Tensor, token: int, then: float) -> Tensor:
+    """Both divergences where the teacher is unsure."""
+    unsure = -(teacher * teacher.log()).sum().item() > UNSURE
+    reverse = divergence(student, teacher, 1.0)
+    return reverse + 2 * divergence(student, teacher, 0.0) if unsure else reverse
+
+
 OTHERS: dict[str, tuple[Loss, Measure]] = {
+    "skewed": (SkewedKL(), skewed),
+    "skewed reverse": (SkewedKL(reverse=True), skewed_back),
+    "entropy aware": (EntropyAwareKL(UNSURE, 2.0), entropy_aware),
     "top_k": (TopKReverseKL(), with_bucket),
     "sampled": (SampledReverseKL(clip=0.2, most=3.0), clipped),
     "none": (NoLoss(), nothing),
@@ -317,6 +349,72 @@ def test_a_step_with_another_loss_is_the_reference(
     assert_equal(found, expected, atol=1e-8)
 
 
+def test_a_step_with_important_tokens_is_the_mean_over_them(tmp_path: Path) -> None:
+    setting = Setting(tmp_path, ImportantTokens(0.3), 6, 1)
+    episodes = ragged(seed=3, count=6)
+    credit = [TokenCredit(c.weights, c.advantages * 0) for c in random_credit(episodes, 4)]
+    found: list[tuple[float, float]] = []
+
+    def noted(student: Tensor, teacher: Tensor, token: int, then: float) -> Tensor:
+        value = divergence(student, teacher, 1.0)
+        found.append((-(student * student.log()).sum().item(), value.item()))
+        return value
+
+    reference(setting.student, setting.teacher, episodes, credit, noted)
+    least, most = ([f(column) for column in zip(*found, strict=True)] for f in (min, max))
+    scores = [
+        1
+        - (1 - (h - least[0]) / (most[0] - least[0])) * (1 - (d - least[1]) / (most[1] - least[1]))
+        for h, d in found
+    ]
+    count = math.ceil(0.3 * len(scores))
+    bar = sorted(scores, reverse=True)[count - 1]
+    turn = iter(scores)
+
+    def kept(student: Tensor, teacher: Tensor, token: int, then: float) -> Tensor:
+        value = divergence(student, teacher, 1.0)
+        return value * (len(scores) / count) * (next(turn) >= bar)
+
+    expected = reference(setting.student, setting.teacher, episodes, credit, kept)
+    assert max(float(g.abs().max()) for g in expected.values()) > 0.1
+    assert_equal(setting.gradient(batch_of(episodes, credit)), expected, atol=1e-8)
+
+
+def test_a_policy_gradient_can_be_clipped(tmp_path: Path) -> None:
+    setting = Setting(tmp_path, NoLoss(), 6, 1)
+    episodes = ragged(seed=3, count=6)
+    # As they were sampled by a policy that was nearly this one.
+    noise = random.Random(0)
+    with torch.no_grad():
+        for i, played in enumerate(episodes):
+            if not any(played.mask):
+                continue
+            logp = setting.student(torch.tensor([played.tokens])).logits[0].log_softmax(-1)
+            then = [0.0, *logp[:-1].gather(1, torch.tensor(played.tokens)[1:, None])[:, 0].tolist()]
+            then = [it + noise.gauss(0, 0.3) for it in then]
+            episodes[i] = dataclasses.replace(played, logprobs=tuple(then))
+    credit = random_credit(episodes, seed=4)
+    rows = batch_of(episodes, credit)
+    rows["sampled_logprobs"] = rows["sampled_logprobs"].double()
+    before: Gradients = {}
+    for clip in (0.0, 0.2):
+        expected = reference(
+            *(setting.student, setting.teacher, episodes, credit, nothing), clip or math.inf
+        )
+        setting.trainer._schedule = Schedule(clip=clip)
+        assert_equal(setting.gradient(rows), expected, atol=1e-6)  # ratios are float32's
+        if clip:
+            with pytest.raises(AssertionError):
+                assert_equal(before, expected, atol=1e-3)
+        before = expected
+
+
+@pytest.mark.parametrize("clip", [-0.1, 1.5, True])
+def test_a_clip_out_of_its_range_is_refused(clip: float) -> None:
+    with pytest.raises(SettingError, match=rf"^trainer\.clip={clip}: expected 0 to 1"):
+        Schedule(clip=clip)
+
+
 def test_without_advantages_there_is_distillation_alone(tmp_path: Path) -> None:
     setting = Setting(tmp_path, 1.0, 6, 1)
     episodes = ragged(7, count=6)
@@ -325,9 +423,16 @@ def test_without_advantages_there_is_distillation_alone(tmp_path: Path) -> None:
     assert_equal(setting.gradient(batch_of(episodes, credit)), expected, atol=1e-8)
 
 
-@pytest.fixture
-def setting(tmp_path: Path) -> Setting:
-    return Setting(tmp_path, 0.5, 6, 1)
+EVERY: dict[str, Loss] = {
+    "jsd": JSD(0.5),
+    "important": ImportantTokens(0.5),
+    **{name: loss for name, (loss, _) in OTHERS.items() if name != "none"},
+}
+
+
+@pytest.fixture(params=EVERY)
+def setting(request: pytest.FixtureRequest, tmp_path: Path) -> Setting:
+    return Setting(tmp_path, EVERY[request.param], 6, 1)
 
 
 @pytest.fixture

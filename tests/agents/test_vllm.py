@@ -248,8 +248,8 @@ def test_the_engine_plays_what_was_trained(
     played = []
 
     class Comparing(Collector):
-        def collect(self, refs: Sequence[TaskRef], learning: bool) -> Batch:
-            batch = super().collect(refs, learning)
+        def collect(self, refs: Sequence[TaskRef], learning: bool, step: int) -> Batch:
+            batch = super().collect(refs, learning, step)
             played.append(max(differences(player.model, batch.episodes)))
             return batch
 

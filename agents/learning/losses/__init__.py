@@ -6,18 +6,24 @@
 
 from journeyman.agents.learning.losses.distillation import (
     JSD,
+    EntropyAwareKL,
+    ImportantTokens,
     NoLoss,
     SampledReverseKL,
+    SkewedKL,
     TopKReverseKL,
 )
 from journeyman.agents.learning.losses.loss import Loss, Predictions, TeacherView
 
 __all__ = [
     "JSD",
+    "EntropyAwareKL",
+    "ImportantTokens",
     "Loss",
     "NoLoss",
     "Predictions",
     "SampledReverseKL",
+    "SkewedKL",
     "TeacherView",
     "TopKReverseKL",
 ]

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from journeyman.agents.learning.losses.functions import clipped_policy_gradient, top_k_reverse_kl
+from journeyman.agents.learning.losses.functions import (
+    clipped_policy_gradient,
+    entropy_aware_kl,
+    most_important,
+    skewed_kl,
+    top_k_reverse_kl,
+)
 from journeyman.agents.learning.losses.loss import Loss, Predictions, TeacherView, check_number
 from journeyman.agents.teachers import Detail
 
@@ -38,6 +46,100 @@ class JSD(Loss):
         """[N], in nats."""
         assert teacher is not None and teacher.full is not None  # `needs` saw to it
         return student.divergence(teacher.full, self._beta, self._temperature)
+
+
+class SkewedKL(Loss):
+    """KL to a mixture that holds a little of the distribution itself (DistiLLM, arXiv:2402.03898).
+
+    KL(p || alpha p + (1 - alpha) q), p the teacher and q the student; reversed, p the student and
+    q the teacher. It is at most log(1 / alpha) where one of the two rules out what the other says.
+    """
+
+    needs: ClassVar[Detail | None] = Detail.FULL
+
+    def __init__(self, alpha: float = 0.1, reverse: bool = False, temperature: float = 1.0) -> None:
+        """Choose the divergence.
+
+        Args:
+            alpha: Share of p in the mixture; 0 is KL(p || q), 0.1 the paper's.
+            reverse: p is the student.
+            temperature: Divides both logits before the divergence.
+        """
+        check_number("alpha", alpha, 0, 0.999)
+        check_number("temperature", temperature, 1e-3, HOTTEST)
+        self._alpha = float(alpha)
+        self._reverse = reverse
+        self._temperature = float(temperature)
+
+    def __call__(
+        self, student: Predictions, teacher: TeacherView | None, batch: Mapping[str, Tensor]
+    ) -> Tensor:
+        """[N], in nats."""
+        assert teacher is not None and teacher.full is not None  # `needs` saw to it
+        return student.measured(self._of, teacher.full, self._temperature)
+
+    def _of(self, student: Tensor, teacher: Tensor) -> Tensor:
+        first, second = (student, teacher) if self._reverse else (teacher, student)
+        return skewed_kl(first, second, self._alpha)
+
+
+class EntropyAwareKL(Loss):
+    """Reverse KL, joined by forward KL where the teacher is unsure (EOPD, arXiv:2603.07079).
+
+    KL(student || teacher) + weight * KL(teacher || student) where the teacher's entropy is above
+    the threshold. The paper's own code estimates the first by the sampled token and the second
+    over the teacher's 16 most probable ones; here both are whole.
+    """
+
+    needs: ClassVar[Detail | None] = Detail.FULL
+
+    def __init__(self, threshold: float = 0.8, weight: float = 1.0) -> None:
+        """Say when a teacher is unsure; the defaults are the paper's.
+
+        Args:
+            threshold: Entropy, in nats.
+            weight: Of the forward divergence (the paper's alpha).
+        """
+        check_number("threshold", threshold, 0, 1e6)
+        check_number("weight", weight, 0, 1e6)
+        self._measure = partial(entropy_aware_kl, threshold=threshold, weight=weight)
+
+    def __call__(
+        self, student: Predictions, teacher: TeacherView | None, batch: Mapping[str, Tensor]
+    ) -> Tensor:
+        """[N], in nats."""
+        assert teacher is not None and teacher.full is not None  # `needs` saw to it
+        return student.measured(self._measure, teacher.full, 1.0)
+
+
+class ImportantTokens(JSD):
+    """A divergence of the most important tokens alone (TIP, arXiv:2604.14084).
+
+    Important is where the student is unsure or far from the teacher, see `most_important`. The
+    mean is over the tokens kept, as in the paper: their values are multiplied by N / ceil(share N).
+    N are the chosen tokens of the microbatch.
+    """
+
+    def __init__(self, share: float = 0.5, beta: float = 1.0, temperature: float = 1.0) -> None:
+        """Choose the share and the divergence.
+
+        Args:
+            share: Of the tokens that are kept (the paper's rho).
+            beta: See `JSD`; the paper's is the reverse KL.
+            temperature: See `JSD`.
+        """
+        super().__init__(beta, temperature)
+        check_number("share", share, 1e-3, 1)
+        self._share = float(share)
+
+    def __call__(
+        self, student: Predictions, teacher: TeacherView | None, batch: Mapping[str, Tensor]
+    ) -> Tensor:
+        """[N], 0 for tokens that are left out."""
+        values = super().__call__(student, teacher, batch)
+        count = math.ceil(self._share * len(values))
+        kept = most_important(student.entropy, values.detach(), count)
+        return values * kept * (len(values) / count)
 
 
 class TopKReverseKL(Loss):

@@ -7,6 +7,24 @@ import math
 import torch
 from torch import Tensor
 
+IMPOSSIBLE = -1e4
+"""A log-probability, in nats, that stands for log 0: times the probability 0 it is 0."""
+
+
+def log_probabilities(logits: Tensor) -> Tensor:
+    """Log-softmax [N, V], finite also where a model rules tokens out by a logit of -inf.
+
+    What two models rule out alike adds nothing to a divergence, and gets no gradient; of -inf
+    both would be NaN.
+    """
+    return logits.log_softmax(-1).clamp(min=IMPOSSIBLE)
+
+
+def entropy_of(logits: Tensor) -> Tensor:
+    """Entropy [N] of distributions, in nats, from logits [N, V]."""
+    logp = log_probabilities(logits)
+    return -(logp.exp() * logp).sum(-1)
+
 
 def weighted_mean(values: Tensor, weights: Tensor, count: Tensor | float) -> Tensor:
     """Sum of weights * values over the batch, divided by the global count of chosen tokens.
@@ -48,7 +66,7 @@ def generalised_jsd(student: Tensor, teacher: Tensor, beta: float) -> Tensor:
     Returns:
         [N], in nats.
     """
-    log_s, log_t = student.log_softmax(-1), teacher.log_softmax(-1)
+    log_s, log_t = log_probabilities(student), log_probabilities(teacher)
     if beta == 0:
         return (log_t.exp() * (log_t - log_s)).sum(-1)
     if beta == 1:
@@ -60,6 +78,61 @@ def generalised_jsd(student: Tensor, teacher: Tensor, beta: float) -> Tensor:
     to_teacher = (log_t.exp() * (log_t - log_m)).sum(-1)
     to_student = (log_s.exp() * (log_s - log_m)).sum(-1)
     return beta * to_teacher + (1 - beta) * to_student
+
+
+def skewed_kl(first: Tensor, second: Tensor, alpha: float) -> Tensor:
+    """KL(p || alpha p + (1 - alpha) q) [N], in nats (DistiLLM, Ko et al. 2024, equation 3).
+
+    At alpha 0 it is KL(p || q). Otherwise it is at most log(1 / alpha), whatever q rules out.
+
+    Args:
+        first: [N, V] logits of p.
+        second: [N, V] logits of q.
+        alpha: In [0, 1).
+    """
+    log_p, log_q = log_probabilities(first), log_probabilities(second)
+    if alpha > 0:
+        log_q = torch.logaddexp(log_p + math.log(alpha), log_q + math.log(1 - alpha))
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+def entropy_aware_kl(student: Tensor, teacher: Tensor, threshold: float, weight: float) -> Tensor:
+    """KL(p_S || p_T), plus weight * KL(p_T || p_S) where H(p_T) > threshold; [N], in nats.
+
+    (EOPD, Jin et al. 2026, arXiv:2603.07079.)
+
+    Args:
+        student: [N, V] logits.
+        teacher: [N, V] logits.
+        threshold: In nats.
+        weight: Of the forward divergence.
+    """
+    unsure = entropy_of(teacher) > threshold
+    forward = generalised_jsd(student, teacher, 0.0)
+    return generalised_jsd(student, teacher, 1.0) + weight * unsure * forward
+
+
+def most_important(entropy: Tensor, divergence: Tensor, count: int) -> Tensor:
+    """True on the `count` tokens of N with the highest u = 1 - (1 - h) (1 - d).
+
+    h is the student's entropy and d its divergence from the teacher, each brought to [0, 1] by
+    the least and the most of the N tokens (TIP's soft OR, Xu et al. 2026, arXiv:2604.14084): a
+    token counts where the student is unsure, and where it is sure and wrong.
+
+    Args:
+        entropy: [N].
+        divergence: [N].
+        count: At most N.
+    """
+    h, d = _to_unit(entropy), _to_unit(divergence)
+    best = (1 - (1 - h) * (1 - d)).topk(count).indices
+    return torch.zeros_like(h, dtype=torch.bool).index_fill(0, best, True)
+
+
+def _to_unit(values: Tensor) -> Tensor:
+    """[N], from 0 at the least to 1 at the most; 0 if all are alike."""
+    least, most = values.aminmax()
+    return (values - least) / (most - least) if most > least else torch.zeros_like(values)
 
 
 def clipped_policy_gradient(

@@ -14,8 +14,10 @@ from torch import Tensor
 from journeyman.agents.errors import SettingError
 from journeyman.agents.learning.losses.divergence import (
     Comparison,
+    Measure,
     chosen_logprobs,
     compare,
+    compare_by,
     logprobs_of,
 )
 from journeyman.agents.networks.heads import Head
@@ -63,10 +65,23 @@ class Predictions:
 
     def divergence(self, teacher: Distribution, beta: float, temperature: float) -> Tensor:
         """[N] generalised Jensen-Shannon divergence from a teacher, with gradient."""
-        targets = self.targets if self._reinforced else None
-        found: Comparison = compare(
-            self.states, self.head, teacher.states, teacher.head, beta, temperature, targets
+        return self._told(
+            compare(
+                *(self.states, self.head, teacher.states, teacher.head),
+                *(beta, temperature, self.targets if self._reinforced else None),
+            )
         )
+
+    def measured(self, measure: Measure, teacher: Distribution, temperature: float) -> Tensor:
+        """[N] of another divergence from a teacher, with gradient."""
+        return self._told(
+            compare_by(
+                *(measure, self.states, self.head, teacher.states, teacher.head),
+                *(temperature, self.targets if self._reinforced else None),
+            )
+        )
+
+    def _told(self, found: Comparison) -> Tensor:
         self._entropy = found.entropy
         if found.logprobs is not None:
             self.logprobs = found.logprobs

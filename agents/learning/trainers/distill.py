@@ -24,7 +24,8 @@ from trl.trainer.utils import RepeatSampler, shuffle_sequence_dict, split_tensor
 from journeyman.agents.errors import SettingError
 from journeyman.agents.learning.collector import LOGGED_TURNS, Collector
 from journeyman.agents.learning.losses import Loss, Predictions, TeacherView
-from journeyman.agents.learning.losses.functions import policy_gradient, weighted_mean
+from journeyman.agents.learning.losses.functions import clipped_policy_gradient, weighted_mean
+from journeyman.agents.learning.losses.loss import check_number
 from journeyman.agents.learning.trainers.parts import KeepsCredit, Parts, PlainTrainer, tasks_needed
 from journeyman.agents.networks.batching import similar_lengths
 from journeyman.agents.networks.heads import Head, backbone
@@ -41,13 +42,17 @@ class Schedule:
     has."""
     num_iterations: int = 1
     """Times that each rollout is learned from. Both as in TRL's GRPO."""
+    clip: float = 0.0
+    """The policy gradient's trust region where a rollout is learned from more than once: ratios
+    beyond 1 - clip and 1 + clip give no more gradient (PPO); 0 clips nothing."""
 
     def __post_init__(self) -> None:
-        """Check the counts.
+        """Check the settings.
 
         Raises:
-            SettingError: One is below one.
+            SettingError: A count is below one, or `clip` is not within 0 and 1.
         """
+        check_number("trainer.clip", self.clip, 0, 1)
         for name in ("steps_per_generation", "num_iterations"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
@@ -186,7 +191,7 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
         tasks = [
             TaskRef(row["env_id"], row["task_id"], _seed(*place, i)) for i, row in enumerate(inputs)
         ]
-        batch = self._collector.collect(tasks, learning=model.training)
+        batch = self._collector.collect(tasks, model.training, int(self.state.global_step))
         self._views = batch.views
         if model.training and self.accelerator.is_main_process:
             self._record(int(self.state.global_step) + 1, batch.episodes)
@@ -220,8 +225,8 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
         values = self._loss(predictions, teacher, tokens)
         loss = weighted_mean(values, tokens["weights"], count)
         if reinforced:
-            sampled, advantages = tokens["sampled_logprobs"], tokens["advantages"]
-            loss = loss + policy_gradient(predictions.logprobs, sampled, advantages).sum() / count
+            known = tokens["sampled_logprobs"], tokens["advantages"], self._schedule.clip
+            loss = loss + clipped_policy_gradient(predictions.logprobs, *known).sum() / count
         if not loss.requires_grad and torch.is_grad_enabled():
             loss = loss + 0 * states.sum()  # nothing to learn from this microbatch
         self.note(by_turn(values.detach(), tokens["turns"]))
@@ -308,6 +313,7 @@ def build(
     rollout_batch: int = 64,
     steps_per_generation: int = 1,
     num_iterations: int = 1,
+    clip: float = 0.0,
     lmbda: float = 1.0,
     **kwargs: Any,
 ) -> OnPolicyDistillation:
@@ -319,6 +325,7 @@ def build(
         rollout_batch: Conversations side by side.
         steps_per_generation: See `Schedule`.
         num_iterations: See `Schedule`.
+        clip: See `Schedule`.
         lmbda: See `Collector`.
         kwargs: Passed to `transformers.Trainer`.
     """
@@ -328,7 +335,7 @@ def build(
             f"trainer.lmbda={lmbda}: {type(parts.loss).__name__} learns from the student's own "
             f"tokens; expected 1, or another loss=…"
         )
-    schedule = Schedule(steps_per_generation, num_iterations)
+    schedule = Schedule(steps_per_generation, num_iterations, clip)
     collector = Collector(
         parts.student,
         parts.credit,
