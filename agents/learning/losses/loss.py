@@ -62,10 +62,16 @@ class Predictions:
         return logprobs_of(self.states, self.head, ids, temperature)
 
     def divergence(self, teacher: Distribution, beta: float, temperature: float) -> Tensor:
-        """[N] generalised Jensen-Shannon divergence from a teacher, with gradient."""
-        targets = self.targets if self._reinforced else None
+        """[N] generalised Jensen-Shannon divergence from a teacher, with gradient.
+
+        Both are taken over the tokens that the teacher tells of: what the student has beyond them
+        is padding, of which the teacher knows nothing.
+        """
+        head = self.head.cut(teacher.head.width)
+        # At the whole head the chosen tokens are formed in a pass of their own.
+        targets = self.targets if self._reinforced and head is self.head else None
         found: Comparison = compare(
-            self.states, self.head, teacher.states, teacher.head, beta, temperature, targets
+            self.states, head, teacher.states, teacher.head, beta, temperature, targets
         )
         self._entropy = found.entropy
         if found.logprobs is not None:
