@@ -11,6 +11,7 @@ from journeyman.agents.learning.losses.distillation import (
     TopKReverseKL,
 )
 from journeyman.agents.learning.losses.loss import Loss, Predictions, TeacherView
+from journeyman.agents.learning.losses.span import SpanReverseKL
 
 __all__ = [
     "JSD",
@@ -18,6 +19,7 @@ __all__ = [
     "NoLoss",
     "Predictions",
     "SampledReverseKL",
+    "SpanReverseKL",
     "TeacherView",
     "TopKReverseKL",
 ]

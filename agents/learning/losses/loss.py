@@ -87,11 +87,15 @@ class TeacherView:
     """[N] of the chosen tokens, in nats."""
     top: TopK | None = None
     full: Distribution | None = None
+    spans: Tensor | None = None
+    """[N] the span of each token, -1 for none; numbers of one row are in no other."""
 
     @classmethod
     def of(cls, signal: Signal, mask: Sequence[bool]) -> TeacherView:
         """The part of a row's signal that a loss reads."""
-        return cls(signal.logprobs[torch.tensor(mask, dtype=torch.bool)], signal.top, signal.full)
+        chosen = torch.tensor(mask, dtype=torch.bool)
+        spans = None if signal.spans is None else signal.spans[chosen]
+        return cls(signal.logprobs[chosen], signal.top, signal.full, spans)
 
     @classmethod
     def nothing(cls) -> TeacherView:
@@ -114,7 +118,16 @@ class TeacherView:
         if fulls:
             states = torch.cat([it.states for it in fulls]).to(device)
             full = Distribution(states, fulls[0].head.on(device))
-        return cls(logprobs, top, full)
+        return cls(logprobs, top, full, _joined_spans(views, device))
+
+
+def _joined_spans(views: Sequence[TeacherView], device: torch.device) -> Tensor | None:
+    found, count = [], 0
+    for it in views:
+        if it.spans is not None and len(it.spans):
+            found.append(torch.where(it.spans < 0, it.spans, it.spans + count))
+            count += 1 + int(it.spans.max())
+    return torch.cat(found).to(device) if found else None
 
 
 class Loss(ABC):
