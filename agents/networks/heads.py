@@ -54,9 +54,12 @@ class Head:
             return self
         whole = self.projection
         part = nn.Linear(whole.in_features, width, whole.bias is not None, device="meta")
-        for name in part._parameters:
-            vars(part)[name] = getattr(whole, name)[:width]  # a parameter would be cut off from it
         part._parameters.clear()
+        # Plain tensors: a parameter would be a leaf, and no gradient would reach the whole.
+        kept = {"weight": whole.weight[:width], "bias": None}
+        if whole.bias is not None:
+            kept["bias"] = whole.bias[:width]
+        vars(part).update(kept)
         return replace(self, projection=part)
 
     def on(self, device: torch.device) -> Head:
