@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from journeyman.agents.errors import SettingError, VocabularyMismatchError
+from journeyman.agents.errors import DialectError, SettingError, VocabularyMismatchError
 from journeyman.agents.networks.catalogue import resolve
 from journeyman.agents.networks.loading import load_model
 from journeyman.agents.students.dialect import Dialect, ToolRender
@@ -82,8 +82,7 @@ class CrossTokenizerTeacher(Teacher):
             SettingError: One of the two chat templates begins reasoning, and the other does not.
             VocabularyMismatchError: Its tokenizer changes texts, so that nothing can be compared.
         """
-        family = type(student.dialect)
-        own = family(self._tokenizer, self._render, self._template_kwargs)
+        own = self._dialect(type(student.dialect))
         begun = [_begins_reasoning(dialect) for dialect in (student.dialect, own)]
         if begun[0] != begun[1]:
             with_it, without = ("student", "teacher") if any(begun[0]) else ("teacher", "student")
@@ -100,6 +99,14 @@ class CrossTokenizerTeacher(Teacher):
                 f"changes cannot be compared"
             )
         self._student, self._own = student.dialect, own
+
+    def _dialect(self, family: type[Dialect]) -> Dialect:
+        """Its chat template, and the student's call form."""
+        try:
+            return family(self._tokenizer, self._render, self._template_kwargs)
+        except DialectError:  # Gemma's template knows no tools: the user says what they said
+            told: type[Dialect] = type(family.__name__, (family,), {"results_as": "user"})
+            return told(self._tokenizer, self._render, self._template_kwargs)
 
     def annotate(self, rows: Sequence[Episode], detail: Detail) -> list[Signal]:
         """See `Teacher.annotate`.

@@ -266,6 +266,36 @@ def test_what_it_reads() -> None:
     assert text.endswith(f"{row.steps[-1].text}<eot>")
 
 
+ALTERNATING = (
+    "{% if messages[0].role == 'system' %}{% set first = messages[0].content + ' ' %}"
+    "{% set messages = messages[1:] %}{% else %}{% set first = '' %}{% endif %}"
+    "{% for m in messages %}"
+    "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant') }}{% endif %}"
+    "[{{ 'model' if m.role == 'assistant' else m.role }}]"
+    "{{ (first if loop.first else '') + m.content }}<eot>{{ '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}[model]{% endif %}"
+)
+
+
+def test_a_template_without_tools_has_a_user_say_what_they_said() -> None:
+    """As Gemma's: no system, no tools, and roles that must alternate."""
+    reader, own = Listening(), copy.deepcopy(other())
+    own.chat_template = ALTERNATING
+    teacher = CrossTokenizerTeacher(reader, own, 4096)
+    teacher.check(student())
+    (row,) = played(1)
+    twice = dataclasses.replace(row.steps[0], reply=row.steps[0].reply * 2)
+    row = dataclasses.replace(row, steps=(twice, *row.steps[1:]))
+    (signal,) = teacher.annotate([row], Detail.SPANS)
+    text = own.decode(reader.rows[0].tokens)
+    said = twice.reply[0].content
+    assert f"[model]{twice.text}<eot>\n[user]{said}\n{said}<eot>\n[model]" in text
+    assert text.startswith(f"[user]{row.opening[0].content}")
+    assert signal.spans is not None
+    assert torch.equal(signal.spans >= 0, torch.tensor(row.mask))
+
+
 def test_what_cannot_be_compared_teaches_nothing() -> None:
     """A turn that was played elsewhere, one with half a character, one beyond the context."""
     (row,) = played(1)
