@@ -12,7 +12,7 @@ from enum import StrEnum
 from itertools import groupby
 from typing import Any, Literal
 
-from journeyman.tools import CallStatus, ToolCall, ToolResult
+from journeyman.tools import CallStatus, ToolCall, ToolResult, ToolSpec
 
 Role = Literal["system", "user", "assistant", "tool"]
 Split = Literal["train", "validation", "test"]
@@ -152,6 +152,8 @@ class Episode:
     """Before each step (one that broke too), if the rollout kept them."""
     opening: tuple[Message, ...] = ()
     """What the environment said before the first turn."""
+    tools: tuple[ToolSpec, ...] = field(default=(), repr=False, compare=False)
+    """What there was to call, for whoever tells the conversation anew; not on disk."""
     seed: int = field(default=0, compare=False)
     """Of the student's dice."""
 

@@ -119,6 +119,12 @@ class Collector:
                 f"{type(teacher).__name__} gives {teacher.gives.name.lower()}: choose another "
                 f"loss=… or teacher=…"
             )
+        if self.credit.needs_teacher and teacher.gives < Detail.SAMPLED:
+            raise SettingError(
+                f"credit={type(self.credit).__name__} reads the log-ratio of each token, and "
+                f"{type(teacher).__name__} gives {teacher.gives.name.lower()}: choose another "
+                f"credit=… or teacher=…"
+            )
         if self.lmbda < 1:
             self._master()  # which says so if there is none
 
@@ -142,7 +148,8 @@ class Collector:
         model = self.student.model
         training = model.training
         model.eval()
-        annotations = Annotations(self.teacher, self.detail or Detail.SAMPLED)
+        dialect = self.student.dialect
+        annotations = Annotations(self.teacher, self.detail or Detail.SAMPLED, dialect)
         theirs = [_dice(task) >= self.lmbda for task in tasks]
         forest = self._play(tasks, theirs, annotations)
         rows, theirs = forest.rows, theirs[: len(forest.rows)]

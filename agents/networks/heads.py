@@ -40,11 +40,27 @@ class Head:
             return cls(projection, float(scale), cap)
         return cls(projection, cap=cap)
 
+    @property
+    def width(self) -> int:
+        """Tokens that it tells apart, padding of the matrix included."""
+        return int(self.projection.weight.shape[0])
+
     def cut(self, width: int) -> Head:
-        """The head of the first `width` tokens: others are padding of the matrix."""
-        if width >= self.projection.weight.shape[0]:
+        """The head of the first `width` tokens: others are padding of the matrix.
+
+        Memory is shared, and gradients reach the rows that are kept.
+        """
+        if width >= self.width:
             return self
-        return replace(self, projection=_linear(self.projection, slice(width), None))
+        whole = self.projection
+        part = nn.Linear(whole.in_features, width, whole.bias is not None, device="meta")
+        part._parameters.clear()
+        # Plain tensors: a parameter would be a leaf, and no gradient would reach the whole.
+        kept = {"weight": whole.weight[:width], "bias": None}
+        if whole.bias is not None:
+            kept["bias"] = whole.bias[:width]
+        vars(part).update(kept)
+        return replace(self, projection=part)
 
     def on(self, device: torch.device) -> Head:
         """The same head where `device` is; a copy is made once."""
@@ -58,17 +74,12 @@ class Head:
 
 @functools.lru_cache(4)
 def _moved(head: Head, device: torch.device) -> Head:
-    return replace(head, projection=_linear(head.projection, slice(None), device))
-
-
-def _linear(projection: nn.Linear, rows: slice, device: torch.device | None) -> nn.Linear:
-    """Some rows of a frozen layer, elsewhere if need be; memory is shared where it can be."""
-    weight, bias = projection.weight[rows].detach(), projection.bias
-    part = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
-    part.weight = nn.Parameter(weight.to(device), requires_grad=False)
+    weight, bias = head.projection.weight.detach(), head.projection.bias
+    copy = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
+    copy.weight = nn.Parameter(weight.to(device), requires_grad=False)
     if bias is not None:
-        part.bias = nn.Parameter(bias[rows].detach().to(device), requires_grad=False)
-    return part
+        copy.bias = nn.Parameter(bias.detach().to(device), requires_grad=False)
+    return replace(head, projection=copy)
 
 
 def backbone(model: PreTrainedModel) -> Any:

@@ -33,7 +33,7 @@ from journeyman.envs.errors import EnvError
 from journeyman.envs.types import said
 from journeyman.tools.limits import shorten
 from journeyman.tools.parsing import locate, token_ends
-from journeyman.tools.types import ToolResult
+from journeyman.tools.types import ToolResult, ToolSpec
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +111,7 @@ class _Record:
         self.task = task
         self.env = env
         self.opening: tuple[Message, ...] = ()
+        self.tools: tuple[ToolSpec, ...] = ()
         self.tokens: list[int] = []
         self.logprobs: list[float] = []
         self.mask: list[bool] = []
@@ -121,11 +122,16 @@ class _Record:
         self._open = True
 
     def begin(
-        self, prompt: Sequence[int], opening: tuple[Message, ...], steps: Sequence[Step] = ()
+        self,
+        prompt: Sequence[int],
+        opening: tuple[Message, ...],
+        tools: Sequence[ToolSpec],
+        steps: Sequence[Step] = (),
     ) -> None:
         """Take in what was said before the first turn that is played here."""
         self.add_reply(prompt)
         self.opening = opening
+        self.tools = tuple(tools)
         self.steps = list(steps)
         self.first_step = len(steps)
 
@@ -194,6 +200,7 @@ class _Record:
             first_step=self.first_step,
             branch_points=tuple(self.branch_points),
             opening=self.opening,
+            tools=self.tools,
             seed=self.task.seed,
         )
 
@@ -246,14 +253,15 @@ class _Batch:
 
     def _begin_task(self, record: _Record, task: TaskRef) -> None:
         messages, _ = record.env.reset(options={"task_id": task.task_id})
-        record.begin(self._dialect.opening(messages, record.env.tools), tuple(messages))
+        tools = record.env.tools
+        record.begin(self._dialect.opening(messages, tools), tuple(messages), tools)
         if self._room(record) <= 1:
             record.end(StopReason.CONTEXT_FULL)
 
     def _begin_inside(self, record: _Record, fork: Fork) -> None:
         """Goes to before a step of the fork's parent, or after the turn given instead."""
         parent, env = fork.parent, record.env
-        record.begin(fork.prefix, parent.opening, parent.steps[: fork.step])
+        record.begin(fork.prefix, parent.opening, parent.tools, parent.steps[: fork.step])
         env.restore(fork.parent.branch_points[fork.step].snapshot)
         env.reroll(fork.seed)
         record.branch_points += fork.parent.branch_points[: fork.step]

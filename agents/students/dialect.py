@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from journeyman.agents.errors import DialectError
 from journeyman.agents.students.contents import ContentGuard, clean, mapped, unescaped
 from journeyman.envs import AssistantTurn, Message
+from journeyman.envs.types import Role
 from journeyman.tools import ToolCall, ToolSpec
 from journeyman.tools.doors import load_group
 from journeyman.tools.parsing import (
@@ -58,6 +59,8 @@ class Dialect:
     """How to call, for a model that was not trained on the form; empty derives it from the form."""
     reasoning: ClassVar[tuple[Marks, ...]] = (THINK,)
     """What it reasons between, beside the marks that its chat template names."""
+    results_as: ClassVar[Role] = "tool"
+    """Who tells it what tools said: "user" where the chat template knows no tools."""
 
     def __init__(
         self,
@@ -157,7 +160,7 @@ class Dialect:
         """Tokens of the first prompt, up to where the student starts to write."""
 
         def shown(veil: Veil) -> str:
-            conversation = [self._message(m, veil) for m in messages]
+            conversation = [self._message(m, veil) for m in self._told_as(messages)]
             schemas: list[Any] | None = None
             if self.render == "full":
                 schemas = [mapped(t.as_function(), veil, named=False) for t in tools]
@@ -196,6 +199,19 @@ class Dialect:
                 return self._guard.encode(plain, told)
         return self._guard.encode(plain, veiled)
 
+    def _told_as(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """Messages in the roles that the template knows; it may ask that they alternate."""
+        if self.results_as == "tool":
+            return messages
+        told: list[Message] = []
+        for message in messages:
+            role = self.results_as if message.role == "tool" else message.role
+            if told and told[-1].role == role:
+                told[-1] = Message(role, f"{told[-1].content}\n{message.content}")
+            else:
+                told.append(Message(role, message.content))
+        return told
+
     def _message(self, message: Message, veil: Veil) -> dict[str, str]:
         own = message.role == "assistant" and veil is not clean
         content = self._veil_turn(message.content) if own else veil(message.content)
@@ -203,7 +219,8 @@ class Dialect:
         return told if message.name is None else told | {"name": veil(message.name)}
 
     def _continuation(self, messages: Sequence[Message], veil: Veil) -> str:
-        text = self._template([*_PROBE, *(self._message(m, veil) for m in messages)], True)
+        told = (self._message(m, veil) for m in self._told_as(messages))
+        text = self._template([*_PROBE, *told], True)
         # What stands before the end of the probe's turn does not matter: a template may write the
         # last turn with reasoning (be it none) and earlier ones without.
         _, ended, new = text.partition(self._ended)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -17,6 +18,9 @@ from journeyman.agents.students.hf import HFPlayer, alike
 from journeyman.agents.students.player import Trainable
 from journeyman.agents.teachers.signal import Detail, Distribution, Signal, Teacher, TopK
 from journeyman.envs import Episode
+
+IMPOSSIBLE_LOGPROB = math.log(torch.finfo(torch.float32).tiny)
+"""Of what the teacher has no token for: as good as -inf, and a number."""
 
 
 class LocalTeacher(Teacher):
@@ -54,14 +58,15 @@ class LocalTeacher(Teacher):
 
     def check(self, student: Trainable) -> None:
         """See `Teacher.check`: a token id must mean the same to both."""
-        check_vocabulary(student.dialect.tokenizer, self._tokenizer)
-        ours, theirs = (_width(model) for model in (student.model, self._model))
-        if theirs < ours:
+        shared = check_vocabulary(student.dialect.tokenizer, self._tokenizer)
+        ours = Head.of(student.model).width
+        needed = 1 + max(student.dialect.tokenizer.get_vocab().values())
+        if self._head.width < needed:
             raise VocabularyMismatchError(
-                f"the student tells {ours} tokens apart and the teacher {theirs}: choose a teacher "
-                f"whose vocabulary is at least as large, padding included"
+                f"the teacher's matrices have {self._head.width} rows and its tokenizer has "
+                f"{needed} tokens: they do not belong together"
             )
-        self._head = self._head.cut(ours)
+        self._head = self._head.cut(ours if shared is None else min(ours, shared))
 
     def player(self, student: Trainable) -> HFPlayer:
         """See `Teacher.player`."""
@@ -79,15 +84,16 @@ class LocalTeacher(Teacher):
     @torch.no_grad()
     def _read(self, rows: Sequence[Episode], detail: Detail) -> list[Signal]:
         ids, mask = right_padded([row.tokens for row in rows], self._model.device)
-        bare = backbone(self._model)
-        hidden = bare(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        bare, width = backbone(self._model), self._head.width
+        known = ids.clamp(max=width - 1)  # the student may have written padding of its own matrix
+        hidden = bare(input_ids=known, attention_mask=mask, use_cache=False).last_hidden_state
         chosen = torch.zeros_like(mask, dtype=torch.bool)
         for i, row in enumerate(rows):
             chosen[i, : len(row.mask)] = torch.tensor(row.mask)
         chosen[:, 0] = False  # nothing precedes it
         states, targets = hidden[chosen.roll(-1, 1)], ids[chosen]
         head = self._head
-        size = max(1, DENSE_LIMIT // head.projection.weight.shape[0])
+        size = max(1, DENSE_LIMIT // width)
         read = [
             _of_slice(head.logits(some), tokens, detail, self._top_k)
             for some, tokens in zip(states.split(size), targets.split(size), strict=True)
@@ -117,34 +123,44 @@ def _of_slice(
     """Log-probabilities of tokens [N], and if asked for the top k with their tail, in float32."""
     # Models in float64 stay so: they are references.
     logprobs = (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(-1)
-    own = logprobs.gather(1, tokens[:, None])[:, 0]
+    width = logprobs.shape[1]
+    own = logprobs.gather(1, tokens.clamp(max=width - 1)[:, None])[:, 0]
+    own = own.masked_fill(tokens >= width, IMPOSSIBLE_LOGPROB)
     if detail is not Detail.TOP_K:
         return own, ()
-    best = logprobs.topk(min(k, logprobs.shape[1]))
+    best = logprobs.topk(min(k, width))
     rest = logprobs.scatter(1, best.indices, -torch.inf).logsumexp(-1)
     return own, (best.indices, best.values, rest)
 
 
-def _width(model: PreTrainedModel) -> int:
-    """Tokens that a model tells apart, padding of its matrices included."""
-    return int(model.get_output_embeddings().weight.shape[0])
+def check_vocabulary(
+    student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase
+) -> int | None:
+    """Check that a token id means the same to both, wherever it can stand in a row.
 
+    A token that only the teacher has stands in no row: the student cannot write it, and its
+    tokenizer makes none of a prompt. Where all such tokens come after the student's own, both are
+    compared over the ids before them. One that only the student has may be written at any time.
 
-def check_vocabulary(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
-    """Check that a token id means the same to both.
+    Returns:
+        The ids from 0 on that are compared; None if the vocabularies are equal, and all are.
 
     Raises:
         VocabularyMismatchError: Naming the first difference.
     """
     ours, theirs = student.get_vocab(), teacher.get_vocab()
     if ours == theirs:
-        return
+        return None
+    size = 1 + max(ours.values())
     differing = {t for t in ours.keys() | theirs.keys() if ours.get(t) != theirs.get(t)}
+    if all(t not in ours and theirs[t] >= size for t in differing):
+        return size
     token = min(differing)
     raise VocabularyMismatchError(
         f"student and teacher have different vocabularies ({len(ours)} and {len(theirs)} tokens; "
         f"{token!r} is {ours.get(token)} and {theirs.get(token)}): distillation compares them "
-        f"token by token, so choose a teacher of the student's family."
+        f"token by token, so choose a teacher of the student's family, or compare them span by "
+        f"span: teacher=cross_tokenizer loss=span"
     )
 
 

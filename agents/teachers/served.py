@@ -83,7 +83,9 @@ class ServedTeacher(Teacher):
         server.patience = min(patience, START_PATIENCE)
         try:
             self._choose(server.models(), student)
-            self._width = int(student.model.get_output_embeddings().weight.shape[0])
+            # Beyond the student's tokens is padding, where a teacher may have tokens of its own.
+            rows = student.model.get_output_embeddings().weight.shape[0]
+            self._width = min(rows, 1 + max(student.dialect.tokenizer.get_vocab().values()))
             probe = _probe(student.dialect.tokenizer, student.max_context)
             self._check_answers(probe, student.dialect.tokenizer)
             self._check_place(probe)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import ClassVar
 
@@ -17,18 +17,22 @@ import torch
 from torch import Tensor
 
 from journeyman.agents.networks.heads import Head
+from journeyman.agents.students.dialect import Dialect
 from journeyman.agents.students.player import Player, Trainable
+from journeyman.agents.teachers.spans import number_spans
 from journeyman.envs import Episode
 
 
 class Detail(IntEnum):
     """How much a teacher tells of each chosen token."""
 
-    SAMPLED = 1
+    SPANS = 1
+    """The log-probability of each span of text (`spans.py`), not of its tokens."""
+    SAMPLED = 2
     """The log-probability of the token that was chosen."""
-    TOP_K = 2
+    TOP_K = 3
     """Its most probable tokens with their log-probabilities, and the mass of all others."""
-    FULL = 3
+    FULL = 4
     """All of it, by the states that it is formed from."""
 
 
@@ -59,11 +63,15 @@ class Signal:
     """What a teacher says of one row of T tokens, N of which were chosen by the student."""
 
     logprobs: Tensor
-    """[T] log-probability of each chosen token given those before it; 0 elsewhere. On the CPU."""
+    """[T] log-probability of each chosen token given those before it; 0 elsewhere. On the CPU. Of a
+    teacher that gives `SPANS`: such that they add up to that of each span."""
     top: TopK | None = None
     """Of the N chosen tokens in order, if asked for."""
     full: Distribution | None = None
     """Likewise."""
+    spans: Tensor | None = None
+    """[T] number of the span that each chosen token is in, -1 for none and elsewhere; for
+    `Detail.SPANS`."""
 
 
 class Teacher(ABC):
@@ -103,10 +111,22 @@ class Teacher(ABC):
 class Annotations:
     """The signals of one rollout's rows: each row is read once, whoever asks and however often."""
 
-    def __init__(self, teacher: Teacher | None, detail: Detail = Detail.SAMPLED) -> None:
-        """Ask `teacher` for `detail`; without a teacher nothing can be asked."""
+    def __init__(
+        self,
+        teacher: Teacher | None,
+        detail: Detail = Detail.SAMPLED,
+        dialect: Dialect | None = None,
+    ) -> None:
+        """Ask `teacher` for `detail`; without a teacher nothing can be asked.
+
+        Args:
+            teacher: Is asked.
+            detail: For what.
+            dialect: The student's; it is needed to cut turns into spans.
+        """
         self._teacher = teacher
         self._detail = detail
+        self._dialect = dialect
         # By identity: episodes are compared token by token. The episode keeps its id from being
         # given to another.
         self._known: dict[int, tuple[Episode, Signal]] = {}
@@ -134,11 +154,17 @@ class Annotations:
                 )
             for row, signal in zip(new, signals, strict=True):
                 _check_length(row, signal)
-                self._known[id(row)] = (row, signal)
+                self._known[id(row)] = (row, self._cut(row, signal))
         return [
             self._known[id(row)][1] if any(row.mask) else Signal(torch.zeros(len(row.tokens)))
             for row in rows
         ]
+
+    def _cut(self, row: Episode, signal: Signal) -> Signal:
+        """With spans, where they are asked for: a teacher of the student's tokenizer knows none."""
+        if self._detail is not Detail.SPANS or signal.spans is not None or self._dialect is None:
+            return signal
+        return replace(signal, spans=number_spans(row, self._dialect.decode))
 
 
 def _check_length(row: Episode, signal: Signal) -> None:

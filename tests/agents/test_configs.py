@@ -43,6 +43,7 @@ LIGHT = (
 NEEDED = {
     ("student", "hf"): ["student.model=embedded-student"],
     ("teacher", "hf"): ["teacher.model=embedded-teacher"],
+    ("teacher", "cross_tokenizer"): ["teacher.model=embedded-teacher"],
 }
 """Options that name nothing by themselves, and what they must be told."""
 

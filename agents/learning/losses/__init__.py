@@ -14,6 +14,7 @@ from journeyman.agents.learning.losses.distillation import (
     TopKReverseKL,
 )
 from journeyman.agents.learning.losses.loss import Loss, Predictions, TeacherView
+from journeyman.agents.learning.losses.span import SpanReverseKL
 
 __all__ = [
     "JSD",
@@ -24,6 +25,7 @@ __all__ = [
     "Predictions",
     "SampledReverseKL",
     "SkewedKL",
+    "SpanReverseKL",
     "TeacherView",
     "TopKReverseKL",
 ]

@@ -64,22 +64,34 @@ class Predictions:
         return logprobs_of(self.states, self.head, ids, temperature)
 
     def divergence(self, teacher: Distribution, beta: float, temperature: float) -> Tensor:
-        """[N] generalised Jensen-Shannon divergence from a teacher, with gradient."""
+        """[N] generalised Jensen-Shannon divergence from a teacher, with gradient.
+
+        Both are taken over the tokens that the teacher tells of: what the student has beyond them
+        is padding, of which the teacher knows nothing.
+        """
+        head, targets = self._over(teacher)
         return self._told(
             compare(
-                *(self.states, self.head, teacher.states, teacher.head),
-                *(beta, temperature, self.targets if self._reinforced else None),
+                *(self.states, head, teacher.states, teacher.head),
+                *(beta, temperature, targets),
             )
         )
 
     def measured(self, measure: Measure, teacher: Distribution, temperature: float) -> Tensor:
-        """[N] of another divergence from a teacher, with gradient."""
+        """[N] of another divergence from a teacher, with gradient, over the same tokens."""
+        head, targets = self._over(teacher)
         return self._told(
             compare_by(
-                *(measure, self.states, self.head, teacher.states, teacher.head),
-                *(temperature, self.targets if self._reinforced else None),
+                *(measure, self.states, head, teacher.states, teacher.head),
+                *(temperature, targets),
             )
         )
+
+    def _over(self, teacher: Distribution) -> tuple[Head, Tensor | None]:
+        """The head over the tokens that the teacher tells of, and the targets to form with it."""
+        head = self.head.cut(teacher.head.width)
+        # Behind a narrower head the chosen tokens are formed in a pass of their own.
+        return head, self.targets if self._reinforced and head is self.head else None
 
     def _told(self, found: Comparison) -> Tensor:
         self._entropy = found.entropy
@@ -96,11 +108,15 @@ class TeacherView:
     """[N] of the chosen tokens, in nats."""
     top: TopK | None = None
     full: Distribution | None = None
+    spans: Tensor | None = None
+    """[N] the span of each token, -1 for none; numbers of one row are in no other."""
 
     @classmethod
     def of(cls, signal: Signal, mask: Sequence[bool]) -> TeacherView:
         """The part of a row's signal that a loss reads."""
-        return cls(signal.logprobs[torch.tensor(mask, dtype=torch.bool)], signal.top, signal.full)
+        chosen = torch.tensor(mask, dtype=torch.bool)
+        spans = None if signal.spans is None else signal.spans[chosen]
+        return cls(signal.logprobs[chosen], signal.top, signal.full, spans)
 
     @classmethod
     def nothing(cls) -> TeacherView:
@@ -123,7 +139,16 @@ class TeacherView:
         if fulls:
             states = torch.cat([it.states for it in fulls]).to(device)
             full = Distribution(states, fulls[0].head.on(device))
-        return cls(logprobs, top, full)
+        return cls(logprobs, top, full, _joined_spans(views, device))
+
+
+def _joined_spans(views: Sequence[TeacherView], device: torch.device) -> Tensor | None:
+    found, count = [], 0
+    for it in views:
+        if it.spans is not None and len(it.spans):
+            found.append(torch.where(it.spans < 0, it.spans, it.spans + count))
+            count += 1 + int(it.spans.max())
+    return torch.cat(found).to(device) if found else None
 
 
 class Loss(ABC):
