@@ -177,7 +177,8 @@ def _message(
     if name is not None and not isinstance(name, str):
         raise _unlike(f"{place}.name", "text", name)
     if role == "tool":
-        name = name or _tool_named(message, place, before, asked)
+        called = _tool_named(message, place, before, asked)
+        name = name or called
     return Message(cast(Role, role), content, name if role == "tool" else None)
 
 

@@ -29,7 +29,7 @@ GROUPS = {
     if group.is_dir() and not group.name.startswith("_")
 }
 EVALUATED = ("env", "student", "sandbox")
-"""Groups that fit `eval`; all fit `train`."""
+"""Groups that fit `eval` and `collect`; all fit `train`."""
 
 LIGHT = (
     "journeyman.agents.credit.",
@@ -95,7 +95,7 @@ def check(node: DictConfig, folder: Path) -> None:
 
 
 def test_the_roots_are_the_ones_we_know() -> None:
-    assert ROOTS == ["eval", "train"]
+    assert ROOTS == ["collect", "eval", "train"]
     assert "sandbox" in GROUPS
     assert "experiment" in GROUPS
 
