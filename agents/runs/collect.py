@@ -51,7 +51,7 @@ def collect(composed: DictConfig) -> None:
     """
     config = read(CollectConfig, composed)
     job = Job.join()
-    playing = OmegaConf.masked_copy(composed, [key for key in composed if key != "keep"])
+    playing = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "keep"])
     folder = RunFolder(playing, job.first, keeps=[EPISODES])
     attempts(config)
     check_environments(config)
@@ -129,7 +129,7 @@ def sift(
         sound = chosen
     records = [said[played.place] for played in sound]
     if keep.dedupe:
-        alike = {}
+        alike: dict[str, dict[str, Any]] = {}
         for record in records:
             alike.setdefault(_line({k: record[k] for k in ("messages", "tools")}), record)
         left_out["another is the same, word for word"] += len(records) - len(alike)
