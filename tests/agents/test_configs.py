@@ -151,7 +151,7 @@ def test_what_is_trained_is_in_float32() -> None:
 # --- the applications -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("app", ["train", "eval"])
+@pytest.mark.parametrize("app", ["train", "eval", "collect"])
 def test_help_lists_the_groups(app: str, journeyman: Any) -> None:
     shown = journeyman(app, "--help")
     assert shown.status == 0, shown.stderr
