@@ -14,6 +14,7 @@
         ├── TeacherServerError      (ConnectionError) a teacher's server is gone, or would mislead
         ├── RunDirError             (ValueError)  the run folder holds another run, or one at work
         ├── RunFileError            (ValueError)  a file of a run folder holds something else
+        ├── ConversationError       (ValueError)  a file to learn from holds what is no conversation
         ├── DivergedError           (ValueError)  the model's weights are no longer of use
         ├── BrokenRolloutError      (RuntimeError) nothing of a rollout came to its end
         ├── NoSnapshotError         (ValueError)  a search in an environment without snapshots
@@ -79,6 +80,10 @@ class RunDirError(AgentError, ValueError):
 
 class RunFileError(AgentError, ValueError):
     """A file of a run folder holds what no run wrote there; the message names the line."""
+
+
+class ConversationError(AgentError, ValueError):
+    """A file to learn from holds no conversations; the message names line, field and remedy."""
 
 
 class DivergedError(AgentError, ValueError):

@@ -1,8 +1,8 @@
 """The `journeyman` command.
 
-Handlers import what they need when they run: `journeyman --help` must not wait for torch. `train`
-and `eval` are Hydra applications with a syntax of their own, so their arguments are passed on as
-they are.
+Handlers import what they need when they run: `journeyman --help` must not wait for torch. `train`,
+`eval` and `collect` are Hydra applications with a syntax of their own, so their arguments are
+passed on as they are.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from journeyman.agents.evaluation.printing import complain, guard_streams
 _HYDRA_APPS = {
     "train": "train a student (Hydra overrides; try: journeyman train --help)",
     "eval": "measure policies on held-out tasks (Hydra overrides)",
+    "collect": "write down a policy's episodes, for trainer=sft trainer.data=… (Hydra overrides)",
 }
 _DEBUG = "--debug"
 
@@ -60,7 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except KeyboardInterrupt:
-        hint = "; run the same command to go on" if arguments[:1] == ["train"] else ""
+        hint = (
+            "; run the same command to go on" if arguments[:1] in (["train"], ["collect"]) else ""
+        )
         complain(f"journeyman: interrupted{hint}")
         return INTERRUPTED
     except Exception as error:
@@ -137,6 +140,8 @@ def _parser() -> Parser:
 def _run_hydra(app: str, overrides: list[str]) -> int:
     if app == "train":
         from journeyman.agents.runs.train import main as run
+    elif app == "collect":
+        from journeyman.agents.runs.collect import main as run
     else:
         from journeyman.agents.runs.evaluate import main as run
     run(overrides)

@@ -1,4 +1,4 @@
-"""`train` and `eval` as Hydra applications: which options there are, and what runs them."""
+"""The commands that are Hydra applications: which options there are, and what runs them."""
 
 from __future__ import annotations
 

@@ -22,6 +22,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from journeyman.agents.errors import SettingError
+from journeyman.envs import StopReason
 
 T = TypeVar("T")
 Node = DictConfig
@@ -65,7 +66,7 @@ class EvaluationConfig:
     """Episodes of each task."""
     temperature: Annotated[float, AtLeast(0)]
     batch_size: Positive
-    breakdown: bool
+    breakdown: bool = False
     every: Count = 0
     """Optimiser steps between two looks at validation tasks; 0 is never."""
     validation_tasks: Positive = 100
@@ -105,6 +106,36 @@ class EvalConfig(RunConfig):
             raise SettingError(
                 f"evaluation.tasks={self.evaluation.tasks}: expected a whole number above zero"
             )
+
+
+@dataclass(frozen=True)
+class Keep:
+    """`keep`: which of the episodes that were played are written down to be learned from."""
+
+    success: bool = True
+    """Only those that solved their task."""
+    stops: list[str] | None = None
+    """Only those that ended so; None takes any end."""
+    max_tool_errors: Count | None = None
+    """Only those with at most so many calls that failed."""
+    shortest: bool = False
+    """Of a task's episodes only the one with the fewest turns, and of those the fewest tokens."""
+    dedupe: bool = True
+    """Of conversations that are alike only the first."""
+
+    def __post_init__(self) -> None:
+        """Ends must have their names."""
+        for stop in self.stops or ():
+            if stop not in list(StopReason):
+                there = ", ".join(StopReason)
+                raise SettingError(f"keep.stops={self.stops}: no end {stop!r}; there are: {there}")
+
+
+@dataclass(frozen=True)
+class CollectConfig(EvalConfig):
+    """Root of `journeyman collect`."""
+
+    keep: Keep
 
 
 @dataclass(frozen=True)

@@ -6,21 +6,19 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
-from journeyman.agents.errors import SettingError
 from journeyman.agents.evaluation.remarks import remarks
 from journeyman.agents.evaluation.report import in_words, plot, write_summary
 from journeyman.agents.rollouts.job import Job
 from journeyman.agents.runs.application import run_app
 from journeyman.agents.runs.config import EvalConfig, as_mapping, make, read
 from journeyman.agents.runs.folder import RunFolder, machine
-from journeyman.agents.runs.measuring import attempts, bounds, evaluate, tested
+from journeyman.agents.runs.measuring import attempts, bounds, evaluate, searching, tested
 from journeyman.agents.runs.places import (
     check_environments,
     check_names,
     env_kwargs,
     told_shortages,
 )
-from journeyman.agents.search.playing import SearchPlayer
 from journeyman.agents.students.player import Player
 
 
@@ -44,20 +42,14 @@ def evaluate_student(composed: DictConfig) -> None:
     kwargs = env_kwargs(config)
     student: Player = make(config.student, "student")
     player = tested(student, config)
-    rule = config.evaluation.search
-    searching = None
-    if rule is not None:
-        try:
-            searching = SearchPlayer(player, rule, env_kwargs=kwargs)  # type: ignore[arg-type]
-        except ValueError as error:
-            raise SettingError(f"evaluation.search={rule}: {error}") from error
+    searched = searching(player, config, kwargs)
     folder.claim()
     rows = bounds(student.dialect, config, kwargs, job)
     rows["student"] = evaluate("student", player, config, kwargs, job)
-    if searching is not None:
+    if searched is not None:
         # Its turns are judged by forks of the tests themselves: a row of its own.
-        name = f"student, {rule} search"
-        rows[name] = evaluate(name, searching, config, kwargs, job)
+        name = f"student, {searched.rule} search"
+        rows[name] = evaluate(name, searched, config, kwargs, job)
     if not job.first:
         return
     said = remarks(rows)

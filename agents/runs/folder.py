@@ -12,7 +12,7 @@ import os
 import platform
 import shutil
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,21 @@ WORK = ("metrics.jsonl", "summary.json", "table.txt")
 """Files that a run folder is not given to another run for, unless they are empty."""
 LEFT = ("episodes.jsonl", "summary.json", "plot.png")
 """Files that would be taken for this run's if one with another config left them."""
+COLLECTED = "conversations.jsonl"
+"""What `journeyman collect` leaves to learn from."""
 PACKAGES = ("journeyman", "torch", "transformers", "trl", "gymnasium", "hydra-core", "numpy")
 
 
 class RunFolder:
     """One run's files: its config, versions and whatever the job writes."""
 
-    def __init__(self, config: DictConfig, first: bool = True, replaces: bool = False) -> None:
+    def __init__(
+        self,
+        config: DictConfig,
+        first: bool = True,
+        replaces: bool = False,
+        keeps: Sequence[str] = (),
+    ) -> None:
         """Open or make the folder; set threads and seed.
 
         Nothing is written yet: a mistake that shows before `claim` leaves the folder free. Other
@@ -46,13 +54,15 @@ class RunFolder:
             config: The run's, as it was composed.
             first: This process writes; the other processes of a job share its folder.
             replaces: An earlier evaluation makes room for this one, whatever its config: it can be
-                had again. What was trained is kept.
+                had again. What was trained or collected is kept.
+            keeps: Further files that the folder is not given to another run for.
 
         Raises:
             RunDirError: The folder holds a run with another config, or one that is at work.
             RunFileError: It holds this run, and a file of it is damaged.
         """
         self._replaces = replaces
+        self._kept = (*WORK, *keeps)
         self.path = Path(config.run_dir)
         self.path.mkdir(parents=True, exist_ok=True)
         self._first = first
@@ -98,7 +108,7 @@ class RunFolder:
             self._check_files()
         elif not self._holds_work():
             return
-        elif not self._replaces or "trainer" in read_config(self.path):
+        elif not self._replaces or self._is_kept():
             pairs = itertools.zip_longest(
                 known.splitlines(), text.splitlines(), fillvalue="nothing"
             )
@@ -118,9 +128,13 @@ class RunFolder:
         for _ in EpisodeFile(self.path).lines():
             pass
 
+    def _is_kept(self) -> bool:
+        """True of what an evaluation does not make room in."""
+        return (self.path / COLLECTED).exists() or "trainer" in read_config(self.path)
+
     def _holds_work(self) -> bool:
         """False if whatever was started here failed before it did anything."""
-        files = (self.path / name for name in WORK)
+        files = (self.path / name for name in self._kept)
         return any(file.exists() and file.stat().st_size > 0 for file in files) or bool(
             complete(self.path / "checkpoints")
         )

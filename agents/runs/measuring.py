@@ -29,6 +29,13 @@ from journeyman.agents.students.scripted import ScriptedPlayer, no_op, oracle
 def evaluate(
     name: str, player: Player, config: RunConfig, kwargs: dict[str, Any], job: Job
 ) -> Metrics:
+    """The figures of one row; see `play`."""
+    return metrics_of(play(name, player, config, kwargs, job))
+
+
+def play(
+    name: str, player: Player, config: RunConfig, kwargs: dict[str, Any], job: Job
+) -> list[Played]:
     """Play the evaluation tasks of a run, under a progress bar; processes share them.
 
     Episodes go to the run folder batch by batch. What is there already, from a run that was cut
@@ -79,7 +86,7 @@ def evaluate(
             bar.update(others)
     played = [known[_place(*it)] for it in tasks]
     _check_room(name, player, played)
-    return metrics_of(played)
+    return played
 
 
 def _check_room(name: str, player: Player, played: Sequence[Played]) -> None:
@@ -150,6 +157,21 @@ def tested(player: Player, config: RunConfig) -> Player:
     at = getattr(player, "at", None)
     found: Player = player if at is None else at(temperature=config.evaluation.temperature)
     return found
+
+
+def searching(player: Player, config: RunConfig, kwargs: dict[str, Any]) -> SearchPlayer | None:
+    """A player whose turns are chosen by search as the config says; None if it says nothing.
+
+    Raises:
+        SettingError: No such search.
+    """
+    rule = config.evaluation.search
+    if rule is None:
+        return None
+    try:
+        return SearchPlayer(player, rule, env_kwargs=kwargs)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise SettingError(f"evaluation.search={rule}: {error}") from error
 
 
 def bounds(

@@ -133,14 +133,15 @@ def _check_tasks(config: TrainConfig, job: Job) -> list[Any]:
     """See that there are tasks to play, and say where they are few; returns the validation's."""
     said = []
     ids, first = config.env.ids, config.first_task
-    deal(ids, config.split, first, len(ids))
-    rows = OmegaConf.select(config.trainer, "args.per_device_train_batch_size")
-    needed = config.steps * (rows if isinstance(rows, int) else 1)
-    for env_id, there in shortage(ids, config.split, first, needed).items():
-        said.append(
-            f"{env_id} has {there} tasks in {config.split} from first_task={first} on: they are "
-            f"trained on again and again"
-        )
+    if OmegaConf.select(config.trainer, "data") is None:  # else only evaluation plays
+        deal(ids, config.split, first, len(ids))
+        rows = OmegaConf.select(config.trainer, "args.per_device_train_batch_size")
+        needed = config.steps * (rows if isinstance(rows, int) else 1)
+        for env_id, there in shortage(ids, config.split, first, needed).items():
+            said.append(
+                f"{env_id} has {there} tasks in {config.split} from first_task={first} on: they "
+                f"are trained on again and again"
+            )
     if config.evaluation.tasks:
         attempts(config)
         said += told_shortages(config)

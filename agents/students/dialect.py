@@ -40,6 +40,8 @@ ToolRender = Literal["full", "signature", "names"]
 a note on the call form; or names only, for students trained on these very tools."""
 
 ENTRY_POINTS = "journeyman.dialects"
+REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
+"""What chat templates and servers call the reasoning of a message."""
 
 
 class Dialect:
@@ -162,6 +164,8 @@ class Dialect:
         def shown(veil: Veil) -> str:
             conversation = [self._message(m, veil) for m in self._told_as(messages)]
             schemas: list[Any] | None = None
+            if not tools:
+                return self._template(conversation, True)
             if self.render == "full":
                 schemas = [mapped(t.as_function(), veil, named=False) for t in tools]
                 if self._another_form:
@@ -276,9 +280,98 @@ class Dialect:
             return text
         return self._no_reasoning + text
 
-    def write_call(self, call: ToolCall) -> str:
-        """The text that makes a call."""
-        return self.form.render(call)
+    def write_call(self, *calls: ToolCall) -> str:
+        """The text that makes a call, or several in one turn."""
+        return self.form.render(*calls)
+
+    def say(
+        self,
+        content: str,
+        calls: Sequence[ToolCall] = (),
+        reasoning: str = "",
+        prompt: Sequence[int] | None = None,
+    ) -> str:
+        """A whole turn as the family writes it, of parts that somebody else may have written.
+
+        Args:
+            content: What is said, before any call.
+            calls: What is called.
+            reasoning: What is considered first.
+            prompt: See `read`.
+
+        Raises:
+            DialectError: The chat template shows no reasoning; or the turn would not be read as
+                these calls, or as an answer where there are none.
+        """
+        text = content
+        if calls:
+            written = self.write_call(*calls)
+            text = f"{content}{self._before_calls}{written}" if content else written
+        text = self._reasoned(reasoning, text, prompt) if reasoning else self.spoken(text, prompt)
+        found = self.read(text, (), prompt).calls
+        wrong = next((call.error for call in found if call.error), None)
+        if wrong or [call.name for call in found] != [call.name for call in calls]:
+            names = ", ".join(call.name for call in found if call.name) or "none"
+            raise DialectError(
+                f"{self.name} cannot write this turn: of {len(calls)} calls the text "
+                f"{text[:80]!r} would be read as {len(found)} ({wrong or names})"
+            )
+        return text
+
+    def _reasoned(self, reasoning: str, text: str, prompt: Sequence[int] | None) -> str:
+        if self._around_reasoning is None:
+            raise DialectError(
+                "it has reasoning, and the student's chat template shows none (or is told to leave "
+                "it out by student.template_kwargs): take the field out of the data, or choose a "
+                "student that reasons"
+            )
+        opened, begun, closed = self._around_reasoning
+        if self._begun_in(prompt) is not None:
+            opened = opened.removeprefix(begun)
+        return f"{opened}{reasoning}{closed}{text}"
+
+    def unmarked(self, reasoning: str) -> str:
+        """Reasoning as a turn has it, without the marks and empty lines around it."""
+        text = reasoning.strip()
+        for pair in self._reasoning:
+            text = text.removeprefix(pair.open).removesuffix(pair.close)
+        return text.strip("\n")
+
+    @functools.cached_property
+    def _before_calls(self) -> str:
+        """What the chat template writes between what is said and the calls of a turn."""
+        function = {"name": _EXAMPLE.name, "arguments": dict(_EXAMPLE.arguments)}
+        call = {"type": "function", "id": "call00000", "function": function}
+        written = self._shown_of({"content": _PROBE_SAID, "tool_calls": [call]})
+        after = written.partition(_PROBE_SAID)[2]
+        found = self.form(after)
+        between = after[: found[0].span[0]] if found and found[0].span else "\n"
+        return "\n" if between.strip() else between
+
+    @functools.cached_property
+    def _around_reasoning(self) -> tuple[str, str, str] | None:
+        """What stands before and after reasoning, and what of the former a prompt may begin.
+
+        None where the chat template shows no reasoning, or more around it than its marks.
+        """
+        fields = dict.fromkeys(REASONING_FIELDS, _PROBE_THOUGHT)
+        written = self._shown_of({"content": _PROBE_TEXT, **fields})
+        before, _, after = written.partition(_PROBE_THOUGHT)
+        closed = after.partition(self._ended)[0]
+        prompt = self._template(list(_PROBE[:1]), True)
+        begun = self._begins[0]
+        head = len(prompt) if begun is None else prompt.rindex(begun.open)
+        opened = before[head:]
+        marks = {(pair.open, pair.close) for pair in self._reasoning}
+        known = (opened.strip(), closed.strip()) in marks
+        return (opened, prompt[head:], closed) if known and before[:head] == prompt[:head] else None
+
+    def _shown_of(self, turn: Mapping[str, Any]) -> str:
+        """A turn as the chat template shows it; "" if it refuses."""
+        try:
+            return self._template([_PROBE[0], {"role": "assistant", **turn}], False)
+        except (TemplateError, TypeError, ValueError):
+            return ""
 
     def turn(self, text: str) -> list[int]:
         """Tokens of a whole student turn, end-of-turn token included (for demonstrations).
@@ -340,7 +433,7 @@ class Dialect:
         return f"To use a tool, write only: {self.hint or example}"
 
     def _template(
-        self, conversation: list[dict[str, str]], prompt: bool, tools: list[Any] | None = None
+        self, conversation: list[Any], prompt: bool, tools: list[Any] | None = None
     ) -> str:
         return str(
             self.tokenizer.apply_chat_template(
@@ -369,6 +462,7 @@ _TAIL = 32
 _EXAMPLE = ToolCall("tool", {"argument": "value"})
 _RESULT = "1024"
 _PROBE_TEXT = "ok"
+_PROBE_SAID, _PROBE_THOUGHT = "saidbefore", "thoughtbefore"
 _PROBE = ({"role": "user", "content": "hi"}, {"role": "assistant", "content": _PROBE_TEXT})
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from journeyman.agents.students.dialect import Dialect
 from journeyman.agents.students.player import Conversation, Stream, Turn
+from journeyman.agents.students.spoken import plain_dialect
 from journeyman.envs import Message, ToolEnv, answer_text
 from journeyman.tools import ToolCall
 
@@ -69,6 +70,11 @@ def oracle(env: ToolEnv) -> Iterator[ToolCall | str]:
     for turn in env.task.turns:
         yield from turn.gold
         yield answer_text(turn)
+
+
+def load_oracle() -> ScriptedPlayer:
+    """The oracle as a student that only plays (`student=oracle`)."""
+    return ScriptedPlayer(plain_dialect(), oracle)
 
 
 def no_op(env: ToolEnv) -> Iterator[ToolCall | str]:

@@ -29,7 +29,7 @@ GROUPS = {
     if group.is_dir() and not group.name.startswith("_")
 }
 EVALUATED = ("env", "student", "sandbox")
-"""Groups that fit `eval`; all fit `train`."""
+"""Groups that fit `eval` and `collect`; all fit `train`."""
 
 LIGHT = (
     "journeyman.agents.credit.",
@@ -96,7 +96,7 @@ def check(node: DictConfig, folder: Path) -> None:
 
 
 def test_the_roots_are_the_ones_we_know() -> None:
-    assert ROOTS == ["eval", "train"]
+    assert ROOTS == ["collect", "eval", "train"]
     assert "sandbox" in GROUPS
     assert "experiment" in GROUPS
 
@@ -152,7 +152,7 @@ def test_what_is_trained_is_in_float32() -> None:
 # --- the applications -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("app", ["train", "eval"])
+@pytest.mark.parametrize("app", ["train", "eval", "collect"])
 def test_help_lists_the_groups(app: str, journeyman: Any) -> None:
     shown = journeyman(app, "--help")
     assert shown.status == 0, shown.stderr

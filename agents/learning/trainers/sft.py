@@ -1,20 +1,24 @@
-"""Supervised warm start on gold episodes: a thin subclass of `trl.SFTTrainer`.
+"""Supervised training: a thin subclass of `trl.SFTTrainer`, whose rows are tokens already.
 
-Loss falls on student turns only, and not on the wrong calls that demonstrations may contain.
+They are gold episodes, or conversations of a file. Loss falls on student turns only, and not on the
+wrong calls that demonstrations may contain.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
-from journeyman.agents.errors import SettingError
+from journeyman.agents.errors import ConversationError, DialectError, SettingError
+from journeyman.agents.learning.conversations import conversations
 from journeyman.agents.learning.trainers.parts import Parts, PlainTrainer, tasks_needed
-from journeyman.agents.rollouts.demonstrations import demonstrate
+from journeyman.agents.rollouts.demonstrations import Demonstration, demonstrate
+from journeyman.agents.rollouts.dialogues import retell
 from journeyman.agents.rollouts.tasks import TaskRef
 from journeyman.agents.students.dialect import Dialect
 from journeyman.agents.students.player import Trainable
@@ -29,30 +33,20 @@ MAX_TURNS = 64
 
 
 class DemonstrationTuning(PlainTrainer, SFTTrainer):
-    """Trains a student on gold episodes."""
+    """Trains a student on token rows."""
 
-    def __init__(
-        self,
-        student: Trainable,
-        args: SFTConfig,
-        tasks: Sequence[TaskRef],
-        error_rate: float = 0.0,
-        env_kwargs: Mapping[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Write the demonstrations and hand them to TRL.
+    def __init__(self, student: Trainable, args: SFTConfig, rows: Dataset, **kwargs: Any) -> None:
+        """Hand the rows to TRL.
 
         Args:
             student: Its model is trained.
             args: TRL's arguments.
-            tasks: One demonstration a task.
-            error_rate: Chance of a harmless wrong call before each right one.
-            env_kwargs: For the environments; their turns are not limited by it.
+            rows: Of "input_ids" and "labels".
             kwargs: Passed to `transformers.Trainer`.
+
+        Raises:
+            SettingError: Every row is longer than the student's context.
         """
-        if not 0 <= error_rate < 1:
-            raise SettingError(f"trainer.error_rate={error_rate}: expected 0 or more, below 1")
-        rows = demonstration_rows(tasks, student.dialect, error_rate, env_kwargs)
         _check_room(rows, student.max_context + student.sampling.max_tokens)
         args.dataset_kwargs = {"skip_prepare_dataset": True}
         args.remove_unused_columns = False
@@ -71,12 +65,47 @@ def demonstration_rows(
     error_rate: float = 0.0,
     env_kwargs: Mapping[str, Any] | None = None,
 ) -> Dataset:
-    """Gold episodes as rows of "input_ids" and "labels"."""
+    """Gold episodes as rows of "input_ids" and "labels".
+
+    Args:
+        tasks: One demonstration a task.
+        dialect: How the student reads and writes.
+        error_rate: Chance of a harmless wrong call before each right one.
+        env_kwargs: For the environments; their turns are not limited by it.
+    """
     given = {**(env_kwargs or {}), "max_turns": MAX_TURNS}
     envs = {env_id: make_for_run(env_id, given) for env_id in {t.env_id for t in tasks}}
+    return _rows(demonstrate(envs[t.env_id], t.task_id, dialect, error_rate) for t in tasks)
+
+
+def conversation_rows(files: Sequence[str], dialect: Dialect) -> Dataset:
+    """Conversations of files as the same rows: of each all that the student would have said.
+
+    Args:
+        files: Of JSON lines, see `journeyman.agents.learning.conversations`.
+        dialect: How the student reads and writes.
+
+    Raises:
+        ConversationError: A line is no conversation, or none that the student could have had; or a
+            file holds none.
+        OSError: A file cannot be read.
+    """
+    told: list[Demonstration] = []
+    for file in files:
+        before = len(told)
+        for number, dialogue in conversations(Path(file)):
+            try:
+                told.append(retell(dialogue, dialect))
+            except DialectError as error:
+                raise ConversationError(f"{file}, line {number}: {error}") from error
+        if len(told) == before:
+            raise ConversationError(f"{file}: expected a conversation a line, and it is empty")
+    return _rows(told)
+
+
+def _rows(told: Iterable[Demonstration]) -> Dataset:
     rows: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
-    for task in tasks:
-        row = demonstrate(envs[task.env_id], task.task_id, dialect, error_rate)
+    for row in told:
         rows["input_ids"].append(list(row.tokens))
         rows["labels"].append(
             [t if learn else IGNORED for t, learn in zip(row.tokens, row.mask, strict=True)]
@@ -102,14 +131,40 @@ def _check_room(rows: Dataset, room: int) -> None:
 
 
 def build(
-    parts: Parts, args: SFTConfig, error_rate: float = 0.0, **kwargs: Any
+    parts: Parts,
+    args: SFTConfig,
+    error_rate: float = 0.0,
+    data: str | Sequence[str] | None = None,
+    **kwargs: Any,
 ) -> DemonstrationTuning:
-    """The trainer of `trainer=sft`."""
-    return DemonstrationTuning(
-        parts.student,
-        args,
-        parts.tasks(tasks_needed(args)),
-        error_rate,
-        parts.env_kwargs,
-        **kwargs,
-    )
+    """The trainer of `trainer=sft`.
+
+    Args:
+        parts: Of the run.
+        args: TRL's arguments.
+        error_rate: Of gold episodes, see `demonstration_rows`.
+        data: A file of conversations to learn from instead of gold episodes, or several.
+        kwargs: Passed to `transformers.Trainer`.
+
+    Raises:
+        SettingError: A value is out of its range.
+        ConversationError: A file cannot be learned from.
+    """
+    if not 0 <= error_rate < 1:
+        raise SettingError(f"trainer.error_rate={error_rate}: expected 0 or more, below 1")
+    needed = tasks_needed(args)
+    dialect = parts.student.dialect
+    if data is None:
+        rows = demonstration_rows(parts.tasks(needed), dialect, error_rate, parts.env_kwargs)
+    else:
+        files = [data] if isinstance(data, str) else data
+        named = isinstance(files, Sequence) and all(isinstance(file, str) for file in files)
+        if not named or not files:
+            raise SettingError(
+                f"trainer.data={data}: expected a file of JSON lines, or a list of them: "
+                f"trainer.data=[a.jsonl,b.jsonl]"
+            )
+        rows = conversation_rows(files, dialect)
+        if args.process_index == 0:
+            print(f"{len(rows)} conversations, learned from {needed / len(rows):.3g} times each")
+    return DemonstrationTuning(parts.student, args, rows, **kwargs)
