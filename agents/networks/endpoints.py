@@ -142,19 +142,31 @@ class Endpoint:
         self._outage = Outage(self.url, who, error)
         self._lines = _Lines()
 
+    @functools.cached_property
+    def client(self) -> httpx.Client:
+        """Connections that are kept for as long as this object is."""
+        client = self.connect()
+        weakref.finalize(self, client.close)
+        return client
+
     def resume(self) -> None:
         """Ask again, if it was stopped."""
         self._outage.stopped.clear()
         self._lines.over = False
 
-    def stop(self) -> None:
-        """Nobody wants the answers any more: what waits for one, or for the server, ends."""
+    def stop(self, now: bool = True) -> None:
+        """Nobody asks any more: what waits for the server to be back ends.
+
+        Args:
+            now: Nobody wants the answers to what is under way either.
+        """
         self._outage.stopped.set()
-        self._lines.cut()
+        if now:
+            self._lines.cut()
 
     @property
     def stopped(self) -> threading.Event:
-        """Set when nobody wants the answers any more."""
+        """Set when nobody asks any more."""
         return self._outage.stopped
 
     def models(self) -> dict[str, int | None]:

@@ -21,6 +21,7 @@ from journeyman.agents.runs.places import (
     told_shortages,
 )
 from journeyman.agents.search.playing import SearchPlayer
+from journeyman.agents.students.openai import OpenAIPlayer
 from journeyman.agents.students.player import Player
 
 
@@ -43,6 +44,11 @@ def evaluate_student(composed: DictConfig) -> None:
             print(words)
     kwargs = env_kwargs(config)
     student: Player = make(config.student, "student")
+    if isinstance(student, OpenAIPlayer):
+        if job.count > 1:
+            raise SettingError("student=openai plays in one process: raise student.concurrency")
+        student.check()
+        student.keep_in(folder.path)
     player = tested(student, config)
     rule = config.evaluation.search
     searching = None

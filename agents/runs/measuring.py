@@ -90,6 +90,11 @@ def _check_room(name: str, player: Player, played: Sequence[Played]) -> None:
     """
     sound = [p.episode for p in played if not p.broken]
     if sound and not any(episode.steps for episode in sound):
+        if told := next((episode.error for episode in sound if episode.error), None):
+            raise SettingError(
+                f"{name}: none of {len(sound)} prompts leaves room for a turn: {told}; lower "
+                f"student.max_turn_tokens, or serve the model with a longer context"
+            )
         shortest = min(len(episode.tokens) for episode in sound)
         raise SettingError(no_room(name, len(sound), shortest, player.max_context))
 
@@ -132,6 +137,7 @@ def _fingerprint(player: Player) -> str:
     sampling = getattr(student, "sampling", None)
     ways = (dialect.name, dialect.render, dialect.template_kwargs, student.max_context, sampling)
     digest = hashlib.sha256(f"{type(student).__qualname__}{ways!r}".encode())
+    digest.update(getattr(student, "identity", "").encode())  # of one whose model is elsewhere
     weights = getattr(student, "weights", None) or getattr(student, "model", None)
     if isinstance(weights, torch.nn.Module):
         for parameter in weights.parameters():

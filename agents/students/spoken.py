@@ -74,7 +74,7 @@ class SpokenPlayer(ABC):
             ContextFullError: It has become too long: the episode ends.
         """
 
-    def give_up(self, why: BaseException) -> None:
+    def give_up(self, why: BaseException) -> None:  # noqa: B027 - few have anything to do then
         """Nobody waits for its turns any more, since one was not to be had or a person ended it."""
 
     def open(self, conversations: Sequence[Conversation]) -> Stream:
