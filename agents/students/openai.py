@@ -8,6 +8,7 @@ broken, or the run ends in one line. Only a conversation that has become too lon
 from __future__ import annotations
 
 import copy
+import logging
 import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,8 @@ from journeyman.agents.students.spoken import Speech, SpokenPlayer, plain_dialec
 from journeyman.agents.students.wording import as_messages, as_text
 from journeyman.envs import Message
 from journeyman.tools import ToolSpec
+
+logger = logging.getLogger(__name__)
 
 START_PATIENCE = 10.0
 """Seconds that a server may be silent before a run begins: most often its address is wrong."""
@@ -108,6 +111,7 @@ class OpenAIPlayer(SpokenPlayer):
         self.answers = Answers(read, budget)
         self._ids: OrderedDict[tuple[Message, ...], tuple[str, ...]] = OrderedDict()
         self._served: list[str] = []
+        self._told: set[str] = set()
 
     def at(self, temperature: float) -> OpenAIPlayer:
         """The same student at another temperature, with one purse."""
@@ -202,6 +206,11 @@ class OpenAIPlayer(SpokenPlayer):
                 self._ids.popitem(last=False)
         return Speech(answer.text, answer.truncated, self.answers.usage(answer))
 
+    def _tell_once(self, words: str) -> None:
+        if words not in self._told:
+            self._told.add(words)
+            logger.warning(words)
+
     def _fields(self, seed: int) -> dict[str, Any]:
         """What a request says beside the conversation."""
         fields: dict[str, Any] = {"temperature": self._temperature}
@@ -261,6 +270,12 @@ class OpenAIPlayer(SpokenPlayer):
             raise self._of_one(self._endpoint.strange("a turn that broke", choice))
         cut = choice.get("finish_reason") == "length"
         text, ids = as_text(message, cut, self.dialect)
+        content = message.get("content")
+        if not ids and isinstance(content, str) and self.dialect.form(content):
+            self._tell_once(
+                f"{self._endpoint.url} leaves calls in the text, where none counts: start it with "
+                f"a parser of tool calls (vLLM: --enable-auto-tool-choice --tool-call-parser …)"
+            )
         used = answered.get("usage")
         used = used if isinstance(used, dict) else {}
         details = used.get("prompt_tokens_details")

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from journeyman.agents.students.contents import clean
 from journeyman.agents.students.dialect import Dialect
 from journeyman.envs import AssistantTurn, Message
 from journeyman.tools import ToolCall
@@ -146,7 +147,7 @@ def _named(function: Mapping[str, Any]) -> tuple[str, str]:
     name, body = function.get("name"), function.get("arguments")
     if not isinstance(body, str):
         body = "" if body is None else json.dumps(body)
-    return name if isinstance(name, str) else "", body.strip() or "{}"
+    return clean(name) if isinstance(name, str) else "", clean(body).strip() or "{}"
 
 
 def _written(name: str, body: str) -> str:
@@ -188,8 +189,8 @@ def _reasoning(message: Mapping[str, Any]) -> str:
 def _text(content: Any) -> str:
     """A content, which may be a list of parts."""
     if isinstance(content, str):
-        return content
+        return clean(content)
     if not isinstance(content, list):
         return ""
     parts = (it.get("text") for it in content if isinstance(it, dict))
-    return "".join(part for part in parts if isinstance(part, str))
+    return clean("".join(part for part in parts if isinstance(part, str)))

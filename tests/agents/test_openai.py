@@ -193,6 +193,21 @@ def test_reasoning_is_seen_in_the_episode_and_not_sent_back(server: ChatServer) 
     assert back["content"] == "I look." and "deep thought" not in json.dumps(back)
 
 
+def test_calls_that_a_server_leaves_in_the_text_are_told_of_once(
+    server: ChatServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.speak = spoken(said(CALL))
+    assert not any(e.calls for e in rollout(player(server), TASKS))
+    (told,) = caplog.messages
+    assert "--tool-call-parser" in told
+
+
+def test_half_a_character_is_none(server: ChatServer) -> None:
+    played = one(server, called(("list\ud800", "{}"), content="\ud800"), said("Answer: \ud800"))
+    assert played.stop is StopReason.ANSWERED
+    assert "\ud800" not in json.dumps(server.asked[-1], ensure_ascii=False)
+
+
 def finishing(reason: Any, message: dict[str, Any]) -> Fault:
     def fault(handler: ChatHandler) -> bool:
         if handler.command == "POST":
