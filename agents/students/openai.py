@@ -25,7 +25,7 @@ from journeyman.agents.errors import (
 )
 from journeyman.agents.networks.endpoints import Endpoint, Reply
 from journeyman.agents.students.answers import Answer, Answers, Pace, Prices, question
-from journeyman.agents.students.player import Conversation, Sampling, Stream
+from journeyman.agents.students.player import Conversation, Sampling, Stream, turn_limit
 from journeyman.agents.students.spoken import Speech, SpokenPlayer, plain_dialect
 from journeyman.agents.students.wording import as_messages, as_text
 from journeyman.envs import Message
@@ -94,11 +94,10 @@ class OpenAIPlayer(SpokenPlayer):
             base_url, "student", StudentServerError, concurrency, timeout, patience, key, whole=True
         )
         super().__init__(plain_dialect(), side_by_side=concurrency)
-        # Their ranges are checked there.
-        Sampling(
-            temperature=temperature, max_tokens=1 if max_turn_tokens is None else max_turn_tokens
-        )
-        Sampling(seed=seed or 0)
+        # The ranges of all three are checked there.
+        dice = Sampling(temperature=temperature, seed=0 if seed is None else seed)
+        if max_turn_tokens is not None:
+            turn_limit(dice, max_turn_tokens)
         if extra_body is not None and not isinstance(extra_body, Mapping):
             raise SettingError(f"extra_body={extra_body}: expected fields, {{name: value}}")
         self.model_name = model

@@ -576,7 +576,7 @@ def test_what_is_paid_for_is_found_again_and_a_cut_line_is_passed_over(tmp_path:
         ({"concurrency": 0}, "concurrency=0"),
         ({"timeout": 0}, "timeout=0"),
         ({"temperature": -1}, "temperature=-1"),
-        ({"max_turn_tokens": 0}, "max_tokens=0"),
+        ({"max_turn_tokens": 0}, "max_turn_tokens=0"),
         ({"seed": -1}, "seed=-1"),
         ({"requests_per_minute": 0}, "requests_per_minute=0"),
         ({"budget": 0}, "budget=0"),
