@@ -12,6 +12,10 @@
         ├── MissingExtraError       (ModuleNotFoundError) an optional package is not installed
         ├── VocabularyMismatchError (ValueError)  student and teacher count tokens differently
         ├── TeacherServerError      (ConnectionError) a teacher's server is gone, or would mislead
+        ├── StudentServerError      (ConnectionError) a student's server is gone, or refuses
+        ├── LostTurnError           (ConnectionError) a server gives no turn in one conversation
+        ├── ContextFullError        (ValueError)  a conversation is too long for its server
+        ├── BudgetSpentError        (RuntimeError) a student has cost as much as it may
         ├── RunDirError             (ValueError)  the run folder holds another run, or one at work
         ├── RunFileError            (ValueError)  a file of a run folder holds something else
         ├── ConversationError       (ValueError)  a file to learn from holds what is no conversation
@@ -72,6 +76,22 @@ class VocabularyMismatchError(AgentError, ValueError):
 
 class TeacherServerError(AgentError, ConnectionError):
     """A teacher's server does not answer, refuses, or answers what cannot be learned from."""
+
+
+class StudentServerError(AgentError, ConnectionError):
+    """A student's server does not answer, refuses, or answers what is no turn."""
+
+
+class LostTurnError(AgentError, ConnectionError):
+    """A student's server answers others, and gives no turn in one conversation."""
+
+
+class ContextFullError(AgentError, ValueError):
+    """A conversation has become longer than its student's server takes."""
+
+
+class BudgetSpentError(AgentError, RuntimeError):
+    """A student has cost as much as it may; the run can be resumed with more."""
 
 
 class RunDirError(AgentError, ValueError):

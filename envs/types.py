@@ -7,7 +7,7 @@ import sys
 import zlib
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from itertools import groupby
 from typing import Any, Literal
@@ -62,6 +62,18 @@ class StopReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Usage:
+    """What a turn cost, as the server that wrote it counts; None where it does not say."""
+
+    prompt: int | None = None
+    """Tokens that it read."""
+    completion: int | None = None
+    """Tokens that it wrote, reasoning included."""
+    cost: float | None = None
+    """Money, where prices are known."""
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One student turn and what the environment made of it."""
 
@@ -79,6 +91,8 @@ class Step:
     """What the environment said to it: tool results, or the user's next words."""
     answer: str | None = None
     """What it says outside its reasoning, if it makes no call and that is not all of its text."""
+    usage: Usage | None = None
+    """What it cost, where a server wrote it."""
 
     @property
     def said(self) -> str:
@@ -99,6 +113,8 @@ class Step:
             step["reply"] = [m.as_dict() for m in self.reply]
         if self.answer is not None and self.answer != self.text:
             step["answer"] = self.answer
+        if self.usage is not None:
+            step["usage"] = asdict(self.usage)
         return step
 
     @classmethod
@@ -114,6 +130,7 @@ class Step:
             step.get("truncated", False),
             _spoken(results) if reply is None else tuple(Message(**m) for m in reply),
             step.get("answer"),
+            Usage(**step["usage"]) if step.get("usage") is not None else None,
         )
 
 
@@ -144,7 +161,7 @@ class Episode:
     success: bool = False
     state_hash: str = ""
     error: str | None = None
-    """What broke, when `stop` is `INFRA_ERROR`."""
+    """What broke, when `stop` is `INFRA_ERROR`; or how the player's server said that it is full."""
     first_step: int = 0
     """Index of the first step that was played here; those before belong to the episode it was
     forked from, and their tokens are masked."""

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from journeyman.envs.types import Episode, StopReason
+from journeyman.envs.types import Episode, StopReason, Usage
 from journeyman.tools.doors import load_group
 from journeyman.tools.types import CallStatus, ToolCall
 
+_N = TypeVar("_N", int, float)
 TaskKey = tuple[str, str]
 """Environment id and task id: a task id alone is unique only within its environment."""
 
@@ -113,7 +114,7 @@ class Metrics:
     calls_per_task: float | None
     """Mean attempted calls of an episode."""
     tokens_per_task: float | None
-    """Mean tokens that the student chose in an episode."""
+    """Mean tokens that the student chose in an episode; where a server wrote them, by its count."""
     turns_per_task: float | None
     """Mean student turns of an episode."""
     truncated_turns: int
@@ -140,6 +141,12 @@ class Metrics:
     """Figures of other packages' metrics, by name; see `registered`."""
     unplayed: int = 0
     """Episodes whose prompt left no room for a turn; they count as failed."""
+    prompt_tokens: int | None = None
+    """That a server read in all, as it counts; None where none did, or it does not say."""
+    completion_tokens: int | None = None
+    """That it wrote, likewise."""
+    cost: float | None = None
+    """Money for both; None where no prices are known."""
 
     @property
     def tasks(self) -> int:
@@ -188,7 +195,7 @@ def summarise(
         call_validity=valid / calls if calls else None,
         call_statuses={s.value: statuses[s] for s in CallStatus if statuses[s]},
         calls_per_task=_mean(len(e.calls) for e in counted),
-        tokens_per_task=_mean(sum(e.mask) for e in counted),
+        tokens_per_task=_tokens_per_task(counted),
         turns_per_task=_mean(len(e.steps) for e in counted),
         truncated_turns=sum(step.truncated for e in counted for step in e.steps),
         stops={s.value: stops[s] for s in StopReason if stops[s]},
@@ -202,7 +209,28 @@ def summarise(
         pass_at={k: pass_at_k(counted, k) for k in ks},
         extra={name: metric(counted) for name, metric in registered().items()},
         unplayed=sum(e.stop is StopReason.CONTEXT_FULL and not e.steps for e in counted),
+        prompt_tokens=_total(u.prompt for u in _usages(counted)),
+        completion_tokens=_total(u.completion for u in _usages(counted)),
+        cost=_total(u.cost for u in _usages(counted)),
     )
+
+
+def _usages(episodes: Iterable[Episode]) -> Iterator[Usage]:
+    return (step.usage for e in episodes for step in e.steps if step.usage is not None)
+
+
+def _total(parts: Iterable[_N | None]) -> _N | None:
+    """The sum, if there is any part and each is known."""
+    listed = list(parts)
+    known = [part for part in listed if part is not None]
+    return sum(known[1:], known[0]) if known and len(known) == len(listed) else None
+
+
+def _tokens_per_task(episodes: Sequence[Episode]) -> float | None:
+    if not any(_usages(episodes)):
+        return _mean(sum(e.mask) for e in episodes)
+    written = _total(u.completion for u in _usages(episodes))
+    return None if written is None else written / len(episodes)
 
 
 def registered() -> Mapping[str, Metric]:

@@ -35,6 +35,9 @@ HEADERS = (
 CUT_SHORT = (StopReason.MAX_TURNS, StopReason.CONTEXT_FULL)
 """Ends that have a column, of their episodes, where a row has any; no answer was given there."""
 
+BILL = ("prompt_tokens", "completion_tokens", "cost")
+"""What a server took, where a row has any: a column each."""
+
 # Colours of the Okabe-Ito palette, which the colour-blind can tell apart.
 _GREY, _SKY, _BLUE, _ORANGE, _INK = "#b3b3b3", "#56b4e9", "#0072b2", "#e69f00", "#333333"
 _COLOURS = {
@@ -60,9 +63,16 @@ def table(rows: Mapping[str, Metrics]) -> str:
     passes = (f"pass^{k}", f"pass@{k}") if k > 1 else ()
     extra = tuple(dict.fromkeys(name for metrics in rows.values() for name in metrics.extra))
     stops = [stop for stop in CUT_SHORT if any(m.stops.get(stop) for m in rows.values())]
-    headers = (*HEADERS[:4], *passes, *HEADERS[4:], *(s.replace("_", " ") for s in stops), *extra)
+    bills = [name for name in BILL if any(getattr(m, name) is not None for m in rows.values())]
+    more = (name.replace("_", " ") for name in (*stops, *bills))
+    headers = (*HEADERS[:4], *passes, *HEADERS[4:], *more, *extra)
     lines = [
-        (*_cells(name, m, k), *(str(m.stops.get(s, 0)) for s in stops), *_extra(m, extra))
+        (
+            *_cells(name, m, k),
+            *(str(m.stops.get(s, 0)) for s in stops),
+            *(_bill(getattr(m, it)) for it in bills),
+            *_extra(m, extra),
+        )
         for name, m in rows.items()
     ]
     return aligned([headers, *lines])
@@ -154,6 +164,10 @@ def _cells(name: str, metrics: Metrics, k: int) -> tuple[str, ...]:
         _number(metrics.tokens_per_task),
         str(metrics.infra_failures),
     )
+
+
+def _bill(figure: float | None) -> str:
+    return "-" if figure is None else str(figure) if isinstance(figure, int) else f"{figure:.4f}"
 
 
 def _align(cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -16,7 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from journeyman.agents.errors import NoSnapshotError
+from journeyman.agents.errors import ContextFullError, NoSnapshotError
 from journeyman.agents.rollouts.tasks import Fork, TaskRef
 from journeyman.agents.students.player import Conversation, Player, Stream, Turn
 from journeyman.envs import (
@@ -153,12 +153,18 @@ class _Record:
         self.logprobs.extend([0.0] * len(tokens))
         self.mask.extend([False] * len(tokens))
 
-    def end(self, stop: StopReason, reward: float = 0.0, success: bool = False) -> None:
+    def end(
+        self,
+        stop: StopReason,
+        reward: float = 0.0,
+        success: bool = False,
+        error: str | None = None,
+    ) -> None:
         """Make the episode of what was played, and close the environment."""
         try:
-            self._make_episode(stop, self.env.state_hash(), reward, success)
-        except Exception as error:
-            self.fail(error)
+            self._make_episode(stop, self.env.state_hash(), reward, success, error)
+        except Exception as broken:
+            self.fail(broken)
         self.close()
 
     def fail(self, error: Exception) -> None:
@@ -284,7 +290,11 @@ class _Batch:
         try:
             while any(self._records[i].episode is None for i in open_rows):
                 for turn in stream.advance():
-                    self._submit(stream, turn.row, open_rows[turn.row], turn)
+                    if turn.failure is None:
+                        self._submit(stream, turn.row, open_rows[turn.row], turn)
+                    else:
+                        self._end_unheard(open_rows[turn.row], turn.failure)
+                        stream.finish(turn.row)
                 self._collect(stream, open_rows, block=stream.idle)
         finally:
             if self._pool is not None:
@@ -407,7 +417,16 @@ class _Batch:
             turn.truncated,
             tuple(outcome.messages),
             None if read.calls or read.answer == read.text else read.answer.strip(),
+            turn.usage,
         )
+
+    def _end_unheard(self, index: int, error: Exception) -> None:
+        """Close the episode of a player that gave no turn."""
+        if isinstance(error, ContextFullError):
+            self._records[index].end(StopReason.CONTEXT_FULL, error=str(error))
+            self._progress(1)
+        else:
+            self._fail(self._records[index], error)
 
     def _fail(self, record: _Record, error: Exception) -> None:
         record.fail(error)

@@ -57,6 +57,7 @@ def run_app(config_name: str, job: Callable[[DictConfig], object], argv: Sequenc
     offer_options()
     _check_choices(argv)
     _check_env_choice(argv)
+    _check_keys(argv)
     disable_progress_bar()  # transformers' own, one for each file it reads or writes
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise instead of printing and exiting
     Plugins.instance().register(PackageConfigs)
@@ -156,6 +157,23 @@ def _check_choices(argv: Sequence[str]) -> None:
 
 
 _NAME = re.compile(r"""['"\[]?[A-Za-z_]|\$\{|choice\(""")
+
+
+def _check_keys(argv: Sequence[str]) -> None:
+    """Check that a server's key is given by name: Hydra writes all that is given into the run.
+
+    Raises:
+        SettingError: There is no such variable; what was given is not repeated, lest it be the key.
+    """
+    for override in argv:
+        place, _, value = override.lstrip("+").partition("=")
+        names = [name.strip("'\" ") for name in value.split(",")]
+        if place in ("student.key", "teacher.key") and not all(
+            name.lower() in ("null", "") or name in os.environ for name in names
+        ):
+            raise SettingError(
+                f"{place}: no environment variable of that name; it holds the server's key"
+            )
 
 
 def _check_env_choice(argv: Sequence[str]) -> None:

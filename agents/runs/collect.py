@@ -23,9 +23,9 @@ from journeyman.agents.learning.conversations import as_record
 from journeyman.agents.rollouts.dialogues import UnsayableError, dialogue_of
 from journeyman.agents.rollouts.job import Job
 from journeyman.agents.runs.application import run_app
-from journeyman.agents.runs.config import CollectConfig, Keep, as_mapping, make, read
+from journeyman.agents.runs.config import CollectConfig, Keep, as_mapping, read
 from journeyman.agents.runs.folder import COLLECTED, RunFolder, explaining_full_disk, machine
-from journeyman.agents.runs.measuring import attempts, play, searching, tested
+from journeyman.agents.runs.measuring import attempts, play, searching, student_of, tested
 from journeyman.agents.runs.places import (
     check_environments,
     check_names,
@@ -33,7 +33,6 @@ from journeyman.agents.runs.places import (
     told_shortages,
 )
 from journeyman.agents.students.dialect import Dialect
-from journeyman.agents.students.player import Player
 from journeyman.envs import ToolEnv, make_for_run
 from journeyman.tools import CallStatus, ToolSpec
 
@@ -60,7 +59,7 @@ def collect(composed: DictConfig) -> None:
         for words in told_shortages(config):
             print(words)
     kwargs = env_kwargs(config)
-    student: Player = make(config.student, "student")
+    student = student_of(config, folder, job)
     player = tested(student, config)
     folder.claim()
     found = play("student", searching(player, config, kwargs) or player, config, kwargs, job)

@@ -10,16 +10,22 @@ from journeyman.agents.evaluation.remarks import remarks
 from journeyman.agents.evaluation.report import in_words, plot, write_summary
 from journeyman.agents.rollouts.job import Job
 from journeyman.agents.runs.application import run_app
-from journeyman.agents.runs.config import EvalConfig, as_mapping, make, read
+from journeyman.agents.runs.config import EvalConfig, as_mapping, read
 from journeyman.agents.runs.folder import RunFolder, machine
-from journeyman.agents.runs.measuring import attempts, bounds, evaluate, searching, tested
+from journeyman.agents.runs.measuring import (
+    attempts,
+    bounds,
+    evaluate,
+    searching,
+    student_of,
+    tested,
+)
 from journeyman.agents.runs.places import (
     check_environments,
     check_names,
     env_kwargs,
     told_shortages,
 )
-from journeyman.agents.students.player import Player
 
 
 def main(argv: Sequence[str]) -> None:
@@ -40,7 +46,7 @@ def evaluate_student(composed: DictConfig) -> None:
         for words in told_shortages(config):
             print(words)
     kwargs = env_kwargs(config)
-    student: Player = make(config.student, "student")
+    student = student_of(config, folder, job)
     player = tested(student, config)
     searched = searching(player, config, kwargs)
     folder.claim()

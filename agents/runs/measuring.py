@@ -18,12 +18,29 @@ from journeyman.agents.evaluation.records import EpisodeFile, Played, kind_of, m
 from journeyman.agents.rollouts.job import Job
 from journeyman.agents.rollouts.rollout import no_room, rollout
 from journeyman.agents.rollouts.tasks import TaskRef, deal
-from journeyman.agents.runs.config import RunConfig
-from journeyman.agents.runs.folder import explaining_full_disk
+from journeyman.agents.runs.config import RunConfig, make
+from journeyman.agents.runs.folder import RunFolder, explaining_full_disk
 from journeyman.agents.search.playing import SearchPlayer
 from journeyman.agents.students.dialect import Dialect
+from journeyman.agents.students.openai import OpenAIPlayer
 from journeyman.agents.students.player import Player
 from journeyman.agents.students.scripted import ScriptedPlayer, no_op, oracle
+
+
+def student_of(config: RunConfig, folder: RunFolder, job: Job) -> Player:
+    """Who plays; of a model on a server, after a look at it, with its answers kept in the folder.
+
+    Raises:
+        SettingError: Several processes would ask the server.
+        StudentServerError: It is refused.
+    """
+    student: Player = make(config.student, "student")
+    if isinstance(student, OpenAIPlayer):
+        if job.count > 1:
+            raise SettingError("student=openai plays in one process: raise student.concurrency")
+        student.check()
+        student.keep_in(folder.path)
+    return student
 
 
 def evaluate(
@@ -97,6 +114,11 @@ def _check_room(name: str, player: Player, played: Sequence[Played]) -> None:
     """
     sound = [p.episode for p in played if not p.broken]
     if sound and not any(episode.steps for episode in sound):
+        if told := next((episode.error for episode in sound if episode.error), None):
+            raise SettingError(
+                f"{name}: none of {len(sound)} prompts leaves room for a turn: {told}; lower "
+                f"student.max_turn_tokens, or serve the model with a longer context"
+            )
         shortest = min(len(episode.tokens) for episode in sound)
         raise SettingError(no_room(name, len(sound), shortest, player.max_context))
 
@@ -139,6 +161,7 @@ def _fingerprint(player: Player) -> str:
     sampling = getattr(student, "sampling", None)
     ways = (dialect.name, dialect.render, dialect.template_kwargs, student.max_context, sampling)
     digest = hashlib.sha256(f"{type(student).__qualname__}{ways!r}".encode())
+    digest.update(getattr(student, "identity", "").encode())  # of one whose model is elsewhere
     weights = getattr(student, "weights", None) or getattr(student, "model", None)
     if isinstance(weights, torch.nn.Module):
         for parameter in weights.parameters():

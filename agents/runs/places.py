@@ -26,7 +26,8 @@ def check_names(*nodes: Node) -> None:
     """
     for node in nodes:
         name = node.get("model")
-        if isinstance(name, str) and str(node["_target_"]).startswith("journeyman.agents."):
+        here = str(node["_target_"]).startswith("journeyman.agents.") and "base_url" not in node
+        if isinstance(name, str) and here:
             resolve(name)
 
 

@@ -234,6 +234,8 @@ def next_turns(player: Player, conversations: Sequence[Conversation]) -> list[tu
     missing = len(conversations)
     while missing:
         for turn in stream.advance():
+            if turn.failure is not None:
+                raise turn.failure
             turns[turn.row] = turn.tokens
             stream.finish(turn.row)
             missing -= 1

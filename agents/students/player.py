@@ -13,9 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from journeyman.agents.errors import SettingError, UnsupportedModelError
+from journeyman.agents.errors import (
+    ContextFullError,
+    LostTurnError,
+    SettingError,
+    UnsupportedModelError,
+)
 from journeyman.agents.students.dialect import Dialect
 from journeyman.envs import Message, ToolEnv
+from journeyman.envs.types import Usage
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel
@@ -85,6 +91,10 @@ class Turn:
     truncated: bool = False
     """The last token, the end of the turn, was not chosen: the turn hit its token limit or one of
     the texts that stop it."""
+    usage: Usage | None = None
+    """What it cost, where a server wrote it."""
+    failure: LostTurnError | ContextFullError | None = None
+    """Why no turn was written, and the episode ends: infrastructure, or no room."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -18,10 +19,23 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
+from journeyman.agents.errors import ContextFullError, LostTurnError
 from journeyman.agents.students.dialect import Dialect, Hermes
 from journeyman.agents.students.player import Conversation, Stream, Turn
 from journeyman.envs import Message
+from journeyman.envs.types import Usage
 from journeyman.tools import ToolSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """A turn of which more is known than its text."""
+
+    text: str
+    truncated: bool = False
+    """It hit its token limit."""
+    usage: Usage | None = None
+    """What it cost."""
 
 
 class SpokenPlayer(ABC):
@@ -40,7 +54,9 @@ class SpokenPlayer(ABC):
         self.side_by_side = side_by_side
 
     @abstractmethod
-    def turn(self, messages: Sequence[Message], tools: Sequence[ToolSpec], seed: int) -> str:
+    def turn(
+        self, messages: Sequence[Message], tools: Sequence[ToolSpec], seed: int
+    ) -> str | Speech:
         """The next turn of one conversation.
 
         Args:
@@ -51,7 +67,15 @@ class SpokenPlayer(ABC):
         Returns:
             The turn's text, calls in the form of `dialect`. Where the prompts of the dialect begin
             reasoning, the text goes on from there; `Dialect.spoken` ends it before what is said.
+
+        Raises:
+            LostTurnError: There is none in this conversation, for reasons that are not the
+                player's: its episode is broken, the others go on.
+            ContextFullError: It has become too long: the episode ends.
         """
+
+    def give_up(self, why: BaseException) -> None:  # noqa: B027 - few have anything to do then
+        """Nobody waits for its turns any more, since one was not to be had or a person ended it."""
 
     def open(self, conversations: Sequence[Conversation]) -> Stream:
         """Start a batch of conversations."""
@@ -64,7 +88,7 @@ class _SpokenStream:
         self._conversations = conversations
         self._messages = [list(it.messages) for it in conversations]
         self._pool = ThreadPoolExecutor(player.side_by_side)
-        self._asked: dict[Future[str], int] = {}
+        self._asked: dict[Future[str | Speech], int] = {}
         self._open = set(range(len(conversations)))
         for row in range(len(conversations)):
             self._ask(row)
@@ -79,20 +103,24 @@ class _SpokenStream:
         self._asked[self._pool.submit(self._player.turn, said, it.env.tools, seed)] = row
 
     def advance(self) -> list[Turn]:
-        done, _ = wait(self._asked, return_when=FIRST_COMPLETED)
-        turns = []
-        for future in done:
-            row = self._asked.pop(future)
-            if row in self._open:
-                try:
-                    text = future.result()
-                except Exception:
-                    self._pool.shutdown(wait=False, cancel_futures=True)  # nobody waits for them
-                    raise
-                self._messages[row].append(Message("assistant", text))
-                tokens = tuple(self._player.dialect.turn(text))
-                turns.append(Turn(row, tokens, (0.0,) * len(tokens)))
-        return sorted(turns, key=lambda turn: turn.row)
+        try:
+            done, _ = wait(self._asked, return_when=FIRST_COMPLETED)
+            rows = {self._asked.pop(future): future for future in done}
+            return [self._turn(row, rows[row]) for row in sorted(self._open & rows.keys())]
+        except BaseException as error:
+            self._pool.shutdown(wait=False, cancel_futures=True)  # nobody waits for them
+            self._player.give_up(error)
+            raise
+
+    def _turn(self, row: int, future: Future[str | Speech]) -> Turn:
+        try:
+            said = future.result()
+        except (LostTurnError, ContextFullError) as error:
+            return Turn(row, (), (), failure=error)
+        speech = Speech(said) if isinstance(said, str) else said
+        self._messages[row].append(Message("assistant", speech.text))
+        tokens = tuple(self._player.dialect.turn(speech.text))
+        return Turn(row, tokens, (0.0,) * len(tokens), speech.truncated, speech.usage)
 
     def extend(self, row: int, tokens: Sequence[int], messages: Sequence[Message] = ()) -> None:
         self._messages[row] += messages

@@ -35,6 +35,7 @@ LIGHT = (
     "journeyman.agents.credit.",
     "journeyman.agents.learning.losses.",
     "journeyman.agents.search.",
+    "journeyman.agents.students.openai.",
     "journeyman.agents.teachers.no_teacher",
     "journeyman.sandbox.",
 )
@@ -42,6 +43,7 @@ LIGHT = (
 
 NEEDED = {
     ("student", "hf"): ["student.model=embedded-student"],
+    ("student", "openai"): ["student.base_url=http://127.0.0.1:8000/v1"],
     ("teacher", "hf"): ["teacher.model=embedded-teacher"],
     ("teacher", "cross_tokenizer"): ["teacher.model=embedded-teacher"],
 }

@@ -25,9 +25,10 @@ from journeyman.agents.errors import (
     TeacherServerError,
     VocabularyMismatchError,
 )
+from journeyman.agents.networks import endpoints
 from journeyman.agents.students.hf import HFPlayer
 from journeyman.agents.students.player import Sampling
-from journeyman.agents.teachers import Detail, completions
+from journeyman.agents.teachers import Detail
 from journeyman.agents.teachers.local import LocalTeacher
 from journeyman.agents.teachers.served import ServedTeacher
 from journeyman.envs import Episode
@@ -57,7 +58,7 @@ def server(model: PreTrainedModel) -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(completions, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(endpoints, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr("journeyman.agents.teachers.served.START_PATIENCE", 0.2)
 
 
@@ -445,7 +446,7 @@ def test_a_person_sees_when_it_tries_again(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    outage = completions._Outage("http://here")
+    outage = endpoints.Outage("http://here", "teacher", TeacherServerError)
     outage.pause(time.monotonic(), "gone", 0.05, patience=60)
     outage.over()
     said = capsys.readouterr().err

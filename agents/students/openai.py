@@ -1,0 +1,292 @@
+"""A student behind an OpenAI-compatible server of chat completions with tools.
+
+It is asked for one turn at a time; its calls come in fields of their own (`wording.py`). What its
+server does wrong is infrastructure, never the model's failure: the run waits, the episode is
+broken, or the run ends in one line. Only a conversation that has become too long is the student's.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import re
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from journeyman.agents.errors import (
+    AgentError,
+    BudgetSpentError,
+    ContextFullError,
+    LostTurnError,
+    SettingError,
+    StudentServerError,
+)
+from journeyman.agents.networks.endpoints import Endpoint, Reply
+from journeyman.agents.students.answers import Answer, Answers, Pace, Prices, question
+from journeyman.agents.students.player import Conversation, Sampling, Stream, turn_limit
+from journeyman.agents.students.spoken import Speech, SpokenPlayer, plain_dialect
+from journeyman.agents.students.wording import as_messages, as_text
+from journeyman.envs import Message
+from journeyman.tools import ToolSpec
+
+logger = logging.getLogger(__name__)
+
+START_PATIENCE = 10.0
+"""Seconds that a server may be silent before a run begins: most often its address is wrong."""
+TRIES = 6
+"""How often a request may break the server (status 500) before it is not sent again."""
+REMEMBERED = 1 << 16
+"""Turns whose calls' ids are known."""
+
+_TOO_LONG = re.compile(
+    r"context.?(length|size|window)|(prompt|input|message)s? (is|are) too long|reduce the length"
+    r"|maximum number of tokens|max_new_tokens|max_model_len|maximum model length",
+    re.IGNORECASE,
+)
+"""What servers say of a conversation that they cannot read to its end."""
+_ONE = (400, 413, 422, 500)
+"""Statuses that may be of one request alone."""
+
+
+class OpenAIPlayer(SpokenPlayer):
+    """Asks a server for each turn; has no weights here, so nothing can train it."""
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str | None = None,
+        key: str | None = None,
+        temperature: float = 1.0,
+        max_turn_tokens: int | None = 2048,
+        seed: int | None = 0,
+        extra_body: Mapping[str, Any] | None = None,
+        concurrency: int = 8,
+        timeout: float = 600.0,
+        patience: float = 3600.0,
+        requests_per_minute: float | None = None,
+        prices: Mapping[str, float] | None = None,
+        budget: float | None = None,
+    ) -> None:
+        """Remember how to reach it; nothing is sent yet.
+
+        Args:
+            base_url: Such as http://127.0.0.1:8000/v1.
+            model: Its name there; None takes the only one.
+            key: Name of the environment variable with the server's key; None sends none.
+            temperature: 0 takes the most probable token. `journeyman eval` sets its own.
+            max_turn_tokens: Sent as `max_tokens`; None sends none.
+            seed: Other dice for every conversation; 0 leaves each to its own; None sends none.
+            extra_body: More fields of each request; None as a value takes a field out.
+            concurrency: Requests under way at once.
+            timeout: Seconds that a whole answer may take.
+            patience: Seconds without any answer after which the run ends; it can be resumed.
+            requests_per_minute: At most; None is no limit.
+            prices: Money for a million tokens: `prompt`, `completion`, and `cached` perhaps.
+            budget: What all answers may cost before the run stops: money if there are prices,
+                tokens elsewhere. What is under way by then is still paid for.
+
+        Raises:
+            SettingError: A value is out of its range.
+        """
+        self._endpoint = Endpoint(
+            base_url, "student", StudentServerError, concurrency, timeout, patience, key, whole=True
+        )
+        super().__init__(plain_dialect(), side_by_side=concurrency)
+        # The ranges of all three are checked there.
+        dice = Sampling(temperature=temperature, seed=0 if seed is None else seed)
+        if max_turn_tokens is not None:
+            turn_limit(dice, max_turn_tokens)
+        if extra_body is not None and not isinstance(extra_body, Mapping):
+            raise SettingError(f"extra_body={extra_body}: expected fields, {{name: value}}")
+        self.model_name = model
+        self._temperature = temperature
+        self._max_tokens = max_turn_tokens
+        self._seed = seed
+        self._extra = dict(extra_body or {})
+        self._pace = Pace(requests_per_minute)
+        read = None if prices is None else Prices.read(prices)
+        self.answers = Answers(read, budget)
+        self._ids: OrderedDict[tuple[Message, ...], tuple[str, ...]] = OrderedDict()
+        self._served: list[str] = []
+        self._told: set[str] = set()
+
+    def at(self, temperature: float) -> OpenAIPlayer:
+        """The same student at another temperature, with one purse."""
+        other = copy.copy(self)
+        other._temperature = temperature
+        return other
+
+    @property
+    def identity(self) -> str:
+        """Tells it from other players; a served model cannot be looked into."""
+        return question(self._endpoint.url, self.model_name, self._fields(0))
+
+    def check(self) -> None:
+        """Look for the server and its model, before anything is played.
+
+        Raises:
+            StudentServerError: It cannot be reached, wants another key, is no server of models, or
+                serves several and nobody chose.
+        """
+        endpoint, patience = self._endpoint, self._endpoint.patience
+        endpoint.patience = min(patience, START_PATIENCE)
+        try:
+            timeout = min(endpoint.timeout, endpoint.patience)
+            reply = endpoint.send(endpoint.client, "GET", "models", timeout=timeout)
+        finally:
+            endpoint.patience = patience
+        if reply.status in (401, 402, 403, 429):
+            raise endpoint.refusal(reply)
+        found = endpoint.content(reply).get("data") if reply.status < 400 else None
+        listed = found if isinstance(found, list) else []
+        self._served = [str(it["id"]) for it in listed if isinstance(it, dict) and it.get("id")]
+        if self.model_name is not None:
+            return  # not all that is served is listed everywhere: the first request shows it
+        if len(self._served) != 1:
+            raise StudentServerError(
+                f"{endpoint.url} serves {self._names() or 'nothing that it lists'}: choose one by "
+                f"student.model=…"
+            )
+        (self.model_name,) = self._served
+
+    def _names(self) -> str:
+        more = ", …" if len(self._served) > 8 else ""
+        return ", ".join(self._served[:8]) + more
+
+    def keep_in(self, folder: Path) -> None:
+        """Keep answers in a run's folder; what is there is not asked for again.
+
+        Raises:
+            RunFileError: The file that is there is damaged.
+        """
+        self.answers.keep_in(folder)
+
+    def open(self, conversations: Sequence[Conversation]) -> Stream:
+        """Start a batch of conversations."""
+        self._endpoint.resume()
+        _ = self._endpoint.client  # made before there are threads
+        return super().open(conversations)
+
+    def give_up(self, why: BaseException) -> None:
+        """Nobody waits any more; where a budget ends the run, what is under way is still kept."""
+        self._endpoint.stop(now=not isinstance(why, BudgetSpentError))
+
+    def turn(self, messages: Sequence[Message], tools: Sequence[ToolSpec], seed: int) -> Speech:
+        """See `SpokenPlayer.turn`.
+
+        Raises:
+            StudentServerError: No answer can be had.
+            BudgetSpentError: None may be paid for.
+        """
+        said = tuple(messages)
+        fields = self._fields(seed)
+        key = question(
+            self._endpoint.url,
+            self.model_name,
+            fields,
+            seed,
+            [[m.role, m.content, m.name] for m in said],
+            [tool.as_function() for tool in tools],
+        )
+        answer = self.answers.find(key)
+        if answer is None:
+            answer = self._ask(said, tools, fields)
+            self.answers.add(key, answer)
+            if self.answers.budget is not None and None in (answer.prompt, answer.completion):
+                raise StudentServerError(
+                    f"{self._endpoint.url} does not say how many tokens it takes, so that "
+                    f"student.budget={self.answers.budget:g} cannot be kept: leave it out"
+                )
+        if answer.ids:
+            self._ids[*said, Message("assistant", answer.text)] = answer.ids
+            while len(self._ids) > REMEMBERED:
+                self._ids.popitem(last=False)
+        return Speech(answer.text, answer.truncated, self.answers.usage(answer))
+
+    def _tell_once(self, words: str) -> None:
+        if words not in self._told:
+            self._told.add(words)
+            logger.warning(words)
+
+    def _fields(self, seed: int) -> dict[str, Any]:
+        """What a request says beside the conversation."""
+        fields: dict[str, Any] = {"temperature": self._temperature}
+        if self._max_tokens is not None:
+            fields["max_tokens"] = self._max_tokens
+        if self._seed is not None:
+            fields["seed"] = (
+                seed ^ self._seed * 0x9E3779B1
+            ) & 0x7FFFFFFF  # all servers take 31 bits
+        fields |= self._extra
+        return {name: value for name, value in fields.items() if value is not None}
+
+    def _ask(
+        self, said: tuple[Message, ...], tools: Sequence[ToolSpec], fields: Mapping[str, Any]
+    ) -> Answer:
+        self.answers.check_budget()
+        endpoint = self._endpoint
+        self._pace.wait(endpoint.stopped)
+        if endpoint.stopped.is_set():
+            raise StudentServerError(f"{endpoint.url} is asked no more")  # and nobody hears it
+        body = {
+            "model": self.model_name,
+            "messages": as_messages(
+                said, self.dialect, lambda turns: self._ids.get(tuple(turns), ())
+            ),
+            **({"tools": [tool.as_function() for tool in tools]} if tools else {}),
+            **fields,
+        }
+        reply = endpoint.send(endpoint.client, "POST", "chat/completions", body, tries=TRIES)
+        if reply.status >= 400:
+            raise self._refused(reply)
+        return self._read(endpoint.content(reply))
+
+    def _refused(self, reply: Reply) -> AgentError:
+        """What a refusal is: the end of a conversation, a broken episode, or the end of the run."""
+        url = self._endpoint.url
+        if reply.status in (400, 413, 422) and _TOO_LONG.search(reply.text):
+            return ContextFullError(f"{url} takes no more ({reply.status}): {reply.said}")
+        refusal = self._endpoint.refusal(reply)
+        if reply.status in _ONE:
+            return self._of_one(refusal)
+        if reply.status == 404 and self._served and self.model_name not in self._served:
+            return StudentServerError(f"{refusal}; it lists {self._names()}")
+        return refusal
+
+    def _of_one(self, error: AgentError) -> AgentError:
+        """An error as that of one conversation, if others have been answered."""
+        return LostTurnError(str(error)) if self.answers.count else error
+
+    def _read(self, answered: Mapping[str, Any]) -> Answer:
+        choices = answered.get("choices")
+        choice = choices[0] if isinstance(choices, list) and choices else None
+        message = choice.get("message") if isinstance(choice, dict) else None
+        if not isinstance(choice, dict) or not isinstance(message, dict):
+            raise self._of_one(self._endpoint.strange("no message", answered))
+        if choice.get("finish_reason") == "error":  # of a gateway, in the middle of a turn
+            raise self._of_one(self._endpoint.strange("a turn that broke", choice))
+        cut = choice.get("finish_reason") == "length"
+        text, ids = as_text(message, cut, self.dialect)
+        content = message.get("content")
+        if not ids and isinstance(content, str) and self.dialect.form(content):
+            self._tell_once(
+                f"{self._endpoint.url} leaves calls in the text, where none counts: start it with "
+                f"a parser of tool calls (vLLM: --enable-auto-tool-choice --tool-call-parser …)"
+            )
+        used = answered.get("usage")
+        used = used if isinstance(used, dict) else {}
+        details = used.get("prompt_tokens_details")
+        return Answer(
+            text,
+            cut,
+            tuple(ids),
+            _count(used.get("prompt_tokens")),
+            _count(details.get("cached_tokens")) if isinstance(details, dict) else None,
+            _count(used.get("completion_tokens")),
+        )
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int and value >= 0 else None
