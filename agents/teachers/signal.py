@@ -108,6 +108,13 @@ class Teacher(ABC):
             VocabularyMismatchError: A token means another thing to it.
         """
 
+    def check_environments(self, ids: Sequence[str]) -> None:  # noqa: B027 - most judge all
+        """See whether it can judge rows of these environments, before anything is played.
+
+        Raises:
+            SettingError: It cannot.
+        """
+
     def player(self, student: Trainable) -> Player | None:
         """The teacher as one that plays as the student does, dice included; None if it does not.
 
@@ -127,7 +134,7 @@ class Teacher(ABC):
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """What changes over a run, for checkpoints: tensors and plain values, as in each process."""
+        """What changes over a run, for checkpoints; the same in each process of a job."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
