@@ -165,8 +165,8 @@ class Router(_Several):
             return signal
         if top.ids.shape[1] < k:
             raise SettingError(
-                f"teacher.top_k={k}: teacher.parts.{name} names {top.ids.shape[1]} tokens; expected "
-                f"at most as many: raise teacher.parts.{name}.top_k, or lower teacher.top_k"
+                f"teacher.top_k={k}: teacher.parts.{name} names {top.ids.shape[1]} tokens; "
+                f"expected at most as many: raise teacher.parts.{name}.top_k, or lower this"
             )
         rest = torch.cat([top.logprobs[:, k:], top.tail[:, None]], 1).logsumexp(1)
         return replace(signal, top=TopK(top.ids[:, :k], top.logprobs[:, :k], rest))

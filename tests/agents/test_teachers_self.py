@@ -320,7 +320,8 @@ def test_a_hint_without_room_is_left_out_of_play(monkeypatch: pytest.MonkeyPatch
     assert player is not None
     assert player.max_context == 506 - 126
     kwargs: dict[str, Any] = {"env_kwargs": {"max_turns": 3}}
-    assert rollout(player, bank_tasks(2), **kwargs) == rollout(student(), bank_tasks(2), **kwargs)
+    rows, plain = (rollout(it, bank_tasks(2), **kwargs) for it in (player, student()))
+    assert [row.tokens for row in rows] == [row.tokens for row in plain]
 
 
 @pytest.mark.parametrize("hint", ["error", "outcome"])
