@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
@@ -145,6 +145,8 @@ class Collector:
             BrokenRolloutError: Every episode broke.
         """
         started = time.perf_counter()
+        if learning and self.teacher is not None:
+            self.teacher.advance()
         model = self.student.model
         training = model.training
         model.eval()
@@ -160,6 +162,11 @@ class Collector:
         if learning:
             self.credit.learn(experience)
         views = self._views(episodes, annotations)
+        if views:
+            credit = [
+                _heard(own, annotations, episode)
+                for own, episode in zip(credit, episodes, strict=True)
+            ]
         model.train(training)
         figures = _rollout_figures(episodes, theirs, time.perf_counter() - started)
         figures |= experience.figures
@@ -236,6 +243,16 @@ class Collector:
         if views:
             views = views + [TeacherView.nothing()] * missing
         return Batch(rows, views, episodes, figures)
+
+
+def _heard(credit: TokenCredit, annotations: Annotations, episode: Episode) -> TokenCredit:
+    """Credit whose weights are zero where the teacher is silent."""
+    if episode.stop is StopReason.INFRA_ERROR:
+        return credit
+    (signal,) = annotations.of([episode])  # known already
+    if signal.spoken is None:
+        return credit
+    return replace(credit, weights=credit.weights * signal.spoken)
 
 
 def _rollout_figures(

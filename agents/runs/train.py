@@ -202,6 +202,7 @@ def _parts(config: TrainConfig, record: Callable[[int, Sequence[Episode]], objec
     teacher: Teacher | None = _part(config.teacher, "teacher", Teacher, type(None))
     if teacher is not None:
         teacher.check(student)
+        teacher.check_environments(config.env.ids)
     return Parts(
         student=student,
         teacher=teacher,

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -72,6 +72,23 @@ class Signal:
     spans: Tensor | None = None
     """[T] number of the span that each chosen token is in, -1 for none and elsewhere; for
     `Detail.SPANS`."""
+    spoken: Tensor | None = None
+    """[T] true where the teacher has something to say; None where it speaks of all. Where it is
+    silent `logprobs` are the student's own, so that no ratio shows, and losses have no weight."""
+
+
+def silent(row: Episode, signal: Signal, spoken: Tensor | None = None) -> Signal:
+    """What is left of a signal where the teacher is silent: its shapes.
+
+    Args:
+        row: That the signal is of.
+        signal: What it would say.
+        spoken: [T] true where it says so all the same; None is nowhere.
+    """
+    if spoken is None:
+        spoken = torch.zeros(len(row.tokens), dtype=torch.bool)
+    own = torch.tensor(row.logprobs, dtype=signal.logprobs.dtype)
+    return replace(signal, logprobs=torch.where(spoken, signal.logprobs, own), spoken=spoken)
 
 
 class Teacher(ABC):
@@ -99,6 +116,13 @@ class Teacher(ABC):
             VocabularyMismatchError: A token means another thing to it.
         """
 
+    def check_environments(self, ids: Sequence[str]) -> None:  # noqa: B027 - most judge all
+        """See whether it can judge rows of these environments, before anything is played.
+
+        Raises:
+            SettingError: It cannot.
+        """
+
     def player(self, student: Trainable) -> Player | None:
         """The teacher as one that plays as the student does, dice included; None if it does not.
 
@@ -106,6 +130,29 @@ class Teacher(ABC):
             UnsupportedModelError: It would, and its model cannot.
         """
         return None
+
+    def advance(self) -> None:  # noqa: B027 - most stay as they are
+        """Follow the student, if it does: called before each rollout that is learned from.
+
+        And once when the trainer is built, where the student is still as `check` saw it: what does
+        not go together is to be refused there.
+
+        Raises:
+            SettingError: It cannot follow a student that is trained so.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """What changes over a run, for checkpoints; the same in each process of a job."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`.
+
+        Raises:
+            ValueError: The state is another teacher's.
+        """
+        if state:
+            raise ValueError(f"{type(self).__name__} keeps nothing and was given {sorted(state)}")
 
 
 class Annotations:

@@ -114,7 +114,7 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
         args.remove_unused_columns = False
         args.shuffle_dataset = False
         self._collector, self._loss, self._schedule = collector, loss, schedule
-        self.credit = collector.credit
+        self.credit, self.teacher = collector.credit, collector.teacher
         super().__init__(
             model=collector.student.model,
             args=args,
@@ -122,6 +122,8 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
             processing_class=collector.student.dialect.tokenizer,
             **kwargs,
         )
+        if self.teacher is not None:
+            self.teacher.advance()  # from the student to the student: refused, or nothing happens
         self._views: list[TeacherView] = []
         """Of the rows that the next loss is of."""
         self._played: tuple[list[dict[str, Any]], list[TeacherView]] = [], []

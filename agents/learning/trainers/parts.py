@@ -44,19 +44,26 @@ class Parts:
 
 
 class KeepsCredit(Trainer):
-    """What the credit has learned goes into checkpoints too, and comes back from them."""
+    """What credit and teacher have learned goes into checkpoints too, and comes back from them."""
 
     credit: Credit
+    teacher: Teacher | None = None
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if learned := self.credit.state_dict():
             torch.save(learned, self._credit_file(output_dir))
+        kept = {} if self.teacher is None else self.teacher.state_dict()
+        if kept and self.accelerator.is_main_process:  # it is the same in all
+            torch.save(kept, Path(output_dir) / "teacher.pt")
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None and (file := self._credit_file(checkpoint)).exists():
             self.credit.load_state_dict(torch.load(file))
+        if checkpoint is not None and self.teacher is not None:
+            file = Path(checkpoint) / "teacher.pt"
+            self.teacher.load_state_dict(torch.load(file) if file.exists() else {})
 
     def _credit_file(self, checkpoint: str) -> Path:
         """Each process has its own episodes, and learns its own credit."""
