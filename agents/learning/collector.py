@@ -19,6 +19,7 @@ from torch import Tensor
 from journeyman.agents.credit import Credit, Experience, TokenCredit
 from journeyman.agents.errors import BrokenRolloutError, SettingError
 from journeyman.agents.evaluation.remarks import NO_SIGNAL
+from journeyman.agents.learning.judgements import Judgement
 from journeyman.agents.learning.losses import TeacherView
 from journeyman.agents.learning.samples import to_batch
 from journeyman.agents.rollouts.rollout import no_room, rollout
@@ -46,6 +47,8 @@ class Batch:
     """Those played, without the blank rows that fill a batch up."""
     figures: dict[str, float] = field(default_factory=dict)
     """What there is to log."""
+    judgements: list[Judgement] = field(default_factory=list)
+    """What was said of each of the episodes."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,8 @@ class Collector:
             figures[NO_SIGNAL] = float(not any(it.advantages.any() for it in credit))
         if self.search is not None:
             figures |= _search_figures(forest)
-        return self._batch(tasks, episodes, credit, views, figures)
+        judged = [_judgement(*it, annotations) for it in zip(episodes, credit, strict=True)]
+        return self._batch(tasks, episodes, credit, views, figures, judged)
 
     def _play(
         self, tasks: Sequence[TaskRef], theirs: Sequence[bool], annotations: Annotations
@@ -212,6 +216,7 @@ class Collector:
         credit: list[TokenCredit],
         views: list[TeacherView],
         figures: dict[str, float],
+        judged: list[Judgement],
     ) -> Batch:
         """A batch has as many rows as it has tasks; rows that are trained on nothing fill it up."""
         dialect = self.student.dialect
@@ -227,7 +232,12 @@ class Collector:
         rows["row"] = torch.arange(len(tasks))
         if views:
             views = views + [TeacherView.nothing()] * missing
-        return Batch(rows, views, episodes, figures)
+        return Batch(rows, views, episodes, figures, judged)
+
+
+def _judgement(episode: Episode, credit: TokenCredit, annotations: Annotations) -> Judgement:
+    known = annotations.known(episode)
+    return Judgement(episode, credit, None if known is None else known.logprobs)
 
 
 def _rollout_figures(

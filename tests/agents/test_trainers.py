@@ -282,7 +282,7 @@ def test_the_teacher_reads_each_row_of_a_rollout_once(
     """Whoever asks: search, credit or loss; and however often the rollout is learned from."""
     played: list[Sequence[Episode]] = []
     parts = dataclasses.replace(
-        make_parts(babbler(), credit), record=lambda step, episodes: played.append(episodes)
+        make_parts(babbler(), credit), record=lambda step, episodes, scores: played.append(episodes)
     )
     if search:
         parts = dataclasses.replace(parts, search=TreeRollouts(rows=4, trajectories=2))

@@ -72,11 +72,11 @@ class CallFormat:
         """
         if call.span is None:
             return CallPlaces()
-        start, end = call.span
-        found = self.within(text[start:end])
+        first, last = call.span
+        found = self.within(text[first:last])
         return CallPlaces(
-            found.name and (start + found.name[0], start + found.name[1]),
-            {key: (start + begin, start + close) for key, (begin, close) in found.arguments.items()},
+            found.name and (first + found.name[0], first + found.name[1]),
+            {key: (first + start, first + end) for key, (start, end) in found.arguments.items()},
         )
 
     def render(self, *calls: ToolCall) -> str:

@@ -49,7 +49,7 @@ def _scan(text: str, start: int) -> list[ToolCall]:
 
 
 def _read(text: str, body: int) -> tuple[str, dict[str, tuple[Span, Span]], int] | str:
-    """Name, places of arguments and of their values, the end; or what is wrong with the call."""
+    """Name, places of arguments and of their values, the end; or what is wrong with it."""
     position, _ = next_marker(text, body, _KEY, CLOSE)
     name = text[body:position].strip()
     if not _NAME.fullmatch(name):

@@ -72,9 +72,9 @@ def read_python(body: str, span: Span) -> ToolCall:
         return failed(CallStatus.MISSING_NAME, error, span)
     name = match[1]
     arguments: dict[str, Any] = {}
-    end, mark = match.end() - 1, ""
-    for start, end, mark in _given(body, match.end()):
-        given = body[start:end]
+    places = list(_given(body, match.end()))
+    for start, stop, _ in places:
+        given = body[start:stop]
         if not given.strip():
             continue
         argument = _ARGUMENT.match(given)
@@ -86,6 +86,7 @@ def read_python(body: str, span: Span) -> ToolCall:
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             error = f"The value of {argument[1][:80]!r} is not a Python literal that JSON has."
             return failed(CallStatus.INVALID_JSON, error, span, name)
+    _, end, mark = places[-1]
     if mark != ")" or body[end + 1 :].strip():
         error = f"The call of {name[:80]!r} does not end with its closing parenthesis."
         return failed(CallStatus.INVALID_JSON, error, span, name)

@@ -61,7 +61,7 @@ def _scan(text: str, start: int) -> list[ToolCall]:
 
 
 def _read(text: str, start: int) -> tuple[str, dict[str, tuple[Span, Span]], int] | str:
-    """Name, places of arguments and of their values, the end; or what is wrong with the function."""
+    """Name, places of arguments and of their values, the end; or what is wrong with it."""
     named = _tag(text, start)
     if named is None:
         return f"The name in {_FUNCTION}name> is not closed with >."

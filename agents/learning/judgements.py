@@ -1,0 +1,106 @@
+"""What was said of an episode while it was learned from, kept as it came until someone looks.
+
+The trainer's rows need none of it in words. A run folder does, for the few episodes that it keeps:
+only for those are parts of turns looked up and means formed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from journeyman.agents.credit import TokenCredit
+from journeyman.agents.evaluation.scores import PartScore, Scores, StepScores
+from journeyman.agents.students.dialect import Dialect
+from journeyman.agents.teachers.scoring import log_ratio
+from journeyman.envs import Episode, Step, StopReason
+from journeyman.tools.parsing import covering, token_ends
+
+DIGITS = 6
+"""Decimals of the means: what is finer is in the numbers of every token."""
+
+Tokens = Sequence[int]
+"""Places in an episode's stream."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What teacher and credit said of one episode of T tokens."""
+
+    episode: Episode
+    credit: TokenCredit
+    logprobs: Tensor | None = None
+    """[T], the teacher's; None if no teacher was asked about it."""
+
+    def scores(self, dialect: Dialect) -> Scores:
+        """The same by turn and part, without asking anybody anything.
+
+        Args:
+            dialect: The student's, which tells where a turn reasons and what a call is made of.
+        """
+        episode = self.episode
+        learned = torch.tensor(episode.mask, dtype=torch.bool)
+        learned &= episode.stop is not StopReason.INFRA_ERROR  # as in `to_batch`
+        weights = self.credit.weights.masked_fill(~learned, 0.0)
+        advantages = self.credit.advantages.masked_fill(~learned, 0.0)
+        ratio = None if self.logprobs is None else log_ratio(episode, self.logprobs)
+        steps, widths = [], [0] * len(episode.tokens)
+        for step in episode.steps:
+            start, end = step.span
+            ends = token_ends(episode.tokens[start : end - 1], dialect.decode)
+            widths[start : end - 1] = [after - before for before, after in pairwise((0, *ends))]
+            chosen = [t for t in range(start, end) if episode.mask[t]]
+            found = {}
+            if ratio is not None:
+                prompt = episode.tokens[:start]
+                for name, tokens in _parts(step, ends, dialect, prompt):
+                    if own := [t for t in tokens if episode.mask[t]]:
+                        found[name] = _score(ratio[own])
+            steps.append(StepScores(_mean(weights[chosen]), _mean(advantages[chosen]), found))
+        return Scores(
+            tuple(steps),
+            tuple(weights.tolist()),
+            tuple(advantages.tolist()),
+            tuple(widths),
+            None if ratio is None else tuple(ratio.tolist()),
+        )
+
+
+def _parts(
+    step: Step, ends: Sequence[int], dialect: Dialect, prompt: Sequence[int]
+) -> Iterator[tuple[str, Tokens]]:
+    """A turn's parts by name, and their tokens; a token across a border belongs to both sides."""
+    first, last = step.span
+
+    def tokens(span: tuple[int, int] | None) -> Tokens:
+        if span is None or span[0] == span[1]:
+            return ()
+        start, end = covering(span, ends)
+        return range(first + start, first + end)
+
+    yield "turn", range(first, last)
+    reasoning = {t for span in dialect.reasoning_in(step.text, prompt) for t in tokens(span)}
+    yield "reasoning", sorted(reasoning)
+    for number, result in enumerate(step.results, 1):
+        call = result.call
+        yield f"call {number}", tokens(call.span)
+        places = dialect.form.places(step.text, call)
+        yield f"call {number} tool", tokens(places.name)
+        for name, span in places.arguments.items():
+            yield f"call {number} argument {name}", tokens(span)
+    if not step.results:
+        yield "answer", [t for t in range(first, last - 1) if t not in reasoning]
+    yield "stop", (last - 1,)
+
+
+def _score(ratio: Tensor) -> PartScore:
+    return PartScore(_mean(ratio), _mean(ratio.abs()), len(ratio))
+
+
+def _mean(values: Tensor) -> float:
+    """Rounded; 0 of nothing."""
+    return round(float(values.double().mean()), DIGITS) + 0.0 if len(values) else 0.0
