@@ -20,7 +20,7 @@ from journeyman.agents.teachers.scoring import log_ratio
 from journeyman.envs import Episode, Step, StopReason
 from journeyman.tools.parsing import covering, token_ends
 
-DIGITS = 6
+DIGITS = 4
 """Decimals of the means: what is finer is in the numbers of every token."""
 
 Tokens = Sequence[int]
