@@ -216,8 +216,9 @@ def _token(text: str, scores: Scores, token: int, kind: str = "") -> str:
     level = sum(abs(ratio) >= least for least in _LEVELS)
     shade = f"{'less' if ratio < 0 else 'more'}{level}" if level else ""
     names = " ".join(filter(None, (kind, shade)))
-    told = f"{ratio:+.3f}, weight {scores.weights[token]:.4g}"
-    told += f", advantage {scores.advantages[token]:.4g}"
+    told = f"weight {scores.weights[token]:.4g}, advantage {scores.advantages[token]:.4g}"
+    if scores.log_ratio is not None:
+        told = f"log-ratio {ratio:+.3f}, {told}"
     shown = f' class="{names}"' if names else ""
     return f'<span{shown} title="{told}">{_escaped(text)}</span>'
 

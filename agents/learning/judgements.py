@@ -45,28 +45,29 @@ class Judgement:
         episode = self.episode
         learned = torch.tensor(episode.mask, dtype=torch.bool)
         learned &= episode.stop is not StopReason.INFRA_ERROR  # as in `to_batch`
-        weights = self.credit.weights.masked_fill(~learned, 0.0)
-        advantages = self.credit.advantages.masked_fill(~learned, 0.0)
-        ratio = None if self.logprobs is None else log_ratio(episode, self.logprobs)
+        weights = self.credit.weights.masked_fill(~learned, 0.0).tolist()
+        advantages = self.credit.advantages.masked_fill(~learned, 0.0).tolist()
+        told = None if self.logprobs is None else log_ratio(episode, self.logprobs).tolist()
         steps, widths = [], [0] * len(episode.tokens)
         for step in episode.steps:
             start, end = step.span
             ends = token_ends(episode.tokens[start : end - 1], dialect.decode)
             widths[start : end - 1] = [after - before for before, after in pairwise((0, *ends))]
+            parts = {}
+            if told is not None:
+                for name, tokens in _parts(step, ends, dialect, episode.tokens[:start]):
+                    if ratios := [told[t] for t in tokens if episode.mask[t]]:
+                        distance = _mean(list(map(abs, ratios)))
+                        parts[name] = PartScore(_mean(ratios), distance, len(ratios))
             chosen = [t for t in range(start, end) if episode.mask[t]]
-            found = {}
-            if ratio is not None:
-                prompt = episode.tokens[:start]
-                for name, tokens in _parts(step, ends, dialect, prompt):
-                    if own := [t for t in tokens if episode.mask[t]]:
-                        found[name] = _score(ratio[own])
-            steps.append(StepScores(_mean(weights[chosen]), _mean(advantages[chosen]), found))
+            weight, advantage = ([row[t] for t in chosen] for row in (weights, advantages))
+            steps.append(StepScores(_mean(weight), _mean(advantage), parts))
         return Scores(
             tuple(steps),
-            tuple(weights.tolist()),
-            tuple(advantages.tolist()),
+            tuple(weights),
+            tuple(advantages),
             tuple(widths),
-            None if ratio is None else tuple(ratio.tolist()),
+            None if told is None else tuple(told),
         )
 
 
@@ -97,10 +98,6 @@ def _parts(
     yield "stop", (last - 1,)
 
 
-def _score(ratio: Tensor) -> PartScore:
-    return PartScore(_mean(ratio), _mean(ratio.abs()), len(ratio))
-
-
-def _mean(values: Tensor) -> float:
+def _mean(values: Sequence[float]) -> float:
     """Rounded; 0 of nothing."""
-    return round(float(values.double().mean()), DIGITS) + 0.0 if len(values) else 0.0
+    return round(sum(values) / len(values), DIGITS) if values else 0.0

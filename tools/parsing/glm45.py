@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from journeyman.tools.parsing.body import Span, failed, unclosed, well_formed
 from journeyman.tools.parsing.form import CallFormat
-from journeyman.tools.parsing.scanning import marker_end, next_marker, value_end
+from journeyman.tools.parsing.scanning import marker_end, next_marker, skip_space, value_end
 from journeyman.tools.parsing.tags import CLOSE, OPEN, next_attempt, unopened
 from journeyman.tools.parsing.values import to_text
 from journeyman.tools.parsing.within import CallPlaces, trimmed
@@ -65,8 +65,8 @@ def _read(text: str, body: int) -> tuple[str, dict[str, tuple[Span, Span]], int]
         closed = value_end(text, value, _END_VALUE, _KEY, CLOSE) if value is not None else None
         if value is None or closed is None:
             return f"After the key {key[:80]!r} comes {_VALUE}its value{_END_VALUE}."
-        position = closed + len(_END_VALUE)
-        places[key] = (begin - len(_KEY), position), (value, closed)
+        begin, position = skip_space(text, position), closed + len(_END_VALUE)
+        places[key] = (begin, position), (value, closed)
     return name, places, end
 
 

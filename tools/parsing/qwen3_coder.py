@@ -78,9 +78,8 @@ def _read(text: str, start: int) -> tuple[str, dict[str, tuple[Span, Span]], int
         closed = value_end(text, begin, _END_PARAMETER, _PARAMETER, _END_FUNCTION)
         if closed is None:
             return f"The value of {key[:80]!r} is not closed with {_END_PARAMETER}."
-        tag_start = skip_space(text, position)
-        position = closed + len(_END_PARAMETER)
-        places[key] = (tag_start, position), (begin, closed)
+        start, position = skip_space(text, position), closed + len(_END_PARAMETER)
+        places[key] = (start, position), (begin, closed)
     return name, places, end
 
 
