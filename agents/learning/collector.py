@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any
@@ -19,12 +19,14 @@ from torch import Tensor
 from journeyman.agents.credit import Credit, Experience, TokenCredit
 from journeyman.agents.errors import BrokenRolloutError, SettingError
 from journeyman.agents.evaluation.remarks import NO_SIGNAL
+from journeyman.agents.evaluation.scores import Scores
 from journeyman.agents.learning.judgements import Judgement
 from journeyman.agents.learning.losses import TeacherView
 from journeyman.agents.learning.samples import to_batch
 from journeyman.agents.rollouts.rollout import no_room, rollout
 from journeyman.agents.rollouts.tasks import TaskRef
 from journeyman.agents.search.evidence import Forest, TreeEpisode, TreeRollouts
+from journeyman.agents.students.dialect import Dialect
 from journeyman.agents.students.player import Player, Trainable
 from journeyman.agents.teachers import Annotations, Detail, Teacher
 from journeyman.envs import Episode, StopReason
@@ -49,6 +51,10 @@ class Batch:
     """What there is to log."""
     judgements: list[Judgement] = field(default_factory=list)
     """What was said of each of the episodes."""
+
+    def scores(self, dialect: Dialect) -> Iterator[Scores]:
+        """The same in words, in the student's dialect; worked out as it is read."""
+        return (judged.scores(dialect) for judged in self.judgements)
 
 
 @dataclass(frozen=True)

@@ -196,8 +196,7 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
         batch = self._collector.collect(tasks, learning=model.training)
         self._views = batch.views
         if model.training and self.accelerator.is_main_process:
-            dialect = self._collector.student.dialect
-            scores = (judged.scores(dialect) for judged in batch.judgements)
+            scores = batch.scores(self._collector.student.dialect)
             self._record(int(self.state.global_step) + 1, batch.episodes, scores)
         self.note(batch.figures)
         return {name: it.to(self.accelerator.device) for name, it in batch.rows.items()}
