@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import repeat
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -27,7 +28,12 @@ class TrainingLog(TrainerCallback):
         if state.is_world_process_zero:
             self._file.forget_after(state.global_step)
 
-    def record(self, step: int, episodes: Sequence[Episode], scores: Iterable[Scores]) -> None:
+    def record(
+        self,
+        step: int,
+        episodes: Sequence[Episode],
+        scores: Iterable[Scores | None] = repeat(None),
+    ) -> None:
         """Take a rollout.
 
         Args:
