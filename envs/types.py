@@ -211,8 +211,8 @@ class Episode:
             "first_step": self.first_step,
             "state_hash": self.state_hash,
             "mask": _ranges(self.mask),
-            "tokens": _pack("I", self.tokens),
-            "logprobs": _pack("f", self.logprobs),
+            "tokens": pack("I", self.tokens),
+            "logprobs": pack("f", self.logprobs),
         }
 
     @classmethod
@@ -223,7 +223,7 @@ class Episode:
             KeyError: A key is missing.
             ValueError: A value is none that `to_dict` writes.
         """
-        tokens = tuple(_unpack("I", data["tokens"]))
+        tokens = tuple(unpack("I", data["tokens"]))
         mask = [False] * len(tokens)
         for start, end in data["mask"]:
             if not 0 <= start <= end <= len(mask):
@@ -233,7 +233,7 @@ class Episode:
             env_id=data["env_id"],
             task_id=data["task_id"],
             tokens=tokens,
-            logprobs=tuple(_unpack("f", data["logprobs"])),
+            logprobs=tuple(unpack("f", data["logprobs"])),
             mask=tuple(mask),
             steps=tuple(map(Step.from_dict, data["steps"])),
             stop=StopReason(data["stop"]),
@@ -299,7 +299,8 @@ def _ranges(mask: Sequence[bool]) -> list[list[int]]:
     return ranges
 
 
-def _pack(code: Literal["I", "f"], values: Iterable[float]) -> str:
+def pack(code: Literal["I", "f"], values: Iterable[float]) -> str:
+    """Numbers of every token as text: base64 of deflated little-endian 32-bit values."""
     packed = array(code, values)
     if sys.byteorder == "big":
         packed.byteswap()
@@ -310,7 +311,12 @@ _MOST_PACKED = 1 << 26
 """Bytes that a few thousand must not unfold into."""
 
 
-def _unpack(code: Literal["I", "f"], text: str) -> list[Any]:
+def unpack(code: Literal["I", "f"], text: str) -> list[Any]:
+    """Read what `pack` wrote.
+
+    Raises:
+        ValueError: It is none.
+    """
     packed: array[Any] = array(code)
     unfolding = zlib.decompressobj()
     try:

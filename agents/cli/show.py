@@ -32,6 +32,11 @@ def add(commands: Commands) -> None:
         default=DEFAULT_LIMIT,
         help="at most so many; 0 shows all (default: %(default)s)",
     )
+    parser.add_argument(
+        "--scores",
+        action="store_true",
+        help="only what has scores of teacher and credit, and print them",
+    )
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--html", type=Path, metavar="FILE", help="write one page instead")
     how.add_argument(
@@ -57,6 +62,8 @@ def _show(options: argparse.Namespace) -> int:
     found = file.read(lambda line: _matches(line, options))
     if not found:
         raise CommandError(_nothing(file, options))
+    if options.scores and options.summary:
+        raise CommandError("--summary shows no scores: leave out --scores or --summary")
     if options.summary:
         print(_summary(found))
         return OK
@@ -68,7 +75,7 @@ def _show(options: argparse.Namespace) -> int:
         options.html.write_text(as_html(f"{run}: {_choice(options)}", shown), encoding="utf-8")
         print(f"page: {options.html} ({more})")
         return OK
-    print("\n\n".join(map(as_text, shown)) + f"\n\n{more}")
+    print("\n\n".join(as_text(p, options.scores) for p in shown) + f"\n\n{more}")
     return OK
 
 
@@ -80,6 +87,8 @@ def _matches(line: Mapping[str, Any], options: argparse.Namespace) -> bool:
         "task_id": options.task,
     }
     same = all(line[key] == value for key, value in wanted.items() if value is not None)
+    if options.scores and "scores" not in line:
+        return False
     return same and not (options.failed and line["success"])
 
 
@@ -87,7 +96,7 @@ def _choice(options: argparse.Namespace) -> str:
     """What was asked for, in words."""
     asked = {
         name: getattr(options, name)
-        for name in ("row", "failed", "kind", "env", "task")
+        for name in ("row", "failed", "kind", "env", "task", "scores")
         if getattr(options, name)
     }
     return ", ".join(f"{n} {v}" if v is not True else n for n, v in asked.items()) or "all episodes"
@@ -102,6 +111,11 @@ def _nothing(file: EpisodeFile, options: argparse.Namespace) -> str:
             return f"{file.path} has no {asked} {getattr(options, asked)!r}; it has " + (
                 ", ".join(there) or "no episodes yet"
             )
+    if options.scores and not any("scores" in line for line in lines):
+        return (
+            f"{file.path} has no scores: `journeyman train` writes them with the first "
+            f"log_episodes=… of each rollout"
+        )
     return f"{file.path}: no episode matches ({_choice(options)})"
 
 

@@ -14,13 +14,14 @@ from journeyman.agents.errors import RunDirError, RunFileError
 from journeyman.agents.evaluation.files import json_lines, misfit
 from journeyman.agents.evaluation.metrics import Metrics, summarise
 from journeyman.agents.evaluation.report import write_atomically
+from journeyman.agents.evaluation.scores import SHAPE, Scores
 from journeyman.envs import Episode, StopReason, env_class
 from journeyman.envs.types import Role
 from journeyman.tools import CallStatus
 
 EPISODES = "episodes.jsonl"
-FORMAT = 1
-"""Of its lines; a line that says none is of the first."""
+FORMAT = 2
+"""Of its lines: since 2 they may have scores. A line that says none is of the first."""
 TRAINING = "training"
 """The row of episodes that were played to be learned from."""
 
@@ -43,6 +44,8 @@ class Played:
     """The optimiser step that learned from it first; None in an evaluation."""
     weights: str = ""
     """Tells the model that played from others, in an evaluation; empty where nobody looked."""
+    scores: Scores | None = None
+    """What teacher and credit said of it, in training."""
 
     @property
     def place(self) -> Place:
@@ -65,6 +68,7 @@ class Played:
             "version": _version(),
             "weights": self.weights,
             **self.episode.to_dict(),
+            **({} if self.scores is None else {"scores": self.scores.to_dict()}),
         }
 
     @classmethod
@@ -75,13 +79,16 @@ class Played:
             TypeError: As `ValueError`.
             ValueError: A value is none that `to_dict` writes.
         """
+        episode, told = Episode.from_dict(line), line.get("scores")
+        count = len(episode.steps), len(episode.tokens)
         return cls(
             line["row"],
-            Episode.from_dict(line),
+            episode,
             line["kind"],
             line["attempt"],
             line["step"],
             line["weights"],
+            None if told is None else Scores.from_dict(told, *count),
         )
 
 
@@ -125,6 +132,7 @@ _LINE = {
     "mask": [_SPAN],
     "tokens": str,
     "logprobs": str,
+    "scores?": SHAPE,
 }
 """The shape of what `Played.to_dict` writes, as far as it is looked at."""
 
@@ -195,10 +203,11 @@ class EpisodeFile:
             RunFileError: A line is none that was written here, or one of a later version.
         """
         for number, line in enumerate(json_lines(self.path, {"format?": int}), 1):
-            if line.get("format", FORMAT) != FORMAT:
+            if not 1 <= line.get("format", 1) <= FORMAT:
                 raise RunFileError(
                     f"{self.path}, line {number} has format {line['format']}, and this version of "
-                    f"Journeyman reads {FORMAT}: it was written by version {line.get('version')!r}"
+                    f"Journeyman reads 1 to {FORMAT}: it was written by version "
+                    f"{line.get('version')!r}"
                 )
             if problem := misfit(line, _LINE):
                 raise RunFileError(f"{self.path}, line {number}: {problem}: delete the line")

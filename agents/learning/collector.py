@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import Any
@@ -19,11 +19,14 @@ from torch import Tensor
 from journeyman.agents.credit import Credit, Experience, TokenCredit
 from journeyman.agents.errors import BrokenRolloutError, SettingError
 from journeyman.agents.evaluation.remarks import NO_SIGNAL
+from journeyman.agents.evaluation.scores import Scores
+from journeyman.agents.learning.judgements import Judgement
 from journeyman.agents.learning.losses import TeacherView
 from journeyman.agents.learning.samples import to_batch
 from journeyman.agents.rollouts.rollout import no_room, rollout
 from journeyman.agents.rollouts.tasks import TaskRef
 from journeyman.agents.search.evidence import Forest, TreeEpisode, TreeRollouts
+from journeyman.agents.students.dialect import Dialect
 from journeyman.agents.students.player import Player, Trainable
 from journeyman.agents.teachers import Annotations, Detail, Teacher
 from journeyman.envs import Episode, StopReason
@@ -46,6 +49,12 @@ class Batch:
     """Those played, without the blank rows that fill a batch up."""
     figures: dict[str, float] = field(default_factory=dict)
     """What there is to log."""
+    judgements: list[Judgement] = field(default_factory=list)
+    """What was said of each of the episodes."""
+
+    def scores(self, dialect: Dialect) -> Iterator[Scores]:
+        """The same in words, in the student's dialect; worked out as it is read."""
+        return (judged.scores(dialect) for judged in self.judgements)
 
 
 @dataclass(frozen=True)
@@ -174,7 +183,8 @@ class Collector:
             figures[NO_SIGNAL] = float(not any(it.advantages.any() for it in credit))
         if self.search is not None:
             figures |= _search_figures(forest)
-        return self._batch(tasks, episodes, credit, views, figures)
+        judged = [_judgement(*it, annotations) for it in zip(episodes, credit, strict=True)]
+        return self._batch(tasks, episodes, credit, views, figures, judged)
 
     def _play(
         self, tasks: Sequence[TaskRef], theirs: Sequence[bool], annotations: Annotations
@@ -227,6 +237,7 @@ class Collector:
         credit: list[TokenCredit],
         views: list[TeacherView],
         figures: dict[str, float],
+        judged: list[Judgement],
     ) -> Batch:
         """A batch has as many rows as it has tasks; rows that are trained on nothing fill it up."""
         dialect = self.student.dialect
@@ -242,7 +253,12 @@ class Collector:
         rows["row"] = torch.arange(len(tasks))
         if views:
             views = views + [TeacherView.nothing()] * missing
-        return Batch(rows, views, episodes, figures)
+        return Batch(rows, views, episodes, figures, judged)
+
+
+def _judgement(episode: Episode, credit: TokenCredit, annotations: Annotations) -> Judgement:
+    known = annotations.known(episode)
+    return Judgement(episode, credit, None if known is None else known.logprobs)
 
 
 def _heard(credit: TokenCredit, annotations: Annotations, episode: Episode) -> TokenCredit:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from journeyman.agents.learning.trainers.callbacks import (
     read_metrics,
     step_of,
 )
-from journeyman.agents.learning.trainers.parts import Parts
+from journeyman.agents.learning.trainers.parts import Parts, Record
 from journeyman.agents.learning.trainers.recording import TrainingLog
 from journeyman.agents.learning.trainers.validation import Validation
 from journeyman.agents.rollouts.job import Job
@@ -47,7 +47,6 @@ from journeyman.agents.search.evidence import TreeRollouts
 from journeyman.agents.students.player import Player, Trainable
 from journeyman.agents.students.settings import remember
 from journeyman.agents.teachers import Teacher
-from journeyman.envs import Episode
 
 OPTIMISER_COPIES = 3
 """A checkpoint holds the weights and AdamW's two moments."""
@@ -175,7 +174,7 @@ def _trainer(config: TrainConfig) -> Any:
     return build
 
 
-def _parts(config: TrainConfig, record: Callable[[int, Sequence[Episode]], object]) -> Parts:
+def _parts(config: TrainConfig, record: Record) -> Parts:
     """What the trainer is built from, after a look at whether it goes together."""
     credit: Credit = _part(config.credit, "credit", Credit)
     search: TreeRollouts | None = make(config.search, "search")

@@ -33,6 +33,7 @@ from journeyman.tools.parsing import (
     begun_in,
     get_parser,
     read_turn,
+    reasoning_in,
 )
 
 ToolRender = Literal["full", "signature", "names"]
@@ -261,6 +262,12 @@ class Dialect:
         form, begun = self.form, self._begun_in(prompt)
         calls, visible = read_turn(text, lambda it: form(it, tools), self._reasoning, begun)
         return AssistantTurn(text, calls, visible)
+
+    def reasoning_in(
+        self, text: str, prompt: Sequence[int] | None = None
+    ) -> tuple[tuple[int, int], ...]:
+        """Where a turn reasons: half-open ranges of its characters, marks included; see `read`."""
+        return reasoning_in(text, self.form, self._reasoning, self._begun_in(prompt))
 
     def _begun_in(self, prompt: Sequence[int] | None) -> Marks | None:
         """The reasoning that a prompt begins; only the template does so, no content."""

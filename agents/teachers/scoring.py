@@ -33,12 +33,23 @@ def score_episodes(annotations: Annotations, episodes: Sequence[Episode]) -> lis
 def attach(episode: Episode, signal: Signal) -> EpisodeScores:
     """A teacher's view of one episode, from what it said of its tokens."""
     mask = torch.tensor(episode.mask)
-    ratio = (signal.logprobs - torch.tensor(episode.logprobs)) * mask
+    ratio = log_ratio(episode, signal.logprobs)
     steps, parts = [], []
     for step in episode.steps:
         steps.append(_mean_abs(ratio, mask, [step.span]))
         parts.append({name: _mean_abs(ratio, mask, spans) for name, spans in step.parts.items()})
     return EpisodeScores(ratio, tuple(steps), tuple(parts))
+
+
+def log_ratio(episode: Episode, logprobs: Tensor) -> Tensor:
+    """[T] log p_teacher - log p_student of the tokens the student chose; 0 elsewhere.
+
+    Args:
+        episode: Of T tokens.
+        logprobs: [T], the teacher's.
+    """
+    difference = logprobs - torch.tensor(episode.logprobs)
+    return difference.masked_fill(~torch.tensor(episode.mask, dtype=torch.bool), 0.0)
 
 
 def _mean_abs(ratio: Tensor, mask: Tensor, spans: Sequence[tuple[int, int]]) -> float:

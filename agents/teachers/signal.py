@@ -183,6 +183,11 @@ class Annotations:
         """True if there is a teacher to ask."""
         return self._teacher is not None
 
+    def known(self, row: Episode) -> Signal | None:
+        """What has been said of a row; None if nobody asked, and nobody is asked now."""
+        found = self._known.get(id(row))
+        return None if found is None else found[1]
+
     def of(self, rows: Sequence[Episode]) -> list[Signal]:
         """One signal a row; those without chosen tokens are not sent to the teacher.
 

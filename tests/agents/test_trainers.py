@@ -2,7 +2,7 @@ import ast
 import copy
 import dataclasses
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from trl import DistillationConfig, SFTConfig
 from journeyman.agents.credit import Credit, Outcome, Trace, Uniform
 from journeyman.agents.credit.trees import Additive
 from journeyman.agents.errors import AgentError, SettingError
+from journeyman.agents.evaluation.scores import Scores
 from journeyman.agents.learning import collector
 from journeyman.agents.learning.losses import (
     JSD,
@@ -281,9 +282,13 @@ def test_the_teacher_reads_each_row_of_a_rollout_once(
 ) -> None:
     """Whoever asks: search, credit or loss; and however often the rollout is learned from."""
     played: list[Sequence[Episode]] = []
-    parts = dataclasses.replace(
-        make_parts(babbler(), credit), record=lambda step, episodes: played.append(episodes)
-    )
+
+    def record(step: int, episodes: Sequence[Episode], scores: Iterable[Scores]) -> None:
+        played.append(episodes)
+        for episode, found in zip(episodes, scores, strict=True):
+            assert (found.log_ratio is not None) == any(episode.mask)
+
+    parts = dataclasses.replace(make_parts(babbler(), credit), record=record)
     if search:
         parts = dataclasses.replace(parts, search=TreeRollouts(rows=4, trajectories=2))
     read: list[Episode] = []

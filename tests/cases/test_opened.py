@@ -23,6 +23,7 @@ from journeyman.agents.evaluation.metrics import summarise
 from journeyman.agents.evaluation.printing import SafeStream, one_line, printable
 from journeyman.agents.evaluation.records import EPISODES, EpisodeFile, Played
 from journeyman.agents.evaluation.report import aligned, write_summary
+from journeyman.agents.evaluation.scores import PartScore, Scores, StepScores
 from journeyman.agents.evaluation.transcript import as_html, as_text
 from journeyman.agents.learning.trainers.callbacks import (
     COMPLETE,
@@ -33,6 +34,7 @@ from journeyman.agents.learning.trainers.callbacks import (
 )
 from journeyman.agents.runs.folder import RunFolder
 from journeyman.envs import Episode, Message, Step, StopReason
+from journeyman.envs.types import pack
 from journeyman.tools import CallStatus, ToolCall, ToolResult
 
 from ..agents.conftest import ForkServer
@@ -77,6 +79,17 @@ def episode(text: str, number: int = 0, **changes: Any) -> Episode:
     return Episode(**(fields | changes))
 
 
+def scores(text: str) -> Scores:
+    """Of that episode, with the text wherever they have one."""
+    step = StepScores(1.0, 0.5, {f"call 1 argument {text}": PartScore(-3.0, 3.0, 2)})
+    return Scores((step,), (0.0, 1.0, 1.0), (0.0, 0.5, 0.5), (0, 5, 0), (0.0, -3.0, 0.2))
+
+
+def part(score: Any) -> dict[str, Any]:
+    """A step of scores on disk."""
+    return {"weight": 1.0, "advantage": 0.0, "parts": {"turn": score}}
+
+
 def _message(text: str) -> Message:
     return Message("tool", text, f"f{text}")
 
@@ -92,7 +105,9 @@ def test_nothing_a_run_holds_commands_the_terminal(
     broken = episode(text, 1, stop=StopReason.INFRA_ERROR, error=f"gone: {text}", steps=())
     file = EpisodeFile(tmp_path)
     file.append(Played(f"row{text}", e, f"kind{text}") for e in (episode(text), broken))
+    file.append([Played(f"row{text}", episode(text), f"kind{text}", scores=scores(text))])
     assert main(["show", str(tmp_path)]) == 0
+    assert main(["show", str(tmp_path), "--scores"]) == 0
     assert main(["show", str(tmp_path), "--summary"]) == 0
     assert main(["show", str(tmp_path), "--row", f"no{text}"]) == 2
     assert main(["show", f"nowhere{text}"]) == 2
@@ -189,6 +204,10 @@ def test_a_page_has_no_markup_but_its_own() -> None:
         Played(MARKUP, episode(MARKUP, opening=opening, **fields), MARKUP),
         Played(MARKUP, episode(MARKUP, stop=StopReason.INFRA_ERROR, **fields), MARKUP),
     ]
+    scored = Played(MARKUP, episode(MARKUP, **fields), MARKUP, scores=scores(MARKUP))
+    page = Page(as_html(MARKUP, [*shown, scored]))
+    assert page.attributes == {"lang", "charset", "http-equiv", "content", "class", "title"}
+    assert not {"script", "img", "a", "iframe", "link"}.intersection(page.tags)
     page = Page(as_html(MARKUP, shown))
     assert page.tags.count("style") == 1
     assert not {"script", "img", "a", "iframe", "link"}.intersection(page.tags)
@@ -197,9 +216,12 @@ def test_a_page_has_no_markup_but_its_own() -> None:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_page_shows_controls_as_text(name: str, tmp_path: Path) -> None:
-    page = as_html("t", [Played("a", episode(HOSTILE[name]))])
-    assert harmless(page)
-    EpisodeFile(tmp_path).append([Played("a", episode(HOSTILE[name]))])
+    shown = [
+        Played("a", episode(HOSTILE[name])),
+        Played("b", episode(HOSTILE[name]), scores=scores(HOSTILE[name])),
+    ]
+    assert harmless(as_html("t", shown))
+    EpisodeFile(tmp_path).append(shown)
     assert main(["show", str(tmp_path), "--html", str(tmp_path / "page.html")]) == 0
     assert harmless((tmp_path / "page.html").read_text(encoding="utf-8"))
 
@@ -224,6 +246,9 @@ evaluation:
 """
 
 
+_TRAINED = Played("training", episode("x", 5), "kind", step=1, scores=scores("x"))
+
+
 def fill(run: Path) -> Path:
     """A run folder with all the files that are read back."""
     run.mkdir(parents=True)
@@ -232,7 +257,7 @@ def fill(run: Path) -> Path:
         for row in ("oracle", "student")
         for n in range(3)
     ]
-    EpisodeFile(run).append([*played, Played("training", episode("x", 5), "kind", step=1)])
+    EpisodeFile(run).append([*played, _TRAINED])
     (run / "config.yaml").write_text(CONFIG)
     lines = [{"step": n, "loss": 0.5, "rollout/success": 0.25, "seconds": 1.0} for n in (1, 2)]
     (run / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
@@ -249,7 +274,8 @@ def fill(run: Path) -> Path:
         (b"7", r"an object"),
         (b"{}", r"row is missing"),
         (b'{"format": "1"}', r"format is not what was expected: a whole number"),
-        (b'{"format": 2, "version": "9.9"}', r"format 2.* reads 1: it was written by .*9\.9"),
+        (b'{"format": 3, "version": "9.9"}', r"format 3.* reads 1 to 2: it was written by .*9\.9"),
+        (b'{"format": 0}', r"format 0.* reads 1 to 2"),
     ],
 )
 def test_a_line_that_is_no_episode_is_named(line: bytes, problem: str, tmp_path: Path) -> None:
@@ -281,6 +307,16 @@ def test_a_line_that_is_no_episode_is_named(line: bytes, problem: str, tmp_path:
         ("steps", [{"text": 5}]),
         ("steps", {}),
         ("steps", [{"span": [1, 2, 3], "text": "", "calls": [], "parts": {}}]),
+        ("scores", None),
+        ("scores", {}),
+        ("scores", scores("x").to_dict() | {"log_ratio": "AAAA"}),
+        ("scores", scores("x").to_dict() | {"weights": pack("f", (1.0,))}),
+        ("scores", scores("x").to_dict() | {"steps": []}),
+        ("scores", scores("x").to_dict() | {"steps": [{"weight": 1, "advantage": 0}]}),
+        ("scores", scores("x").to_dict() | {"steps": [part([0.5, 0.5])]}),
+        ("scores", scores("x").to_dict() | {"steps": [part([0.5, 0.5, 1.5])]}),
+        ("scores", scores("x").to_dict() | {"steps": [part([10**400, 0.5, 1])]}),
+        ("scores", scores("x").to_dict() | {"steps": [part({"log_ratio": 0.5})]}),
     ],
 )
 def test_a_value_of_another_type_is_named(key: str, value: Any, tmp_path: Path) -> None:
@@ -296,9 +332,10 @@ def test_a_line_without_a_format_is_of_the_first(tmp_path: Path) -> None:
     run = fill(tmp_path / "run")
     known = EpisodeFile(run).read()
     text = (run / EPISODES).read_text()
-    assert '"format":1,' in text
-    (run / EPISODES).write_text(text.replace('"format":1,', ""))
-    assert EpisodeFile(run).read() == known
+    assert '"format":2,' in text
+    for written in ('"format":1,', ""):
+        (run / EPISODES).write_text(text.replace('"format":2,', written))
+        assert EpisodeFile(run).read() == known
 
 
 def test_a_line_without_end_is_not_read_to_its_end(

@@ -23,8 +23,17 @@ from journeyman.tools.parsing.llama3 import LLAMA3_JSON
 from journeyman.tools.parsing.mistral import MISTRAL
 from journeyman.tools.parsing.pythonic import PYTHONIC
 from journeyman.tools.parsing.qwen3_coder import QWEN3_CODER
-from journeyman.tools.parsing.reasoning import ANALYSIS, MARKS, THINK, Marks, begun_in, read_turn
-from journeyman.tools.parsing.tokens import locate, token_ends
+from journeyman.tools.parsing.reasoning import (
+    ANALYSIS,
+    MARKS,
+    THINK,
+    Marks,
+    begun_in,
+    read_turn,
+    reasoning_in,
+)
+from journeyman.tools.parsing.tokens import covering, locate, token_ends
+from journeyman.tools.parsing.within import CallPlaces
 
 __all__ = [
     "ANALYSIS",
@@ -33,13 +42,16 @@ __all__ = [
     "PARSERS",
     "THINK",
     "CallFormat",
+    "CallPlaces",
     "Marks",
     "Scanner",
     "begun_in",
+    "covering",
     "get_parser",
     "locate",
     "parse_hermes",
     "read_turn",
+    "reasoning_in",
     "render_hermes",
     "token_ends",
 ]

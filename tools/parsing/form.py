@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from journeyman.tools.parsing.tokens import locate, token_ends
 from journeyman.tools.parsing.values import typed
+from journeyman.tools.parsing.within import CallPlaces, Within, nowhere
 from journeyman.tools.types import ToolCall, ToolSpec
 
 Scanner = Callable[[str, int], list[ToolCall]]
@@ -25,6 +26,8 @@ class CallFormat:
     """The text of a turn's calls."""
     untyped: bool = False
     """True if arguments are written as plain text, so that their types are in the schema only."""
+    within: Within = nowhere
+    """Where in a call's text its parts stand."""
 
     def __call__(self, text: str, tools: Sequence[ToolSpec] = ()) -> list[ToolCall]:
         """Every attempted call of a turn, in order, malformed and truncated ones too.
@@ -59,6 +62,22 @@ class CallFormat:
             tools: Where forms without types look them up.
         """
         return locate(self(decode(ids), tools), token_ends(ids, decode))
+
+    def places(self, text: str, call: ToolCall) -> CallPlaces:
+        """Where in a turn the parts of one of its calls stand; nothing of a call without a span.
+
+        Args:
+            text: The turn that the call was parsed from.
+            call: One of its calls.
+        """
+        if call.span is None:
+            return CallPlaces()
+        first, last = call.span
+        found = self.within(text[first:last])
+        return CallPlaces(
+            found.name and (first + found.name[0], first + found.name[1]),
+            {key: (first + start, first + end) for key, (start, end) in found.arguments.items()},
+        )
 
     def render(self, *calls: ToolCall) -> str:
         """The text of one turn's calls, as the family's models are trained to write it.

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from journeyman.tools.parsing.body import failed, read_arguments, to_json, unclosed
 from journeyman.tools.parsing.form import CallFormat
 from journeyman.tools.parsing.scanning import marker_end, next_marker, object_end, skip_space
+from journeyman.tools.parsing.within import CallPlaces, arguments_at
 from journeyman.tools.types import CallStatus, ToolCall
 
 MESSAGE, CALL = "<|message|>", "<|call|>"
@@ -69,4 +70,16 @@ def _write(calls: Sequence[ToolCall]) -> str:
     )
 
 
-HARMONY = CallFormat("harmony", _scan, _write)
+def _within(call: str) -> CallPlaces:
+    header = _find_header(call, 0, len(call))
+    if header is None:
+        return CallPlaces()
+    start, end = header.span(1)
+    body, mark = next_marker(call, end, MESSAGE)
+    return CallPlaces(
+        (end - len(call[start:end].removeprefix("functions.")), end),
+        arguments_at(call, body + len(mark)),
+    )
+
+
+HARMONY = CallFormat("harmony", _scan, _write, within=_within)

@@ -12,6 +12,7 @@ from journeyman.tools.parsing.body import read_json, to_json, unclosed
 from journeyman.tools.parsing.form import CallFormat
 from journeyman.tools.parsing.scanning import marker_end, next_marker, object_end
 from journeyman.tools.parsing.tags import CLOSE, OPEN, next_attempt, unopened
+from journeyman.tools.parsing.within import in_object
 from journeyman.tools.types import ToolCall
 
 _MARKERS = re.compile(f"{OPEN}|{CLOSE}")
@@ -57,4 +58,4 @@ def _write(calls: Sequence[ToolCall]) -> str:
     return "\n".join(f"{OPEN}\n{body}\n{CLOSE}" for body in bodies)
 
 
-HERMES = CallFormat("hermes", _scan, _write)
+HERMES = CallFormat("hermes", _scan, _write, within=in_object("arguments", "parameters"))

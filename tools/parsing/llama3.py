@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from journeyman.tools.parsing.body import failed, read_json, to_json, unclosed
 from journeyman.tools.parsing.form import CallFormat
-from journeyman.tools.parsing.pythonic import read_python
+from journeyman.tools.parsing.pythonic import in_python, read_python
 from journeyman.tools.parsing.scanning import (
     JSON_STRINGS,
     PYTHON_STRINGS,
@@ -23,6 +23,7 @@ from journeyman.tools.parsing.scanning import (
     object_end,
     skip_space,
 )
+from journeyman.tools.parsing.within import CallPlaces, in_object
 from journeyman.tools.types import CallStatus, ToolCall
 
 TAG = "<|python_tag|>"
@@ -75,4 +76,18 @@ def _write(calls: Sequence[ToolCall]) -> str:
     return "; ".join(to_json({"name": c.name, "parameters": dict(c.arguments)}) for c in calls)
 
 
-LLAMA3_JSON = CallFormat("llama3_json", _scan, _write)
+_in_object = in_object("parameters", "arguments")
+
+
+def _within(call: str) -> CallPlaces:
+    body = marker_end(call, 0, TAG, ";") or 0
+    if marker_end(call, body, "{") is not None:
+        return _in_object(call)
+    found = in_python(call)
+    if found.name is None:
+        return found
+    start, end = found.name
+    return CallPlaces((start, start + len(call[start:end].removesuffix(".call"))), found.arguments)
+
+
+LLAMA3_JSON = CallFormat("llama3_json", _scan, _write, within=_within)

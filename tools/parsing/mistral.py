@@ -24,6 +24,7 @@ from journeyman.tools.parsing.scanning import (
     next_marker,
     object_end,
 )
+from journeyman.tools.parsing.within import CallPlaces, arguments_at, in_object, trimmed
 from journeyman.tools.types import CallStatus, ToolCall
 
 OPEN = "[TOOL_CALLS]"
@@ -113,4 +114,16 @@ def _write(calls: Sequence[ToolCall]) -> str:
     return "".join(f"{OPEN}{c.name}{_ARGS}{to_json(dict(c.arguments))}" for c in calls)
 
 
-MISTRAL = CallFormat("mistral", _scan, _write)
+_in_object = in_object("arguments", "parameters")
+
+
+def _within(call: str) -> CallPlaces:
+    body = marker_end(call, 0, OPEN) or 0
+    if marker_end(call, body, "[", "{") and marker_end(call, body, _ARGS, _CALL_ID) is None:
+        return _in_object(call)  # an item of a list
+    end, _ = next_marker(call, body, _ARGS, _CALL_ID, "{")
+    brace, _ = next_marker(call, end, "{")
+    return CallPlaces(trimmed(call, body, end), arguments_at(call, brace))
+
+
+MISTRAL = CallFormat("mistral", _scan, _write, within=_within)

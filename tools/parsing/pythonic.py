@@ -10,12 +10,13 @@ from __future__ import annotations
 import ast
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from journeyman.tools.parsing.body import Span, failed, unclosed, well_formed
 from journeyman.tools.parsing.form import CallFormat
 from journeyman.tools.parsing.scanning import PYTHON_STRINGS, item_end, marker_end, next_marker
+from journeyman.tools.parsing.within import CallPlaces, trimmed
 from journeyman.tools.types import CallStatus, ToolCall
 
 _OPEN = ("<|python_start|>", "<|tool_call_start|>")
@@ -71,11 +72,9 @@ def read_python(body: str, span: Span) -> ToolCall:
         return failed(CallStatus.MISSING_NAME, error, span)
     name = match[1]
     arguments: dict[str, Any] = {}
-    end, mark = match.end() - 1, ","
-    while mark == ",":
-        start = end + 1
-        end, mark = item_end(body, start, ")", PYTHON_STRINGS)
-        given = body[start:end]
+    places = list(_given(body, match.end()))
+    for start, stop, _ in places:
+        given = body[start:stop]
         if not given.strip():
             continue
         argument = _ARGUMENT.match(given)
@@ -87,10 +86,35 @@ def read_python(body: str, span: Span) -> ToolCall:
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             error = f"The value of {argument[1][:80]!r} is not a Python literal that JSON has."
             return failed(CallStatus.INVALID_JSON, error, span, name)
+    _, end, mark = places[-1]
     if mark != ")" or body[end + 1 :].strip():
         error = f"The call of {name[:80]!r} does not end with its closing parenthesis."
         return failed(CallStatus.INVALID_JSON, error, span, name)
     return well_formed(name, arguments, span)
+
+
+def _given(body: str, start: int) -> Iterator[tuple[int, int, str]]:
+    """Start and end of each argument after a parenthesis, and the mark that ends it."""
+    mark = ","
+    while mark == ",":
+        end, mark = item_end(body, start, ")", PYTHON_STRINGS)
+        yield start, end, mark
+        start = end + 1
+
+
+_BEGIN = re.compile(r"[A-Za-z_][\w.\-]*(?=\s*\()")
+
+
+def in_python(call: str) -> CallPlaces:
+    """Where the parts of `name(argument=value, …)` stand, whatever is before it."""
+    name = _BEGIN.search(call)
+    if name is None:
+        return CallPlaces()
+    arguments = {}
+    for start, end, _ in _given(call, call.index("(", name.end()) + 1):
+        if argument := _ARGUMENT.match(call, start, end):
+            arguments[argument[1]] = trimmed(call, start, end)
+    return CallPlaces(name.span(), arguments)
 
 
 # Python warns of an escape it does not know, and keeps the backslash: keep it at once.
@@ -141,4 +165,4 @@ def _write_call(call: ToolCall) -> str:
     return f"{call.name}({given})"
 
 
-PYTHONIC = CallFormat("pythonic", _scan, _write)
+PYTHONIC = CallFormat("pythonic", _scan, _write, within=in_python)

@@ -18,11 +18,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from journeyman.tools.parsing.body import failed, unclosed, well_formed
+from journeyman.tools.parsing.body import Span, failed, unclosed, well_formed
 from journeyman.tools.parsing.form import CallFormat
-from journeyman.tools.parsing.scanning import marker_end, next_marker, value_end
+from journeyman.tools.parsing.scanning import marker_end, next_marker, skip_space, value_end
 from journeyman.tools.parsing.tags import CLOSE, OPEN, next_attempt, unopened
 from journeyman.tools.parsing.values import to_text
+from journeyman.tools.parsing.within import CallPlaces, trimmed
 from journeyman.tools.types import CallStatus, ToolCall
 
 _FUNCTION, _END_FUNCTION = "<function=", "</function>"
@@ -44,7 +45,8 @@ def _scan(text: str, start: int) -> list[ToolCall]:
     if named is not None:
         read = _read(text, named)
         if isinstance(read, tuple):
-            name, arguments, end = read
+            name, places, end = read
+            arguments = {key: _trim(text[slice(*value)]) for key, (_, value) in places.items()}
             closed = marker_end(text, end, CLOSE)
             if closed is not None or bare:
                 return [well_formed(name, arguments, (opener, closed or end))]
@@ -58,13 +60,13 @@ def _scan(text: str, start: int) -> list[ToolCall]:
     return [failed(CallStatus.INVALID_JSON, error, (opener, place + len(mark)))]
 
 
-def _read(text: str, start: int) -> tuple[str, dict[str, str], int] | str:
-    """Name, arguments and the end of the function; or what is wrong with it."""
+def _read(text: str, start: int) -> tuple[str, dict[str, tuple[Span, Span]], int] | str:
+    """Name, places of arguments and of their values, the end; or what is wrong with it."""
     named = _tag(text, start)
     if named is None:
         return f"The name in {_FUNCTION}name> is not closed with >."
     name, position = named
-    arguments: dict[str, str] = {}
+    places: dict[str, tuple[Span, Span]] = {}
     while (end := marker_end(text, position, _END_FUNCTION)) is None:
         begin = marker_end(text, position, _PARAMETER)
         if begin is None:
@@ -76,9 +78,9 @@ def _read(text: str, start: int) -> tuple[str, dict[str, str], int] | str:
         closed = value_end(text, begin, _END_PARAMETER, _PARAMETER, _END_FUNCTION)
         if closed is None:
             return f"The value of {key[:80]!r} is not closed with {_END_PARAMETER}."
-        arguments[key] = _trim(text[begin:closed])
-        position = closed + len(_END_PARAMETER)
-    return name, arguments, end
+        start, position = skip_space(text, position), closed + len(_END_PARAMETER)
+        places[key] = (start, position), (begin, closed)
+    return name, places, end
 
 
 def _tag(text: str, start: int) -> tuple[str, int] | None:
@@ -104,4 +106,13 @@ def _write_call(call: ToolCall) -> str:
     return f"{OPEN}\n{_FUNCTION}{call.name}>\n{parameters}{_END_FUNCTION}\n{CLOSE}"
 
 
-QWEN3_CODER = CallFormat("qwen3_coder", _scan, _write, untyped=True)
+def _within(call: str) -> CallPlaces:
+    begin = call.find(_FUNCTION) + len(_FUNCTION)
+    read = _read(call, begin) if begin >= len(_FUNCTION) else ""
+    if isinstance(read, str):
+        return CallPlaces()
+    named = trimmed(call, begin, call.index(">", begin))
+    return CallPlaces(named, {key: whole for key, (whole, _) in read[1].items()})
+
+
+QWEN3_CODER = CallFormat("qwen3_coder", _scan, _write, untyped=True, within=_within)

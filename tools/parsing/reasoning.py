@@ -96,6 +96,15 @@ def read_turn(
     return (calls, visible) if calls or attempt is None else ((attempt,), "")
 
 
+def reasoning_in(
+    text: str, read: Reader, marks: Sequence[Marks] = (THINK,), begun: Marks | None = None
+) -> tuple[Span, ...]:
+    """Where a turn reasons, its marks included; see `read_turn`."""
+    if begun is None and not any(p.open in text or p.close in text for p in marks):
+        return ()
+    return tuple((start, end) for start, end, _ in _reasoning(text, read, marks, begun))
+
+
 def _reasoning(
     text: str, read: Reader, marks: Sequence[Marks], begun: Marks | None
 ) -> Iterator[tuple[int, int, Marks | None]]:

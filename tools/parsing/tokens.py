@@ -39,8 +39,18 @@ def locate(calls: Sequence[ToolCall], ends: Sequence[int]) -> list[ToolCall]:
         if call.span is None:
             located.append(call)
             continue
-        start, end = call.span
-        first = bisect_right(ends, start)  # the first token that reaches beyond `start`
-        last = bisect_left(ends, end)  # the first token that reaches `end`
-        located.append(replace(call, token_span=(first, min(last + 1, len(ends)))))
+        located.append(replace(call, token_span=covering(call.span, ends)))
     return located
+
+
+def covering(span: tuple[int, int], ends: Sequence[int]) -> tuple[int, int]:
+    """The smallest range of tokens that covers some characters.
+
+    Args:
+        span: Half-open range of characters.
+        ends: `token_ends` of the text.
+    """
+    start, end = span
+    first = bisect_right(ends, start)  # the first token that reaches beyond `start`
+    last = bisect_left(ends, end)  # the first token that reaches `end`
+    return first, min(last + 1, len(ends))

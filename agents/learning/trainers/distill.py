@@ -8,7 +8,7 @@ steps, and a token's loss is multiplied by its weight and joined by a policy-gra
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +22,18 @@ from trl import DistillationConfig, DistillationTrainer
 from trl.trainer.utils import RepeatSampler, shuffle_sequence_dict, split_tensor_dict
 
 from journeyman.agents.errors import SettingError
+from journeyman.agents.evaluation.scores import Scores
 from journeyman.agents.learning.collector import LOGGED_TURNS, Collector
 from journeyman.agents.learning.losses import Loss, Predictions, TeacherView
 from journeyman.agents.learning.losses.functions import clipped_policy_gradient, weighted_mean
 from journeyman.agents.learning.losses.loss import check_number
-from journeyman.agents.learning.trainers.parts import KeepsCredit, Parts, PlainTrainer, tasks_needed
+from journeyman.agents.learning.trainers.parts import (
+    KeepsCredit,
+    Parts,
+    PlainTrainer,
+    Record,
+    tasks_needed,
+)
 from journeyman.agents.networks.batching import similar_lengths
 from journeyman.agents.networks.heads import Head, backbone
 from journeyman.agents.rollouts.tasks import TaskRef
@@ -109,7 +116,7 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
             SettingError: The schedule does not go with `args`.
         """
         schedule.check(args, collector.rows_a_task)
-        self._record: Callable[[int, Sequence[Episode]], object] = kwargs.pop("record", _forget)
+        self._record: Record = kwargs.pop("record", _forget)
         # Defaults of TRL that would break ours: rows are task references, in a fixed order.
         args.remove_unused_columns = False
         args.shuffle_dataset = False
@@ -196,7 +203,8 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
         batch = self._collector.collect(tasks, model.training, int(self.state.global_step))
         self._views = batch.views
         if model.training and self.accelerator.is_main_process:
-            self._record(int(self.state.global_step) + 1, batch.episodes)
+            scores = batch.scores(self._collector.student.dialect)
+            self._record(int(self.state.global_step) + 1, batch.episodes, scores)
         self.note(batch.figures)
         return {name: it.to(self.accelerator.device) for name, it in batch.rows.items()}
 
@@ -249,7 +257,7 @@ def by_turn(values: Tensor, turns: Tensor) -> dict[str, float]:
     return {f"divergence/turn_{t + 1}": float(here.mean()) for t, here in places if here.numel()}
 
 
-def _forget(step: int, episodes: Sequence[Episode]) -> None:
+def _forget(step: int, episodes: Sequence[Episode], scores: Iterable[Scores]) -> None:
     """Nobody keeps what was played."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,17 @@ from transformers import Trainer, TrainingArguments
 
 from journeyman.agents.credit import Credit
 from journeyman.agents.errors import SettingError
+from journeyman.agents.evaluation.scores import Scores
 from journeyman.agents.learning.losses import Loss
 from journeyman.agents.rollouts.tasks import TaskRef
 from journeyman.agents.search.evidence import TreeRollouts
 from journeyman.agents.students.player import Trainable
 from journeyman.agents.teachers import Teacher
 from journeyman.envs import Episode
+
+Record = Callable[[int, Sequence[Episode], Iterable[Scores]], object]
+"""(step, episodes, scores): the optimiser step that learns from a rollout first, its episodes, and
+what was said of each, which is worked out as it is read."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +44,8 @@ class Parts:
     """For every environment."""
     search: TreeRollouts | None = None
     """Grows rollouts into trees; for distillation only."""
-    record: Callable[[int, Sequence[Episode]], object] = lambda step, episodes: None
-    """Told of every rollout: the optimiser step that learns from it first, and its episodes."""
+    record: Record = lambda step, episodes, scores: None
+    """Told of every rollout."""
 
 
 class KeepsCredit(Trainer):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import repeat
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from journeyman.agents.evaluation.records import TRAINING, EpisodeFile, Played, kind_of
+from journeyman.agents.evaluation.scores import Scores
 from journeyman.envs import Episode
 
 
@@ -26,13 +28,21 @@ class TrainingLog(TrainerCallback):
         if state.is_world_process_zero:
             self._file.forget_after(state.global_step)
 
-    def record(self, step: int, episodes: Sequence[Episode]) -> None:
+    def record(
+        self,
+        step: int,
+        episodes: Sequence[Episode],
+        scores: Iterable[Scores | None] = repeat(None),
+    ) -> None:
         """Take a rollout.
 
         Args:
             step: The optimiser step that learns from it first, from 1.
             episodes: All of it.
+            scores: What was said of each; read as far as episodes are kept.
         """
         if self._count:
-            kept = episodes[: self._count]
-            self._file.append(Played(TRAINING, e, kind_of(e), step=step) for e in kept)
+            kept = zip(episodes[: self._count], scores, strict=False)
+            self._file.append(
+                Played(TRAINING, e, kind_of(e), step=step, scores=told) for e, told in kept
+            )
