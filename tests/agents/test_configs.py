@@ -43,6 +43,8 @@ LIGHT = (
 NEEDED = {
     ("student", "hf"): ["student.model=embedded-student"],
     ("teacher", "hf"): ["teacher.model=embedded-teacher"],
+    ("teacher", "router"): ["teacher.routes={}"],
+    ("teacher", "mixture"): ["teacher.weights={}"],
 }
 """Options that name nothing by themselves, and what they must be told."""
 
