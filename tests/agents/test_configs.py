@@ -46,6 +46,8 @@ NEEDED = {
     ("student", "openai"): ["student.base_url=http://127.0.0.1:8000/v1"],
     ("teacher", "hf"): ["teacher.model=embedded-teacher"],
     ("teacher", "cross_tokenizer"): ["teacher.model=embedded-teacher"],
+    ("teacher", "router"): ["teacher.routes={}"],
+    ("teacher", "mixture"): ["teacher.weights={}"],
 }
 """Options that name nothing by themselves, and what they must be told."""
 
