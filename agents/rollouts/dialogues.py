@@ -121,7 +121,9 @@ def retell(dialogue: Dialogue, dialect: Dialect) -> Demonstration:
             heard.append(it)
             continue
         try:
-            tokens += dialect.reply(heard) if tokens else dialect.opening(heard, dialogue.tools)
+            tokens += (
+                dialect.reply(heard) if tokens else dialect.opening(heard, dialogue.tools or None)
+            )
             turn = dialect.turn(dialect.say(it.content, it.calls, it.reasoning, tokens))
         except (DialectError, TemplateError) as error:
             raise DialectError(f"message {number} of its conversation: {error}") from error

@@ -159,13 +159,18 @@ class Dialect:
                 return family.form.name
         return Hermes.form.name if "<tool_call>" in template else None
 
-    def opening(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> list[int]:
-        """Tokens of the first prompt, up to where the student starts to write."""
+    def opening(self, messages: Sequence[Message], tools: Sequence[ToolSpec] | None) -> list[int]:
+        """Tokens of the first prompt, up to where the student starts to write.
+
+        Args:
+            messages: What is said before it writes.
+            tools: What may be called; of None the prompt says nothing.
+        """
 
         def shown(veil: Veil) -> str:
             conversation = [self._message(m, veil) for m in self._told_as(messages)]
             schemas: list[Any] | None = None
-            if not tools:
+            if tools is None:
                 return self._template(conversation, True)
             if self.render == "full":
                 schemas = [mapped(t.as_function(), veil, named=False) for t in tools]
