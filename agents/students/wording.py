@@ -138,8 +138,8 @@ def _calls(message: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         call = it if isinstance(it, dict) else {}
         function = call.get("function")
         name, body = _named(function if isinstance(function, dict) else {})
-        given = call.get("id")
-        calls.append((name, body, given if isinstance(given, str) and given else f"c{i:08d}"))
+        given = _text(call.get("id")) or f"c{i:08d}"
+        calls.append((name, body, given))
     return calls
 
 
