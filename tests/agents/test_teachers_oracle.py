@@ -17,7 +17,7 @@ from journeyman.agents.rollouts.tasks import TaskRef
 from journeyman.agents.students.scripted import Script, ScriptedPlayer, oracle
 from journeyman.agents.teachers import Detail, Signal
 from journeyman.agents.teachers.oracle import OracleTeacher
-from journeyman.envs import Episode, ToolEnv, answer_text
+from journeyman.envs import Episode, ToolEnv, answer_text, make
 from journeyman.tools import CallStatus, ToolCall
 
 from .test_trainers import ENV, babbler, changed, distillation, make_parts, steps, weights
@@ -109,6 +109,19 @@ def test_a_harmless_detour_does_not_lead_off() -> None:
     whole, told = lengths(row), spoken(row, judged(row))
     assert 0 < told[1] < whole[1]
     assert [told[0], *told[2:]] == [whole[0], *whole[2:]]
+
+
+def test_it_follows_longer_than_the_environment_lasts_by_itself() -> None:
+    def dawdles(env: ToolEnv) -> Iterator[ToolCall | str]:
+        gold = env.oracle()
+        yield from [gold[0]] * 25  # of them 24 change nothing
+        yield from gold[1:]
+        yield answer_text(env.user_turn)
+
+    (row,) = rollout(ScriptedPlayer(DIALECT, dawdles), [TASK], env_kwargs={"max_turns": 40})
+    assert row.success and len(row.steps) > make(ENV).max_turns
+    whole, told = lengths(row), spoken(row, judged(row))
+    assert told[25:] == whole[25:]
 
 
 def test_after_a_change_that_gold_does_not_make_it_is_silent() -> None:
