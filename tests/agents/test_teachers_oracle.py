@@ -8,9 +8,17 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from journeyman.agents.errors import SettingError
-from journeyman.agents.learning.losses import JSD, Loss, SampledReverseKL, TopKReverseKL
+from journeyman.agents.learning.losses import (
+    JSD,
+    Loss,
+    Predictions,
+    SampledReverseKL,
+    TeacherView,
+    TopKReverseKL,
+)
 from journeyman.agents.learning.trainers import distill
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import TaskRef
@@ -148,6 +156,27 @@ def test_an_answer_too_early_is_taught_and_then_nothing() -> None:
 
     row = play(gives_up)
     assert spoken(row, judged(row)) == [1]  # a call begins with another token
+
+
+class Thousand(SampledReverseKL):
+    """1 where the teacher speaks, 1000 where it is silent."""
+
+    def __call__(self, student: Predictions, teacher: TeacherView | None, batch: Any) -> Tensor:
+        assert teacher is not None and teacher.spoken is not None
+        values = torch.where(teacher.spoken, 1.0, 1000.0)
+        return values + 0 * super().__call__(student, teacher, batch)
+
+
+def test_figures_are_of_what_it_says(tmp_path: Path) -> None:
+    parts = make_parts(babbler(), loss=Thousand())
+    teacher = OracleTeacher()
+    teacher.check(parts.student)
+    trainer = distill.build(replace(parts, teacher=teacher), distillation(tmp_path))
+    trainer.train()
+    for record in steps(trainer):
+        assert 0 < record["loss"] < 1  # of all chosen tokens
+        told = {value for name, value in record.items() if name.startswith("divergence/")}
+        assert told == {1.0}
 
 
 @pytest.mark.parametrize("loss", [TopKReverseKL(), SampledReverseKL()])
