@@ -31,8 +31,8 @@ class StepScores:
     """Mean advantage of its tokens."""
     parts: Mapping[str, PartScore] = field(default_factory=dict)
     """By part: "turn" (all of it), "reasoning", "call 1", "call 1 tool", "call 1 argument amount",
-    "answer", "stop". A part of which the student chose nothing is left out; all are without a
-    teacher that was asked."""
+    "answer", "stop". A part of which the student chose nothing, or the teacher says nothing, is
+    left out; all are without a teacher that was asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,8 @@ class Scores:
     widths: tuple[int, ...]
     """[T] characters of its turn's text that each token adds; 0 outside turns."""
     log_ratio: tuple[float, ...] | None = None
-    """[T] log p_teacher - log p_student; 0 on tokens that the student did not choose. None if no
-    teacher was asked."""
+    """[T] log p_teacher - log p_student; 0 on tokens that the student did not choose, or of which
+    the teacher says nothing. None if no teacher was asked."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form, numbers of every token packed as an episode's."""

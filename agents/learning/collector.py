@@ -258,7 +258,9 @@ class Collector:
 
 def _judgement(episode: Episode, credit: TokenCredit, annotations: Annotations) -> Judgement:
     known = annotations.known(episode)
-    return Judgement(episode, credit, None if known is None else known.logprobs)
+    if known is None:
+        return Judgement(episode, credit)
+    return Judgement(episode, credit, known.logprobs, known.spoken)
 
 
 def _heard(credit: TokenCredit, annotations: Annotations, episode: Episode) -> TokenCredit:

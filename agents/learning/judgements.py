@@ -35,6 +35,8 @@ class Judgement:
     credit: TokenCredit
     logprobs: Tensor | None = None
     """[T], the teacher's; None if no teacher was asked about it."""
+    spoken: Tensor | None = None
+    """[T], true where the teacher had something to say; None is everywhere."""
 
     def scores(self, dialect: Dialect) -> Scores:
         """The same by turn and part, without asking anybody anything.
@@ -48,6 +50,9 @@ class Judgement:
         weights = self.credit.weights.masked_fill(~learned, 0.0).tolist()
         advantages = self.credit.advantages.masked_fill(~learned, 0.0).tolist()
         told = None if self.logprobs is None else log_ratio(episode, self.logprobs).tolist()
+        heard = list(episode.mask)
+        if self.spoken is not None:
+            heard = [a and b for a, b in zip(heard, self.spoken.tolist(), strict=True)]
         steps, widths = [], [0] * len(episode.tokens)
         for step in episode.steps:
             start, end = step.span
@@ -56,7 +61,7 @@ class Judgement:
             parts = {}
             if told is not None:
                 for name, tokens in _parts(step, ends, dialect, episode.tokens[:start]):
-                    if ratios := [told[t] for t in tokens if episode.mask[t]]:
+                    if ratios := [told[t] for t in tokens if heard[t]]:
                         distance = _mean(list(map(abs, ratios)))
                         parts[name] = PartScore(_mean(ratios), distance, len(ratios))
             chosen = [t for t in range(start, end) if episode.mask[t]]

@@ -186,7 +186,9 @@ def _signal(row: Episode, spans: Mapping[Span, Span], read: Signal | None) -> Si
         teacher = read.logprobs[slice(*theirs)].double().sum()
         # Spread evenly: whoever reads tokens finds the span's sum in them.
         told[slice(*ours)] += (teacher - own[slice(*ours)].sum()) / (ours[1] - ours[0])
-    return Signal(told, spans=numbers)
+    heard = numbers >= 0
+    chosen = torch.tensor(row.mask, dtype=torch.bool)
+    return Signal(told, spans=numbers, spoken=None if heard[chosen].all() else heard)
 
 
 def load_cross_tokenizer_teacher(

@@ -15,9 +15,9 @@ from typing import ClassVar
 
 from journeyman.agents.errors import SettingError
 from journeyman.agents.students.dialect import Dialect
-from journeyman.envs import Episode, StopReason, answer_text
+from journeyman.envs import Episode, Step, StopReason, answer_text
 from journeyman.envs.task import Task
-from journeyman.tools import CallStatus
+from journeyman.tools import CallStatus, ToolCall
 from journeyman.tools.doors import load_group
 
 ENTRY_POINTS = "journeyman.hints"
@@ -61,13 +61,19 @@ class ErrorsMet(Hint):
     """`error`: the calls of this very episode that went wrong, with what was said to them."""
 
     def tell(self, task: Task, dialect: Dialect, row: Episode | None) -> str | None:
-        """None where every call went well."""
+        """None where every call went well; what could not be read is told as it was written."""
         lines = [
-            f"{dialect.write_call(result.call)}\n{result.content}"
-            for result in (row.calls if row is not None else ())
+            f"{_as_written(step, result.call, dialect)}\n{result.content}"
+            for step in (row.steps if row is not None else ())
+            for result in step.results
             if result.call.status is not CallStatus.OK
         ]
         return "\n".join(["These calls go wrong:", *dict.fromkeys(lines)]) if lines else None
+
+
+def _as_written(step: Step, call: ToolCall, dialect: Dialect) -> str:
+    """A call's own text: one that cannot be read has no name or arguments to write it by."""
+    return dialect.write_call(call) if call.span is None else step.text[slice(*call.span)]
 
 
 _ENDS = {

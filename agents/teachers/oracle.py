@@ -100,6 +100,7 @@ def _gold_tokens(row: Episode, dialect: Dialect) -> Iterator[tuple[int, int]]:
     env = make(row.env_id)
     try:
         env.begin(env_class(row.env_id).load_task(row.task_id))
+        env.max_turns = max(env.max_turns, len(row.steps))  # the run's env.kwargs may say more
         made = 0  # gold calls of this user turn
         for step in row.steps:
             gold = env.oracle()

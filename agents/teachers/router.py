@@ -205,10 +205,17 @@ class Mixture(_Several):
             top_k: Tokens that it names where its most probable ones are asked for.
 
         Raises:
-            SettingError: A part without a weight or a weight without a part, or a number out of its
-                range.
+            SettingError: A part without a weight or a weight without a part, one that tells of
+                spans alone, or a number out of its range.
         """
         super().__init__(parts)
+        for name, part in self._parts.items():
+            if part.gives < Detail.SAMPLED:
+                raise SettingError(
+                    f"parts.{name}: {type(part).__name__} tells of spans alone, and probabilities "
+                    f"of tokens are mixed; expected a teacher of the student's tokenizer, or "
+                    f"teacher=router loss=span"
+                )
         if not isinstance(weights, Mapping) or weights.keys() != self._parts.keys():
             raise SettingError(
                 f"weights={weights}: expected a number for each of {', '.join(self._parts)}"
@@ -255,18 +262,20 @@ class Mixture(_Several):
             logs: [parts, N] log-weights.
         """
         fulls = [s.full for s in signals if s.full is not None]
-        widths = {it.head.projection.weight.shape[0] for it in fulls}
-        if len(fulls) != len(signals) or len(widths) != 1:
-            raise ValueError(f"a mixture of whole distributions over {sorted(widths)} tokens")
-        size = max(1, DENSE_LIMIT // (len(fulls) * max(widths)))
+        if len(fulls) != len(signals):
+            raise ValueError(f"{len(fulls)} of {len(signals)} parts told their whole distribution")
+        # Beyond the narrowest is padding, or tokens that the student has not (see `LocalTeacher`).
+        width = min(it.head.width for it in fulls)
+        heads = [it.head.cut(width) for it in fulls]
+        size = max(1, DENSE_LIMIT // (len(fulls) * width))
         found = []
         for start in range(0, logs.shape[1], size):
             part = slice(start, start + size)
             mixed = torch.stack(
                 [
-                    it.head.logits(it.states[part]).float().log_softmax(-1)
+                    head.logits(it.states[part]).float().log_softmax(-1)
                     + own[part, None].to(it.states.device)
-                    for it, own in zip(fulls, logs, strict=True)
+                    for head, it, own in zip(heads, fulls, logs, strict=True)
                 ]
             ).logsumexp(0)
             best = mixed.topk(min(self._top_k, mixed.shape[1]))

@@ -322,10 +322,16 @@ def test_what_cannot_be_compared_teaches_nothing() -> None:
         assert torch.equal(found.logprobs[start:end], own[start:end])
         last = slice(*row.steps[-1].span)
         assert (found.spans[last] >= 0).all()
+        if changed_row is masked:  # nobody chose it
+            assert found.spoken is None
+        else:
+            assert found.spoken is not None and found.spoken[last].all()
+            assert not found.spoken[start:end].any()
     short = foreign(longest=40)
     short.check(student())
     (nothing,) = short.annotate([row], Detail.SPANS)
     assert nothing.spans is not None and set(nothing.spans.tolist()) == {-1}
+    assert whole.spoken is None and nothing.spoken is not None and not nothing.spoken.any()
 
 
 def test_an_end_that_was_forced_is_not_compared() -> None:

@@ -83,7 +83,7 @@ def exactly(kind: str) -> Pair:
 
 
 def batch(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    return {"sampled_logprobs": SAMPLED.to(dtype)}
+    return {"sampled_logprobs": SAMPLED.to(dtype), "weights": torch.ones(TOKENS)}
 
 
 def assert_is(
@@ -218,12 +218,29 @@ def test_important_tokens_are_the_paper_s(share: float, kind: str, way: str) -> 
     kept = kept_by_hand(entropies.tolist(), values.tolist(), count)
     by_one = [values[i] * (TOKENS / count) if i in kept else 0 * values[i] for i in range(TOKENS)]
     expected, loss = torch.stack(by_one), ImportantTokens(share)
+    batch = {"weights": torch.ones(TOKENS)}
     assert len(kept) == count
-    assert_is(loss(exact.student, exact.view(), {}), exact, expected, exact, atol=1e-8)
-    assert_is(loss(pair.student, pair.view(), {}), pair, expected, exact)
+    assert_is(loss(exact.student, exact.view(), batch), exact, expected, exact, atol=1e-8)
+    assert_is(loss(pair.student, pair.view(), batch), pair, expected, exact)
     # Its mean is that over the tokens kept.
     mean = torch.stack([values[i] for i in kept]).mean()
-    torch.testing.assert_close(loss(exact.student, exact.view(), {}).mean(), mean)
+    torch.testing.assert_close(loss(exact.student, exact.view(), batch).mean(), mean)
+
+
+def test_tokens_without_weight_take_no_place_of_important_ones() -> None:
+    pair = exactly("plain")
+    loss, weights = ImportantTokens(0.5), torch.ones(TOKENS)
+    whole = ImportantTokens(1.0)(pair.student, pair.view(), {"weights": weights})
+    weights[int(whole.argmax())] = 0  # the farthest from the teacher, who is silent there
+    found = loss(pair.student, pair.view(), {"weights": weights})
+    count = math.ceil(0.5 * (TOKENS - 1))
+    kept = [i for i, value in enumerate(found.tolist()) if value]
+    heard = [i for i in range(TOKENS) if weights[i]]
+    entropies, values = (it.tolist() for it in (pair.student.entropy[heard], whole[heard]))
+    assert kept == sorted(heard[i] for i in kept_by_hand(entropies, values, count))
+    torch.testing.assert_close(found[heard].mean(), whole[kept].mean())
+    silence = loss(pair.student, pair.view(), {"weights": torch.zeros(TOKENS)})
+    assert not silence.any() and silence.requires_grad
 
 
 def test_all_tokens_alike_are_important_alike() -> None:
@@ -231,7 +248,7 @@ def test_all_tokens_alike_are_important_alike() -> None:
     hidden = torch.ones_like(pair.hidden)
     pair.theirs = torch.ones_like(pair.theirs)
     student = Predictions(hidden, pair.head, TARGETS)
-    found = ImportantTokens(0.25)(student, pair.view(), {})
+    found = ImportantTokens(0.25)(student, pair.view(), {"weights": torch.ones(TOKENS)})
     assert found.isfinite().all()
     assert int((found != 0).sum()) == math.ceil(0.25 * TOKENS)
 

@@ -167,6 +167,22 @@ def test_without_a_teacher_there_is_credit_alone() -> None:
     assert found.steps[0].weight != 0
 
 
+def test_of_what_the_teacher_says_nothing_there_is_no_score() -> None:
+    it = played()
+    whole = judged(it)
+    second = torch.zeros(len(it.tokens), dtype=torch.bool)
+    second[slice(*it.steps[1].span)] = True
+    found = replace(whole, spoken=second).scores(chat())
+    assert [bool(step.parts) for step in found.steps] == [False, True, False]
+    assert found.steps[1] == whole.scores(chat()).steps[1]
+    assert found.steps[0].weight == whole.scores(chat()).steps[0].weight
+    start, end = it.steps[0].span
+    second[start : start + 4] = True
+    some = replace(whole, spoken=second).scores(chat()).steps[0].parts
+    assert some["turn"] == pytest.approx(expected(whole, range(start, start + 4)), abs=1e-4)
+    assert end > start + 4 and "stop" not in some
+
+
 def test_what_was_played_before_a_fork_and_what_broke_have_nothing() -> None:
     it = played()
     first = range(*it.steps[0].span)

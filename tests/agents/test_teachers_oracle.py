@@ -8,16 +8,24 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from journeyman.agents.errors import SettingError
-from journeyman.agents.learning.losses import JSD, Loss, SampledReverseKL, TopKReverseKL
+from journeyman.agents.learning.losses import (
+    JSD,
+    Loss,
+    Predictions,
+    SampledReverseKL,
+    TeacherView,
+    TopKReverseKL,
+)
 from journeyman.agents.learning.trainers import distill
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import TaskRef
 from journeyman.agents.students.scripted import Script, ScriptedPlayer, oracle
 from journeyman.agents.teachers import Detail, Signal
 from journeyman.agents.teachers.oracle import OracleTeacher
-from journeyman.envs import Episode, ToolEnv, answer_text
+from journeyman.envs import Episode, ToolEnv, answer_text, make
 from journeyman.tools import CallStatus, ToolCall
 
 from .test_trainers import ENV, babbler, changed, distillation, make_parts, steps, weights
@@ -111,6 +119,19 @@ def test_a_harmless_detour_does_not_lead_off() -> None:
     assert [told[0], *told[2:]] == [whole[0], *whole[2:]]
 
 
+def test_it_follows_longer_than_the_environment_lasts_by_itself() -> None:
+    def dawdles(env: ToolEnv) -> Iterator[ToolCall | str]:
+        gold = env.oracle()
+        yield from [gold[0]] * 25  # of them 24 change nothing
+        yield from gold[1:]
+        yield answer_text(env.user_turn)
+
+    (row,) = rollout(ScriptedPlayer(DIALECT, dawdles), [TASK], env_kwargs={"max_turns": 40})
+    assert row.success and len(row.steps) > make(ENV).max_turns
+    whole, told = lengths(row), spoken(row, judged(row))
+    assert told[25:] == whole[25:]
+
+
 def test_after_a_change_that_gold_does_not_make_it_is_silent() -> None:
     def freezes(env: ToolEnv) -> Iterator[ToolCall | str]:
         yield from env.oracle()[:1]
@@ -135,6 +156,27 @@ def test_an_answer_too_early_is_taught_and_then_nothing() -> None:
 
     row = play(gives_up)
     assert spoken(row, judged(row)) == [1]  # a call begins with another token
+
+
+class Thousand(SampledReverseKL):
+    """1 where the teacher speaks, 1000 where it is silent."""
+
+    def __call__(self, student: Predictions, teacher: TeacherView | None, batch: Any) -> Tensor:
+        assert teacher is not None and teacher.spoken is not None
+        values = torch.where(teacher.spoken, 1.0, 1000.0)
+        return values + 0 * super().__call__(student, teacher, batch)
+
+
+def test_figures_are_of_what_it_says(tmp_path: Path) -> None:
+    parts = make_parts(babbler(), loss=Thousand())
+    teacher = OracleTeacher()
+    teacher.check(parts.student)
+    trainer = distill.build(replace(parts, teacher=teacher), distillation(tmp_path))
+    trainer.train()
+    for record in steps(trainer):
+        assert 0 < record["loss"] < 1  # of all chosen tokens
+        told = {value for name, value in record.items() if name.startswith("divergence/")}
+        assert told == {1.0}
 
 
 @pytest.mark.parametrize("loss", [TopKReverseKL(), SampledReverseKL()])

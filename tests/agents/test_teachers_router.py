@@ -183,6 +183,24 @@ def test_a_mixture_is_the_mean_of_probabilities() -> None:
                 torch.testing.assert_close(signal.top.tail.double(), rest, atol=1e-4, rtol=0)
 
 
+def test_a_mixture_is_over_the_tokens_that_all_parts_tell_of() -> None:
+    wide, narrow = llama(40), llama(37, seed=1)
+    (row,) = rows_of(BANK)
+    row = replace(row, tokens=tuple(min(t, 36) for t in row.tokens))
+    parts = {"a": LocalTeacher(wide, tokenizer()), "b": LocalTeacher(narrow, tokenizer())}
+    (signal,) = Mixture(parts, {"a": 1, "b": 1}, top_k=5).annotate([row], Detail.TOP_K)
+    places = [i - 1 for i, chosen in enumerate(row.mask) if chosen]
+    with torch.no_grad():
+        one, other = (
+            it(torch.tensor([row.tokens])).logits[0, places, :37].double().softmax(-1)
+            for it in (wide, narrow)
+        )
+    best = (0.5 * one + 0.5 * other).topk(5)
+    assert signal.top is not None and torch.equal(signal.top.ids, best.indices)
+    found = signal.top.logprobs.double().exp()
+    torch.testing.assert_close(found, best.values, atol=1e-4, rtol=0)
+
+
 class Hesitant(Says):
     """Speaks at every other token alone."""
 
@@ -219,6 +237,15 @@ def test_who_is_silent_has_no_say() -> None:
 def test_weights_out_of_their_range(given: Any, message: str) -> None:
     with pytest.raises(SettingError, match=message):
         Mixture({"a": Says(-1.0), "b": Says(-2.0)}, given)
+
+
+def test_spans_are_not_mixed() -> None:
+    class Spans(Says):
+        gives = Detail.SPANS
+
+    parts = {"a": Says(-1.0), "b": Spans(-1.0)}
+    with pytest.raises(SettingError, match=r"^parts.b: Spans tells of spans alone, .* loss=span$"):
+        Mixture(parts, {"a": 1, "b": 1})
 
 
 def test_what_a_mixture_cannot_give_is_refused() -> None:

@@ -142,6 +142,13 @@ def test_the_errors_of_this_very_episode() -> None:
     erring = [row for row in played() if row.calls]
     text = ErrorsMet().tell(task_of(erring[0]), DIALECT, erring[0])
     assert text is not None and erring[0].calls[0].content in text
+    said = '<tool_call>\n{"name": "freeze", "arguments": {"account": }}\n</tool_call>'
+    (broken,) = rollout(
+        ScriptedPlayer(DIALECT, lambda env: iter((said, "Answer: 1"))), bank_tasks(1)
+    )
+    (result,) = broken.calls
+    text = ErrorsMet().tell(task_of(broken), DIALECT, broken)
+    assert text == f"These calls go wrong:\n{said}\n{result.content}"
     (gold,) = rollout(ScriptedPlayer(DIALECT, oracle), bank_tasks(1))
     assert ErrorsMet().tell(task_of(gold), DIALECT, gold) is None
     assert ErrorsMet().tell(task_of(gold), DIALECT, None) is None

@@ -117,7 +117,8 @@ class ImportantTokens(JSD):
 
     Important is where the student is unsure or far from the teacher, see `most_important`. The
     mean is over the tokens kept, as in the paper: their values are multiplied by N / ceil(share N).
-    N are the chosen tokens of the microbatch.
+    N are the chosen tokens of the microbatch that have a weight: one that the teacher is silent of,
+    or that lies beyond a horizon, takes no place of another.
     """
 
     def __init__(self, share: float = 0.5, beta: float = 1.0, temperature: float = 1.0) -> None:
@@ -137,9 +138,13 @@ class ImportantTokens(JSD):
     ) -> Tensor:
         """[N], 0 for tokens that are left out."""
         values = super().__call__(student, teacher, batch)
-        count = math.ceil(self._share * len(values))
-        kept = most_important(student.entropy, values.detach(), count)
-        return values * kept * (len(values) / count)
+        (weighing,) = batch["weights"].nonzero(as_tuple=True)
+        if not len(weighing):
+            return 0 * values
+        count = math.ceil(self._share * len(weighing))
+        best = most_important(student.entropy[weighing], values.detach()[weighing], count)
+        kept = torch.zeros_like(values).index_fill(0, weighing[best], 1.0)
+        return values * kept * (len(weighing) / count)
 
 
 class TopKReverseKL(Loss):

@@ -110,13 +110,16 @@ class TeacherView:
     full: Distribution | None = None
     spans: Tensor | None = None
     """[N] the span of each token, -1 for none; numbers of one row are in no other."""
+    spoken: Tensor | None = None
+    """[N] true where it has something to say; None where it speaks of all."""
 
     @classmethod
     def of(cls, signal: Signal, mask: Sequence[bool]) -> TeacherView:
         """The part of a row's signal that a loss reads."""
         chosen = torch.tensor(mask, dtype=torch.bool)
         spans = None if signal.spans is None else signal.spans[chosen]
-        return cls(signal.logprobs[chosen], signal.top, signal.full, spans)
+        spoken = None if signal.spoken is None else signal.spoken[chosen]
+        return cls(signal.logprobs[chosen], signal.top, signal.full, spans, spoken)
 
     @classmethod
     def nothing(cls) -> TeacherView:
@@ -139,7 +142,16 @@ class TeacherView:
         if fulls:
             states = torch.cat([it.states for it in fulls]).to(device)
             full = Distribution(states, fulls[0].head.on(device))
-        return cls(logprobs, top, full, _joined_spans(views, device))
+        spoken = None
+        if any(it.spoken is not None for it in views):
+            spoken = torch.cat([_heard(it) for it in views]).to(device)
+        return cls(logprobs, top, full, _joined_spans(views, device), spoken)
+
+
+def _heard(view: TeacherView) -> Tensor:
+    if view.spoken is not None:
+        return view.spoken
+    return torch.ones(len(view.logprobs), dtype=torch.bool)
 
 
 def _joined_spans(views: Sequence[TeacherView], device: torch.device) -> Tensor | None:

@@ -239,7 +239,9 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
             loss = loss + clipped_policy_gradient(predictions.logprobs, *known).sum() / count
         if not loss.requires_grad and torch.is_grad_enabled():
             loss = loss + 0 * states.sum()  # nothing to learn from this microbatch
-        self.note(by_turn(values.detach(), tokens["turns"]))
+        # Where the teacher is silent a value is of nothing, and has no weight.
+        heard = slice(None) if teacher is None or teacher.spoken is None else teacher.spoken
+        self.note(by_turn(values.detach()[heard], tokens["turns"][heard]))
         return loss, predictions.entropy.sum(), chosen.sum()
 
 

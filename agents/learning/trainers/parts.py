@@ -68,7 +68,8 @@ class KeepsCredit(Trainer):
             self.credit.load_state_dict(torch.load(file))
         if checkpoint is not None and self.teacher is not None:
             file = Path(checkpoint) / "teacher.pt"
-            self.teacher.load_state_dict(torch.load(file) if file.exists() else {})
+            state = torch.load(file, map_location="cpu") if file.exists() else {}
+            self.teacher.load_state_dict(state)
 
     def _credit_file(self, checkpoint: str) -> Path:
         """Each process has its own episodes, and learns its own credit."""
