@@ -33,8 +33,11 @@ from journeyman.agents.runs.places import (
     told_shortages,
 )
 from journeyman.agents.students.dialect import Dialect
+from journeyman.agents.students.openai import MEANS, OpenAIPlayer
 from journeyman.envs import ToolEnv, make_for_run
 from journeyman.tools import CallStatus, ToolSpec
+
+_SERVED = f"{OpenAIPlayer.__module__}.{OpenAIPlayer.__qualname__}"
 
 
 def main(argv: Sequence[str]) -> None:
@@ -50,8 +53,7 @@ def collect(composed: DictConfig) -> None:
     """
     config = read(CollectConfig, composed)
     job = Job.join()
-    playing = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "keep"])
-    folder = RunFolder(playing, job.first, keeps=[EPISODES])
+    folder = RunFolder(_decisive(composed), job.first, keeps=[EPISODES])
     attempts(config)
     check_environments(config)
     check_names(config.student)
@@ -78,6 +80,18 @@ def collect(composed: DictConfig) -> None:
         print(f"{count:7} left out: {reason}")
     if not sifted.records:
         raise CommandError(f"{file} is empty: no episode is as keep.… asks for")
+
+
+def _decisive(composed: DictConfig) -> DictConfig:
+    """The settings that say what is played: with others than these a run goes on as it was."""
+    found = _without(composed, ["keep"])
+    if OmegaConf.select(found, "student._target_") == _SERVED:
+        found.student = _without(found.student, MEANS)
+    return found
+
+
+def _without(node: DictConfig, names: Sequence[str]) -> DictConfig:
+    return OmegaConf.masked_copy(node, [str(key) for key in node if key not in names])
 
 
 @dataclass(frozen=True)

@@ -186,11 +186,16 @@ def searching(player: Player, config: RunConfig, kwargs: dict[str, Any]) -> Sear
     """A player whose turns are chosen by search as the config says; None if it says nothing.
 
     Raises:
-        SettingError: No such search.
+        SettingError: No such search, or a player for whom there is none.
     """
     rule = config.evaluation.search
     if rule is None:
         return None
+    if isinstance(player, ScriptedPlayer):
+        raise SettingError(
+            f"evaluation.search={rule}: student=oracle plays a script, which cannot begin in the "
+            f"middle of an episode as a search does; leave evaluation.search out"
+        )
     try:
         return SearchPlayer(player, rule, env_kwargs=kwargs)  # type: ignore[arg-type]
     except ValueError as error:

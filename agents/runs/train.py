@@ -187,7 +187,7 @@ def _parts(config: TrainConfig, record: Record) -> Parts:
     if not hasattr(student, "sampling"):
         raise SettingError(
             f"student: {type(student).__name__} plays and has no weights to train; it is for "
-            f"`journeyman eval`"
+            f"`journeyman eval` and `journeyman collect`"
         )
     if student.sampling.truncated or student.sampling.stops:
         raise SettingError(

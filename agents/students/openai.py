@@ -39,6 +39,8 @@ TRIES = 6
 """How often a request may break the server (status 500) before it is not sent again."""
 REMEMBERED = 1 << 16
 """Turns whose calls' ids are known."""
+MEANS = ("key", "concurrency", "requests_per_minute", "timeout", "patience", "budget")
+"""Settings of how a server is asked, by which no answer becomes another."""
 
 _TOO_LONG = re.compile(
     r"context.?(length|size|window)|(prompt|input|message)s? (is|are) too long|reduce the length"

@@ -230,6 +230,11 @@ def test_what_was_played_makes_no_room_for_another_config(
     assert (tmp_path / EPISODES).read_text().count("\n") == 3
 
 
+def test_a_script_is_not_searched(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"^evaluation\.search=gumbel: student=oracle plays a"):
+        collect(config(tmp_path, "evaluation.search=gumbel"))
+
+
 def test_ends_have_names(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"^keep\.stops=\['done'\]: no end 'done'; there are"):
         collect(config(tmp_path, "keep.stops=[done]"))

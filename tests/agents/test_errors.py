@@ -259,13 +259,13 @@ def test_an_environment_that_breaks_on_the_way_stops_training(
 
 def test_different_vocabularies(tmp_path: Path, journeyman: Any) -> None:
     player = load_student("embedded-student", render="names")
-    teacher = tmp_path / "teacher"
+    student = tmp_path / "student"
     tokenizer = player.dialect.tokenizer
-    tokenizer.add_tokens(["<another>"])
-    tokenizer.save_pretrained(teacher)
-    player.model.save_pretrained(teacher)
+    tokenizer.add_tokens(["<another>"])  # which only the student could write
+    tokenizer.save_pretrained(student)
+    player.model.save_pretrained(student)
     run = f"run_dir={tmp_path / 'run'}"
-    line = refused(journeyman("train", "debug=tiny", run, f"teacher.model={teacher}"))
+    line = refused(journeyman("train", "debug=tiny", run, f"student.model={student}"))
     assert "different vocabularies" in line
     assert "'<another>'" in line
 

@@ -10,6 +10,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from safetensors.torch import load_file
 
+from journeyman.agents.errors import SettingError
 from journeyman.agents.learning.trainers.callbacks import read_metrics
 from journeyman.agents.networks.catalogue import available
 from journeyman.agents.runs.application import offer_options
@@ -21,7 +22,7 @@ CONF = importlib.resources.files("journeyman.conf")
 METHODS = sorted(path.name.removesuffix(".yaml") for path in CONF.joinpath("method").iterdir())
 SMALL = (
     *("debug=tiny", "steps=1", "evaluation.tasks=0", "log_episodes=0", "threads=1"),
-    *("env=journeyman/Bank-v0", "+env.kwargs.max_turns=1", "student.max_turn_tokens=8"),
+    *("env=journeyman/Bank-v0", "++env.kwargs.max_turns=1", "student.max_turn_tokens=8"),
     "trainer.args.per_device_train_batch_size=8",  # as many rows as GRPO has of a task
     "trainer.args.warmup_steps=0",  # or the first step would be of size 0
 )
@@ -65,6 +66,16 @@ def test_the_command_line_has_the_last_word_and_a_method_the_one_before_it() -> 
     assert told.trainer.num_iterations == 3  # the experiment's, of which the method says nothing
     told = compose("train", ["method=gkd", "loss=forward_kl", "trainer.lmbda=0.25"])
     assert (told.loss.beta, told.trainer.lmbda) == (0.0, 0.25)
+
+
+def test_settings_that_an_experiment_has_for_another_trainer_are_named(tmp_path: Path) -> None:
+    given = ["experiment=demo", "method=sft", *SMALL, f"run_dir={tmp_path}"]
+    names = ("steps_per_generation", "num_iterations")
+    said = rf"trainer=sft has no {', '.join(names)}: .* {' '.join(f'~trainer.{n}' for n in names)}$"
+    with pytest.raises(SettingError, match=said):
+        train(compose("train", given))
+    train(compose("train", [*given, *(f"~trainer.{name}" for name in names)]))
+    assert (tmp_path / "model").exists()
 
 
 def test_every_loss_and_method_is_in_the_documentation() -> None:

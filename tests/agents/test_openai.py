@@ -1,5 +1,6 @@
 """A student behind an OpenAI-compatible server: what it plays, survives, costs and never tells."""
 
+import gc
 import json
 import random
 import re
@@ -635,6 +636,31 @@ def test_an_evaluation_from_the_command_line(
     assert len(everything) > 5
     for told in (*everything, *(it.encode() for it in (*printed, *printed_again))):
         assert SECRET.encode() not in told
+
+
+def test_a_collection_goes_on_with_a_larger_budget_and_pays_once(
+    server: ChatServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def collect(run: str, *more: str) -> int:
+        played = ("env=journeyman/Bank-v0", "evaluation.split=test", "evaluation.tasks=6")
+        where = (f"student.base_url={server.url}", "evaluation.batch_size=2", "student.key=" + KEY)
+        args = ("student=openai", *where, *played, f"run_dir={tmp_path / run}", *more)
+        return main(["collect", *args])
+
+    assert collect("whole") == 0
+    requests = len(server.asked)
+    server.asked.clear()
+    assert collect("poor", "student.budget=900") == 2
+    assert "student.budget=900 (tokens) is spent" in capsys.readouterr().err
+    assert len(EpisodeFile(tmp_path / "poor").read()) in (2, 4)  # whole batches
+    gc.collect()  # a failure holds its frames, and they the folder's lock, as long as a process
+    assert collect("poor", "student.budget=100000", "student.concurrency=2") == 0
+    assert len(server.asked) == requests
+    assert "6 episodes were played, 6 are kept" in capsys.readouterr().out
+    told = [(tmp_path / run / "conversations.jsonl").read_bytes() for run in ("whole", "poor")]
+    assert told[0] == told[1]
+    assert collect("poor", "student.temperature=0.5", "student.max_turn_tokens=9") == 2
+    assert "holds a run with another config" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from journeyman.agents.learning.trainers.parts import (
     Parts,
     PlainTrainer,
     Record,
+    check_settings,
     tasks_needed,
 )
 from journeyman.agents.networks.batching import similar_lengths
@@ -340,7 +341,11 @@ def build(
         clip: See `Schedule`.
         lmbda: See `Collector`.
         kwargs: Passed to `transformers.Trainer`.
+
+    Raises:
+        SettingError: A setting is out of its range, or none of this trainer's.
     """
+    check_settings("distill", DistillationTrainer, kwargs)
     _refuse_loss_settings(args)
     if parts.loss.on_policy and lmbda < 1:
         raise SettingError(

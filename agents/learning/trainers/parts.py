@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import inspect
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,26 @@ class PlainTrainer(Trainer):
         tied: Any = getattr(self.model, "all_tied_weights_keys", {})
         missing = [key for key in load_result.missing_keys if key not in tied]
         super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
+
+
+def check_settings(name: str, trainer: type[Trainer], given: Collection[str]) -> None:
+    """See that a trainer of the libraries takes what is left for it.
+
+    Args:
+        name: The option of `trainer=`.
+        trainer: Which gets the settings.
+        given: Their names.
+
+    Raises:
+        SettingError: It does not know one.
+    """
+    strange = [it for it in given if it not in inspect.signature(trainer).parameters]
+    if strange:
+        raise SettingError(
+            f"trainer={name} has no {', '.join(strange)}: that is another trainer's, set by an "
+            f"experiment or a method perhaps; take it out: "
+            f"{' '.join(f'~trainer.{it}' for it in strange)}"
+        )
 
 
 def tasks_needed(

@@ -16,7 +16,12 @@ from trl import SFTConfig, SFTTrainer
 
 from journeyman.agents.errors import ConversationError, DialectError, SettingError
 from journeyman.agents.learning.conversations import conversations
-from journeyman.agents.learning.trainers.parts import Parts, PlainTrainer, tasks_needed
+from journeyman.agents.learning.trainers.parts import (
+    Parts,
+    PlainTrainer,
+    check_settings,
+    tasks_needed,
+)
 from journeyman.agents.rollouts.demonstrations import Demonstration, demonstrate
 from journeyman.agents.rollouts.dialogues import retell
 from journeyman.agents.rollouts.tasks import TaskRef
@@ -147,9 +152,10 @@ def build(
         kwargs: Passed to `transformers.Trainer`.
 
     Raises:
-        SettingError: A value is out of its range.
+        SettingError: A value is out of its range, or of another trainer.
         ConversationError: A file cannot be learned from.
     """
+    check_settings("sft", SFTTrainer, kwargs)
     if not 0 <= error_rate < 1:
         raise SettingError(f"trainer.error_rate={error_rate}: expected 0 or more, below 1")
     needed = tasks_needed(args)
