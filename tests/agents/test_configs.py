@@ -137,8 +137,10 @@ def test_an_option_that_names_nothing_says_so(group: str, option: str) -> None:
 
 @pytest.mark.parametrize("root", ROOTS)
 def test_every_environment_is_an_option(root: str) -> None:
-    assert len(env_ids()) >= 4
-    for env_id in env_ids():
+    ids = env_ids()
+    assert len(ids) >= 4
+    # The options are the same for every root: composing all of them once is enough.
+    for env_id in ids if root == "train" else (ids[0], ids[-1]):
         assert compose(root, [f"env={env_id}"]).env == {"ids": [env_id], "kwargs": {}}
 
 
