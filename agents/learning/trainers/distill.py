@@ -229,10 +229,7 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
         reinforced = bool(tokens["advantages"].any())
         targets = inputs["completion_ids"][chosen]
         predictions = Predictions(states, Head.of(unwrapped_student), targets, reinforced)
-        teacher = None
-        if self._views:
-            rows = [self._views[row] for row in inputs["row"].tolist()]
-            teacher = TeacherView.join(rows, states.device)
+        teacher = _joined(self._views, inputs["row"], states.device)
         values = self._loss(predictions, teacher, tokens)
         loss = weighted_mean(values, tokens["weights"], count)
         if reinforced:
@@ -240,9 +237,7 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
             loss = loss + clipped_policy_gradient(predictions.logprobs, *known).sum() / count
         if not loss.requires_grad and torch.is_grad_enabled():
             loss = loss + 0 * states.sum()  # nothing to learn from this microbatch
-        # Where the teacher is silent a value is of nothing, and has no weight.
-        heard = slice(None) if teacher is None or teacher.spoken is None else teacher.spoken
-        self.note(by_turn(values.detach()[heard], tokens["turns"][heard]))
+        self.note(by_turn(values.detach(), tokens["turns"], teacher))
         return loss, predictions.entropy.sum(), chosen.sum()
 
 
@@ -254,8 +249,15 @@ def _seed(*key: int) -> int:
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
 
 
-def by_turn(values: Tensor, turns: Tensor) -> dict[str, float]:
-    """Mean loss of each of the first turns that have tokens; both [N]."""
+def _joined(views: Sequence[TeacherView], rows: Tensor, device: torch.device) -> TeacherView | None:
+    """Of the rows of a microbatch; None where no loss asks a teacher."""
+    return TeacherView.join([views[row] for row in rows.tolist()], device) if views else None
+
+
+def by_turn(values: Tensor, turns: Tensor, teacher: TeacherView | None = None) -> dict[str, float]:
+    """Mean loss of each of the first turns that have tokens of which the teacher speaks; [N]."""
+    if teacher is not None and teacher.spoken is not None:
+        values, turns = values[teacher.spoken], turns[teacher.spoken]
     places = ((turn, values[turns == turn]) for turn in range(LOGGED_TURNS))
     return {f"divergence/turn_{t + 1}": float(here.mean()) for t, here in places if here.numel()}
 
