@@ -229,10 +229,8 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
         reinforced = bool(tokens["advantages"].any())
         targets = inputs["completion_ids"][chosen]
         predictions = Predictions(states, Head.of(unwrapped_student), targets, reinforced)
-        teacher = None
-        if self._views:
-            rows = [self._views[row] for row in inputs["row"].tolist()]
-            teacher = TeacherView.join(rows, states.device)
+        views = [self._views[row] for row in inputs["row"].tolist()] if self._views else []
+        teacher = TeacherView.join(views, states.device) if views else None
         values = self._loss(predictions, teacher, tokens)
         loss = weighted_mean(values, tokens["weights"], count)
         if reinforced:
