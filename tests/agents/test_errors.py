@@ -52,7 +52,7 @@ def refused(result: Any) -> str:
         ("trainer.args.learning_rate=null", ["trainer.args.learning_rate=None: expected a number"]),
         ("trainer.rollout_batch=1.5", ["trainer.rollout_batch=1.5: expected a whole number"]),
         ("student.model=???", ["student.model is not set: write student.model=…"]),
-        ("credit._target_=journeyman.agents.teachers.no_teacher", ["expected Credit"]),
+        ("credit._target_=builtins.dict", ["builtins.dict gives dict, expected Credit"]),
         ("evaluation.search=gumbel", ["evaluation.search=gumbel: that is for `journeyman eval`"]),
         ("credit=gated", ["credit=Gated reads what a search finds: add search=credit"]),
         ("steps=[1", ["'[1'"]),
