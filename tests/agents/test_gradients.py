@@ -352,7 +352,8 @@ def test_a_step_with_another_loss_is_the_reference(
 def test_a_step_with_important_tokens_is_the_mean_over_them(tmp_path: Path) -> None:
     setting = Setting(tmp_path, ImportantTokens(0.3), 6, 1)
     episodes = ragged(seed=3, count=6)
-    credit = [TokenCredit(c.weights, c.advantages * 0) for c in random_credit(episodes, 4)]
+    # All have a weight: one without is not chosen among (`test_distillation_losses.py`).
+    credit = [TokenCredit(c.weights + 0.1, c.advantages * 0) for c in random_credit(episodes, 4)]
     found: list[tuple[float, float]] = []
 
     def noted(student: Tensor, teacher: Tensor, token: int, then: float) -> Tensor:
