@@ -168,8 +168,7 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
         """The next microbatch; a rollout if the last one is used up."""
-        model: Any = self.model
-        if not model.training:
+        if self._mode == "eval":
             return self._generate_and_score_completions(generation_batch)
         iterations = self._schedule.num_iterations
         place = self._step % (self._microbatches * iterations)
@@ -187,8 +186,7 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
         accumulated = int(self.args.gradient_accumulation_steps)
         for start in range(0, len(parts), accumulated):
             step = parts[start : start + accumulated]
-            count = torch.stack([part["tool_mask"].sum() for part in step]).sum()
-            count = self.accelerator.gather(count).sum()
+            count = self.accelerator.gather(sum(part["tool_mask"].sum() for part in step)).sum()
             for part in step:
                 part["num_items_in_batch"] = count
         return parts
