@@ -87,7 +87,7 @@ class _SpokenStream:
         self._player = player
         self._conversations = conversations
         self._messages = [list(it.messages) for it in conversations]
-        self._pool = ThreadPoolExecutor(player.side_by_side)
+        self._pool = ThreadPoolExecutor(player.side_by_side, "journeyman-turn")
         self._asked: dict[Future[str | Speech], int] = {}
         self._open = set(range(len(conversations)))
         for row in range(len(conversations)):

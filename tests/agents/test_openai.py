@@ -528,7 +528,8 @@ def test_a_budget_stops_the_run_and_more_of_it_goes_on(server: ChatServer, tmp_p
     ) as caught:
         rollout(poor, TASKS)
     assert str(tmp_path / answers.FILE) in str(caught.value)
-    wait_for(lambda: poor.answers.count == len(server.asked))
+    wait_for(lambda: not any("journeyman-turn" in it.name for it in threading.enumerate()))
+    assert poor.answers.count == len(server.asked)
     paid = len(server.asked)
     assert 0 < paid < requests and 1500 <= poor.answers.spent < 1500 + 3 * 1000
     again = player(server, budget=1500)
