@@ -528,7 +528,7 @@ def test_a_budget_stops_the_run_and_more_of_it_goes_on(server: ChatServer, tmp_p
     ) as caught:
         rollout(poor, TASKS)
     assert str(tmp_path / answers.FILE) in str(caught.value)
-    wait_for(lambda: not any("journeyman-turn" in it.name for it in threading.enumerate()))
+    wait_for(all_turns_are_over)
     assert poor.answers.count == len(server.asked)
     paid = len(server.asked)
     assert 0 < paid < requests and 1500 <= poor.answers.spent < 1500 + 3 * 1000
@@ -542,6 +542,11 @@ def test_a_budget_stops_the_run_and_more_of_it_goes_on(server: ChatServer, tmp_p
     richer.keep_in(tmp_path)
     assert rollout(richer, TASKS) == whole
     assert len(server.asked) == requests  # nothing is paid for twice
+
+
+def all_turns_are_over() -> bool:
+    """What was under way when a budget was spent is answered and kept, as a process ends by."""
+    return not any("journeyman-turn" in thread.name for thread in threading.enumerate())
 
 
 def wait_for(true: Callable[[], bool]) -> None:
@@ -654,6 +659,7 @@ def test_a_collection_goes_on_with_a_larger_budget_and_pays_once(
     assert collect("poor", "student.budget=900") == 2
     assert "student.budget=900 (tokens) is spent" in capsys.readouterr().err
     assert len(EpisodeFile(tmp_path / "poor").read()) in (2, 4)  # whole batches
+    wait_for(all_turns_are_over)
     gc.collect()  # a failure holds its frames, and they the folder's lock, as long as a process
     assert collect("poor", "student.budget=100000", "student.concurrency=2") == 0
     assert len(server.asked) == requests
