@@ -25,13 +25,7 @@ from journeyman.agents.rollouts.job import Job
 from journeyman.agents.runs.application import run_app
 from journeyman.agents.runs.config import CollectConfig, Keep, as_mapping, read
 from journeyman.agents.runs.folder import COLLECTED, RunFolder, explaining_full_disk, machine
-from journeyman.agents.runs.measuring import attempts, play, searching, student_of, tested
-from journeyman.agents.runs.places import (
-    check_environments,
-    check_names,
-    env_kwargs,
-    told_shortages,
-)
+from journeyman.agents.runs.measuring import looked_over, play, searching, student_of, tested
 from journeyman.agents.students.dialect import Dialect
 from journeyman.agents.students.openai import MEANS, OpenAIPlayer
 from journeyman.envs import ToolEnv, make_for_run
@@ -54,13 +48,7 @@ def collect(composed: DictConfig) -> None:
     config = read(CollectConfig, composed)
     job = Job.join()
     folder = RunFolder(_decisive(composed), job.first, keeps=[EPISODES])
-    attempts(config)
-    check_environments(config)
-    check_names(config.student)
-    if job.first:
-        for words in told_shortages(config):
-            print(words)
-    kwargs = env_kwargs(config)
+    kwargs = looked_over(config, job)
     student = student_of(config, folder, job)
     player = tested(student, config)
     folder.claim()

@@ -13,18 +13,12 @@ from journeyman.agents.runs.application import run_app
 from journeyman.agents.runs.config import EvalConfig, as_mapping, read
 from journeyman.agents.runs.folder import RunFolder, machine
 from journeyman.agents.runs.measuring import (
-    attempts,
     bounds,
     evaluate,
+    looked_over,
     searching,
     student_of,
     tested,
-)
-from journeyman.agents.runs.places import (
-    check_environments,
-    check_names,
-    env_kwargs,
-    told_shortages,
 )
 
 
@@ -38,14 +32,7 @@ def evaluate_student(composed: DictConfig) -> None:
     config = read(EvalConfig, composed)
     job = Job.join()
     folder = RunFolder(composed, job.first, replaces=True)
-    # Mistakes show before models load.
-    attempts(config)
-    check_environments(config)
-    check_names(config.student)
-    if job.first:
-        for words in told_shortages(config):
-            print(words)
-    kwargs = env_kwargs(config)
+    kwargs = looked_over(config, job)
     student = student_of(config, folder, job)
     player = tested(student, config)
     searched = searching(player, config, kwargs)

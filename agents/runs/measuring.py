@@ -20,11 +20,35 @@ from journeyman.agents.rollouts.rollout import no_room, rollout
 from journeyman.agents.rollouts.tasks import TaskRef, deal
 from journeyman.agents.runs.config import RunConfig, make
 from journeyman.agents.runs.folder import RunFolder, explaining_full_disk
+from journeyman.agents.runs.places import (
+    check_environments,
+    check_names,
+    env_kwargs,
+    told_shortages,
+)
 from journeyman.agents.search.playing import SearchPlayer
 from journeyman.agents.students.dialect import Dialect
 from journeyman.agents.students.openai import OpenAIPlayer
 from journeyman.agents.students.player import Player
 from journeyman.agents.students.scripted import ScriptedPlayer, no_op, oracle
+
+
+def looked_over(config: RunConfig, job: Job) -> dict[str, Any]:
+    """See what a mistake in the settings can be seen by before models load, and tell short lists.
+
+    Returns:
+        Arguments for the environments.
+
+    Raises:
+        SettingError: Something cannot be played as it is asked.
+    """
+    attempts(config)
+    check_environments(config)
+    check_names(config.student)
+    if job.first:
+        for words in told_shortages(config):
+            print(words)
+    return env_kwargs(config)
 
 
 def student_of(config: RunConfig, folder: RunFolder, job: Job) -> Player:

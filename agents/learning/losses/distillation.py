@@ -194,8 +194,13 @@ class SampledReverseKL(Loss):
         """[N]."""
         assert teacher is not None  # `needs` saw to it
         sampled = batch["sampled_logprobs"]
-        advantages = (teacher.logprobs - sampled).clamp(-self._most, self._most)
+        ratios = self._ratios(teacher, sampled)
+        advantages = ratios.clamp(-self._most, self._most).to(sampled.dtype)
         return clipped_policy_gradient(student.logprobs, sampled, advantages, self._clip)
+
+    def _ratios(self, teacher: TeacherView, sampled: Tensor) -> Tensor:
+        """[N] log p_teacher - log p_student of what each token is judged by, in nats."""
+        return teacher.logprobs - sampled
 
 
 class NoLoss(Loss):
