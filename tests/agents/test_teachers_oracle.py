@@ -135,7 +135,9 @@ def test_it_follows_longer_than_the_environment_lasts_by_itself() -> None:
 def test_after_a_change_that_gold_does_not_make_it_is_silent() -> None:
     def freezes(env: ToolEnv) -> Iterator[ToolCall | str]:
         yield from env.oracle()[:1]
-        yield ToolCall("freeze", {"account": next(iter(env.task.state.accounts))})
+        accounts = env.task.state.accounts
+        active = min(name for name, account in accounts.items() if account.status == "active")
+        yield ToolCall("freeze", {"account": active})
         yield from env.oracle()[1:]
         yield answer_text(env.user_turn)
 
