@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
+import multiprocessing
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +26,7 @@ from journeyman.agents.errors import CommandError
 
 if TYPE_CHECKING:
     from journeyman.envs import Task, ToolEnv
+    from journeyman.envs.checker import CheckResult
     from journeyman.tools import ToolSpec
 
 
@@ -41,6 +46,13 @@ def add(commands: Commands) -> None:
         default=1000,
         metavar="N",
         help="random prefixes to restore and to replay (default: %(default)s)",
+    )
+    check.add_argument(
+        "--jobs",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="environments to check at a time, in a process each (default: %(default)s)",
     )
     new = command(commands, "new", _envs_new, "write a package with a new environment")
     new.add_argument("name", help="<namespace>/<Name>, such as acme/Garden")
@@ -191,22 +203,39 @@ def _missing_package(env_id: str) -> str | None:
 
 def _envs_check(options: argparse.Namespace) -> int:
     from journeyman.envs import env_ids
+
+    ids = env_ids() if options.all else [options.id]
+    one = functools.partial(_checked, prefixes=options.prefixes, progress=options.jobs == 1)
+    passed = True
+    with contextlib.ExitStack() as stack:
+        if options.jobs == 1:
+            outcomes = map(one, ids)
+        else:
+            # Not forked: what they check starts processes and threads of its own.
+            context = multiprocessing.get_context("spawn")
+            pool = stack.enter_context(ProcessPoolExecutor(options.jobs, context))
+            outcomes = pool.map(one, ids)
+        for env_id, outcome in zip(ids, outcomes, strict=True):
+            if isinstance(outcome, str) and not options.all:
+                raise CommandError(f"{env_id}: {outcome}")
+            if isinstance(outcome, str):
+                print(f"{env_id}\n  skip  {outcome}")
+                continue
+            print(env_id, flush=True)  # --all takes a while
+            for result in outcome:
+                passed = passed and result.passed
+                print_check(result.name, result.passed, result.detail, result.skipped)
+    return OK if passed else FAILED
+
+
+def _checked(env_id: str, prefixes: int, progress: bool) -> list[CheckResult] | str:
+    """What the checks of an environment came to, or what it lacks to be played at all."""
     from journeyman.envs.checker import check
 
-    passed = True
-    for env_id in env_ids() if options.all else [options.id]:
-        missing = _missing_package(env_id)
-        if missing is not None and not options.all:
-            raise CommandError(f"{env_id}: {missing}")
-        if missing is not None:
-            print(f"{env_id}\n  skip  {missing}")
-            continue
-        results = check(env_id, prefixes=options.prefixes, progress=True)
-        print(env_id, flush=True)  # --all takes a while
-        for result in results:
-            passed = passed and result.passed
-            print_check(result.name, result.passed, result.detail, result.skipped)
-    return OK if passed else FAILED
+    missing = _missing_package(env_id)
+    if missing is not None:
+        return missing
+    return check(env_id, prefixes=prefixes, progress=progress)
 
 
 def _envs_new(options: argparse.Namespace) -> int:

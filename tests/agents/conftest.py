@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -61,13 +62,17 @@ class ForkServer:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
-        self._process = subprocess.Popen(
+        self._process = self._start()
+
+    def _start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
             [sys.executable, "-c", FORK_SERVER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
             env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+            start_new_session=True,
         )
 
     def __call__(self, *arguments: object, before: str = "") -> Finished:
@@ -80,7 +85,14 @@ class ForkServer:
             "folder": str(self._folder),
         }
         print(json.dumps(job), file=self._process.stdin, flush=True)
-        answer = self._process.stdout.readline()
+        try:
+            answer = self._process.stdout.readline()
+        except BaseException:  # such as a test's time being up
+            # The next command must not get the answer to this one, which runs on in a child.
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.communicate()
+            self._process = self._start()
+            raise
         if not answer:
             self._log.seek(0)
             raise RuntimeError(f"the fork server ended: {self._log.read().decode()}")

@@ -322,6 +322,20 @@ def test_envs_check(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (asked[0], asked[-1]) == (1000, 7)
 
 
+@pytest.mark.slow
+def test_environments_are_checked_side_by_side(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from journeyman.envs import registry
+
+    monkeypatch.setattr(registry, "_ids", {BANK, "journeyman/Orders-v0"})
+    told = [run("envs", "check", "--all", "--prefixes", "1", "--jobs", n) for n in "12"]
+    assert told[0] == told[1]
+    assert told[0][0] == 0
+    assert [line for line in told[0][1].splitlines() if not line.startswith(" ")] == [
+        BANK,
+        "journeyman/Orders-v0",
+    ]
+
+
 @pytest.mark.parametrize("flag", ["--all", None])
 def test_a_missing_package_is_named(
     run: Run, monkeypatch: pytest.MonkeyPatch, flag: str | None
