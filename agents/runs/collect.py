@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from journeyman.agents.errors import CommandError
 from journeyman.agents.evaluation.records import EPISODES, Place, Played, metrics_of
-from journeyman.agents.evaluation.report import write_atomically, write_summary
+from journeyman.agents.evaluation.report import table, write_atomically, write_summary
 from journeyman.agents.learning.conversations import as_record
 from journeyman.agents.rollouts.dialogues import UnsayableError, dialogue_of
 from journeyman.agents.rollouts.job import Job
@@ -56,13 +56,15 @@ def collect(composed: DictConfig) -> None:
     if not job.first:
         return
     sifted = sift(found, config.keep, student.dialect, kwargs)
+    rows = {"student": metrics_of(found)}
     file = folder.path / COLLECTED
     with explaining_full_disk(folder.path):
         text = "".join(_line(record) for record in sifted.records)
         write_atomically(file, text.encode())
         counts = {"kept": len(sifted.records), "left_out": dict(sifted.left_out)}
         extra = {"machine": machine(), "config": as_mapping(composed), "collected": counts}
-        write_summary(folder.path / "summary.json", {"student": metrics_of(found)}, extra)
+        write_summary(folder.path / "summary.json", rows, extra)
+    print(f"\n{table(rows)}")  # with what a server took, if one played
     print(f"\n{len(found)} episodes were played, {len(sifted.records)} are kept: {file}")
     for reason, count in sifted.left_out.most_common():
         print(f"{count:7} left out: {reason}")

@@ -172,5 +172,6 @@ def build(
             )
         rows = conversation_rows(files, dialect)
         if args.process_index == 0:
-            print(f"{len(rows)} conversations, learned from {needed / len(rows):.3g} times each")
+            many = "conversation" if len(rows) == 1 else "conversations"
+            print(f"{len(rows)} {many}, learned from {needed / len(rows):.3g} times each")
     return DemonstrationTuning(parts.student, args, rows, **kwargs)
