@@ -24,8 +24,9 @@ FOLDERS := agents envs tools sandbox
 # The suite's tensors are tiny: more threads cost more than they give, and two processes with all
 # cores each stall one another.
 TEST_ENV := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false
-# A process a core; a file's tests stay together, since they share what they set up.
-PARALLEL := -n auto --dist loadfile
+# A process a core, each with its share of the files, since a file's tests share what they set up; who is
+# through takes over some of what another has left.
+PARALLEL := -n auto --dist worksteal
 # More arguments for pytest: `make test ARGS="-k bank"`.
 ARGS ?=
 
