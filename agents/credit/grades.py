@@ -72,12 +72,14 @@ class GradeBook:
     def _open(self) -> sqlite3.Connection:
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-        # Each statement is a transaction of its own: what a kill interrupts is not there.
+        # Each statement is a transaction of its own: what a kill interrupts is not there. What was
+        # written need not reach the disk at once: it would only be lost with the machine.
         opened = sqlite3.connect(
             ":memory:" if self._path is None else self._path,
             timeout=WAIT,
             isolation_level=None,
             check_same_thread=False,
         )
+        opened.execute("PRAGMA synchronous = OFF")
         opened.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT)")
         return opened

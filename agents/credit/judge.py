@@ -111,7 +111,9 @@ class Judge(Credit):
         )
         self._rubric = Rubric.of(rubric, lowest, highest)
         for name, value in (("votes", votes), ("tries", tries), ("max_tokens", max_tokens)):
-            if (type(value) is not int or value < 1) and not (name == "max_tokens" and not value):
+            if value is None and name == "max_tokens":
+                continue
+            if type(value) is not int or value < 1:
                 raise SettingError(f"{name}={value}: expected a whole number, 1 or more")
         if temperature is not None and not 0 <= temperature < float("inf"):
             raise SettingError(f"temperature={temperature}: expected a number, 0 or more, or null")
