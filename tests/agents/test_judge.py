@@ -616,3 +616,27 @@ def test_a_run_that_is_killed_while_it_asks_asks_nothing_twice(
         assert f", grade {shown[0]:g}<" in as_html("page", [it])
     assert main(["show", str(tmp_path / "run"), "--scores"]) == 0
     assert ", grade " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["credit.key=sk-pasted-by-mistake"], "credit.key: no environment variable"),
+        (["credit.votes=3"], "credit.votes=3 at temperature=0: all would be alike"),
+        (["credit.model=other"], "it lists apprentice-1"),
+    ],
+)
+def test_mistakes_are_one_line_before_anything_is_played(
+    given: list[str],
+    message: str,
+    server: ChatServer,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line = (*LINE, "method=judge", f"credit.base_url={server.url}", f"run_dir={tmp_path}")
+    assert main(["train", *line, *given]) == 2
+    (said_of_it,) = [it for it in capsys.readouterr().err.splitlines() if "error" in it]
+    assert message in said_of_it and "pasted" not in said_of_it
+    assert not (tmp_path / "metrics.jsonl").exists()
+    for file in tmp_path.rglob("*"):
+        assert not file.is_file() or b"pasted" not in file.read_bytes()
