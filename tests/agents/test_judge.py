@@ -35,6 +35,7 @@ from journeyman.agents.search.evidence import Evidence
 from journeyman.envs import Episode, Message, Step, StopReason
 from journeyman.tools import CallStatus, ToolCall, ToolResult, ToolSpec
 
+from . import chat_server
 from .chat_server import MODEL, ChatServer, chatting, graded, grades, said
 from .test_credit import by_step
 from .test_resume import KILL
@@ -374,7 +375,7 @@ def test_what_is_no_answer_is_asked_again_and_then_refused(server: ChatServer) -
 def test_an_answer_that_was_cut_off_is_none(
     server: ChatServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tests.agents.chat_server.finish", lambda message: "length")
+    monkeypatch.setattr(chat_server, "finish", lambda message: "length")
     with pytest.raises(JudgeServerError, match=r"cut off: raise credit\.max_tokens"):
         judge(server).assign(Experience(some(2)))
 
