@@ -12,6 +12,7 @@
         ├── MissingExtraError       (ModuleNotFoundError) an optional package is not installed
         ├── VocabularyMismatchError (ValueError)  student and teacher count tokens differently
         ├── TeacherServerError      (ConnectionError) a teacher's server is gone, or would mislead
+        ├── JudgeServerError        (ConnectionError) a judge's server is gone, or gives no grades
         ├── StudentServerError      (ConnectionError) a student's server is gone, or refuses
         ├── LostTurnError           (ConnectionError) a server gives no turn in one conversation
         ├── ContextFullError        (ValueError)  a conversation is too long for its server
@@ -76,6 +77,10 @@ class VocabularyMismatchError(AgentError, ValueError):
 
 class TeacherServerError(AgentError, ConnectionError):
     """A teacher's server does not answer, refuses, or answers what cannot be learned from."""
+
+
+class JudgeServerError(AgentError, ConnectionError):
+    """A judge's server does not answer, refuses, or answers what are no grades."""
 
 
 class StudentServerError(AgentError, ConnectionError):

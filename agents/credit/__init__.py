@@ -3,7 +3,8 @@
 One algorithm is one small class (`interface.py` says what it is given and gives) and one file in
 `conf/credit/`. The trainer multiplies each token's divergence by its weight and adds a
 policy-gradient term with its advantage. `episodes.py` needs episodes and teacher scores alone;
-`learned.py` reads the student's network; `trees.py` adds what a search has measured.
+`learned.py` reads the student's network; `judge.py` asks a chat model; `trees.py` adds what a
+search has measured.
 """
 
 from journeyman.agents.credit.episodes import (
@@ -14,6 +15,7 @@ from journeyman.agents.credit.episodes import (
     Uniform,
 )
 from journeyman.agents.credit.interface import Credit, Experience, TokenCredit
+from journeyman.agents.credit.judge import Judge
 from journeyman.agents.credit.learned import GAE, Attention, Critic
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "Critic",
     "Experience",
     "GrowingHorizon",
+    "Judge",
     "Outcome",
     "StepDecay",
     "TokenCredit",

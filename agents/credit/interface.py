@@ -75,6 +75,8 @@ class TokenCredit:
     """[T] factors of the divergence."""
     advantages: Tensor
     """[T] advantages of the sampled tokens; 0 means no policy-gradient term."""
+    grades: tuple[float, ...] | None = None
+    """[S] what a judge gave each step; None if none was asked."""
 
 
 class Credit(ABC):
@@ -84,6 +86,13 @@ class Credit(ABC):
     """True if it reads evidence: a run without a search is refused."""
     needs_teacher: bool = False
     """True if it reads teacher scores: a run without a teacher is refused."""
+
+    def check(self) -> None:  # noqa: B027 - most need nothing
+        """See whether what it needs is there, before anything is played.
+
+        Raises:
+            AgentError: It is not.
+        """
 
     @abstractmethod
     def assign(self, experience: Experience) -> list[TokenCredit]:

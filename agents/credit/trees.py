@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import NormalDist
 from typing import Any
 
@@ -41,6 +42,10 @@ class Additive(Credit):
         self._base = base
         self._reinforce = reinforce
         self.needs_teacher = base.needs_teacher
+
+    def check(self) -> None:
+        """The base's."""
+        self._base.check()
 
     def assign(self, experience: Experience) -> list[TokenCredit]:
         """The base's weights, times what `_factors` says; advantages from evidence.
@@ -92,7 +97,7 @@ class Additive(Credit):
             weights[start:end] *= factor
             if known is not None:
                 advantages[start:end] += self._advantage(known)
-        return TokenCredit(weights, advantages)
+        return replace(credit, weights=weights, advantages=advantages)
 
 
 class PolicyTarget(Additive):

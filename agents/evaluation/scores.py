@@ -33,6 +33,8 @@ class StepScores:
     """By part: "turn" (all of it), "reasoning", "call 1", "call 1 tool", "call 1 argument amount",
     "answer", "stop". A part of which the student chose nothing, or the teacher says nothing, is
     left out; all are without a teacher that was asked."""
+    grade: float | None = None
+    """What a judge gave it; None if none was asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class Scores:
                     "weight": step.weight,
                     "advantage": step.advantage,
                     "parts": {name: list(score) for name, score in step.parts.items()},
+                    **({} if step.grade is None else {"grade": step.grade}),
                 }
                 for step in self.steps
             ],
@@ -100,7 +103,7 @@ class Scores:
 
 
 SHAPE = {
-    "steps": [{"weight": float, "advantage": float, "parts": {}}],
+    "steps": [{"weight": float, "advantage": float, "parts": {}, "grade?": float}],
     "weights": str,
     "advantages": str,
     "widths": str,
@@ -111,7 +114,7 @@ SHAPE = {
 
 def _step(data: Mapping[str, Any]) -> StepScores:
     parts = {name: _part(name, score) for name, score in data["parts"].items()}
-    return StepScores(data["weight"], data["advantage"], parts)
+    return StepScores(data["weight"], data["advantage"], parts, data.get("grade"))
 
 
 def _part(name: str, score: Any) -> PartScore:

@@ -81,8 +81,9 @@ def _scores(step: StepScores) -> str:
 
 
 def _credit(step: StepScores) -> str:
-    """Weight and advantage of a turn."""
-    return f"weight {step.weight:.4g}, advantage {step.advantage:.4g}"
+    """Weight and advantage of a turn, and its grade if a judge was asked."""
+    grade = "" if step.grade is None else f", grade {step.grade:.4g}"
+    return f"weight {step.weight:.4g}, advantage {step.advantage:.4g}{grade}"
 
 
 def _notes(results: Sequence[ToolResult]) -> list[str]:

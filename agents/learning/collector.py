@@ -243,7 +243,8 @@ class Collector:
         dialect = self.student.dialect
         missing = len(tasks) - len(episodes)
         blank = _blank(tasks[0], dialect.eos_id)
-        nothing = TokenCredit(*torch.zeros(2, len(blank.tokens)).unbind())
+        zeros = torch.zeros(len(blank.tokens))
+        nothing = TokenCredit(zeros, zeros)
         pad = dialect.tokenizer.pad_token_id
         rows = to_batch(
             episodes + [blank] * missing,

@@ -54,7 +54,7 @@ class Judgement:
         if self.spoken is not None:
             heard = [a and b for a, b in zip(heard, self.spoken.tolist(), strict=True)]
         steps, widths = [], [0] * len(episode.tokens)
-        for step in episode.steps:
+        for k, step in enumerate(episode.steps):
             start, end = step.span
             ends = token_ends(episode.tokens[start : end - 1], dialect.decode)
             widths[start : end - 1] = [after - before for before, after in pairwise((0, *ends))]
@@ -66,7 +66,8 @@ class Judgement:
                         parts[name] = PartScore(_mean(ratios), distance, len(ratios))
             chosen = [t for t in range(start, end) if episode.mask[t]]
             weight, advantage = ([row[t] for t in chosen] for row in (weights, advantages))
-            steps.append(StepScores(_mean(weight), _mean(advantage), parts))
+            grade = None if self.credit.grades is None else round(self.credit.grades[k], DIGITS)
+            steps.append(StepScores(_mean(weight), _mean(advantage), parts, grade))
         return Scores(
             tuple(steps),
             tuple(weights),

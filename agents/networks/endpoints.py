@@ -19,14 +19,18 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 from tqdm import tqdm
 
 from journeyman.agents.errors import AgentError, SettingError
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 # Hydra shows what libraries have to say, and this one says it of each request.
 logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -104,7 +108,7 @@ class Endpoint:
 
         Args:
             base_url: Such as http://127.0.0.1:8000/v1.
-            who: Lives there: "teacher" or "student", as the settings call it.
+            who: Lives there: "teacher", "student" or "credit" (a judge), as the settings call it.
             error: What is raised where it cannot be worked with.
             concurrency: Requests under way at once.
             timeout: Seconds of silence that a request may bear.
@@ -131,6 +135,7 @@ class Endpoint:
         self.timeout = timeout
         self.who = who
         self.error = error
+        self._concurrency = concurrency
         self._whole = whole
         # Connections are kept for as long as they are used: a server may be restarted between.
         self.connect = functools.partial(
@@ -183,6 +188,61 @@ class Endpoint:
             raise self.strange("no list of models", answer)
         lengths = {str(it["id"]): it.get("max_model_len") for it in found if _has_id(it)}
         return {name: it if type(it) is int else None for name, it in lengths.items()}
+
+    def listed(self, patience: float) -> list[str]:
+        """Names of what it serves, to see whether it is there; not all servers list them.
+
+        Args:
+            patience: Seconds that it may be silent, where the endpoint's own are more.
+
+        Raises:
+            AgentError: Of the kind given: it cannot be reached, wants another key or money, or is
+                no server of models.
+        """
+        usual = self.patience
+        self.patience = min(usual, patience)
+        try:
+            timeout = min(self.timeout, self.patience)
+            reply = self.send(self.client, "GET", "models", timeout=timeout)
+        finally:
+            self.patience = usual
+        if reply.status in (401, 402, 403, 429):
+            raise self.refusal(reply)
+        found = self.content(reply).get("data") if reply.status < 400 else None
+        listed = found if isinstance(found, list) else []
+        return [str(it["id"]) for it in listed if isinstance(it, dict) and it.get("id")]
+
+    def only(self, served: Sequence[str]) -> str:
+        """The only one of what is served.
+
+        Raises:
+            AgentError: Of the kind given: there are several, or none.
+        """
+        if len(served) != 1:
+            raise self.error(
+                f"{self.url} serves {some_of(served) or 'nothing that it lists'}: choose one by "
+                f"{self.who}.model=…"
+            )
+        return served[0]
+
+    def side_by_side(self, ask: Callable[[httpx.Client, T], R], items: Sequence[T]) -> list[R]:
+        """What is answered to each item, in their order; several are under way at once.
+
+        Raises:
+            Exception: What `ask` raised first, whichever item it was; nothing is asked any more.
+        """
+        self.resume()
+        with self.connect() as client, ThreadPoolExecutor(self._concurrency, self.who) as pool:
+            waiting = [pool.submit(ask, client, item) for item in items]
+            try:
+                for it in as_completed(waiting):
+                    it.result()  # the first that has failed, whichever it is
+            except BaseException:
+                # It, or a person, has ended the run: the others must not be waited for.
+                pool.shutdown(wait=False, cancel_futures=True)
+                self.stop()
+                raise
+            return [it.result() for it in waiting]
 
     def ask(
         self,
@@ -381,7 +441,8 @@ class Outage:
             print("\r" + " " * 27, end="\r", file=sys.stderr, flush=True)
 
 
-_REACHED = {"teacher": "the last checkpoint", "student": "there"}
+_CHECKPOINT = "the last checkpoint"
+_REACHED = {"teacher": _CHECKPOINT, "credit": _CHECKPOINT, "student": "there"}
 """Where a run goes on whose server was gone."""
 
 
@@ -443,6 +504,11 @@ def _is_address(url: str) -> bool:
 
 def _has_id(it: Any) -> bool:
     return isinstance(it, dict) and it.get("id") is not None
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first names of a list, which may be long."""
+    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
 
 
 def shown(text: str) -> str:

@@ -202,6 +202,7 @@ def _parts(config: TrainConfig, record: Record) -> Parts:
     if teacher is not None:
         teacher.check(student)
         teacher.check_environments(config.env.ids)
+    credit.check()
     return Parts(
         student=student,
         teacher=teacher,

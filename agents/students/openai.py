@@ -23,7 +23,7 @@ from journeyman.agents.errors import (
     SettingError,
     StudentServerError,
 )
-from journeyman.agents.networks.endpoints import Endpoint, Reply
+from journeyman.agents.networks.endpoints import Endpoint, Reply, some_of
 from journeyman.agents.students.answers import Answer, Answers, Pace, Prices, question
 from journeyman.agents.students.player import Conversation, Sampling, Stream, turn_limit
 from journeyman.agents.students.spoken import Speech, SpokenPlayer, plain_dialect
@@ -132,30 +132,9 @@ class OpenAIPlayer(SpokenPlayer):
             StudentServerError: It cannot be reached, wants another key, is no server of models, or
                 serves several and nobody chose.
         """
-        endpoint, patience = self._endpoint, self._endpoint.patience
-        endpoint.patience = min(patience, START_PATIENCE)
-        try:
-            timeout = min(endpoint.timeout, endpoint.patience)
-            reply = endpoint.send(endpoint.client, "GET", "models", timeout=timeout)
-        finally:
-            endpoint.patience = patience
-        if reply.status in (401, 402, 403, 429):
-            raise endpoint.refusal(reply)
-        found = endpoint.content(reply).get("data") if reply.status < 400 else None
-        listed = found if isinstance(found, list) else []
-        self._served = [str(it["id"]) for it in listed if isinstance(it, dict) and it.get("id")]
-        if self.model_name is not None:
-            return  # not all that is served is listed everywhere: the first request shows it
-        if len(self._served) != 1:
-            raise StudentServerError(
-                f"{endpoint.url} serves {self._names() or 'nothing that it lists'}: choose one by "
-                f"student.model=…"
-            )
-        (self.model_name,) = self._served
-
-    def _names(self) -> str:
-        more = ", …" if len(self._served) > 8 else ""
-        return ", ".join(self._served[:8]) + more
+        self._served = self._endpoint.listed(START_PATIENCE)
+        if self.model_name is None:  # else the first request shows it: not all is listed everywhere
+            self.model_name = self._endpoint.only(self._served)
 
     def keep_in(self, folder: Path) -> None:
         """Keep answers in a run's folder; what is there is not asked for again.
@@ -254,7 +233,7 @@ class OpenAIPlayer(SpokenPlayer):
         if reply.status in _ONE:
             return self._of_one(refusal)
         if reply.status == 404 and self._served and self.model_name not in self._served:
-            return StudentServerError(f"{refusal}; it lists {self._names()}")
+            return StudentServerError(f"{refusal}; it lists {some_of(self._served)}")
         return refusal
 
     def _of_one(self, error: AgentError) -> AgentError:
@@ -284,11 +263,12 @@ class OpenAIPlayer(SpokenPlayer):
             text,
             cut,
             tuple(ids),
-            _count(used.get("prompt_tokens")),
-            _count(details.get("cached_tokens")) if isinstance(details, dict) else None,
-            _count(used.get("completion_tokens")),
+            count(used.get("prompt_tokens")),
+            count(details.get("cached_tokens")) if isinstance(details, dict) else None,
+            count(used.get("completion_tokens")),
         )
 
 
-def _count(value: Any) -> int | None:
+def count(value: Any) -> int | None:
+    """How many, as a server says it; None where that is no number."""
     return value if type(value) is int and value >= 0 else None

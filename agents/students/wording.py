@@ -43,7 +43,7 @@ def as_text(message: Mapping[str, Any], cut: bool, dialect: Dialect) -> tuple[st
         dialect: Of which the text is; its calls are Hermes'.
     """
     calls = _calls(message)
-    said = _text(message.get("content")) or _text(message.get("refusal"))
+    said = text_of(message.get("content")) or text_of(message.get("refusal"))
     content = _CALL_MARKS.sub(_WORD, said)
     thought = _MARKS.sub(_WORD, _reasoning(message))
     if thought:
@@ -138,7 +138,7 @@ def _calls(message: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         call = it if isinstance(it, dict) else {}
         function = call.get("function")
         name, body = _named(function if isinstance(function, dict) else {})
-        given = _text(call.get("id")) or f"c{i:08d}"
+        given = text_of(call.get("id")) or f"c{i:08d}"
         calls.append((name, body, given))
     return calls
 
@@ -183,10 +183,10 @@ def _agree(read: AssistantTurn, calls: Sequence[tuple[str, str, str]]) -> bool:
 
 def _reasoning(message: Mapping[str, Any]) -> str:
     """What servers give beside the content, under one name or the other."""
-    return _text(message.get("reasoning_content")) or _text(message.get("reasoning"))
+    return text_of(message.get("reasoning_content")) or text_of(message.get("reasoning"))
 
 
-def _text(content: Any) -> str:
+def text_of(content: Any) -> str:
     """A content, which may be a list of parts."""
     if isinstance(content, str):
         return clean(content)

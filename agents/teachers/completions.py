@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,7 +61,6 @@ class CompletionsServer:
         )
         self.url = self._endpoint.url
         self.model = model
-        self._concurrency = concurrency
 
     @property
     def patience(self) -> float:
@@ -92,19 +90,7 @@ class CompletionsServer:
             TeacherServerError: It refused, or answered something else, or nothing within
                 `patience`.
         """
-        endpoint, workers = self._endpoint, self._concurrency
-        endpoint.resume()
-        with endpoint.connect() as client, ThreadPoolExecutor(workers, "teacher") as pool:
-            waiting = [pool.submit(self._read, client, row, k) for row in rows]
-            try:
-                for it in as_completed(waiting):
-                    it.result()  # the first that has failed, whichever row it is
-            except BaseException:
-                # It, or a person, has ended the run: the others must not be waited for.
-                pool.shutdown(wait=False, cancel_futures=True)
-                endpoint.stop()
-                raise
-            return [it.result() for it in waiting]
+        return self._endpoint.side_by_side(lambda client, row: self._read(client, row, k), rows)
 
     def next_token(self, row: Sequence[int]) -> tuple[int, float] | None:
         """The most probable token after a row, and its log-probability; None if it names no ids.

@@ -5,8 +5,10 @@ By itself (`python -m tests.agents.chat_server PORT`) it speaks the gold turns, 
 
 import functools
 import json
+import re
 import sys
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import ThreadingHTTPServer
@@ -127,6 +129,18 @@ def gold(body: dict[str, Any]) -> dict[str, Any]:
 
 def silent(body: dict[str, Any]) -> dict[str, Any]:
     return said(None)
+
+
+def graded(body: dict[str, Any]) -> dict[str, Any]:
+    """Speaks as a judge: each step has a grade of its own, by what there is to read."""
+    prompt = body["messages"][-1]["content"]
+    (count,) = re.findall(r"^Grade each of its (\d+) steps", prompt, re.MULTILINE)
+    return grades(*(zlib.crc32(f"{k}{prompt}".encode()) % 11 for k in range(int(count))))
+
+
+def grades(*given: Any) -> dict[str, Any]:
+    entries = [{"step": k, "reason": "so", "grade": it} for k, it in enumerate(given, 1)]
+    return said(json.dumps({"steps": entries}))
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.search import language
 from journeyman.envs import Episode
 
+from .chat_server import chatting, graded
 from .test_trainers import babbler, changed, distillation, make_parts, steps, weights
 
 CONF = importlib.resources.files("journeyman.conf")
@@ -30,12 +31,12 @@ def options(group: str) -> list[str]:
     return sorted(p.name.removesuffix(".yaml") for p in CONF.joinpath(group).iterdir())
 
 
-def configured(credit: str, values: str = "tree") -> Parts:
+def configured(credit: str, values: str = "tree", **settings: str) -> Parts:
     """The parts of a run with these files; trees of two rows where the credit needs a search."""
-    config = OmegaConf.create({"seed": 0})
+    config = OmegaConf.create({"seed": 0, "run_dir": "nowhere"})
     for group, option in (("credit", credit), ("values", values), ("search", "credit")):
         config[group] = OmegaConf.create(CONF.joinpath(group, f"{option}.yaml").read_text())
-    parts = make_parts(babbler(), instantiate(config.credit))
+    parts = make_parts(babbler(), instantiate(config.credit, **settings))
     if not parts.credit.needs_search:
         return parts
     search = instantiate(config.search, rows=2, trajectories=1)
@@ -69,7 +70,11 @@ def test_a_step_with_every_credit(
     credit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paid(monkeypatch)
-    (record,) = train(configured(credit), tmp_path)
+    with chatting(graded) as server:
+        served = {"base_url": server.url, "cache": str(tmp_path / "grades")}
+        parts = configured(credit, **(served if credit == "judge" else {}))
+        parts.credit.check()
+        (record,) = train(parts, tmp_path)
     assert record["grad_norm"] > 0
     assert ("critic/loss" in record) == (credit == "gae")
 

@@ -16,6 +16,7 @@ from journeyman.agents.networks.catalogue import available
 from journeyman.agents.runs.application import offer_options
 from journeyman.agents.runs.train import train
 
+from .chat_server import chatting, graded
 from .test_credit_training import paid
 
 DOCS = Path(__file__).parents[2] / "docs" / "training.md"
@@ -45,7 +46,9 @@ def test_a_step_of_every_method(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paid(monkeypatch)  # or rewards would be alike, and teach nothing
-    train(compose("train", [f"method={method}", *SMALL, f"run_dir={tmp_path}"]))
+    with chatting(graded) as server:
+        more = [f"credit.base_url={server.url}"] if method == "judge" else []
+        train(compose("train", [f"method={method}", *SMALL, *more, f"run_dir={tmp_path}"]))
     (record,) = read_metrics(tmp_path / "metrics.jsonl")
     assert record["grad_norm"] > 0
     before = available()["embedded-student"]
