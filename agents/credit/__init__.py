@@ -3,9 +3,11 @@
 One algorithm is one small class (`interface.py` says what it is given and gives) and one file in
 `conf/credit/`. The trainer multiplies each token's divergence by its weight and adds a
 policy-gradient term with its advantage. `episodes.py` needs episodes and teacher scores alone;
-`learned.py` reads the student's network; `trees.py` adds what a search has measured.
+`annealed.py` shares them out anew over a run; `learned.py` reads the student's network; `trees.py`
+adds what a search has measured.
 """
 
+from journeyman.agents.credit.annealed import Annealed
 from journeyman.agents.credit.episodes import (
     GrowingHorizon,
     Outcome,
@@ -18,6 +20,7 @@ from journeyman.agents.credit.learned import GAE, Attention, Critic
 
 __all__ = [
     "GAE",
+    "Annealed",
     "Attention",
     "Credit",
     "Critic",

@@ -80,7 +80,7 @@ class Collector:
     (0 is distillation on the teacher's episodes)."""
     search: TreeRollouts | None = None
     """Grows each task's rows into a tree; None plays one episode a task."""
-    curriculum: Curriculum = Curriculum()
+    curriculum: Curriculum = field(default_factory=Curriculum)
     """What of the episodes the student plays."""
     prefixes: Prefixes | None = None
     """Where rows begin that the curriculum lets begin inside an earlier episode."""
@@ -197,7 +197,7 @@ class Collector:
             ]
         model.train(training)
         figures = _rollout_figures(episodes, theirs, time.perf_counter() - started)
-        figures |= self._curriculum_figures(episodes, theirs, step)
+        self._note_curriculum(figures, episodes, theirs, step)
         figures |= experience.figures
         if learning and self.detail is None:
             figures[NO_SIGNAL] = float(not any(it.advantages.any() for it in credit))
@@ -264,19 +264,24 @@ class Collector:
         if self.prefixes is not None:
             self.prefixes.add(e for e, it in zip(episodes, theirs, strict=True) if not it)
 
-    def _curriculum_figures(
-        self, episodes: Sequence[Episode], theirs: Sequence[bool], step: int
-    ) -> dict[str, float]:
+    def _note_curriculum(
+        self,
+        figures: dict[str, float],
+        episodes: Sequence[Episode],
+        theirs: Sequence[bool],
+        step: int,
+    ) -> None:
         own = [e for e, it in zip(episodes, theirs, strict=True) if not it]
-        figures: dict[str, float] = {}
         if self._guided:
-            turns = [any(e.mask[slice(*s.span)]) for e in own for s in e.steps[e.first_step :]]
-            figures["rollout/guided_turns"] = 1 - sum(turns) / max(1, len(turns))
+            turns = [e.mask[slice(*s.span)] for e in own for s in e.steps[e.first_step :]]
+            given = [len(turn) for turn in turns if not any(turn)]
+            figures["rollout/guided_turns"] = len(given) / max(1, len(turns))
+            written = figures.get("rollout/teacher_tokens", 0.0) + sum(given)
+            figures["rollout/teacher_tokens"] = written
         if (most := self.curriculum.most_turns(step)) is not None:
             figures["rollout/most_turns"] = float(most)
         if self.prefixes is not None:
             figures["rollout/replayed"] = float(sum(e.first_step > 0 for e in own))
-        return figures
 
     def _views(self, episodes: Sequence[Episode], annotations: Annotations) -> list[TeacherView]:
         if self.detail is None or not annotations.taught:
