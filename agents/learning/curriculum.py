@@ -46,13 +46,11 @@ class Curriculum:
             SettingError: Naming the value and what was expected.
         """
         for name in ("guidance", "replay"):
-            check_number(f"trainer.curriculum.{name}", getattr(self, name), 0, 1)
+            check_number(name, getattr(self, name), 0, 1)
         for name, least in _COUNTS.items():
             value = getattr(self, name)
             if type(value) is not int or value < least:
-                raise SettingError(
-                    f"trainer.curriculum.{name}={value}: expected a whole number, {least} or more"
-                )
+                raise SettingError(f"{name}={value}: expected a whole number, {least} or more")
 
     @property
     def changes(self) -> list[str]:
