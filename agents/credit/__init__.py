@@ -4,7 +4,7 @@ One algorithm is one small class (`interface.py` says what it is given and gives
 `conf/credit/`. The trainer multiplies each token's divergence by its weight and adds a
 policy-gradient term with its advantage. `episodes.py` needs episodes and teacher scores alone;
 `annealed.py` shares them out anew over a run; `learned.py` reads the student's network; `trees.py`
-adds what a search has measured.
+adds what a search has measured, `progress.py` what a second model says.
 """
 
 from journeyman.agents.credit.annealed import Annealed
@@ -17,6 +17,7 @@ from journeyman.agents.credit.episodes import (
 )
 from journeyman.agents.credit.interface import Credit, Experience, TokenCredit
 from journeyman.agents.credit.learned import GAE, Attention, Critic
+from journeyman.agents.credit.progress import ProgressAdvantage
 
 __all__ = [
     "GAE",
@@ -27,6 +28,7 @@ __all__ = [
     "Experience",
     "GrowingHorizon",
     "Outcome",
+    "ProgressAdvantage",
     "StepDecay",
     "TokenCredit",
     "Trace",

@@ -6,6 +6,7 @@ from typing import Any
 
 from journeyman.agents.credit.interface import Credit, Experience, TokenCredit
 from journeyman.agents.errors import SettingError
+from journeyman.agents.students.player import Trainable
 
 
 class Annealed(Credit):
@@ -52,6 +53,10 @@ class Annealed(Credit):
             TokenCredit((1 - reward) * it.weights, reward * it.advantages)
             for it in self._base.assign(experience)
         ]
+
+    def check(self, student: Trainable) -> None:
+        """See `Credit.check`: the base does."""
+        self._base.check(student)
 
     def learn(self, experience: Experience) -> None:
         """The base learns."""

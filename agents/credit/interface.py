@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from journeyman.agents.networks.reading import step_states
 from journeyman.agents.search.evidence import Evidence
+from journeyman.agents.students.player import Trainable
 from journeyman.agents.teachers import Annotations
 from journeyman.agents.teachers.scoring import EpisodeScores, score_episodes
 from journeyman.envs import Episode
@@ -88,6 +89,13 @@ class Credit(ABC):
     @abstractmethod
     def assign(self, experience: Experience) -> list[TokenCredit]:
         """Credit of each episode of one batch; figures go to `experience.figures`."""
+
+    def check(self, student: Trainable) -> None:  # noqa: B027 - most have nothing to check
+        """See whether it goes with this student, before anything is played.
+
+        Raises:
+            AgentError: It does not.
+        """
 
     def learn(self, experience: Experience) -> None:  # noqa: B027 - most learn nothing
         """Get better by a batch whose credit has been assigned; called in training only.

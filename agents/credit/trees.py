@@ -14,6 +14,7 @@ from typing import Any
 from journeyman.agents.credit.interface import Credit, Experience, TokenCredit
 from journeyman.agents.errors import SettingError
 from journeyman.agents.search.evidence import Evidence
+from journeyman.agents.students.player import Trainable
 from journeyman.envs import Episode
 
 _NORMAL = NormalDist()
@@ -57,6 +58,10 @@ class Additive(Credit):
         return [
             self._join(*parts) for parts in zip(episodes, credit, evidence, factors, strict=True)
         ]
+
+    def check(self, student: Trainable) -> None:
+        """See `Credit.check`: the base does."""
+        self._base.check(student)
 
     def learn(self, experience: Experience) -> None:
         """The base learns."""

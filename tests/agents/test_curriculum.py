@@ -17,11 +17,12 @@ from journeyman.agents.credit import (
     Credit,
     Experience,
     Outcome,
+    ProgressAdvantage,
     TokenCredit,
     Uniform,
 )
 from journeyman.agents.credit.trees import Additive
-from journeyman.agents.errors import SettingError
+from journeyman.agents.errors import SettingError, VocabularyMismatchError
 from journeyman.agents.learning.curriculum import Curriculum
 from journeyman.agents.learning.losses import JSD, Loss, SampledReverseKL
 from journeyman.agents.learning.trainers import distill
@@ -34,6 +35,7 @@ from journeyman.agents.students.hf import HFPlayer
 from journeyman.agents.students.player import Sampling
 from journeyman.agents.students.scripted import ScriptedPlayer
 from journeyman.agents.students.spoken import SpokenPlayer
+from journeyman.agents.teachers import Annotations
 from journeyman.agents.teachers.local import LocalTeacher
 from journeyman.envs import Episode, Message, StopReason, ToolEnv
 from journeyman.tools import ToolSpec
@@ -432,6 +434,65 @@ def test_annealing_refuses(settings: dict[str, Any], said: str) -> None:
 def test_annealing_needs_what_its_base_needs() -> None:
     credit = Annealed(Additive(Uniform()))
     assert (credit.needs_search, credit.needs_teacher) == (True, False)
+
+
+# A reinforced teacher and its base
+
+
+def test_the_advantage_of_a_turn_is_the_log_ratio_of_the_two_models() -> None:
+    student, _ = players()
+    own = copy.deepcopy(tokenizer())
+    reinforced, before = (gpt2(len(own), width=24, seed=seed).double() for seed in (6, 7))
+    played = rollout(student, TASKS[:3], env_kwargs={"max_turns": 3})
+    ratios = []
+    for e in played:
+        ids = torch.tensor([e.tokens])
+        ours, theirs = (m(ids).logits[0].log_softmax(-1).detach() for m in (reinforced, before))
+        ratios.append(
+            [
+                sum(
+                    float(ours[i - 1, e.tokens[i]] - theirs[i - 1, e.tokens[i]])
+                    for i in range(*step.span)
+                    if e.mask[i]
+                )
+                for step in e.steps
+            ]
+        )
+    most = sorted(abs(it) for steps_ in ratios for it in steps_)[-2] * 0.5  # cuts the largest
+    credit = ProgressAdvantage(LocalTeacher(before, own), scale=0.5, most=most)
+    annotations = Annotations(LocalTeacher(reinforced, own))
+    given = credit.assign(Experience([*played, broken()], annotations=annotations))
+    assert not given[-1].advantages.any()
+    cut = 0
+    for e, it, expected in zip(played, given[:-1], ratios, strict=True):
+        assert not it.weights.any()
+        for step, ratio in zip(e.steps, expected, strict=True):
+            value = max(-most, min(most, 0.5 * ratio))
+            cut += value != 0.5 * ratio
+            here = it.advantages[slice(*step.span)].tolist()
+            assert here == pytest.approx([value] * len(here), abs=1e-5)
+    assert 0 < cut < sum(map(len, ratios))
+
+
+@pytest.mark.parametrize("settings", [{"scale": 0}, {"most": -1.0}, {"scale": float("nan")}])
+def test_progress_refuses(settings: dict[str, Any]) -> None:
+    (name,) = settings
+    with pytest.raises(SettingError, match=f"{name}=.*: expected a number above 0"):
+        ProgressAdvantage(Terse(), **settings)
+
+
+def test_the_reference_must_share_the_students_vocabulary() -> None:
+    student, _ = players()
+    own = copy.deepcopy(tokenizer())
+    own.add_tokens(["<shifted>"])
+    other = LocalTeacher(gpt2(len(own) - 2, seed=6), own)
+    for credit in (
+        ProgressAdvantage(other),
+        Annealed(ProgressAdvantage(other)),
+        Additive(ProgressAdvantage(other)),
+    ):
+        with pytest.raises(VocabularyMismatchError):
+            credit.check(student)
 
 
 # Runs
