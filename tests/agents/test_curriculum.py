@@ -24,7 +24,7 @@ from journeyman.agents.credit import (
 from journeyman.agents.credit.trees import Additive
 from journeyman.agents.errors import SettingError, VocabularyMismatchError
 from journeyman.agents.learning.curriculum import Curriculum
-from journeyman.agents.learning.losses import JSD, Loss, SampledReverseKL
+from journeyman.agents.learning.losses import JSD, Loss, NoLoss, SampledReverseKL
 from journeyman.agents.learning.trainers import distill
 from journeyman.agents.rollouts.guidance import GuidedPlayer
 from journeyman.agents.rollouts.prefixes import Prefixes
@@ -529,6 +529,10 @@ def test_what_the_curriculum_cannot_have_is_refused(tmp_path: Path) -> None:
 
     untaught = dataclasses.replace(parts, teacher=None, loss=SampledReverseKL())
     refused(untaught, guided, "^teacher=none: the loss asks for a teacher")
+    rewards = dataclasses.replace(untaught, loss=NoLoss())
+    refused(
+        rewards, guided, r"^teacher=none: trainer\.curriculum\.guidance=0\.5 asks for a teacher"
+    )
     terse = dataclasses.replace(parts, teacher=Terse(), loss=SampledReverseKL())
     refused(terse, guided, r"curriculum\.guidance=0\.5: the teacher cannot play; expected 0$")
     searching = dataclasses.replace(parts, search=TreeRollouts(rows=4))

@@ -331,7 +331,7 @@ def build(
     num_iterations: int = 1,
     clip: float = 0.0,
     lmbda: float = 1.0,
-    curriculum: Curriculum = Curriculum(),  # noqa: B008 - frozen
+    curriculum: Curriculum | None = None,
     **kwargs: Any,
 ) -> OnPolicyDistillation:
     """The trainer of `trainer=distill`.
@@ -344,7 +344,7 @@ def build(
         num_iterations: See `Schedule`.
         clip: See `Schedule`.
         lmbda: See `Collector`.
-        curriculum: What of the episodes the student plays.
+        curriculum: What of the episodes the student plays; None is whole episodes, by itself.
         kwargs: Passed to `transformers.Trainer`.
 
     Raises:
@@ -358,6 +358,7 @@ def build(
             f"tokens; expected 1, or another loss=…"
         )
     schedule = Schedule(steps_per_generation, num_iterations, clip)
+    curriculum = curriculum or Curriculum()
     prefixes = None
     if curriculum.replay:
         dialect = parts.student.dialect
