@@ -186,12 +186,13 @@ def test_each_has_read_what_the_other_wrote() -> None:
         who = guides(task.seed, 0.5, len(episode.steps))
         both += len(set(who)) == 2
         with torch.no_grad():
-            best = guide.model(torch.tensor([ids])).logits[0].argmax(-1).tolist()
+            logits = guide.model(torch.tensor([ids])).logits[0]
         for step, given in zip(episode.steps, who, strict=True):
             start, end = step.span
             written = range(start, end - step.truncated)
             if given:  # greedy, so that each token follows from all that stands before it
-                assert [best[i - 1] for i in written] == [ids[i] for i in written]
+                # (but for rounding, which may turn what is as good as equal)
+                assert all(logits[i - 1, ids[i]] > logits[i - 1].max() - 1e-4 for i in written)
                 assert not any(episode.logprobs[start:end])
             else:
                 told = torch.tensor([episode.logprobs[i] for i in written])
