@@ -3,10 +3,12 @@
 One algorithm is one small class (`interface.py` says what it is given and gives) and one file in
 `conf/credit/`. The trainer multiplies each token's divergence by its weight and adds a
 policy-gradient term with its advantage. `episodes.py` needs episodes and teacher scores alone;
-`learned.py` reads the student's network; `judge.py` asks a chat model; `trees.py` adds what a
-search has measured.
+`annealed.py` shares them out anew over a run; `learned.py` reads the student's network; `judge.py`
+asks a chat model; `trees.py` adds what a search has measured, `progress.py` what a second model
+says.
 """
 
+from journeyman.agents.credit.annealed import Annealed
 from journeyman.agents.credit.episodes import (
     GrowingHorizon,
     Outcome,
@@ -17,9 +19,11 @@ from journeyman.agents.credit.episodes import (
 from journeyman.agents.credit.interface import Credit, Experience, TokenCredit
 from journeyman.agents.credit.judge import Judge
 from journeyman.agents.credit.learned import GAE, Attention, Critic
+from journeyman.agents.credit.progress import ProgressAdvantage
 
 __all__ = [
     "GAE",
+    "Annealed",
     "Attention",
     "Credit",
     "Critic",
@@ -27,6 +31,7 @@ __all__ = [
     "GrowingHorizon",
     "Judge",
     "Outcome",
+    "ProgressAdvantage",
     "StepDecay",
     "TokenCredit",
     "Trace",

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from journeyman.agents.networks.reading import step_states
 from journeyman.agents.search.evidence import Evidence
+from journeyman.agents.students.player import Trainable
 from journeyman.agents.teachers import Annotations
 from journeyman.agents.teachers.scoring import EpisodeScores, score_episodes
 from journeyman.envs import Episode
@@ -87,16 +88,16 @@ class Credit(ABC):
     needs_teacher: bool = False
     """True if it reads teacher scores: a run without a teacher is refused."""
 
-    def check(self) -> None:  # noqa: B027 - most need nothing
-        """See whether what it needs is there, before anything is played.
-
-        Raises:
-            AgentError: It is not.
-        """
-
     @abstractmethod
     def assign(self, experience: Experience) -> list[TokenCredit]:
         """Credit of each episode of one batch; figures go to `experience.figures`."""
+
+    def check(self, student: Trainable) -> None:  # noqa: B027 - most have nothing to check
+        """See, before anything is played, whether what it needs is there and goes with the student.
+
+        Raises:
+            AgentError: It is not, or does not.
+        """
 
     def learn(self, experience: Experience) -> None:  # noqa: B027 - most learn nothing
         """Get better by a batch whose credit has been assigned; called in training only.

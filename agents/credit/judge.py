@@ -25,6 +25,7 @@ from journeyman.agents.errors import JudgeServerError, SettingError
 from journeyman.agents.networks.endpoints import Endpoint, Reply, shown, some_of
 from journeyman.agents.students.answers import question
 from journeyman.agents.students.openai import START_PATIENCE, TRIES, count
+from journeyman.agents.students.player import Trainable
 from journeyman.agents.students.wording import text_of
 from journeyman.envs import Episode, Message, Step, StopReason
 
@@ -136,7 +137,7 @@ class Judge(Credit):
         self._formed = True
         """The server takes a schema of its answers."""
 
-    def check(self) -> None:
+    def check(self, student: Trainable) -> None:
         """Look for the server and its model, and have it grade an episode that is at hand.
 
         Raises:

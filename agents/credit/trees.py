@@ -15,6 +15,7 @@ from typing import Any
 from journeyman.agents.credit.interface import Credit, Experience, TokenCredit
 from journeyman.agents.errors import SettingError
 from journeyman.agents.search.evidence import Evidence
+from journeyman.agents.students.player import Trainable
 from journeyman.envs import Episode
 
 _NORMAL = NormalDist()
@@ -43,10 +44,6 @@ class Additive(Credit):
         self._reinforce = reinforce
         self.needs_teacher = base.needs_teacher
 
-    def check(self) -> None:
-        """The base's."""
-        self._base.check()
-
     def assign(self, experience: Experience) -> list[TokenCredit]:
         """The base's weights, times what `_factors` says; advantages from evidence.
 
@@ -62,6 +59,10 @@ class Additive(Credit):
         return [
             self._join(*parts) for parts in zip(episodes, credit, evidence, factors, strict=True)
         ]
+
+    def check(self, student: Trainable) -> None:
+        """See `Credit.check`: the base does."""
+        self._base.check(student)
 
     def learn(self, experience: Experience) -> None:
         """The base learns."""

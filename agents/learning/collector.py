@@ -20,11 +20,14 @@ from journeyman.agents.credit import Credit, Experience, TokenCredit
 from journeyman.agents.errors import BrokenRolloutError, SettingError
 from journeyman.agents.evaluation.remarks import NO_SIGNAL
 from journeyman.agents.evaluation.scores import Scores
+from journeyman.agents.learning.curriculum import Curriculum
 from journeyman.agents.learning.judgements import Judgement
 from journeyman.agents.learning.losses import TeacherView
 from journeyman.agents.learning.samples import to_batch
+from journeyman.agents.rollouts.guidance import GuidedPlayer
+from journeyman.agents.rollouts.prefixes import Prefixes
 from journeyman.agents.rollouts.rollout import no_room, rollout
-from journeyman.agents.rollouts.tasks import TaskRef
+from journeyman.agents.rollouts.tasks import Fork, TaskRef
 from journeyman.agents.search.evidence import Forest, TreeEpisode, TreeRollouts
 from journeyman.agents.students.dialect import Dialect
 from journeyman.agents.students.player import Player, Trainable
@@ -77,6 +80,10 @@ class Collector:
     (0 is distillation on the teacher's episodes)."""
     search: TreeRollouts | None = None
     """Grows each task's rows into a tree; None plays one episode a task."""
+    curriculum: Curriculum = field(default_factory=Curriculum)
+    """What of the episodes the student plays."""
+    prefixes: Prefixes | None = None
+    """Where rows begin that the curriculum lets begin inside an earlier episode."""
 
     def __post_init__(self) -> None:
         """Check that the parts fit together.
@@ -105,6 +112,12 @@ class Collector:
                 f"trainer.lmbda={self.lmbda}: a search grows trees of the student's own episodes; "
                 f"expected 1, or no search"
             )
+        if self.search is not None and self.curriculum.changes:
+            name = self.curriculum.changes[0]
+            raise SettingError(
+                f"trainer.curriculum.{name}={getattr(self.curriculum, name)}: a search grows trees "
+                f"of the student's own whole episodes; expected 0, or no search"
+            )
         self._check_teacher()
 
     def _check_teacher(self) -> None:
@@ -114,6 +127,7 @@ class Collector:
                 "the loss": self.detail is not None,
                 f"credit={type(self.credit).__name__}": self.credit.needs_teacher,
                 f"trainer.lmbda={self.lmbda}": self.lmbda < 1,
+                f"trainer.curriculum.guidance={self.curriculum.guidance}": self._guided,
             }
             for name, asks in asking.items():
                 if asks:
@@ -134,8 +148,12 @@ class Collector:
                 f"{type(teacher).__name__} gives {teacher.gives.name.lower()}: choose another "
                 f"credit=… or teacher=…"
             )
-        if self.lmbda < 1:
+        if self.lmbda < 1 or self._guided:
             self._master()  # which says so if there is none
+
+    @property
+    def _guided(self) -> bool:
+        return self.curriculum.guidance > 0
 
     @property
     def rows_a_task(self) -> int:
@@ -162,7 +180,7 @@ class Collector:
         dialect = self.student.dialect
         annotations = Annotations(self.teacher, self.detail or Detail.SAMPLED, dialect)
         theirs = [_dice(task) >= self.lmbda for task in tasks]
-        forest = self._play(tasks, theirs, annotations)
+        forest = self._play(tasks, theirs, annotations, step)
         rows, theirs = forest.rows, theirs[: len(forest.rows)]
         episodes = [row.episode for row in rows]
         evidence = None if self.search is None else [row.steps for row in rows]
@@ -170,6 +188,7 @@ class Collector:
         credit = self.credit.assign(experience)
         if learning:
             self.credit.learn(experience)
+            self._keep(episodes, theirs)
         views = self._views(episodes, annotations)
         if views:
             credit = [
@@ -178,6 +197,7 @@ class Collector:
             ]
         model.train(training)
         figures = _rollout_figures(episodes, theirs, time.perf_counter() - started)
+        self._note_curriculum(figures, episodes, theirs, step)
         figures |= experience.figures
         if learning and self.detail is None:
             figures[NO_SIGNAL] = float(not any(it.advantages.any() for it in credit))
@@ -187,7 +207,7 @@ class Collector:
         return self._batch(tasks, episodes, credit, views, figures, judged)
 
     def _play(
-        self, tasks: Sequence[TaskRef], theirs: Sequence[bool], annotations: Annotations
+        self, tasks: Sequence[TaskRef], theirs: Sequence[bool], annotations: Annotations, step: int
     ) -> Forest:
         """An episode a task; or trees, of fewer rows where a budget ends or something breaks."""
         if self.search is not None:
@@ -200,10 +220,11 @@ class Collector:
             return forest
         episodes: dict[int, Episode] = {}
         for by_teacher in set(theirs):
-            player = self._master() if by_teacher else self.student
+            player = self._master() if by_teacher else self._student(step)
             places = [i for i, it in enumerate(theirs) if it is by_teacher]
+            begun = [tasks[i] if by_teacher else self._beginning(tasks[i]) for i in places]
             played = rollout(
-                player, [tasks[i] for i in places], self.rollout_batch, self.env_kwargs
+                player, begun, self.rollout_batch, self.env_kwargs, **self._limits(step)
             )
             episodes.update(zip(places, played, strict=True))
         found = [episodes[i] for i in range(len(tasks))]
@@ -211,12 +232,56 @@ class Collector:
         _check_room(found, self.student.max_context)
         return Forest([TreeEpisode(e, (None,) * len(e.steps)) for e in found])
 
+    def _student(self, step: int) -> Player:
+        """The student; as long as the curriculum says so, with turns of the teacher's."""
+        share = self.curriculum.guided(step)
+        return GuidedPlayer(self.student, self._master(), share) if share else self.student
+
+    def _beginning(self, task: TaskRef) -> TaskRef | Fork:
+        """Where a row begins: with its task, or inside an earlier episode of any task."""
+        if self.prefixes is None or not self.curriculum.replays(task.seed):
+            return task
+        return self.prefixes.draw(task.seed) or task
+
+    def _limits(self, step: int) -> dict[str, Any]:
+        """What the curriculum asks of a rollout."""
+        asked: dict[str, Any] = {} if self.prefixes is None else {"keep": True}
+        most = self.curriculum.most_turns(step)
+        return asked if most is None else asked | {"most_turns": most}
+
     def _master(self) -> Player:
         """The teacher as one that plays, with the student's own dice."""
         player = self.teacher.player(self.student) if self.teacher is not None else None
         if player is None:
-            raise SettingError(f"trainer.lmbda={self.lmbda}: the teacher cannot play; expected 1")
+            name, expected = f"lmbda={self.lmbda}", 1
+            if self._guided:
+                name, expected = f"curriculum.guidance={self.curriculum.guidance}", 0
+            raise SettingError(f"trainer.{name}: the teacher cannot play; expected {expected}")
         return player
+
+    def _keep(self, episodes: Sequence[Episode], theirs: Sequence[bool]) -> None:
+        """What later rows may begin inside of: the student's own episodes."""
+        if self.prefixes is not None:
+            self.prefixes.add(e for e, it in zip(episodes, theirs, strict=True) if not it)
+
+    def _note_curriculum(
+        self,
+        figures: dict[str, float],
+        episodes: Sequence[Episode],
+        theirs: Sequence[bool],
+        step: int,
+    ) -> None:
+        own = [e for e, it in zip(episodes, theirs, strict=True) if not it]
+        if self._guided:
+            turns = [e.mask[slice(*s.span)] for e in own for s in e.steps[e.first_step :]]
+            given = [len(turn) for turn in turns if not any(turn)]
+            figures["rollout/guided_turns"] = len(given) / max(1, len(turns))
+            written = figures.get("rollout/teacher_tokens", 0.0) + sum(given)
+            figures["rollout/teacher_tokens"] = written
+        if (most := self.curriculum.most_turns(step)) is not None:
+            figures["rollout/most_turns"] = float(most)
+        if self.prefixes is not None:
+            figures["rollout/replayed"] = float(sum(e.first_step > 0 for e in own))
 
     def _views(self, episodes: Sequence[Episode], annotations: Annotations) -> list[TeacherView]:
         if self.detail is None or not annotations.taught:

@@ -62,6 +62,7 @@ def rollout(
     env_kwargs: dict[str, Any] | None = None,
     progress: Callable[[int], object] = lambda done: None,
     keep: bool = False,
+    most_turns: int | None = None,
 ) -> list[Episode]:
     """Play one episode a task.
 
@@ -72,6 +73,8 @@ def rollout(
         env_kwargs: Passed to every environment's constructor (`sandbox` to those that take it).
         progress: Called with the number of episodes that just ended.
         keep: Keep a branch point before each step, for forks.
+        most_turns: That are played here, whatever the environment allows; an episode that comes to
+            them without an end has `StopReason.MAX_TURNS`. None sets no limit.
 
     Returns:
         One `Episode` a task; one whose environment broke has `StopReason.INFRA_ERROR`.
@@ -83,7 +86,7 @@ def rollout(
     for start in range(0, len(tasks), batch_size):
         batch = tasks[start : start + batch_size]
         with contextlib.ExitStack() as opened:
-            rows = _Batch(player, batch, env_kwargs or {}, progress, keep, opened)
+            rows = _Batch(player, batch, env_kwargs or {}, progress, keep, opened, most_turns)
             episodes.extend(rows.play())
     return episodes
 
@@ -139,7 +142,7 @@ class _Record:
         self.tokens.extend(turn.tokens)
         self.logprobs.extend(turn.logprobs)
         chosen = len(turn.tokens) - int(turn.truncated)  # a forced end token was not chosen
-        chosen *= chosen_by_student
+        chosen *= chosen_by_student and turn.own
         self.mask.extend([True] * chosen + [False] * (len(turn.tokens) - chosen))
         self.steps.append(step)
 
@@ -230,11 +233,13 @@ class _Batch:
         progress: Callable[[int], object],
         keep: bool,
         opened: contextlib.ExitStack,
+        most_turns: int | None,
     ) -> None:
         self._player = player
         self._dialect = player.dialect
         self._progress = progress
         self._keep = keep
+        self._most_turns = most_turns
         self._running: dict[Future[_Outcome], tuple[int, Turn, AssistantTurn]] = {}
         self._pool: ThreadPoolExecutor | None = None
         self._opened = opened
@@ -361,7 +366,8 @@ class _Batch:
     ) -> Sequence[int]:
         """Write a played turn down; returns the reply's tokens, none if the episode is over."""
         record.add_turn(turn, self._make_step(record, turn, read, outcome), chosen)
-        if outcome.terminated or outcome.truncated:
+        spent = len(record.steps) - record.first_step == self._most_turns
+        if outcome.terminated or outcome.truncated or spent:
             stop = StopReason.ANSWERED if outcome.terminated else StopReason.MAX_TURNS
             record.end(stop, outcome.reward, outcome.success)
             return ()

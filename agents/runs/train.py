@@ -202,7 +202,7 @@ def _parts(config: TrainConfig, record: Record) -> Parts:
     if teacher is not None:
         teacher.check(student)
         teacher.check_environments(config.env.ids)
-    credit.check()
+    credit.check(student)
     return Parts(
         student=student,
         teacher=teacher,
@@ -249,8 +249,14 @@ def playing(parts: Parts, config: TrainConfig) -> Player | None:
         return parts.teacher.player(parts.student)
     except UnsupportedModelError as error:
         lmbda = OmegaConf.select(config.trainer, "lmbda", default=1.0)
-        if lmbda < 1 or parts.search is not None:
-            asked = f"trainer.lmbda={lmbda}" if lmbda < 1 else "search=credit"
+        guidance = OmegaConf.select(config.trainer, "curriculum.guidance", default=0.0)
+        asking = {
+            f"trainer.lmbda={lmbda}": lmbda < 1,
+            f"trainer.curriculum.guidance={guidance}": guidance > 0,
+            "search=credit": parts.search is not None,
+        }
+        asked = next((name for name, asks in asking.items() if asks), None)
+        if asked is not None:
             raise UnsupportedModelError(
                 f"{asked} lets the teacher play, and it cannot: {error}"
             ) from error

@@ -95,6 +95,8 @@ class Turn:
     """What it cost, where a server wrote it."""
     failure: LostTurnError | ContextFullError | None = None
     """Why no turn was written, and the episode ends: infrastructure, or no room."""
+    own: bool = True
+    """False if another than the student wrote it: context, from which nothing is learned."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,14 @@ def options(group: str) -> list[str]:
 
 def configured(credit: str, values: str = "tree", **settings: str) -> Parts:
     """The parts of a run with these files; trees of two rows where the credit needs a search."""
-    config = OmegaConf.create({"seed": 0, "run_dir": "nowhere"})
+    config = OmegaConf.create(
+        {
+            "seed": 0,
+            "steps": 4,
+            "run_dir": "nowhere",
+            "student": {"model": "embedded-student"},
+        }
+    )
     for group, option in (("credit", credit), ("values", values), ("search", "credit")):
         config[group] = OmegaConf.create(CONF.joinpath(group, f"{option}.yaml").read_text())
     parts = make_parts(babbler(), instantiate(config.credit, **settings))

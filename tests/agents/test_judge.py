@@ -32,6 +32,7 @@ from journeyman.agents.learning.trainers import distill
 from journeyman.agents.learning.trainers.callbacks import read_metrics
 from journeyman.agents.networks import endpoints
 from journeyman.agents.search.evidence import Evidence
+from journeyman.agents.students.player import Trainable
 from journeyman.envs import Episode, Message, Step, StopReason
 from journeyman.tools import CallStatus, ToolCall, ToolResult, ToolSpec
 
@@ -50,6 +51,10 @@ KEY, SECRET = "JUDGE_KEY", "sk-s3cret0123456789"
 
 
 @pytest.fixture
+def student() -> Trainable:
+    return make_parts(babbler()).student
+
+
 def server() -> Iterator[ChatServer]:
     with chatting(graded) as server:
         yield server
@@ -280,7 +285,7 @@ def test_it_can_be_the_base_of_another(server: ChatServer) -> None:
     played = some(2)
     evidence: list[list[Evidence | None]] = [[None, None]]
     it = Additive(judge(server, model=None))
-    it.check()
+    it.check(student())
     server.speak = by_opening({"acme/Env-v0 0": (2, 4)})
     (found,) = it.assign(Experience(played, evidence))
     assert found.grades == (2, 4)
@@ -435,17 +440,17 @@ def test_a_server_that_will_not_do(
         server.speak = lambda body: said("Fine.")
     server.faults = [] if fault is None else [always(fault)]
     with pytest.raises(JudgeServerError, match=words) as caught:
-        judge(server, **settings).check()
+        judge(server, **settings).check(student())
     assert SECRET not in str(caught.value)
 
 
 def test_the_only_model_is_taken_and_one_of_several_must_be_chosen(server: ChatServer) -> None:
     it = Judge(server.url)
-    it.check()
+    it.check(student())
     assert it.model_name == MODEL
     server.names = ["a", "b"]
     with pytest.raises(JudgeServerError, match=r"serves a, b: choose one by credit\.model=…"):
-        Judge(server.url).check()
+        Judge(server.url).check(student())
 
 
 @pytest.mark.parametrize(
@@ -505,7 +510,7 @@ def test_a_file_that_is_no_file_of_answers(server: ChatServer, tmp_path: Path) -
     file = tmp_path / "grades"
     file.write_text("notes of mine, which are none of a judge's, but are long enough" * 20)
     with pytest.raises(RunFileError, match=r"cannot be used for grades .*credit\.cache=…"):
-        judge(server, cache=str(file)).check()
+        judge(server, cache=str(file)).check(student())
     book = GradeBook(tmp_path / "other")
     ask = functools.partial(judge, server, cache=str(tmp_path / "other"))
     question = ask()._question(some(2)[0], 0)

@@ -24,6 +24,7 @@ from trl.trainer.utils import RepeatSampler, shuffle_sequence_dict, split_tensor
 from journeyman.agents.errors import SettingError
 from journeyman.agents.evaluation.scores import Scores
 from journeyman.agents.learning.collector import LOGGED_TURNS, Collector
+from journeyman.agents.learning.curriculum import Curriculum
 from journeyman.agents.learning.losses import Loss, Predictions, TeacherView
 from journeyman.agents.learning.losses.functions import clipped_policy_gradient, weighted_mean
 from journeyman.agents.learning.losses.loss import check_number
@@ -37,6 +38,7 @@ from journeyman.agents.learning.trainers.parts import (
 )
 from journeyman.agents.networks.batching import similar_lengths
 from journeyman.agents.networks.heads import Head, backbone
+from journeyman.agents.rollouts.prefixes import Prefixes, check_replayable
 from journeyman.agents.rollouts.tasks import TaskRef
 from journeyman.envs import Episode
 
@@ -123,6 +125,7 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
         args.shuffle_dataset = False
         self._collector, self._loss, self._schedule = collector, loss, schedule
         self.credit, self.teacher = collector.credit, collector.teacher
+        self.prefixes = collector.prefixes
         super().__init__(
             model=collector.student.model,
             args=args,
@@ -328,6 +331,7 @@ def build(
     num_iterations: int = 1,
     clip: float = 0.0,
     lmbda: float = 1.0,
+    curriculum: Curriculum | None = None,
     **kwargs: Any,
 ) -> OnPolicyDistillation:
     """The trainer of `trainer=distill`.
@@ -340,6 +344,7 @@ def build(
         num_iterations: See `Schedule`.
         clip: See `Schedule`.
         lmbda: See `Collector`.
+        curriculum: What of the episodes the student plays; None is whole episodes, by itself.
         kwargs: Passed to `transformers.Trainer`.
 
     Raises:
@@ -353,6 +358,11 @@ def build(
             f"tokens; expected 1, or another loss=…"
         )
     schedule = Schedule(steps_per_generation, num_iterations, clip)
+    curriculum = curriculum or Curriculum()
+    prefixes = None
+    if curriculum.replay:
+        dialect = parts.student.dialect
+        prefixes = Prefixes(dialect, parts.env_kwargs, curriculum.replay_kept)
     collector = Collector(
         parts.student,
         parts.credit,
@@ -362,9 +372,13 @@ def build(
         rollout_batch,
         lmbda,
         parts.search,
+        curriculum,
+        prefixes,
     )
     needed = tasks_needed(args, steps_per_generation, num_iterations)
     tasks = parts.tasks(needed // collector.rows_a_task)
+    if prefixes is not None:
+        check_replayable(list(dict.fromkeys(task.env_id for task in tasks)))
     return OnPolicyDistillation(
         collector, parts.loss, args, tasks, schedule, record=parts.record, **kwargs
     )

@@ -16,6 +16,7 @@ from journeyman.agents.credit import Credit
 from journeyman.agents.errors import SettingError
 from journeyman.agents.evaluation.scores import Scores
 from journeyman.agents.learning.losses import Loss
+from journeyman.agents.rollouts.prefixes import Prefixes
 from journeyman.agents.rollouts.tasks import TaskRef
 from journeyman.agents.search.evidence import TreeRollouts
 from journeyman.agents.students.player import Trainable
@@ -50,31 +51,39 @@ class Parts:
 
 
 class KeepsCredit(Trainer):
-    """What credit and teacher have learned goes into checkpoints too, and comes back from them."""
+    """What credit and teacher have learned goes into checkpoints too, and comes back from them.
+
+    So do the episodes from inside of which others begin.
+    """
 
     credit: Credit
     teacher: Teacher | None = None
+    prefixes: Prefixes | None = None
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if learned := self.credit.state_dict():
-            torch.save(learned, self._credit_file(output_dir))
+            torch.save(learned, self._own_file(output_dir, "credit"))
+        if self.prefixes is not None:
+            torch.save(self.prefixes.state_dict(), self._own_file(output_dir, "prefixes"))
         kept = {} if self.teacher is None else self.teacher.state_dict()
         if kept and self.accelerator.is_main_process:  # it is the same in all
             torch.save(kept, Path(output_dir) / "teacher.pt")
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None and (file := self._credit_file(checkpoint)).exists():
+        if checkpoint is not None and (file := self._own_file(checkpoint, "credit")).exists():
             self.credit.load_state_dict(torch.load(file))
+        if checkpoint is not None and self.prefixes is not None:
+            self.prefixes.load_state_dict(torch.load(self._own_file(checkpoint, "prefixes")))
         if checkpoint is not None and self.teacher is not None:
             file = Path(checkpoint) / "teacher.pt"
             state = torch.load(file, map_location="cpu") if file.exists() else {}
             self.teacher.load_state_dict(state)
 
-    def _credit_file(self, checkpoint: str) -> Path:
+    def _own_file(self, checkpoint: str, name: str) -> Path:
         """Each process has its own episodes, and learns its own credit."""
-        return Path(checkpoint) / f"credit_{self.accelerator.process_index}.pt"
+        return Path(checkpoint) / f"{name}_{self.accelerator.process_index}.pt"
 
 
 class PlainTrainer(Trainer):
