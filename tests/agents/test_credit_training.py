@@ -80,7 +80,7 @@ def test_a_step_with_every_credit(
     with chatting(graded) as server:
         served = {"base_url": server.url, "cache": str(tmp_path / "grades")}
         parts = configured(credit, **(served if credit == "judge" else {}))
-        parts.credit.check()
+        parts.credit.check(parts.student)
         (record,) = train(parts, tmp_path)
     assert record["grad_norm"] > 0
     assert ("critic/loss" in record) == (credit == "gae")

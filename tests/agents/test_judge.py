@@ -51,10 +51,6 @@ KEY, SECRET = "JUDGE_KEY", "sk-s3cret0123456789"
 
 
 @pytest.fixture
-def student() -> Trainable:
-    return make_parts(babbler()).student
-
-
 def server() -> Iterator[ChatServer]:
     with chatting(graded) as server:
         yield server
@@ -65,6 +61,10 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoints, "FIRST_PAUSE", 0.001)
     monkeypatch.setattr(judging, "START_PATIENCE", 0.2)
     monkeypatch.setenv(KEY, SECRET)
+
+
+def student() -> Trainable:
+    return make_parts(babbler()).student
 
 
 def judge(server: ChatServer, **settings: Any) -> Judge:
