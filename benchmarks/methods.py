@@ -78,9 +78,9 @@ CREDIT: dict[str, tuple[str, tuple[str, ...]]] = {
     "policy_target": ("By trace, a target from trees.", (*_TREES, "credit=policy_target")),
 }
 """The study of credit: what no preset says, by name."""
-RATES = {"supervised": 1e-3, "forward": 1e-3, "reverse": 3e-4, "outcome": 3e-4}
-"""Learning rates by family: gold turns and forward KL have gradients that are bounded and point to
-what the teacher says; those of sampled tokens and of the student's own modes are noisier."""
+RATES = {"supervised": 1e-3, "forward": 1e-3, "reverse": 1e-3, "outcome": 3e-4}
+"""Learning rates by family: what the trainers have, and less where all that is learned from is
+whether episodes succeed."""
 COSTS = ("student tokens", "teacher tokens", "turns", "CPU seconds", "seconds")
 
 
