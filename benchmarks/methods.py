@@ -267,7 +267,9 @@ def costs(records: Iterable[Mapping[str, float]], step: float) -> dict[str, floa
 
 
 def run(cells: Sequence[Cell], jobs: int, what: str) -> dict[Cell, Rows | str]:
-    """Play cells side by side; figures, or what went wrong, of each."""
+    """Play cells, `jobs` of them side by side; figures, or what went wrong, of each."""
+    if jobs == 1:
+        return {cell: attempt(cell) for cell in tqdm(cells, desc=what, unit="run")}
     found: dict[Cell, Rows | str] = {}
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
         asked = [(cell, pool.submit(attempt, cell)) for cell in cells]
@@ -395,7 +397,7 @@ def draw(path: Path, fixed: Mapping[str, float], told: Mapping[str, Mapping[str,
     figure.savefig(path, dpi=110)
 
 
-def options_of(known_arms: Mapping[str, Arm]) -> argparse.Namespace:
+def options_of(known_arms: Mapping[str, Arm], argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line, checked."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--json", type=Path, help="write the figures to this file")
@@ -409,7 +411,7 @@ def options_of(known_arms: Mapping[str, Arm]) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side: %(default)s")
     parser.add_argument("--folder", type=Path, default=Path("runs/methods"))
     parser.add_argument("--table", action="store_true", help="run nothing, tell what is there")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     if unknown := set(options.arms.split(",")) - known_arms.keys():
         told = ", ".join(sorted(unknown))
         parser.error(f"--arms: unknown {told}; there are {', '.join(known_arms)}")
@@ -419,10 +421,10 @@ def options_of(known_arms: Mapping[str, Arm]) -> argparse.Namespace:
     return options
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run every arm with every seed, print the table."""
     known_arms = arms()
-    options = options_of(known_arms)
+    options = options_of(known_arms, argv)
     torch.set_num_threads(1)
     folder = options.folder.resolve()
     names = [name for name in options.arms.split(",") if not known_arms[name].needs]
