@@ -335,7 +335,7 @@ def table(
     known_arms: Mapping[str, Arm],
     options: argparse.Namespace,
 ) -> str:
-    """The table in Markdown; intervals over seeds, and over tasks of who does not learn."""
+    """The table in Markdown; intervals over seeds, and over tasks of a single one."""
     looks = [options.steps // options.looks * i for i in range(1, options.looks + 1)]
     head = ["arm", "rate", *(f"after {n} steps" for n in looks), "95%", "seeds", *COSTS]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
@@ -358,12 +358,14 @@ def table(
             line(f"`{name}`", f"{arm['rate']:g}", *blank, "", "", count)
             continue
         columns = list(zip(*seeds, strict=True))
-        low, high = interval(columns[-1])
+        whole = columns[-1]
+        alone = len(seeds) == 1  # says nothing of other seeds, but something of other tasks
+        low, high = wilson(whole[0] * options.tasks, options.tasks) if alone else interval(whole)
         line(
             f"`{name}`",
             f"{arm['rate']:g}",
             *(f"{statistics.fmean(column):.1%}" for column in columns),
-            f"{low:.1%} - {high:.1%}" if len(seeds) > 1 else "",
+            f"{low:.1%} - {high:.1%}",
             count,
             *(f"{arm['costs'][-1][cost]:,.0f}" for cost in COSTS),
         )
