@@ -21,35 +21,26 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from hydra import compose, initialize_config_module
-from scipy import stats
+from methods import COMMON as ALIKE
+from methods import ON_POLICY, costs, interval, learn, load
 
 from journeyman.agents.learning.trainers.callbacks import read_metrics
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import TaskRef
 from journeyman.agents.runs.folder import machine
-from journeyman.agents.runs.train import train
-from journeyman.agents.students.hf import load_student
 from journeyman.envs import Task, register
 from journeyman.envs.tasks.orders import OrdersEnv
 
 FAMILY = "cancel_two"
 WRONG = "benchmark/LazyOrders-v0"
 ORDERS = "journeyman/Orders-v0"
-ROWS = 64
-"""Of a rollout."""
 COMMON = (
     f"env.ids=[{ORDERS}]",
-    "env.kwargs.max_turns=8",
-    "trainer.steps_per_generation=4",
-    "trainer.num_iterations=1",
-    "trainer.args.per_device_train_batch_size=16",
+    *ALIKE,
+    *ON_POLICY,
     "loss=forward_kl",
     "trainer.args.learning_rate=1e-3",
-    "+trainer.args.adam_beta2=0.95",
     "trainer.args.save_steps=12",
-    "evaluation.tasks=0",
-    "threads=1",
 )
 _GATED = ("credit=gated", "search=credit", "search.rows=4", "search.trajectories=1")
 ARMS = {
@@ -72,16 +63,10 @@ class LazyOrders(OrdersEnv):
         return replace(task, gold=task.gold[:2]) if task.kind == FAMILY else task
 
 
-def run(overrides: Sequence[str]) -> None:
-    """`journeyman train` in this process."""
-    with initialize_config_module("journeyman.conf", version_base="1.3"):
-        train(compose("train", list(overrides)))
-
-
 def lazy_teacher(folder: Path, steps: int) -> Path:
     """Teach the embedded teacher its habit; returns the model's folder."""
     register(WRONG, LazyOrders)
-    run(
+    learn(
         (
             "trainer=sft",
             "student.model=embedded-teacher",
@@ -99,13 +84,8 @@ def lazy_teacher(folder: Path, steps: int) -> Path:
 
 def generated(run_dir: Path) -> float:
     """Tokens that student and teacher wrote in training."""
-    total = 0.0
-    for record in read_metrics(run_dir / "metrics.jsonl"):
-        if "search/sampled_tokens" in record:
-            total += record["search/sampled_tokens"] + record["search/teacher_tokens"]
-        elif "rollout/tokens" in record:
-            total += record["rollout/tokens"] * ROWS
-    return total
+    spent = costs(read_metrics(run_dir / "metrics.jsonl"), math.inf)
+    return spent["student tokens"] + spent["teacher tokens"]
 
 
 def held_out(family: bool, count: int) -> list[TaskRef]:
@@ -116,9 +96,7 @@ def held_out(family: bool, count: int) -> list[TaskRef]:
 
 def examine(model: str | Path, count: int) -> dict[str, float]:
     """Greedy success on the family and elsewhere."""
-    player = load_student(
-        str(model), render="names", max_turn_tokens=48, max_context=640, temperature=0.0
-    )
+    player = load(str(model))
     found = {}
     for name, family in (("family", True), ("elsewhere", False)):
         episodes = rollout(player, held_out(family, count), 128, {"max_turns": 8})
@@ -131,12 +109,8 @@ def over_seeds(values: Sequence[float]) -> str:
     mean = statistics.fmean(values)
     if len(values) < 2:
         return f"{mean:.1%}"
-    half = (
-        float(stats.t.ppf(0.975, len(values) - 1))
-        * statistics.stdev(values)
-        / math.sqrt(len(values))
-    )
-    return f"{mean:.1%} [{mean - half:.1%}, {mean + half:.1%}]"
+    low, high = interval(values)
+    return f"{mean:.1%} [{low:.1%}, {high:.1%}]"
 
 
 def main() -> None:
@@ -164,7 +138,7 @@ def main() -> None:
     trained: dict[str, dict[str, dict[str, float]]] = {arm: {} for arm in arms}
     for seed, arm in itertools.product(seeds, arms):
         folder = options.folder / f"{arm}-{seed}"
-        run(
+        learn(
             (
                 *COMMON,
                 *ARMS[arm],

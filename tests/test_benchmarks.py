@@ -1,11 +1,14 @@
 """Benchmarks reach into what they measure: here each of them runs once, on next to nothing."""
 
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_module
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 pytestmark = [
@@ -32,24 +35,60 @@ def test_search(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(1200)  # minutes, beside other work
-def test_learning(tmp_path: Path) -> None:
-    options = [
-        "--arms",
-        "sft,kd,grpo,gated",
-        "--steps",
-        "16",
-        "--tasks",
-        "6",
-        "--seeds",
-        "0",
-        "--rates",
-        "1e-3",
-    ]
-    told = run("learning.py", tmp_path, *options, "--png", str(tmp_path / "figures.png"))
-    assert "| gated |" in told
-    assert (tmp_path / "figures.png").stat().st_size > 10_000
-    spent = json.loads((tmp_path / "figures.json").read_text())["arms"]
-    assert spent["kd"]["costs"][-1]["student tokens"] == 0
-    assert spent["kd"]["costs"][-1]["teacher tokens"] > 1000
-    assert spent["grpo"]["costs"][-1]["teacher tokens"] == 0
-    assert all(arm["costs"][-1]["seconds"] > 0 for arm in spent.values())
+def test_methods(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three calls in this process, which imports torch and TRL once."""
+    monkeypatch.syspath_prepend(FOLDER)
+    methods = importlib.import_module("methods")
+    runs, figures, picture = tmp_path / "runs", tmp_path / "figures.json", tmp_path / "figures.png"
+    small = ["--steps", "4", "--looks", "1", "--tasks", "6", "--folder", str(runs)]
+
+    def call(*arguments: str) -> dict[str, Any]:
+        methods.main([*small, "--json", str(figures), *arguments])
+        found: dict[str, Any] = json.loads(figures.read_text())["arms"]
+        return found
+
+    runs.mkdir()
+    (runs / "negative-0.0003-4-0").touch()  # no folder can be made there
+    found = call(
+        *("--arms", "sft,kd,grpo,gated,negative"), *("--seeds", "0"), *("--png", str(picture))
+    )
+    assert picture.stat().st_size > 10_000
+    told = capsys.readouterr().out.splitlines()
+    rows = {line.split("|")[1].strip(" `"): line for line in told if line.startswith("|")}
+    assert rows.keys() >= {"no-op", "oracle", "student before", "teacher", "gated"}
+    assert "1 failed (FileExistsError" in rows["negative"]
+    assert list(found.pop("negative")["failed"]) == ["0"]
+    spent = {name: arm["costs"][-1] for name, arm in found.items()}
+    assert spent["kd"]["student tokens"] == spent["grpo"]["teacher tokens"] == 0
+    assert spent["kd"]["teacher tokens"] > 1000
+    assert min(spent[name]["turns"] for name in ("kd", "grpo", "gated")) > 64
+    assert all(cost["CPU seconds"] > 0 for cost in spent.values())
+
+    # What is finished is not run again; a rate is chosen with a seed that is not reported.
+    (runs / "sft-0.001-4-0" / "metrics.jsonl").unlink()
+    again = call("--arms", "sft", "--seeds", "0", "--rates", "1e-3")
+    assert again == {"sft": found["sft"]}
+    assert (runs / "sft-0.001-4-99" / "model").is_dir()
+
+    # Of seeds that are not there a row says so, and nothing is run for them.
+    call("--arms", "sft", "--seeds", "0,1", "--table")
+    assert "**1 of 2**" in capsys.readouterr().out
+    assert not (runs / "sft-0.001-4-1").exists()
+
+
+def test_an_arm_that_needs_more_than_the_embedded_pair_says_what(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    methods = importlib.import_module("methods")
+    with initialize_config_module("journeyman.conf", version_base="1.3"):
+        told = {
+            t: methods.needs(compose("train", [f"teacher={t}"])) for t in ("hf", "served", "self")
+        }
+    assert told == {"hf": "teacher.model", "served": "a server (teacher.base_url)", "self": ""}
+    arms = methods.arms()
+    assert {arms[name].family for name in ("kd", "forward", "gated")} == {"forward"}
+    found = [arms[name].family for name in ("sft", "opd", "distillm", "negative")]
+    assert found == ["supervised", "reverse", "forward", "outcome"]

@@ -345,7 +345,10 @@ def _rollout_figures(
     own = [e for e, by_teacher in zip(episodes, theirs, strict=True) if not by_teacher]
     sound = [e for e in own if e.stop is not StopReason.INFRA_ERROR]
     tokens = sum(sum(e.mask) for e in sound)
-    figures: dict[str, float] = {}
+    figures = {
+        "rollout/student_tokens": float(tokens),
+        "rollout/env_steps": float(sum(len(e.steps) for e in episodes)),
+    }
     if sound:
         figures["rollout/success"] = sum(e.success for e in sound) / len(sound)
         figures["rollout/calls"] = sum(len(e.calls) for e in sound) / len(sound)

@@ -42,7 +42,10 @@ SMALL = (
     "trainer.args.warmup_steps=0",
     f"trainer.args.save_steps={SAVE_STEPS}",
 )
-PASSING = ("seconds", "rollout/seconds", "rollout/tokens_per_s", "step_time", "num_tokens")
+PASSING = (
+    *("seconds", "cpu_seconds", "rollout/seconds", "rollout/tokens_per_s"),
+    *("step_time", "num_tokens"),
+)
 """Logged figures that no two runs share: times, and TRL's count of tokens since the last start."""
 
 KILL = """
@@ -397,8 +400,11 @@ def test_old_checkpoints_go_once_the_new_one_is_marked(
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each look at it finds a second gone by."""
-    ticking = SimpleNamespace(perf_counter=itertools.count(0.0).__next__)
+    """Each look at it finds a second gone by, half of which the process was at work."""
+    ticking = SimpleNamespace(
+        perf_counter=itertools.count(0.0).__next__,
+        process_time=itertools.count(0.0, 0.5).__next__,
+    )
     monkeypatch.setattr(callbacks, "time", ticking)
 
 
@@ -416,7 +422,7 @@ def test_metrics_go_on_from_the_checkpoint(tmp_path: Path) -> None:
     assert read_metrics(path) == [
         {"step": 1},
         {"step": 2},
-        {"step": 3, "loss": 0.5, "seconds": 1.0},
+        {"step": 3, "loss": 0.5, "seconds": 1.0, "cpu_seconds": 0.5},
     ]
 
 
@@ -429,12 +435,14 @@ def test_metrics_stay_json_when_training_diverges(tmp_path: Path) -> None:
     logs = {"loss": 0.5, "grad_norm": float("nan"), "entropy": float("-inf")}
     MetricsFile(path).on_log(args, state, TrainerControl(), logs)
     assert path.read_text().splitlines()[1] == (
-        '{"step": 2, "loss": 0.5, "grad_norm": null, "entropy": null, "seconds": 1.0}'
+        '{"step": 2, "loss": 0.5, "grad_norm": null, "entropy": null, "seconds": 1.0, '
+        '"cpu_seconds": 0.5}'
     )
     history = read_metrics(path)
+    took = {"seconds": 1.0, "cpu_seconds": 0.5}
     assert history == [
         {"step": 1, "loss": None},
-        {"step": 2, **logs, "grad_norm": None, "entropy": None, "seconds": 1.0},
+        {"step": 2, **logs, "grad_norm": None, "entropy": None, **took},
     ]
     write_summary(tmp_path / "summary.json", {}, {"history": history})  # which refuses NaN
     plot(tmp_path / "plot.png", {"no-op": summarise([])}, history)

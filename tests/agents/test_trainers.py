@@ -260,6 +260,8 @@ def test_the_teacher_plays_what_the_student_does_not(
     own = [e for e, it in zip(episodes, theirs, strict=True) if not it]
     written = [sum(e.mask) for e, it in zip(episodes, theirs, strict=True) if it]
     assert metrics["rollout/teacher_tokens"] == ([sum(written)] if written else [])
+    assert metrics["rollout/student_tokens"] == [sum(sum(e.mask) for e in own)]
+    assert metrics["rollout/env_steps"] == [sum(len(e.steps) for e in episodes)]
     calls = [sum(len(e.calls) for e in own) / len(own)] if own else []
     assert metrics["rollout/calls"] == calls
     assert metrics["rollout/infra_errors"] == [0]

@@ -72,21 +72,21 @@ class MetricsFile(TrainerCallback):
     """Appends what the trainer logs to a file, one JSON object a line; warns once of silence.
 
     Each line also says how many seconds have gone by since the line before, rollouts, checkpoints
-    and validation included: their sum is what the run has taken so far, however often it was
-    resumed.
+    and validation included, and how many of a core this process used: their sums are what the run
+    has taken so far, however often it was resumed.
     """
 
     def __init__(self, path: Path) -> None:
         """Append to `path`."""
         self._path = path
-        self._since = time.perf_counter()
+        self._since, self._used = time.perf_counter(), time.process_time()
         self._told = False
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Forget what a killed run logged after the checkpoint we go on from."""
-        self._since = time.perf_counter()
+        self._since, self._used = time.perf_counter(), time.process_time()
         if state.is_world_process_zero:
             self.forget_after(state.global_step)
 
@@ -115,10 +115,11 @@ class MetricsFile(TrainerCallback):
                 "(split=…), more episodes a rollout, or a teacher with a loss=…",
                 state.global_step,
             )
-        now = time.perf_counter()
-        seconds, self._since = now - self._since, now
+        now, used = time.perf_counter(), time.process_time()
+        took = {"seconds": now - self._since, "cpu_seconds": used - self._used}
+        self._since, self._used = now, used
         with self._path.open("a") as file:
-            file.write(_line({"step": state.global_step, **(logs or {}), "seconds": seconds}))
+            file.write(_line({"step": state.global_step, **(logs or {}), **took}))
 
 
 def _line(record: dict[str, Any]) -> str:
