@@ -115,14 +115,16 @@ def _objection(loaded: object) -> str | None:
     return f"expected a subclass of Hint, not {loaded!r}"
 
 
-def hint_of(name: str) -> Hint:
-    """The hint of that name.
+def hint_of(name: str | Hint) -> Hint:
+    """The hint of that name; one that is made already is taken as it is.
 
     Raises:
         SettingError: There is none.
     """
+    if isinstance(name, Hint):
+        return name
     known = hints()
-    if name not in known:
+    if str(name) not in known:
         near = difflib.get_close_matches(str(name), known, n=1)
         told = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
         raise SettingError(f"hint={name}: no such hint; {told}")
