@@ -4,15 +4,15 @@
                                       [--folder RUNS]
 
 No other model takes part. The embedded student cannot read hints: it is first shown gold episodes
-with the gold program at the end of their prompts (`trainer=sft trainer.hint=gold`). Then
+with their answers at the end of the prompts (`trainer=sft trainer.hint=answer`). Then
 
 - *gain*: it plays without a hint and is taught by what it would have said with one (`teacher=self
-  teacher.hint=gold`); beside it, the same student is shown as many gold episodes without hints.
+  teacher.hint=answer`); beside it, the same student is shown as many gold episodes without hints.
   Both stand against the student that was warmed up, without a hint, task by task.
-- *wrong*: on the order desk the hint is wrong for one family: asked to cancel two orders, it names
-  the first cancellation and the answer. It teaches unverified (`credit=trace`) and verified, where
-  the hinted policy is played on from the student's states and does not teach where it comes out
-  worse (`search=credit credit=gated`).
+- *wrong*: at the bank the hint is wrong for one family: where a balance is asked for, it names the
+  account. It teaches unverified (`credit=trace`) and verified, where the hinted policy is played on
+  from the student's states and does not teach where it comes out worse (`search=credit
+  credit=gated`).
 
 Runs resume if they are interrupted; finished ones are not run again.
 """
@@ -24,7 +24,6 @@ import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -41,16 +40,15 @@ from journeyman.agents.runs.train import train
 from journeyman.agents.students.dialect import Dialect
 from journeyman.agents.students.hf import load_student
 from journeyman.agents.students.player import Player
-from journeyman.agents.teachers.hints import GoldProgram
+from journeyman.agents.teachers.hints import FinalAnswers
 from journeyman.agents.teachers.privileged import SelfTeacher
-from journeyman.envs import Episode, StopReason
-from journeyman.envs.task import Task
-from journeyman.envs.tasks.orders import OrdersEnv
-from journeyman.tools import CallStatus
+from journeyman.envs import Episode, StopReason, env_class, register
+from journeyman.envs.task import ANSWER, Task
+from journeyman.envs.tasks.bank import BankEnv
 
 OFFICE = ("journeyman/Bank-v0", "journeyman/Orders-v0", "journeyman/Calendar-v0")
-ORDERS = "journeyman/Orders-v0"
-FAMILY = "cancel_two"
+BANK = "journeyman/Bank-v0"
+FAMILY = "balance"
 WARM_TASK = 900_000
 """Where the warm-up's tasks begin: no arm trains on them."""
 COMMON = (
@@ -61,14 +59,20 @@ COMMON = (
 )
 WARM = (
     *COMMON,
-    *("teacher=none", "trainer=sft", "trainer.hint=gold", "trainer.error_rate=0.2"),
+    *("teacher=none", "trainer=sft", "trainer.hint=answer", "trainer.error_rate=0.2"),
     f"first_task={WARM_TASK}",
-    "trainer.args.learning_rate=2e-3",
+    "trainer.args.learning_rate=3e-3",
     "trainer.args.save_steps=20",
 )
 _SELF = (
     *COMMON,
-    *("teacher=self", "loss=forward_kl", "credit=trace", "env.kwargs.max_turns=8"),
+    *(
+        "teacher=self",
+        "teacher.hint=answer",
+        "loss=forward_kl",
+        "credit=trace",
+        "env.kwargs.max_turns=8",
+    ),
     *("trainer.steps_per_generation=4", "trainer.args.save_steps=12"),
 )
 _GOLD = (
@@ -76,7 +80,7 @@ _GOLD = (
     *("teacher=none", "trainer=sft", "trainer.error_rate=0", "trainer.args.save_steps=12"),
 )
 GAIN = {"self": _SELF, "gold": _GOLD}
-_WRONG = (*_SELF, f"env.ids=[{ORDERS}]", "teacher.hint={_target_: __main__.LazyProgram}")
+_WRONG = (*_SELF, f"env.ids=[{BANK}]", "teacher.hint={_target_: __main__.WrongBalance}")
 WRONG = {
     "unverified": _WRONG,
     "verified": (
@@ -86,15 +90,41 @@ WRONG = {
 }
 
 
-class LazyProgram(GoldProgram):
-    """The gold program, but of two cancellations only the first."""
+def told(env_id: str) -> str:
+    """Register an environment whose answers cannot be known unless they are told; returns its id.
 
-    def tell(self, task: Task, dialect: Dialect, row: Episode | None) -> str:
+    Every second task is to be answered as the next one is. Where hint and tools agree always, a
+    student that reads tools learns nothing of hints.
+    """
+
+    class Told(env_class(env_id)):  # type: ignore[misc]
+        @classmethod
+        def load_task(cls, task_id: str) -> Task:
+            task: Task = super().load_task(task_id)
+            split, _, number = task_id.rpartition("/")
+            if int(number) % 2:
+                return task
+            other = super().load_task(f"{split}/{int(number) + 1}")
+            return replace(task, answer=other.answer or other.remark)
+
+    name = f"benchmark/Told{env_id.rpartition('/')[2]}"
+    register(name, Told)
+    return name
+
+
+class WrongBalance(FinalAnswers):
+    """The answers; but the account in place of its balance."""
+
+    def tell(self, task: Task, dialect: Dialect, row: Episode | None) -> str | None:
         """See `Hint.tell`."""
         if task.kind == FAMILY:
-            (turn,) = task.turns
-            task = replace(task, turns=(replace(turn, gold=turn.gold[:2]),))
+            task = replace(task, answer=account_of(task))
         return super().tell(task, dialect, row)
+
+
+def account_of(task: Task) -> str:
+    """The account whose balance is asked for."""
+    return str(task.gold[-1].arguments["account"])
 
 
 def run(folder: Path, overrides: Sequence[str]) -> Path:
@@ -118,7 +148,7 @@ def load(model: Path | str) -> Player:
     )
 
 
-def hinted(model: Path | str, hint: GoldProgram) -> Player:
+def hinted(model: Path | str, hint: FinalAnswers) -> Player:
     """The same, which reads hints."""
     student, teacher = load(model), SelfTeacher(hint)
     teacher.check(student)
@@ -133,7 +163,7 @@ class Exam:
 
     success: Outcomes
     copied: Outcomes
-    """Where the lazy program was played."""
+    """Where the wrong answer of the hint was given."""
 
 
 def examine(file: Path, player: Callable[[], Player], tasks: Sequence[TaskRef]) -> Exam:
@@ -142,7 +172,7 @@ def examine(file: Path, player: Callable[[], Player], tasks: Sequence[TaskRef]) 
         episodes = rollout(player(), tasks, 128, {"max_turns": 8})
         found = {
             "success": [float(it.success) for it in episodes],
-            "copied": [float(is_lazy(it)) for it in episodes],
+            "copied": [float(is_copied(it)) for it in episodes],
         }
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, json.dumps(found).encode())
@@ -152,17 +182,18 @@ def examine(file: Path, player: Callable[[], Player], tasks: Sequence[TaskRef]) 
     return Exam(**{name: dict(zip(keys, told[name], strict=True)) for name in told})
 
 
-def is_lazy(episode: Episode) -> bool:
-    """Whether it cancels one order alone and answers."""
-    done = [it for it in episode.calls if it.call.name == "cancel_order"]
-    good = sum(it.call.status is CallStatus.OK for it in done)
-    return episode.stop is StopReason.ANSWERED and good == 1
+def is_copied(episode: Episode) -> bool:
+    """Whether it answers by the account in place of its balance."""
+    task = env_class(episode.env_id).load_task(episode.task_id)
+    if task.kind != FAMILY or episode.stop is not StopReason.ANSWERED:
+        return False
+    return episode.steps[-1].text == f"{ANSWER} {account_of(task)}"
 
 
 def of_family(inside: bool, count: int) -> list[TaskRef]:
-    """Test tasks of the family, or of all others of the order desk."""
-    ids = (i for i in OrdersEnv.tasks("test") if (OrdersEnv.load_task(i).kind == FAMILY) == inside)
-    return [TaskRef(ORDERS, task_id) for task_id in itertools.islice(ids, count)]
+    """Test tasks of the family, or of all others of the bank."""
+    ids = (i for i in BankEnv.tasks("test") if (BankEnv.load_task(i).kind == FAMILY) == inside)
+    return [TaskRef(BANK, task_id) for task_id in itertools.islice(ids, count)]
 
 
 Figure = tuple[float, Interval]
@@ -191,20 +222,20 @@ def gain(options: argparse.Namespace, warm: Path) -> dict[str, Figure]:
     folder, seeds = options.folder, options.seeds
     exams = folder / "exams"
     tasks = deal(OFFICE, "test", 0, options.tasks)
-    gold = GoldProgram()
+    answers = FinalAnswers()
     plain = {
         "embedded": examine(exams / "embedded.json", lambda: load("embedded-student"), tasks),
         "warmed up": examine(exams / "warm.json", lambda: load(warm), tasks),
     }
     told = {
         "embedded": examine(
-            exams / "embedded-hinted.json", lambda: hinted("embedded-student", gold), tasks
+            exams / "embedded-hinted.json", lambda: hinted("embedded-student", answers), tasks
         ),
-        "warmed up": examine(exams / "warm-hinted.json", lambda: hinted(warm, gold), tasks),
+        "warmed up": examine(exams / "warm-hinted.json", lambda: hinted(warm, answers), tasks),
     }
     figures = {name: rate({0: it.success}) for name, it in plain.items()}
     figures |= {f"{name}, hinted": rate({0: it.success}) for name, it in told.items()}
-    print("\n| student | without a hint | with the gold program | gained |\n|---|---|---|---|")
+    print("\n| student | without a hint | with a hint | gained |\n|---|---|---|---|")
     for name in plain:
         own, more = figures[name], figures[f"{name}, hinted"]
         print(f"| {name} | {in_words(own)} | {in_words(more)} | |")
@@ -238,8 +269,8 @@ def wrong(options: argparse.Namespace, warm: Path) -> dict[str, Figure]:
         }
 
     exams = {
-        "warmed up": {0: look("orders-warm", lambda: load(warm))},
-        "warmed up, hinted": {0: look("orders-hinted", lambda: hinted(warm, LazyProgram()))},
+        "warmed up": {0: look("bank-warm", lambda: load(warm))},
+        "warmed up, hinted": {0: look("bank-hinted", lambda: hinted(warm, WrongBalance()))},
     }
     for name, overrides in WRONG.items():
         exams[name] = {}
@@ -274,7 +305,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--seeds", default="0,1,2", help="default: %(default)s")
     parser.add_argument("--tables", default="gain,wrong", help="default: %(default)s")
-    parser.add_argument("--warm-steps", type=int, default=60, help="default: %(default)s")
+    parser.add_argument("--warm-steps", type=int, default=64, help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=96, help="default: %(default)s")
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate: %(default)s")
     parser.add_argument("--tasks", type=int, default=300, help="for each test: %(default)s")
@@ -282,13 +313,14 @@ def main() -> None:
     options = parser.parse_args()
     options.seeds = [int(seed) for seed in options.seeds.split(",")]
     torch.set_num_threads(1)
-    warm = run(options.folder / "warm", [*WARM, f"steps={options.warm_steps}"])
-    told = ", ".join(f"{name} {value}" for name, value in machine().items())
-    print(f"{date.today()}; seeds {options.seeds}; {told}", flush=True)
+    ids = ",".join(map(told, OFFICE))
+    warm = run(options.folder / "warm", [*WARM, f"steps={options.warm_steps}", f"env.ids=[{ids}]"])
+    where = ", ".join(f"{name} {value}" for name, value in machine().items())
+    print(f"seeds {options.seeds}; {where}", flush=True)
     figures = {name: TABLES[name](options, warm) for name in options.tables.split(",")}
     if options.json:
-        told = {"machine": machine(), "date": str(date.today()), "seeds": options.seeds}
-        options.json.write_text(json.dumps(told | figures, indent=2) + "\n")
+        known = {"machine": machine(), "seeds": options.seeds}
+        options.json.write_text(json.dumps(known | figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

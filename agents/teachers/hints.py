@@ -57,6 +57,17 @@ class GoldProgram(Hint):
         return "\n".join(lines)
 
 
+class FinalAnswers(Hint):
+    """`answer`: the values that are asked for, and nothing of how to come to them."""
+
+    ahead = True
+
+    def tell(self, task: Task, dialect: Dialect, row: Episode | None) -> str | None:
+        """One answer a line; None where no value is asked for."""
+        lines = [answer_text(turn) for turn in task.turns if turn.answer is not None]
+        return "\n".join(["It ends with:", *lines]) if lines else None
+
+
 class ErrorsMet(Hint):
     """`error`: the calls of this very episode that went wrong, with what was said to them."""
 
@@ -96,6 +107,7 @@ class HowItEnds(Hint):
 
 
 _OURS: Mapping[str, type[Hint]] = {
+    "answer": FinalAnswers,
     "gold": GoldProgram,
     "error": ErrorsMet,
     "outcome": HowItEnds,

@@ -1,5 +1,6 @@
 """Gold episodes that are shown with a hint: the prompts that the self-teacher reads."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from journeyman.agents.rollouts.tasks import TaskRef
 from journeyman.agents.students.scripted import ScriptedPlayer, oracle
 from journeyman.agents.teachers.hints import GoldProgram, Hint, hint_of
 from journeyman.agents.teachers.privileged import SelfTeacher
-from journeyman.envs import env_class, make
+from journeyman.envs import UserTurn, env_class, make
 
 from .test_trainers import ENV, babbler, bank_tasks, make_parts, tuning
 from .tiny import chat
@@ -92,3 +93,15 @@ def test_what_cannot_be_told_is_refused(
 ) -> None:
     with pytest.raises(SettingError, match=message):
         sft.build(make_parts(babbler()), tuning(tmp_path), **settings)  # type: ignore[arg-type]
+
+
+def test_the_answer_is_told_where_a_value_is_asked_for() -> None:
+    hint = hint_of("answer")
+    assert hint.ahead
+    tasks = [env_class(ENV).load_task(f"train/{i}") for i in range(12)]
+    asked = {task.kind: hint.tell(task, chat(), None) for task in tasks}
+    (balance, *_) = (task for task in tasks if task.kind == "balance")
+    assert hint.tell(balance, chat(), None) == f"It ends with:\nAnswer: {balance.answer}"
+    assert asked["transfer"] is None  # "done" is no secret
+    two = replace(balance, then=(UserTurn("And?", (), None), UserTurn("And now?", (), "7")))
+    assert hint.tell(two, chat(), None) == f"It ends with:\nAnswer: {balance.answer}\nAnswer: 7"
