@@ -9,7 +9,7 @@ with their answers at the end of the prompts (`trainer=sft trainer.hint=answer`)
 - *gain*: it plays without a hint and is taught by what it would have said with one (`teacher=self
   teacher.hint=answer`); beside it, the same student is shown as many gold episodes without hints.
   Both stand against the student that was warmed up, without a hint, task by task.
-- *wrong*: at the bank the hint is wrong for one family: where a balance is asked for, it names the
+- *wrong*: the hint is wrong for one family of tasks: where a balance is asked for, it names the
   account. It teaches unverified (`credit=trace`) and verified, where the hinted policy is played on
   from the student's states and does not teach where it comes out worse (`search=credit
   credit=gated`).
@@ -20,13 +20,14 @@ Runs resume if they are interrupted; finished ones are not run again.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import torch
 from hydra import compose, initialize_config_module
@@ -42,12 +43,10 @@ from journeyman.agents.students.hf import load_student
 from journeyman.agents.students.player import Player
 from journeyman.agents.teachers.hints import FinalAnswers
 from journeyman.agents.teachers.privileged import SelfTeacher
-from journeyman.envs import Episode, StopReason, env_class, register
+from journeyman.envs import Episode, StopReason, ToolEnv, env_class, register
 from journeyman.envs.task import ANSWER, Task
-from journeyman.envs.tasks.bank import BankEnv
 
 OFFICE = ("journeyman/Bank-v0", "journeyman/Orders-v0", "journeyman/Calendar-v0")
-BANK = "journeyman/Bank-v0"
 FAMILY = "balance"
 WARM_TASK = 900_000
 """Where the warm-up's tasks begin: no arm trains on them."""
@@ -80,7 +79,7 @@ _GOLD = (
     *("teacher=none", "trainer=sft", "trainer.error_rate=0", "trainer.args.save_steps=12"),
 )
 GAIN = {"self": _SELF, "gold": _GOLD}
-_WRONG = (*_SELF, f"env.ids=[{BANK}]", "teacher.hint={_target_: __main__.WrongBalance}")
+_WRONG = (*_SELF, "teacher.hint={_target_: __main__.WrongBalance}")
 WRONG = {
     "unverified": _WRONG,
     "verified": (
@@ -90,26 +89,40 @@ WRONG = {
 }
 
 
-def told(env_id: str) -> str:
-    """Register an environment whose answers cannot be known unless they are told; returns its id.
+class Told(ToolEnv):
+    """Answers that cannot be known unless they are told: every second task takes the next one's.
 
-    Every second task is to be answered as the next one is. Where hint and tools agree always, a
-    student that reads tools learns nothing of hints.
+    Where hint and tools always agree, a student that reads tools learns nothing of hints.
     """
 
-    class Told(env_class(env_id)):  # type: ignore[misc]
-        @classmethod
-        def load_task(cls, task_id: str) -> Task:
-            task: Task = super().load_task(task_id)
-            split, _, number = task_id.rpartition("/")
-            if int(number) % 2:
-                return task
-            other = super().load_task(f"{split}/{int(number) + 1}")
-            return replace(task, answer=other.answer or other.remark)
+    @classmethod
+    def load_task(cls, task_id: str) -> Task:
+        """The task with another's answer, or as it is."""
+        task = super().load_task(task_id)
+        split, _, number = task_id.rpartition("/")
+        if int(number) % 2:
+            return task
+        other = super().load_task(f"{split}/{int(number) + 1}")
+        return replace(task, answer=other.answer or other.remark)
 
-    name = f"benchmark/Told{env_id.rpartition('/')[2]}"
-    register(name, Told)
-    return name
+
+class Asking(ToolEnv):
+    """Only tasks that ask for a value: of others the hint says nothing, and they teach nothing."""
+
+    @classmethod
+    def load_task(cls, task_id: str) -> Task:
+        """The first such task from the 16-fold number on."""
+        split, _, number = task_id.rpartition("/")
+        tasks = (super(Asking, cls).load_task(f"{split}/{i}") for i in count(16 * int(number)))
+        return replace(next(task for task in tasks if task.answer is not None), id=task_id)
+
+
+def variants(kind: type[ToolEnv]) -> list[str]:
+    """Register the office's domains with other tasks; returns their ids."""
+    ids = [f"benchmark/{kind.__name__}{env_id.rpartition('/')[2]}" for env_id in OFFICE]
+    for name, env_id in zip(ids, OFFICE, strict=True):
+        register(name, type(kind.__name__, (kind, env_class(env_id)), {}))
+    return ids
 
 
 class WrongBalance(FinalAnswers):
@@ -133,12 +146,6 @@ def run(folder: Path, overrides: Sequence[str]) -> Path:
         with initialize_config_module("journeyman.conf", version_base="1.3"):
             train(compose("train", [*overrides, f"run_dir={folder}"]))
     return folder / "model"
-
-
-def arm(folder: Path, name: str, seed: int, *overrides: str) -> Path:
-    """One arm with one seed: which tasks it trains on, and its dice."""
-    own = (f"seed={seed}", f"first_task={seed * 10_000}")
-    return run(folder / f"{name}-{seed}", [*overrides, *own])
 
 
 def load(model: Path | str) -> Player:
@@ -190,12 +197,6 @@ def is_copied(episode: Episode) -> bool:
     return episode.steps[-1].text == f"{ANSWER} {account_of(task)}"
 
 
-def of_family(inside: bool, count: int) -> list[TaskRef]:
-    """Test tasks of the family, or of all others of the bank."""
-    ids = (i for i in BankEnv.tasks("test") if (BankEnv.load_task(i).kind == FAMILY) == inside)
-    return [TaskRef(BANK, task_id) for task_id in itertools.islice(ids, count)]
-
-
 Figure = tuple[float, Interval]
 
 
@@ -217,86 +218,68 @@ def in_words(figure: Figure, sign: str = "") -> str:
     return f"{value:{sign}.1%} [{low:{sign}.1%}, {high:{sign}.1%}]"
 
 
-def gain(options: argparse.Namespace, warm: Path) -> dict[str, Figure]:
+Exams = Mapping[int, Exam]
+"""Of one policy, by seed."""
+
+
+def success(exams: Exams, of: Callable[[str], bool] = lambda env_id: True) -> dict[int, Outcomes]:
+    """What became of tasks of some environments."""
+    return {
+        seed: {key: value for key, value in exam.success.items() if of(key[0])}
+        for seed, exam in exams.items()
+    }
+
+
+def copied(exams: Exams) -> dict[int, Outcomes]:
+    """Where the wrong answer was given, of the family."""
+    return {
+        seed: {key: value for key, value in exam.copied.items() if is_bank(key[0])}
+        for seed, exam in exams.items()
+    }
+
+
+def is_bank(env_id: str) -> bool:
+    """The bank's tasks that ask for a value are the family."""
+    return "Bank" in env_id
+
+
+def gain(policies: Mapping[str, Exams]) -> dict[str, Figure]:
     """The first table; returns its figures."""
-    folder, seeds = options.folder, options.seeds
-    exams = folder / "exams"
-    tasks = deal(OFFICE, "test", 0, options.tasks)
-    answers = FinalAnswers()
-    plain = {
-        "embedded": examine(exams / "embedded.json", lambda: load("embedded-student"), tasks),
-        "warmed up": examine(exams / "warm.json", lambda: load(warm), tasks),
-    }
-    told = {
-        "embedded": examine(
-            exams / "embedded-hinted.json", lambda: hinted("embedded-student", answers), tasks
-        ),
-        "warmed up": examine(exams / "warm-hinted.json", lambda: hinted(warm, answers), tasks),
-    }
-    figures = {name: rate({0: it.success}) for name, it in plain.items()}
-    figures |= {f"{name}, hinted": rate({0: it.success}) for name, it in told.items()}
-    print("\n| student | without a hint | with a hint | gained |\n|---|---|---|---|")
-    for name in plain:
-        own, more = figures[name], figures[f"{name}, hinted"]
-        print(f"| {name} | {in_words(own)} | {in_words(more)} | |")
-    for name, overrides in GAIN.items():
-        after = {}
-        for seed in seeds:
-            model = arm(folder, name, seed, *overrides, *_length(options), f"student.model={warm}")
-            after[seed] = examine(
-                exams / f"{name}-{seed}.json", partial(load, model), tasks
-            ).success
-        figures[name] = rate(after)
-        figures[f"{name}, gained"] = change(plain["warmed up"].success, after)
-        gained = in_words(figures[f"{name}, gained"], "+")
-        print(f"| {name} | {in_words(figures[name])} | | {gained} |", flush=True)
+    figures = {}
+    print("\n| student | success | above warmed up | above embedded |\n|---|---|---|---|")
+    for name, exams in policies.items():
+        figures[name] = rate(success(exams))
+        cells = [in_words(figures[name])]
+        for other in ("warmed up", "embedded") if name in GAIN else ():
+            above = change(success(policies[other])[0], success(exams))
+            figures[f"{name}, above {other}"] = above
+            cells.append(in_words(above, "+"))
+        print(f"| {name} | {' | '.join(cells + [''] * (3 - len(cells)))} |")
     return figures
 
 
-def _length(options: argparse.Namespace) -> tuple[str, str]:
-    return f"steps={options.steps}", f"trainer.args.learning_rate={options.rate}"
-
-
-def wrong(options: argparse.Namespace, warm: Path) -> dict[str, Figure]:
+def wrong(policies: Mapping[str, Exams]) -> dict[str, Figure]:
     """The second table; returns its figures."""
-    folder, seeds = options.folder, options.seeds
-    tasks = {"family": of_family(True, options.tasks), "else": of_family(False, options.tasks)}
-
-    def look(name: str, player: Callable[[], Player]) -> dict[str, Exam]:
-        return {
-            part: examine(folder / "exams" / f"{name}-{part}.json", player, some)
-            for part, some in tasks.items()
-        }
-
-    exams = {
-        "warmed up": {0: look("bank-warm", lambda: load(warm))},
-        "warmed up, hinted": {0: look("bank-hinted", lambda: hinted(warm, WrongBalance()))},
-    }
-    for name, overrides in WRONG.items():
-        exams[name] = {}
-        for seed in seeds:
-            model = arm(folder, name, seed, *overrides, *_length(options), f"student.model={warm}")
-            exams[name][seed] = look(f"{name}-{seed}", partial(load, model))
     figures = {}
     print("\n| student | family: success | family: error copied | elsewhere: success |")
     print("|---|---|---|---|")
-    for name, found in exams.items():
+    for name, exams in policies.items():
         row = {
-            "success": rate({seed: it["family"].success for seed, it in found.items()}),
-            "copied": rate({seed: it["family"].copied for seed, it in found.items()}),
-            "elsewhere": rate({seed: it["else"].success for seed, it in found.items()}),
+            "family": rate(success(exams, is_bank)),
+            "copied": rate(copied(exams)),
+            "elsewhere": rate(success(exams, lambda env_id: not is_bank(env_id))),
         }
         figures |= {f"{name}, {what}": figure for what, figure in row.items()}
         print(f"| {name} | {' | '.join(map(in_words, row.values()))} |")
-    before = exams["warmed up"][0]["family"].copied
+    print()
     for name in WRONG:
-        after = {seed: it["family"].copied for seed, it in exams[name].items()}
-        figures[f"{name}, error added"] = change(before, after)
-        print(f"\n{name} adds to the error {in_words(figures[f'{name}, error added'], '+')}")
+        after = copied(policies[name])
+        figures[f"{name}, error added"] = change(copied(policies["warmed up"])[0], after)
+        print(f"{name} adds to the error {in_words(figures[f'{name}, error added'], '+')}")
     return figures
 
 
-TABLES = {"gain": gain, "wrong": wrong}
+TABLES = {"gain": (GAIN, gain), "wrong": (WRONG, wrong)}
 
 
 def main() -> None:
@@ -306,21 +289,53 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2", help="default: %(default)s")
     parser.add_argument("--tables", default="gain,wrong", help="default: %(default)s")
     parser.add_argument("--warm-steps", type=int, default=64, help="default: %(default)s")
-    parser.add_argument("--steps", type=int, default=96, help="default: %(default)s")
+    parser.add_argument("--steps", type=int, default=24, help="default: %(default)s")
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate: %(default)s")
-    parser.add_argument("--tasks", type=int, default=300, help="for each test: %(default)s")
+    parser.add_argument("--tasks", type=int, default=200, help="held-out tasks: %(default)s")
     parser.add_argument("--folder", type=Path, default=Path("runs/self_teacher"))
     options = parser.parse_args()
-    options.seeds = [int(seed) for seed in options.seeds.split(",")]
     torch.set_num_threads(1)
-    ids = ",".join(map(told, OFFICE))
-    warm = run(options.folder / "warm", [*WARM, f"steps={options.warm_steps}", f"env.ids=[{ids}]"])
-    where = ", ".join(f"{name} {value}" for name, value in machine().items())
-    print(f"seeds {options.seeds}; {where}", flush=True)
-    figures = {name: TABLES[name](options, warm) for name in options.tables.split(",")}
+    folder, seeds = options.folder, [int(seed) for seed in options.seeds.split(",")]
+    ids = ",".join(variants(Told))
+    warm = run(folder / "warm", [*WARM, f"steps={options.warm_steps}", f"env.ids=[{ids}]"])
+    asking = variants(Asking)
+    tasks = deal(asking, "test", 0, options.tasks)
+
+    def look(name: str, player: Callable[[], Player]) -> Exam:
+        return examine(folder / "exams" / f"{name}.json", player, tasks)
+
+    def arm(name: str, seed: int, overrides: Sequence[str]) -> Exam:
+        settings = [
+            *overrides,
+            f"env.ids=[{','.join(asking)}]",
+            f"student.model={warm}",
+            f"steps={options.steps}",
+            f"trainer.args.learning_rate={options.rate}",
+            f"seed={seed}",
+            f"first_task={seed * 10_000}",
+        ]
+        model = run(folder / f"{name}-{seed}", settings)
+        return look(f"{name}-{seed}", partial(load, model))
+
+    answers, lies = FinalAnswers(), WrongBalance()
+    fixed = {
+        "embedded": look("embedded", lambda: load("embedded-student")),
+        "embedded, hinted": look("embedded-hinted", lambda: hinted("embedded-student", answers)),
+        "warmed up": look("warm", lambda: load(warm)),
+        "warmed up, hinted": look("warm-hinted", lambda: hinted(warm, answers)),
+        "warmed up, hinted wrongly": look("warm-wrong", lambda: hinted(warm, lies)),
+    }
+    figures: dict[str, Any] = {"machine": machine(), "seeds": seeds}
+    for name in options.tables.split(","):
+        arms, table = TABLES[name]
+        trained = {
+            name: {seed: arm(name, seed, overrides) for seed in seeds}
+            for name, overrides in arms.items()
+        }
+        figures[name] = table({it: {0: exam} for it, exam in fixed.items()} | trained)
+    print(f"\nseeds {seeds}; " + ", ".join(f"{k} {v}" for k, v in machine().items()))
     if options.json:
-        known = {"machine": machine(), "seeds": options.seeds}
-        options.json.write_text(json.dumps(known | figures, indent=2) + "\n")
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":
