@@ -10,7 +10,7 @@ with their answers at the end of the prompts (`trainer=sft trainer.hint=answer`)
   teacher.hint=answer`); beside it, the same student is shown as many gold episodes without hints.
   Both stand against the student that was warmed up, without a hint, task by task.
 - *wrong*: the hint is wrong for one family of tasks: where a balance is asked for, it names the
-  account. It teaches unverified (`credit=trace`) and verified, where the hinted policy is played on
+  account's status. It teaches unverified (`credit=trace`) and verified, where the hinted policy is played on
   from the student's states and does not teach where it comes out worse (`search=credit
   credit=gated`).
 
@@ -24,7 +24,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count
+from itertools import count, product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -126,18 +126,18 @@ def variants(kind: type[ToolEnv]) -> list[str]:
 
 
 class WrongBalance(FinalAnswers):
-    """The answers; but the account in place of its balance."""
+    """The answers; but the status of an account in place of its balance."""
 
     def tell(self, task: Task, dialect: Dialect, row: Episode | None) -> str | None:
         """See `Hint.tell`."""
         if task.kind == FAMILY:
-            task = replace(task, answer=account_of(task))
+            task = replace(task, answer=status_of(task))
         return super().tell(task, dialect, row)
 
 
-def account_of(task: Task) -> str:
-    """The account whose balance is asked for."""
-    return str(task.gold[-1].arguments["account"])
+def status_of(task: Task) -> str:
+    """The status of the account whose balance is asked for."""
+    return str(task.state.accounts[task.gold[-1].arguments["account"]].status)
 
 
 def run(folder: Path, overrides: Sequence[str]) -> Path:
@@ -190,11 +190,11 @@ def examine(file: Path, player: Callable[[], Player], tasks: Sequence[TaskRef]) 
 
 
 def is_copied(episode: Episode) -> bool:
-    """Whether it answers by the account in place of its balance."""
+    """Whether it answers by the status in place of the balance."""
     task = env_class(episode.env_id).load_task(episode.task_id)
     if task.kind != FAMILY or episode.stop is not StopReason.ANSWERED:
         return False
-    return episode.steps[-1].text == f"{ANSWER} {account_of(task)}"
+    return episode.steps[-1].text == f"{ANSWER} {status_of(task)}"
 
 
 Figure = tuple[float, Interval]
@@ -328,10 +328,9 @@ def main() -> None:
     figures: dict[str, Any] = {"machine": machine(), "seeds": seeds}
     for name in options.tables.split(","):
         arms, table = TABLES[name]
-        trained = {
-            name: {seed: arm(name, seed, overrides) for seed in seeds}
-            for name, overrides in arms.items()
-        }
+        trained: dict[str, dict[int, Exam]] = {it: {} for it in arms}
+        for seed, it in product(seeds, arms):
+            trained[it][seed] = arm(it, seed, arms[it])
         figures[name] = table({it: {0: exam} for it, exam in fixed.items()} | trained)
     print(f"\nseeds {seeds}; " + ", ".join(f"{k} {v}" for k, v in machine().items()))
     if options.json:
