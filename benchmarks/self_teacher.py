@@ -10,8 +10,8 @@ with their answers at the end of the prompts (`trainer=sft trainer.hint=answer`)
   teacher.hint=answer`); beside it, the same student is shown as many gold episodes without hints.
   Both stand against the student that was warmed up, without a hint, task by task.
 - *wrong*: the hint is wrong for one family of tasks: where a balance is asked for, it names the
-  account's status. It teaches unverified (`credit=trace`) and verified, where the hinted policy is played on
-  from the student's states and does not teach where it comes out worse (`search=credit
+  account's status. It teaches unverified (`credit=trace`) and verified, where the hinted policy is
+  played on from the student's states and does not teach where it comes out worse (`search=credit
   credit=gated`).
 
 Runs resume if they are interrupted; finished ones are not run again.
