@@ -34,6 +34,19 @@ def test_search(tmp_path: Path) -> None:
     assert "teacher's forward passes" in told
 
 
+@pytest.mark.timeout(600)  # half a minute, if nothing else works
+def test_self_teacher(tmp_path: Path) -> None:
+    options = ["--seeds", "3", "--warm-steps", "1", "--steps", "4", "--tasks", "3"]
+    told = run("self_teacher.py", tmp_path, *options)
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert {"self, above warmed up", "gold, above embedded"} <= figures["gain"].keys()
+    value, (low, high) = figures["wrong"]["verified, error added"]
+    assert low <= value <= high
+    assert "| unverified |" in told
+    searched = (tmp_path / "runs/self_teacher/verified-3/metrics.jsonl").read_text()
+    assert "gate/mean" in searched  # the wrong hint was tried out
+
+
 @pytest.mark.timeout(1200)  # minutes, beside other work
 def test_methods(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

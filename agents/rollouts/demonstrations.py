@@ -8,10 +8,12 @@ to judge a student in the states that mistakes lead to.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from journeyman.agents.students.contents import with_hint
 from journeyman.agents.students.dialect import Dialect
-from journeyman.envs import ToolEnv, answer_text
+from journeyman.envs import Task, ToolEnv, answer_text
 from journeyman.tools import ToolCall
 
 
@@ -25,7 +27,11 @@ class Demonstration:
 
 
 def demonstrate(
-    env: ToolEnv, task_id: str, dialect: Dialect, error_rate: float = 0.0
+    env: ToolEnv,
+    task_id: str,
+    dialect: Dialect,
+    error_rate: float = 0.0,
+    hint: Callable[[Task], str | None] | None = None,
 ) -> Demonstration:
     """Play the gold calls of a task.
 
@@ -35,10 +41,13 @@ def demonstrate(
         dialect: How the student reads and writes.
         error_rate: Chance of a wrong call before each right turn. Only calls that leave the state
             as it was are used: after those the gold calls are still right.
+        hint: What the prompt tells of a task beside it, as a privileged teacher's does; None, or
+            None of a task, tells nothing.
     """
     rng = random.Random(f"demonstration/{task_id}")
     messages, _ = env.reset(options={"task_id": task_id})
-    tokens = dialect.opening(messages, env.tools)
+    told = hint(env.task) if hint is not None else None
+    tokens = dialect.opening(messages if told is None else with_hint(messages, told), env.tools)
     mask = [False] * len(tokens)
 
     def write(text: str, learn: bool) -> None:

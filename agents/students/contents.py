@@ -9,12 +9,15 @@ take the usual way, token for token.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
+
+from journeyman.envs import Message
 
 # Some vocabularies add runs of spaces, whole words and the tags of HTML; nothing hangs on those.
 _HTML = "a b i u p s em br hr li ol td th tr ul sub sup code span strong table tbody tfoot thead"
@@ -33,6 +36,12 @@ _UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 def clean(text: str) -> str:
     """Text without halves of characters, which no tokenizer takes."""
     return _SURROGATES.sub(_UNKNOWN, text)
+
+
+def with_hint(opening: Sequence[Message], text: str) -> list[Message]:
+    """A prompt with a hint at the end of its last message, for whoever reads or plays by one."""
+    *before, last = opening
+    return [*before, dataclasses.replace(last, content=f"{last.content}\n\n{text}")]
 
 
 def unescaped(veiled: str) -> str:

@@ -57,6 +57,17 @@ class GoldProgram(Hint):
         return "\n".join(lines)
 
 
+class FinalAnswers(Hint):
+    """`answer`: the values that are asked for, and nothing of how to come to them."""
+
+    ahead = True
+
+    def tell(self, task: Task, dialect: Dialect, row: Episode | None) -> str | None:
+        """One answer a line; None where no value is asked for."""
+        lines = [answer_text(turn) for turn in task.turns if turn.answer is not None]
+        return "\n".join(["It ends with:", *lines]) if lines else None
+
+
 class ErrorsMet(Hint):
     """`error`: the calls of this very episode that went wrong, with what was said to them."""
 
@@ -96,6 +107,7 @@ class HowItEnds(Hint):
 
 
 _OURS: Mapping[str, type[Hint]] = {
+    "answer": FinalAnswers,
     "gold": GoldProgram,
     "error": ErrorsMet,
     "outcome": HowItEnds,
@@ -115,14 +127,16 @@ def _objection(loaded: object) -> str | None:
     return f"expected a subclass of Hint, not {loaded!r}"
 
 
-def hint_of(name: str) -> Hint:
-    """The hint of that name.
+def hint_of(name: str | Hint) -> Hint:
+    """The hint of that name; one that is made already is taken as it is.
 
     Raises:
         SettingError: There is none.
     """
+    if isinstance(name, Hint):
+        return name
     known = hints()
-    if name not in known:
+    if str(name) not in known:
         near = difflib.get_close_matches(str(name), known, n=1)
         told = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
         raise SettingError(f"hint={name}: no such hint; {told}")

@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from journeyman.agents.errors import SettingError
+from journeyman.agents.students.contents import with_hint
 from journeyman.agents.students.dialect import Dialect
 from journeyman.agents.students.hf import HFPlayer, alike
 from journeyman.agents.students.player import Conversation, Player, Stream, Trainable
@@ -44,7 +45,7 @@ class SelfTeacher(Teacher):
 
     def __init__(
         self,
-        hint: str = "gold",
+        hint: str | Hint = "gold",
         weights: str = "frozen",
         rate: float = 0.05,
         batch_size: int = 16,
@@ -53,7 +54,7 @@ class SelfTeacher(Teacher):
         """Choose what it is told, and which weights it has.
 
         Args:
-            hint: Name of a hint (see `hints.py`).
+            hint: Name of a hint (see `hints.py`), or one made by a `_target_` of your own.
             weights: "frozen", as the student was at the start; or "average", a moving average.
             rate: Of the average: how far it goes towards the student before each rollout.
             batch_size: Rows that pass through it at once.
@@ -70,7 +71,6 @@ class SelfTeacher(Teacher):
             if type(count) is not int or count < 1:
                 raise SettingError(f"{name}={count}: expected a whole number, 1 or more")
         self._hint = hint_of(hint)
-        self._hint_name = hint
         self._moving = weights == "average"
         self._rate = float(rate)
         self._batch_size, self._top_k = batch_size, top_k
@@ -216,9 +216,8 @@ class _Prompts:
         self, opening: Sequence[Message], tools: Sequence[ToolSpec], text: str
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The prompt without and with the hint."""
-        last = dataclasses.replace(opening[-1], content=f"{opening[-1].content}\n\n{text}")
         plain = self._dialect.opening(opening, tools)
-        return tuple(plain), tuple(self._dialect.opening([*opening[:-1], last], tools))
+        return tuple(plain), tuple(self._dialect.opening(with_hint(opening, text), tools))
 
     def _tools(self, env_id: str, task: Task) -> Sequence[ToolSpec]:
         """What the prompt of a task shows; an environment is opened only where that can differ."""

@@ -7,7 +7,9 @@ wrong calls that demonstrations may contain.
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,8 @@ from journeyman.agents.rollouts.dialogues import retell
 from journeyman.agents.rollouts.tasks import TaskRef
 from journeyman.agents.students.dialect import Dialect
 from journeyman.agents.students.player import Trainable
-from journeyman.envs import make_for_run
+from journeyman.agents.teachers.hints import Hint, hint_of
+from journeyman.envs import Task, make_for_run
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +72,8 @@ def demonstration_rows(
     dialect: Dialect,
     error_rate: float = 0.0,
     env_kwargs: Mapping[str, Any] | None = None,
+    hint: Hint | None = None,
+    hinted: float = 1.0,
 ) -> Dataset:
     """Gold episodes as rows of "input_ids" and "labels".
 
@@ -77,10 +82,21 @@ def demonstration_rows(
         dialect: How the student reads and writes.
         error_rate: Chance of a harmless wrong call before each right one.
         env_kwargs: For the environments; their turns are not limited by it.
+        hint: Stands at the end of prompts, as `teacher=self` reads it.
+        hinted: Chance of a prompt to have it.
     """
     given = {**(env_kwargs or {}), "max_turns": MAX_TURNS}
     envs = {env_id: make_for_run(env_id, given) for env_id in {t.env_id for t in tasks}}
-    return _rows(demonstrate(envs[t.env_id], t.task_id, dialect, error_rate) for t in tasks)
+
+    def tell(env_id: str, task: Task) -> str | None:
+        if hint is None or random.Random(f"hint/{env_id}/{task.id}").random() >= hinted:
+            return None
+        return hint.tell(task, dialect, None)
+
+    return _rows(
+        demonstrate(envs[t.env_id], t.task_id, dialect, error_rate, partial(tell, t.env_id))
+        for t in tasks
+    )
 
 
 def conversation_rows(files: Sequence[str], dialect: Dialect) -> Dataset:
@@ -135,11 +151,38 @@ def _check_room(rows: Dataset, room: int) -> None:
         logger.warning("%s", words)
 
 
+def _told(name: str | Hint | None, hinted: float, data: object) -> Hint | None:
+    """The hint that gold episodes are shown with.
+
+    Raises:
+        SettingError: There is none of that name, or none that is known before anything is played;
+            or the share is out of its range; or what is learned from is no gold episodes.
+    """
+    if isinstance(hinted, bool) or not isinstance(hinted, int | float) or not 0 <= hinted <= 1:
+        raise SettingError(f"trainer.hinted={hinted}: expected 0 to 1, the share of rows")
+    if name is None:
+        return None
+    hint = hint_of(name)
+    if not hint.ahead:
+        raise SettingError(
+            f"trainer.hint={name} tells of an episode that was played: expected a hint that hangs "
+            f"on the task alone, such as gold"
+        )
+    if data is not None:
+        raise SettingError(
+            f"trainer.hint={name} is told with gold episodes, and trainer.data={data} are "
+            f"conversations as they were: leave one of them out"
+        )
+    return hint
+
+
 def build(
     parts: Parts,
     args: SFTConfig,
     error_rate: float = 0.0,
     data: str | Sequence[str] | None = None,
+    hint: str | Hint | None = None,
+    hinted: float = 1.0,
     **kwargs: Any,
 ) -> DemonstrationTuning:
     """The trainer of `trainer=sft`.
@@ -149,6 +192,8 @@ def build(
         args: TRL's arguments.
         error_rate: Of gold episodes, see `demonstration_rows`.
         data: A file of conversations to learn from instead of gold episodes, or several.
+        hint: What gold episodes are shown with: name of a hint, or one, see `teachers/hints.py`.
+        hinted: Chance of a gold episode to be shown with it; the others have the plain prompt.
         kwargs: Passed to `transformers.Trainer`.
 
     Raises:
@@ -158,10 +203,13 @@ def build(
     check_settings("sft", SFTTrainer, kwargs)
     if not 0 <= error_rate < 1:
         raise SettingError(f"trainer.error_rate={error_rate}: expected 0 or more, below 1")
+    told = _told(hint, hinted, data)
     needed = tasks_needed(args)
     dialect = parts.student.dialect
     if data is None:
-        rows = demonstration_rows(parts.tasks(needed), dialect, error_rate, parts.env_kwargs)
+        rows = demonstration_rows(
+            parts.tasks(needed), dialect, error_rate, parts.env_kwargs, told, hinted
+        )
     else:
         files = [data] if isinstance(data, str) else data
         named = isinstance(files, Sequence) and all(isinstance(file, str) for file in files)
