@@ -12,7 +12,7 @@ with their answers at the end of the prompts (`trainer=sft trainer.hint=answer`)
 - *wrong*: the hint is wrong for one family of tasks: where a balance is asked for, it names the
   account's status. It teaches unverified (`credit=trace`) and verified, where the hinted policy is
   played on from the student's states and does not teach where it comes out worse (`search=credit
-  credit=gated`).
+  credit=gated`, which also reinforces; *gate* is without that).
 
 Runs resume if they are interrupted; finished ones are not run again.
 """
@@ -48,6 +48,8 @@ from journeyman.envs.task import ANSWER, Task
 
 OFFICE = ("journeyman/Bank-v0", "journeyman/Orders-v0", "journeyman/Calendar-v0")
 FAMILY = "balance"
+FIRST_TASK = 50_000
+"""Of those held out: the recipe was found by looking at others."""
 WARM_TASK = 900_000
 """Where the warm-up's tasks begin: no arm trains on them."""
 COMMON = (
@@ -80,12 +82,15 @@ _GOLD = (
 )
 GAIN = {"self": _SELF, "gold": _GOLD}
 _WRONG = (*_SELF, "teacher.hint={_target_: __main__.WrongBalance}")
+_VERIFIED = (
+    *_WRONG,
+    *("credit=gated", "search=credit", "search.rows=4", "search.trajectories=1"),
+)
 WRONG = {
     "unverified": _WRONG,
-    "verified": (
-        *_WRONG,
-        *("credit=gated", "search=credit", "search.rows=4", "search.trajectories=1"),
-    ),
+    "verified": _VERIFIED,
+    # Nothing is reinforced, and no call of the student's takes a hint's place.
+    "gate": (*_VERIFIED, "credit.reinforce=0", "credit.correct=0"),
 }
 
 
@@ -299,7 +304,7 @@ def main() -> None:
     ids = ",".join(variants(Told))
     warm = run(folder / "warm", [*WARM, f"steps={options.warm_steps}", f"env.ids=[{ids}]"])
     asking = variants(Asking)
-    tasks = deal(asking, "test", 0, options.tasks)
+    tasks = deal(asking, "test", FIRST_TASK, options.tasks)
 
     def look(name: str, player: Callable[[], Player]) -> Exam:
         return examine(folder / "exams" / f"{name}.json", player, tasks)

@@ -42,7 +42,7 @@ def test_self_teacher(tmp_path: Path) -> None:
     assert {"self, above warmed up", "gold, above embedded"} <= figures["gain"].keys()
     value, (low, high) = figures["wrong"]["verified, error added"]
     assert low <= value <= high
-    assert "| unverified |" in told
+    assert "| unverified |" in told and "| gate |" in told
     searched = (tmp_path / "runs/self_teacher/verified-3/metrics.jsonl").read_text()
     assert "gate/mean" in searched  # the wrong hint was tried out
 

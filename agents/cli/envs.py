@@ -7,7 +7,7 @@ import contextlib
 import functools
 import multiprocessing
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -209,7 +209,7 @@ def _envs_check(options: argparse.Namespace) -> int:
     passed = True
     with contextlib.ExitStack() as stack:
         if options.jobs == 1:
-            outcomes = map(one, ids)
+            outcomes: Iterator[list[CheckResult] | str] = map(one, ids)
         else:
             # Not forked: what they check starts processes and threads of its own.
             context = multiprocessing.get_context("spawn")
