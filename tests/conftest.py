@@ -4,6 +4,16 @@ import sys
 import pytest
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where many inputs go over lines that other tests cover, they are not counted.
+
+    Counting doubles what it costs to run Python.
+    """
+    for item in items:
+        if "cases" in item.path.parts or hasattr(getattr(item, "function", None), "hypothesis"):
+            item.add_marker("no_cover")  # pytest-cov's
+
+
 @pytest.fixture(scope="session")
 def bwrap() -> str:
     if sys.platform != "linux":
