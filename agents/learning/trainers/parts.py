@@ -75,7 +75,9 @@ class KeepsCredit(Trainer):
         if checkpoint is not None and (file := self._own_file(checkpoint, "credit")).exists():
             self.credit.load_state_dict(torch.load(file))
         if checkpoint is not None and self.prefixes is not None:
-            self.prefixes.load_state_dict(torch.load(self._own_file(checkpoint, "prefixes")))
+            file = self._own_file(checkpoint, "prefixes")
+            if file.exists():  # else the job had fewer processes: this one has kept nothing yet
+                self.prefixes.load_state_dict(torch.load(file))
         if checkpoint is not None and self.teacher is not None:
             file = Path(checkpoint) / "teacher.pt"
             state = torch.load(file, map_location="cpu") if file.exists() else {}
