@@ -182,6 +182,9 @@ def test_what_is_a_grade_fits_the_schema_that_servers_get() -> None:
     answer = grades(0, 5)["content"]
     for text in (answer, f"```json\n{answer}\n```", f"<think>\n{{7}}\n</think>\n\n{answer}\n"):
         assert rubric.read(text, 2) == (0, 5)
+    quoting = answer.replace("so", "it wrote </think> {x")
+    for text in (quoting, f"```json\n{quoting}\n```", f"it is\n</think>\n{quoting}"):
+        assert rubric.read(text, 2) == (0, 5)
     assert rubric.schema(2) == {
         "type": "object",
         "properties": {
