@@ -62,6 +62,7 @@ class KeepsCredit(Trainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
+        Path(output_dir).mkdir(parents=True, exist_ok=True)  # the main process may be later
         if learned := self.credit.state_dict():
             torch.save(learned, self._own_file(output_dir, "credit"))
         if self.prefixes is not None:
