@@ -11,6 +11,7 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
@@ -110,6 +111,9 @@ class Judge(Credit):
         self._endpoint = Endpoint(
             base_url, "credit", JudgeServerError, concurrency, timeout, patience, key, whole=True
         )
+        for name, text in (("model", model), ("rubric", rubric), ("cache", cache)):
+            if text is not None and not isinstance(text, str):
+                raise SettingError(f"{name}={text}: expected text, or null")
         self._rubric = Rubric.of(rubric, lowest, highest)
         for name, value in (("votes", votes), ("tries", tries), ("max_tokens", max_tokens)):
             if value is None and name == "max_tokens":
@@ -123,6 +127,9 @@ class Judge(Credit):
                 f"votes={votes} at temperature=0: all would be alike; set temperature (say 0.7), "
                 f"or votes=1"
             )
+        for name, factor in (("scale", scale), ("weight", weight)):
+            if not isfinite(factor):
+                raise SettingError(f"{name}={factor}: expected a finite number")
         if not 0 <= focus <= 1:
             raise SettingError(f"focus={focus}: expected 0 to 1")
         if extra_body is not None and not isinstance(extra_body, Mapping):

@@ -43,7 +43,8 @@ Answer with JSON alone, one entry for each step, in order, with the reason in on
 {{"steps": [{{"step": 1, "reason": "…", "grade": {lowest}}}, …]}}"""
 
 _FILES = (".md", ".txt")
-_THOUGHT = re.compile(r"\A.*</think>", re.DOTALL)
+# A reason may quote an agent's </think>: what begins as an answer does has no thoughts before it.
+_THOUGHT = re.compile(r"\A(?!\s*(?:\{|```)).*?</think>(?=\s*(?:\{|```))", re.DOTALL)
 _FENCE = re.compile(r"\A```(?:json)?\s*\n(.*)\n```\Z", re.DOTALL)
 # Servers take `<|im_end|>` or [INST] for a control token wherever it stands, and some readers take
 # more characters than \n for the end of a line.

@@ -519,6 +519,13 @@ def test_a_run_that_goes_on_ends_as_one_that_did_not_stop(tmp_path: Path) -> Non
     ended, same = weights(whole.model), weights(rest.model)
     assert all(torch.equal(ended[name], same[name]) for name in ended)
 
+    # A process that the job did not have then: it begins with its tasks.
+    (tmp_path / "checkpoint-2" / "prefixes_0.pt").rename(tmp_path / "another's.pt")
+    more = trainer()
+    more.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert more.state.global_step == 4
+    assert steps(more)[-2]["rollout/replayed"] == 0
+
 
 def test_what_the_curriculum_cannot_have_is_refused(tmp_path: Path) -> None:
     args, parts = distillation(tmp_path), make_parts(babbler())

@@ -182,6 +182,9 @@ def test_what_is_a_grade_fits_the_schema_that_servers_get() -> None:
     answer = grades(0, 5)["content"]
     for text in (answer, f"```json\n{answer}\n```", f"<think>\n{{7}}\n</think>\n\n{answer}\n"):
         assert rubric.read(text, 2) == (0, 5)
+    quoting = answer.replace("so", "it wrote </think> {x")
+    for text in (quoting, f"```json\n{quoting}\n```", f"it is\n</think>\n{quoting}"):
+        assert rubric.read(text, 2) == (0, 5)
     assert rubric.schema(2) == {
         "type": "object",
         "properties": {
@@ -465,7 +468,12 @@ def test_the_only_model_is_taken_and_one_of_several_must_be_chosen(server: ChatS
         ({"lowest": 10}, "highest=10: expected more than lowest=10"),
         ({"highest": 2.5}, "highest=2.5: expected a whole number"),
         ({"focus": 1.5}, "focus=1.5: expected 0 to 1"),
+        ({"scale": float("nan")}, "scale=nan: expected a finite number"),
+        ({"weight": float("inf")}, "weight=inf: expected a finite number"),
         ({"extra_body": "x"}, "extra_body=x"),
+        ({"model": 7}, "model=7: expected text, or null"),
+        ({"rubric": 5}, "rubric=5: expected text, or null"),
+        ({"cache": 1}, "cache=1: expected text, or null"),
         ({"rubric": " "}, "rubric= : expected what makes a step good"),
         ({"rubric": "nowhere.md"}, "rubric=nowhere.md: cannot be read"),
         ({"base_url": "here"}, "base_url=here"),

@@ -62,6 +62,7 @@ class KeepsCredit(Trainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
+        Path(output_dir).mkdir(parents=True, exist_ok=True)  # the main process may be later
         if learned := self.credit.state_dict():
             torch.save(learned, self._own_file(output_dir, "credit"))
         if self.prefixes is not None:
@@ -75,7 +76,9 @@ class KeepsCredit(Trainer):
         if checkpoint is not None and (file := self._own_file(checkpoint, "credit")).exists():
             self.credit.load_state_dict(torch.load(file))
         if checkpoint is not None and self.prefixes is not None:
-            self.prefixes.load_state_dict(torch.load(self._own_file(checkpoint, "prefixes")))
+            file = self._own_file(checkpoint, "prefixes")
+            if file.exists():  # else the job had fewer processes: this one has kept nothing yet
+                self.prefixes.load_state_dict(torch.load(file))
         if checkpoint is not None and self.teacher is not None:
             file = Path(checkpoint) / "teacher.pt"
             state = torch.load(file, map_location="cpu") if file.exists() else {}
