@@ -1,5 +1,6 @@
 """Ten thousand executions, some of them hostile: nothing is lost, left over or leaked."""
 
+import contextlib
 import gc
 import json
 import os
@@ -49,9 +50,12 @@ def resident_mb() -> float:
 def leftovers() -> dict[str, list[str]]:
     """What an execution could leave on the host."""
     mounts = Path("/proc/self/mounts").read_text().splitlines()
-    tasks = Path(f"/proc/{os.getpid()}/task").glob("*/children")
+    children: list[str] = []
+    for task in Path(f"/proc/{os.getpid()}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # a thread that has ended
+            children += task.read_text().split()
     return {
-        "processes": [pid for task in tasks for pid in task.read_text().split()],
+        "processes": children,
         # But for those of an engine, whose containers are not this test's.
         "mounts": [line for line in mounts if "docker" not in line],
         "groups": [str(path) for path in cgroup.ROOT.rglob(f"journeyman-{os.getpid()}-*")],
