@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
-from journeyman.agents.credit.interface import Credit, Experience, TokenCredit
+from journeyman.agents.credit.interface import Credit, Experience, OnBase, TokenCredit
 from journeyman.agents.errors import SettingError
-from journeyman.agents.students.player import Trainable
 
 
-class Annealed(Credit):
+class Annealed(OnBase):
     """ATOD's schedule: the teacher leads at first, the reward in the end (arXiv:2606.27814).
 
     Of another credit, weights of the divergence are multiplied by 1 - r and advantages by r. The
@@ -38,10 +36,8 @@ class Annealed(Credit):
                 raise SettingError(f"{name}={share}: expected 0 to 1, the reward's share")
         if type(steps) is not int or steps < 1:
             raise SettingError(f"steps={steps}: expected a whole number, 1 or more")
-        self._base = base
+        super().__init__(base)
         self._first, self._last, self._steps = first, last, steps
-        self.needs_search = base.needs_search
-        self.needs_teacher = base.needs_teacher
 
     def share(self, step: int) -> float:
         """The reward's, in a rollout after so many optimiser steps."""
@@ -54,19 +50,3 @@ class Annealed(Credit):
             replace(it, weights=(1 - reward) * it.weights, advantages=reward * it.advantages)
             for it in self._base.assign(experience)
         ]
-
-    def check(self, student: Trainable) -> None:
-        """See `Credit.check`: the base does."""
-        self._base.check(student)
-
-    def learn(self, experience: Experience) -> None:
-        """The base learns."""
-        self._base.learn(experience)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The base's."""
-        return self._base.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The base's."""
-        self._base.load_state_dict(state)

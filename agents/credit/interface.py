@@ -119,6 +119,32 @@ class Credit(ABC):
             raise ValueError(f"{type(self).__name__} learns nothing and was given {sorted(state)}")
 
 
+class OnBase(Credit):
+    """A credit that changes what another one gives: what that needs and learns is the other's."""
+
+    def __init__(self, base: Credit) -> None:
+        """Stand on `base`."""
+        self._base = base
+        self.needs_search = type(self).needs_search or base.needs_search
+        self.needs_teacher = type(self).needs_teacher or base.needs_teacher
+
+    def check(self, student: Trainable) -> None:
+        """See `Credit.check`: the base does."""
+        self._base.check(student)
+
+    def learn(self, experience: Experience) -> None:
+        """The base learns."""
+        self._base.learn(experience)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The base's."""
+        return self._base.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The base's."""
+        self._base.load_state_dict(state)
+
+
 def spread(episode: Episode, weights: Tensor, advantages: Tensor) -> TokenCredit:
     """Give each step's weight and advantage to all its tokens.
 

@@ -10,12 +10,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import NormalDist
-from typing import Any
 
-from journeyman.agents.credit.interface import Credit, Experience, TokenCredit
+from journeyman.agents.credit.interface import Credit, Experience, OnBase, TokenCredit
 from journeyman.agents.errors import SettingError
 from journeyman.agents.search.evidence import Evidence
-from journeyman.agents.students.player import Trainable
 from journeyman.envs import Episode
 
 _NORMAL = NormalDist()
@@ -28,7 +26,7 @@ def _settled(value: float, among: Sequence[float]) -> float:
     return near if abs(near - value) < _ROUNDING else min(value, max(among))
 
 
-class Additive(Credit):
+class Additive(OnBase):
     """Distillation plus the measured advantage of each step (form i)."""
 
     needs_search = True
@@ -40,9 +38,8 @@ class Additive(Credit):
             base: Gives the weights of the divergence.
             reinforce: Multiplies the estimator's advantages (lambda).
         """
-        self._base = base
+        super().__init__(base)
         self._reinforce = reinforce
-        self.needs_teacher = base.needs_teacher
 
     def assign(self, experience: Experience) -> list[TokenCredit]:
         """The base's weights, times what `_factors` says; advantages from evidence.
@@ -59,22 +56,6 @@ class Additive(Credit):
         return [
             self._join(*parts) for parts in zip(episodes, credit, evidence, factors, strict=True)
         ]
-
-    def check(self, student: Trainable) -> None:
-        """See `Credit.check`: the base does."""
-        self._base.check(student)
-
-    def learn(self, experience: Experience) -> None:
-        """The base learns."""
-        self._base.learn(experience)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The base's."""
-        return self._base.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The base's."""
-        self._base.load_state_dict(state)
 
     def _figures(self, evidence: Sequence[Sequence[Evidence | None]]) -> dict[str, float]:
         return {}
