@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import Trainer
 
 from journeyman.agents.credit import (
     Annealed,
@@ -555,3 +556,15 @@ def test_what_the_curriculum_cannot_have_is_refused(tmp_path: Path) -> None:
     )
     said = r"curriculum\.replay keeps .* tools of journeyman/Python-v0 run code"
     refused(coding, Curriculum(replay=0.5), said)
+
+
+def test_a_process_that_is_ahead_of_the_main_one_saves_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The main process makes a checkpoint's folder, and may come to it later."""
+    parts = make_parts(babbler(), Uniform())
+    trainer = distill.build(parts, distillation(tmp_path), curriculum=Curriculum(replay=0.5))
+    monkeypatch.setattr(Trainer, "_save_optimizer_and_scheduler", lambda self, folder: None)
+    folder = tmp_path / "checkpoint-1"
+    trainer._save_optimizer_and_scheduler(str(folder))
+    assert [file.name for file in folder.iterdir()] == ["prefixes_0.pt"]
