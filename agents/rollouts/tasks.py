@@ -70,6 +70,8 @@ class Fork:
 Short = Literal["refuse", "cap", "cycle"]
 """What is done where an environment has fewer tasks than its share: refuse, give what there is (the
 others give more), or begin again."""
+All = Literal["all"]
+"""In place of a number of tasks: every one that there is."""
 MOST_TASKS = 10_000_000
 """More cannot be listed."""
 
@@ -85,12 +87,22 @@ def pool_size(env_id: str, split: str) -> int | None:
     if next(cls.tasks(split), None) is None:
         others = ", ".join(s for s in SPLITS if next(cls.tasks(s), None) is not None)
         raise UnknownTaskError(f"{env_id} has no {split} tasks, only {others} tasks")
+    return cls.task_count(*pool(env_id, split))
+
+
+def pool(env_id: str, split: str) -> tuple[Split, Level]:
+    """A split and its level: the environment's first where none is named."""
     name, _, level = split.partition("/")
-    return cls.task_count(cast(Split, name), cast(Level, level or cls.levels[0]))
+    return cast(Split, name), cast(Level, level or env_class(env_id).levels[0])
 
 
 def deal(
-    ids: Sequence[str], split: str, first: int, count: int, seed: int = 0, short: Short = "refuse"
+    ids: Sequence[str],
+    split: str,
+    first: int,
+    count: int | All,
+    seed: int = 0,
+    short: Short = "refuse",
 ) -> list[TaskRef]:
     """Tasks dealt over environments in turn: the i-th task of each is "<split>/<first + i>".
 
@@ -98,7 +110,7 @@ def deal(
         ids: The environments.
         split: Where their tasks come from.
         first: Number of the first task of each.
-        count: Tasks in all.
+        count: Tasks in all; "all" takes every one, of lists that may differ in length.
         seed: Of the first; each further one has the next.
         short: What is done where tasks run out.
 
@@ -110,10 +122,18 @@ def deal(
         UnknownEnvError: No environment of that id.
         UnknownTaskError: An environment has no such split, or too few tasks from `first` on.
     """
-    if count > MOST_TASKS:
-        raise SettingError(f"{count} tasks are asked for: expected at most {MOST_TASKS}")
     sizes = [pool_size(env_id, split) for env_id in ids]
     left = [math.inf if size is None else max(0, size - first) for size in sizes]
+    if count == "all":
+        endless = [env_id for env_id, there in zip(ids, left, strict=True) if math.isinf(there)]
+        if endless:
+            raise SettingError(
+                f"all {split} tasks are asked for, and those of {', '.join(endless)} never run "
+                f"out: give a number"
+            )
+        count, short = int(sum(left)), "cap"
+    if count > MOST_TASKS:
+        raise SettingError(f"{count} tasks are asked for: expected at most {MOST_TASKS}")
     for i, (env_id, there) in enumerate(zip(ids, left, strict=True)):
         share = -(-(count - i) // len(ids))
         if not there or (short == "refuse" and share > there):

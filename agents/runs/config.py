@@ -15,13 +15,14 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from journeyman.agents.errors import SettingError
+from journeyman.agents.rollouts.tasks import All
 from journeyman.envs import StopReason
 
 T = TypeVar("T")
@@ -59,8 +60,8 @@ class EnvChoice:
 class EvaluationConfig:
     """`evaluation`: what is measured, and how."""
 
-    tasks: Count
-    """In all, dealt over the environments in turn."""
+    tasks: Count | All
+    """In all, dealt over the environments in turn; "all" is every one that they have."""
     split: str
     attempts: Positive
     """Episodes of each task."""
@@ -93,6 +94,8 @@ class RunConfig:
     env: EnvChoice
     student: Node
     sandbox: Node | None
+    tracker: Node | None
+    """Where figures go beside the run's folder."""
     evaluation: EvaluationConfig
 
 
@@ -102,10 +105,8 @@ class EvalConfig(RunConfig):
 
     def __post_init__(self) -> None:
         """There is nothing else to do than to play."""
-        if self.evaluation.tasks < 1:
-            raise SettingError(
-                f"evaluation.tasks={self.evaluation.tasks}: expected a whole number above zero"
-            )
+        if self.evaluation.tasks == 0:
+            raise SettingError("evaluation.tasks=0: expected a whole number above zero, or all")
 
 
 @dataclass(frozen=True)
@@ -152,14 +153,18 @@ class TrainConfig(RunConfig):
     split: str
     first_task: Count
     log_episodes: Count
+    train_on_tests: bool = False
+    """`split` may name tasks that evaluations play, where there are no others."""
 
     def __post_init__(self) -> None:
         """Training must have somewhere to go, and not on tests."""
         if self.steps < 1:
             raise SettingError(f"steps={self.steps}: expected a whole number above zero")
-        if self.split.partition("/")[0] != "train":
+        if self.split.partition("/")[0] != "train" and not self.train_on_tests:
             raise SettingError(
                 f"split={self.split}: expected train or train/<level>; other tasks are for "
+                f"evaluation. Where an environment has no others (the benchmarks), "
+                f"train_on_tests=true trains on them, and first_task=… keeps the first for "
                 f"evaluation"
             )
         if self.evaluation.search is not None:
@@ -199,16 +204,22 @@ def _read(kind: type[T], config: DictConfig, place: str) -> T:
 
 
 def _stranger(place: str, name: str, known: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
     hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
     return f"no setting {place}: {hint}"
 
 
 def _value(value: Any, hint: Any, place: str) -> Any:
+    words: tuple[Any, ...] = ()
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        if value is None:
+        parts = typing.get_args(hint)
+        if value is None and type(None) in parts:
             return None
-        (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
+        literals = [part for part in parts if typing.get_origin(part) is Literal]
+        words = tuple(word for part in literals for word in typing.get_args(part))
+        if value in words:
+            return value
+        (hint,) = (part for part in parts if part is not type(None) and part not in literals)
     least = None
     if typing.get_origin(hint) is Annotated:
         hint, bound = typing.get_args(hint)
@@ -224,7 +235,7 @@ def _value(value: Any, hint: Any, place: str) -> Any:
         return _read(typing.cast(Any, hint), value, f"{place}.")
     plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
     if hint in (int, float):
-        return _number(plain, hint, place, least)
+        return _number(plain, hint, place, least, words)
     origin = typing.get_origin(hint) or hint
     if origin is str and type(plain) in (int, float):  # a date as a name, say
         return str(plain)
@@ -234,12 +245,13 @@ def _value(value: Any, hint: Any, place: str) -> Any:
     return plain
 
 
-def _number(value: Any, kind: type, place: str, least: float | None) -> Any:
+def _number(value: Any, kind: type, place: str, least: float | None, words: tuple[Any, ...]) -> Any:
     whole = kind is int
     fits = type(value) is int or (not whole and type(value) is float and math.isfinite(value))
     if not fits or (least is not None and value < least):
         bound = "" if least is None else f", {least:g} or more"
-        raise SettingError(f"{place}={value}: expected a {'whole ' * whole}number{bound}")
+        or_word = "".join(f", or {word}" for word in words)
+        raise SettingError(f"{place}={value}: expected a {'whole ' * whole}number{bound}{or_word}")
     return value
 
 

@@ -20,6 +20,7 @@ from journeyman.agents.runs.measuring import (
     student_of,
     tested,
 )
+from journeyman.agents.runs.tracking import Tracking, load_tracker
 
 
 def main(argv: Sequence[str]) -> None:
@@ -33,16 +34,19 @@ def evaluate_student(composed: DictConfig) -> None:
     job = Job.join()
     folder = RunFolder(composed, job.first, replaces=True)
     kwargs = looked_over(config, job)
+    tracking = Tracking(load_tracker(config.tracker))
     student = student_of(config, folder, job)
     player = tested(student, config)
     searched = searching(player, config, kwargs)
     folder.claim()
+    tracking.open(as_mapping(composed))
     rows = bounds(student.dialect, config, kwargs, job)
     rows["student"] = evaluate("student", player, config, kwargs, job)
     if searched is not None:
         # Its turns are judged by forks of the tests themselves: a row of its own.
         name = f"student, {searched.rule} search"
         rows[name] = evaluate(name, searched, config, kwargs, job)
+    tracking.close(0, rows)
     if not job.first:
         return
     said = remarks(rows)

@@ -68,6 +68,8 @@ def told_shortages(config: RunConfig) -> list[str]:
         UnknownTaskError: An environment has no such split.
     """
     asked, split = config.evaluation.tasks, config.evaluation.split
+    if asked == "all":
+        return []
     return [
         f"{env_id} has {there} tasks in {split}, fewer than its share of evaluation.tasks={asked}: "
         f"all of them are played, and more of other environments where there are"

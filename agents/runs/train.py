@@ -32,7 +32,7 @@ from journeyman.agents.learning.trainers.parts import Parts, Record
 from journeyman.agents.learning.trainers.recording import TrainingLog
 from journeyman.agents.learning.trainers.validation import Validation
 from journeyman.agents.rollouts.job import Job
-from journeyman.agents.rollouts.tasks import deal, shortage
+from journeyman.agents.rollouts.tasks import TaskRef, deal, pool, shortage
 from journeyman.agents.runs.application import run_app
 from journeyman.agents.runs.config import Node, TrainConfig, as_mapping, make, read
 from journeyman.agents.runs.folder import RunFolder, explaining_full_disk, machine
@@ -43,6 +43,7 @@ from journeyman.agents.runs.places import (
     env_kwargs,
     told_shortages,
 )
+from journeyman.agents.runs.tracking import Tracking, load_tracker
 from journeyman.agents.search.evidence import TreeRollouts
 from journeyman.agents.students.player import Player, Trainable
 from journeyman.agents.students.settings import remember
@@ -74,15 +75,18 @@ def train(composed: DictConfig) -> None:
     check_environments(config)
     build_trainer = _trainer(config)
     check_names(config.student, config.teacher)
+    tracking = Tracking(load_tracker(config.tracker))
     log = TrainingLog(EpisodeFile(folder.path), config.log_episodes)
     parts = _parts(config, log.record)
     master = playing(parts, config)
     trainer = _build(build_trainer, parts)
     trainer.add_callback(log)
+    trainer.add_callback(tracking)
     size = sum(p.numel() * p.element_size() for p in parts.student.model.parameters())
     kept = OmegaConf.select(config.trainer, "args.save_total_limit") or 2
     folder.need_space(size * (OPTIMISER_COPIES * (kept + 1) + 1))
     folder.claim()
+    tracking.open(as_mapping(composed))
 
     rows: dict[str, Metrics] = {}
     said: list[str] = []
@@ -109,6 +113,7 @@ def train(composed: DictConfig) -> None:
                 config.evaluation.batch_size,
                 parts.env_kwargs,
                 job,
+                tracking.log,
             )
         )
     fit(trainer, folder.path)
@@ -117,12 +122,14 @@ def train(composed: DictConfig) -> None:
         print(f"\nmodel: {folder.path / 'model'}")
     parts.student.model.eval()
     if not rows:
+        tracking.close(config.steps, rows)
         if job.first:
             write_atomically(report, b"trained without evaluation (evaluation.tasks=0)\n")
         return
     measure("student after", parts.student)
     if (of_teacher := rows.pop("teacher", None)) is not None:
         rows["teacher"] = of_teacher  # below the students
+    tracking.close(config.steps, rows)
     if job.first:
         with explaining_full_disk(folder.path):
             finish(folder.path, rows, composed, time.perf_counter() - started, said)
@@ -142,7 +149,7 @@ def _check_tasks(config: TrainConfig, job: Job) -> list[Any]:
                 f"are trained on again and again"
             )
     if config.evaluation.tasks:
-        attempts(config)
+        _check_untrained([ref for ref, _ in attempts(config)], config)
         said += told_shortages(config)
     if job.first:
         for words in said:
@@ -151,6 +158,27 @@ def _check_tasks(config: TrainConfig, job: Job) -> list[Any]:
         return []
     count = config.evaluation.validation_tasks
     return deal(ids, "validation", 0, count, config.seed, short="cap")
+
+
+def _check_untrained(played: Sequence[TaskRef], config: TrainConfig) -> None:
+    """Refuse to evaluate on what is trained on.
+
+    Raises:
+        SettingError: Training comes to some of the tasks.
+    """
+    split = config.evaluation.split
+    both = [
+        f"{ref.env_id} {ref.task_id}"
+        for ref in played
+        if pool(ref.env_id, split) == pool(ref.env_id, config.split)
+        and int(ref.task_id.rpartition("/")[2]) >= config.first_task
+    ]
+    if both:
+        raise SettingError(
+            f"split={config.split}: {len(both)} of the tasks that evaluation plays are trained on, "
+            f"such as {both[0]}, and would measure nothing: leave them out of training by "
+            f"first_task=…, or play fewer (evaluation.tasks=…, evaluation.split=…)"
+        )
 
 
 def _trainer(config: TrainConfig) -> Any:

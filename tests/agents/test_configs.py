@@ -28,8 +28,9 @@ GROUPS = {
     for group in CONF.iterdir()
     if group.is_dir() and not group.name.startswith("_")
 }
-EVALUATED = ("env", "student", "sandbox")
-"""Groups that fit `eval` and `collect`; all fit `train`."""
+COLLECTED = ("env", "student", "sandbox")
+TAKEN = {"collect": COLLECTED, "eval": (*COLLECTED, "tracker")}
+"""Groups that fit these commands; all fit `train`."""
 
 LIGHT = (
     "journeyman.agents.credit.",
@@ -58,7 +59,7 @@ CHOICES = [
     for root in ROOTS
     for group, options in GROUPS.items()
     for option in options
-    if root == "train" or group in EVALUATED
+    if root == "train" or group in TAKEN[root]
 ]
 
 
@@ -166,7 +167,7 @@ def test_help_lists_the_groups(app: str, journeyman: Any) -> None:
     assert shown.status == 0, shown.stderr
     lines = shown.stdout.splitlines()
     for group, options in GROUPS.items():
-        takes = app == "train" or group in EVALUATED
+        takes = app == "train" or group in TAKEN[app]
         assert (f"{group}: {', '.join(options)}" in lines) is takes
     names = [env_id.partition("/")[2] for env_id in env_ids()]
     assert f"env/journeyman: {', '.join(names)}" in lines

@@ -77,6 +77,10 @@ def refused(result: Any) -> str:
         ("student.temperature=-1", ["student.temperature=-1: expected a number, 0 or more"]),
         ("trainer.args.learning_rate=abc", ["trainer.args.learning_rate=abc: expected a number"]),
         ("split=test", ["split=test: expected train or train/<level>"]),
+        (
+            ["split=test", "train_on_tests=true", "evaluation.tasks=2"],
+            ["split=test: 2 of the tasks that evaluation plays are trained on", "-v0 test/0"],
+        ),
         ("split=train/hardd", ["no level 'hardd' in BankEnv; there are: easy, medium, hard"]),
         ("env.ids=[]", ["env.ids is empty"]),
         ("env.kwargs.max_turns=0", ["env.kwargs: journeyman/Bank-v0: max_turns=0"]),
@@ -102,11 +106,12 @@ def refused(result: Any) -> str:
     ],
 )
 def test_a_mistake_is_named(
-    override: str, fragments: list[str], tmp_path: Path, journeyman: Any
+    override: str | list[str], fragments: list[str], tmp_path: Path, journeyman: Any
 ) -> None:
     run = tmp_path / "run"
     empty_cache = f"import os; os.environ['JOURNEYMAN_CACHE'] = {str(tmp_path / 'cache')!r}"
-    line = refused(journeyman("train", *TINY, f"run_dir={run}", override, before=empty_cache))
+    given = [override] if isinstance(override, str) else override
+    line = refused(journeyman("train", *TINY, f"run_dir={run}", *given, before=empty_cache))
     for fragment in fragments:
         assert fragment in line
     assert "Config search path" not in line
@@ -122,6 +127,7 @@ def test_a_mistake_is_named(
         ("evaluation.tasks=abc", "evaluation.tasks=abc: expected a whole number"),
         ("evaluation.tasks=", "evaluation.tasks=: expected a whole number"),
         ("evaluation.tasks=0", "evaluation.tasks=0: expected a whole number above zero"),
+        ("evaluation.tasks=all", "never run out: give a number"),
         (
             "evaluation.search=gumble",
             "evaluation.search=gumble: rule='gumble': expected 'gumbel' or",

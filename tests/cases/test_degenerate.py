@@ -158,6 +158,16 @@ def test_an_evaluation_plays_what_there_is() -> None:
 
 
 @pytest.mark.usefixtures("few")
+def test_whole_lists_of_unequal_length() -> None:
+    refs = deal([BANK, ORDERS], "test", 0, "all")
+    assert (numbers(refs, BANK), numbers(refs, ORDERS)) == (list(range(6)), list(range(10)))
+    assert refs == deal([BANK, ORDERS], "test", 0, 16, short="cap")
+    endless = "journeyman/Calendar-v0"
+    with pytest.raises(SettingError, match=f"those of {endless} never run out: give a number"):
+        deal([BANK, endless], "test", 0, "all")
+
+
+@pytest.mark.usefixtures("few")
 def test_a_training_begins_again() -> None:
     refs = deal([BANK, ORDERS], "train", 4, 12, short="cycle")
     assert numbers(refs, BANK) == [4, 5, 4, 5, 4, 5]

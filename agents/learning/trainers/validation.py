@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class Validation(TrainerCallback):
         batch_size: int = 64,
         env_kwargs: dict[str, Any] | None = None,
         job: Job = Job(),  # noqa: B008 - frozen
+        tell: Callable[[int, Mapping[str, Any]], None] | None = None,
     ) -> None:
         """Join the parts.
 
@@ -39,6 +40,7 @@ class Validation(TrainerCallback):
             batch_size: Conversations side by side.
             env_kwargs: For the environments.
             job: Its processes share the tasks; the first of them writes.
+            tell: Told the step and the figures too.
         """
         self._student = student
         self._tasks = tasks
@@ -47,6 +49,7 @@ class Validation(TrainerCallback):
         self._batch_size = batch_size
         self._env_kwargs = env_kwargs
         self._job = job
+        self._tell = tell
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -68,6 +71,8 @@ class Validation(TrainerCallback):
         }
         with self._path.open("a") as file:
             file.write(json.dumps(figures) + "\n")
+        if self._tell is not None:
+            self._tell(state.global_step, figures)
 
     def _play(self) -> Metrics:
         model = self._student.model
