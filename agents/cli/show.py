@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,9 @@ def add(commands: Commands) -> None:
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--html", type=Path, metavar="FILE", help="write one page instead")
     how.add_argument(
+        "--inspect", type=Path, metavar="FOLDER", help="write a log of inspect-ai for each row"
+    )
+    how.add_argument(
         "--summary",
         action="store_true",
         help="tables instead: by row, environment, kind, tool",
@@ -75,8 +79,26 @@ def _show(options: argparse.Namespace) -> int:
         options.html.write_text(as_html(f"{run}: {_choice(options)}", shown), encoding="utf-8")
         print(f"page: {options.html} ({more})")
         return OK
+    if options.inspect:
+        from journeyman.agents.evaluation.inspect_log import write_logs
+
+        for log in write_logs(options.inspect, shown, _about(run)):
+            print(f"log: {log}")
+        print(more)
+        return OK
     print("\n\n".join(as_text(p, options.scores) for p in shown) + f"\n\n{more}")
     return OK
+
+
+def _about(run: Path) -> dict[str, Any]:
+    """A run's config and machine, as far as they are there."""
+    from journeyman.agents.evaluation.files import read_config
+
+    machine = run / "machine.json"
+    return {
+        "config": read_config(run) if (run / "config.yaml").exists() else None,
+        "machine": json.loads(machine.read_text()) if machine.exists() else None,
+    }
 
 
 def _matches(line: Mapping[str, Any], options: argparse.Namespace) -> bool:
