@@ -62,17 +62,16 @@ class _Case:
 
     @classmethod
     def of(cls, episode: Episode) -> _Case:
-        left = Counter(_key(call) for turn in episode.gold or () for call in turn)
-        extra = []
+        gold = Counter(_key(call) for turn in episode.gold or () for call in turn)
+        left, extra = gold.copy(), []
         for call in (result.call for result in episode.calls):
             if call.status in _UNREADABLE:
                 continue
-            if left[_key(call)] and call.status is CallStatus.OK:
+            accepted = call.status is CallStatus.OK
+            if accepted and left[_key(call)]:
                 left[_key(call)] -= 1
-            elif not _in_gold(call, episode) and call.name not in PROGRAMS:
+            elif call.name not in PROGRAMS and (accepted or _key(call) not in gold):
                 extra.append(call)
-            elif call.status is CallStatus.OK and call.name not in PROGRAMS:
-                extra.append(call)  # once more than gold makes it
         missing = []
         for call in (call for turn in episode.gold or () for call in turn):
             if left[_key(call)] and call.status is not CallStatus.TOOL_ERROR:
@@ -165,11 +164,6 @@ class _Case:
     @property
     def _knows_gold(self) -> bool:
         return self.episode.gold is not None
-
-
-def _in_gold(call: ToolCall, episode: Episode) -> bool:
-    key = _key(call)
-    return any(_key(gold) == key for turn in episode.gold or () for gold in turn)
 
 
 def _key(call: ToolCall) -> str:
