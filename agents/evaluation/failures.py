@@ -52,7 +52,9 @@ class _Case:
 
     episode: Episode
     missing: tuple[ToolCall, ...]
-    """Gold calls that were not made, or were refused; not those that are meant to be refused."""
+    """Gold calls that were not even tried; not those that are meant to be refused."""
+    refused: bool
+    """A gold call was tried as often as it should be made, and accepted less often."""
     extra: tuple[ToolCall, ...]
     """Calls that could be read, and are none of the gold calls; programs are none of them."""
     state_differs: bool
@@ -62,25 +64,33 @@ class _Case:
 
     @classmethod
     def of(cls, episode: Episode) -> _Case:
-        gold = Counter(_key(call) for turn in episode.gold or () for call in turn)
-        left, extra = gold.copy(), []
+        wanted: dict[str, ToolCall] = {}
+        count, in_vain = Counter[str](), Counter[str]()
+        for call in (call for turn in episode.gold or () for call in turn):
+            key = _key(call)
+            if call.status is CallStatus.TOOL_ERROR:
+                in_vain[key] += 1
+            else:
+                wanted[key] = call
+                count[key] += 1
+        tried, accepted, extra = Counter[str](), Counter[str](), []
         for call in (result.call for result in episode.calls):
             if call.status in _UNREADABLE:
                 continue
-            accepted = call.status is CallStatus.OK
-            if accepted and left[_key(call)]:
-                left[_key(call)] -= 1
-            elif call.name not in PROGRAMS and (accepted or _key(call) not in gold):
+            key = _key(call)
+            tried[key] += 1
+            accepted[key] += call.status is CallStatus.OK
+            once_more = call.status is CallStatus.OK and accepted[key] > count[key]
+            unasked = key not in count and key not in in_vain
+            if call.name not in PROGRAMS and (once_more or unasked):
                 extra.append(call)
-        missing = []
-        for call in (call for turn in episode.gold or () for call in turn):
-            if left[_key(call)] and call.status is not CallStatus.TOOL_ERROR:
-                left[_key(call)] -= 1
-                missing.append(call)
+        short = [key for key in count if accepted[key] < count[key]]
+        untried = [key for key in short if tried[key] - in_vain[key] < count[key]]
         lacks = episode.shortfall
         return cls(
             episode,
-            tuple(missing),
+            tuple(wanted[key] for key in untried),
+            len(untried) < len(short),
             tuple(extra),
             lacks is not None and bool(lacks.state),
             lacks is None or all(check.right for check in lacks.answers),
@@ -120,15 +130,18 @@ class _Case:
         return CallStatus.OK not in statuses[last:] or bool(self.missing and not self.extra)
 
     def refused_again(self) -> bool:
-        """A call was turned down twice, and nothing was accepted after that."""
+        """A call was turned down twice in a user turn, and nothing was accepted after that."""
         seen: set[str] = set()
         again = False
-        for call in (result.call for result in self.episode.calls):
-            if call.status is CallStatus.OK:
-                again = False
-            elif call.status in _REFUSED:
-                again = again or _key(call) in seen
-                seen.add(_key(call))
+        for step in self.episode.steps:
+            if not step.results:
+                seen.clear()  # the user goes on
+            for call in (result.call for result in step.results):
+                if call.status is CallStatus.OK:
+                    again = False
+                elif call.status in _REFUSED:
+                    again = again or _key(call) in seen
+                    seen.add(_key(call))
         return again
 
     def needless(self) -> bool:
@@ -151,6 +164,9 @@ class _Case:
     def incomplete(self) -> bool:
         return bool(self.missing)
 
+    def turned_down(self) -> bool:
+        return self.refused
+
     def wrong_answer(self) -> bool:
         return not self.answers_right and not self.state_differs
 
@@ -171,9 +187,12 @@ def _key(call: ToolCall) -> str:
     if call.name in PROGRAMS:
         return call.name
     try:
-        return call.canonical()
+        return _encode([call.name, dict(call.arguments)])
     except (TypeError, ValueError):  # no JSON: some call syntaxes have sets
-        return json.dumps([call.name, repr(call.arguments)])
+        return repr((call.name, call.arguments))
+
+
+_encode = json.JSONEncoder(sort_keys=True).encode
 
 
 RULES: Mapping[str, Callable[[_Case], bool]] = MappingProxyType(
@@ -189,6 +208,7 @@ RULES: Mapping[str, Callable[[_Case], bool]] = MappingProxyType(
         "wrong argument": _Case.wrong_argument,
         "wrong tool": _Case.wrong_tool,
         "missing calls": _Case.incomplete,
+        "refused calls": _Case.turned_down,
         "wrong answer": _Case.wrong_answer,
         "wrong program": _Case.wrong_program,
         "wrong order": _Case.wrong_order,
