@@ -147,10 +147,12 @@ def test_show_prints_conversations(run: Path, capsys: pytest.CaptureFixture[str]
     out = capsys.readouterr().out
     prompt = episodes()[0].opening[-1].content
     for line in (
-        f"no-op | {BANK} test/0 (lost)",
+        f"training, step 1 | {BANK} test/0 (lost)",  # what the no-op fails by comes last
         f"[user] {prompt}",
         "[assistant] Answer: done",
         "Reward 0 (not solved, answered; 6 tokens, seed 0).",
+        "Failed by: missing calls.",
+        "  answer: 'done', wanted '3943'",
         "One way to solve it:",
         "1 of 6 episodes; --limit 0 shows all",
     ):
@@ -161,6 +163,40 @@ def test_show_prints_conversations(run: Path, capsys: pytest.CaptureFixture[str]
     assert "Reward 1 (solved;" in out
     assert "One way" not in out
     assert out.endswith("1 of 1 episodes\n")
+
+
+def test_show_finds_what_failed_by_one_thing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    EpisodeFile(run).append(
+        Played("student", e, "k")
+        for e in episodes(lambda env: iter([*env.task.gold, f"Answer: it is {env.task.answer}"]))
+    )
+    assert main(["show", str(run), "--failure", "missing calls", "--limit", "0"]) == 0
+    shown = capsys.readouterr().out
+    heads = [line.split(" | ")[0] for line in shown.splitlines() if f" | {BANK} test/" in line]
+    assert heads == ["training, step 1"] * 2 + ["no-op"] * 4
+    assert main(["show", str(run), "--failure", "answer in other words", "--row", "student"]) == 0
+    shown = capsys.readouterr().out
+    assert "  answer: 'it is 3943', wanted '3943'" in shown.splitlines()
+    assert "no-op" not in shown
+    assert main(["show", str(run), "--failure", "bad luck"]) == 2
+    message = "no failure 'bad luck'; it has answer in other words, missing calls"
+    assert message in capsys.readouterr().err
+
+
+def test_show_says_where_the_state_differs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    EpisodeFile(tmp_path).append(Played("student", e) for e in episodes(no_op)[1:2])
+    assert main(["show", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    # Task test/1 of the bank: to unfreeze A7907 and transfer 793 to it.
+    for line in (
+        "  state: accounts/A4346.balance is 6748, wanted 5955",
+        "  state: accounts/A7907.status is 'frozen', wanted 'active'",
+        "  state: transfers/T3209 is absent, wanted "
+        "Transfer(source='A4346', target='A7907', amount=793)",
+    ):
+        assert line in lines
 
 
 def test_show_names_failed_calls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
