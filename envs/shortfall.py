@@ -34,8 +34,8 @@ class Difference:
     @classmethod
     def of(cls, path: str, reached: str | None, wanted: str | None) -> Difference:
         """A difference whose texts are cut to what a page can show."""
-        texts = (_cut(text, _LONGEST_TEXT) for text in (path, reached, wanted))
-        return cls(*texts)
+        shown = _cut(path, _LONGEST_TEXT) or path
+        return cls(shown, _cut(reached, _LONGEST_TEXT), _cut(wanted, _LONGEST_TEXT))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,11 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from journeyman.agents.evaluation.failures import failure
+from journeyman.agents.evaluation.failures import RULES, failure
 from journeyman.agents.evaluation.metrics import summarise
 from journeyman.agents.evaluation.report import breakdown
 from journeyman.agents.evaluation.transcript import why
@@ -204,6 +205,16 @@ def test_benchmarks_say_why_too(env_id: str) -> None:
     for script in (no_op, oracle):
         found = Counter(failure(e) for e in play(script, env_id))
         assert set(found) <= {None, "missing calls"}
+
+
+def test_every_failure_is_documented() -> None:
+    docs = Path(__file__).parents[2] / "docs" / "evaluation.md"
+    if not docs.exists():
+        pytest.skip("the docs are not here")
+    lines = [line.split("|") for line in docs.read_text(encoding="utf-8").splitlines()]
+    documented = [n.strip(" `") for c in lines if len(c) == 4 for n in c[1].split(",")]
+    names = ["infrastructure", *RULES, "unexplained"]
+    assert [name for name in documented if name in names] == names  # in their order
 
 
 # Hand-made episodes: what the scripts above do not come to.
