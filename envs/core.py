@@ -483,7 +483,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
             InvalidEnvError: It is no number in 0..1.
         """
         score: object = self.score()
-        if isinstance(score, numbers.Real) and 0 <= score <= 1:
+        if isinstance(score, numbers.Real) and 0 <= float(score) <= 1:
             return float(score)
         raise InvalidEnvError(f"{type(self).__name__}.score() is {score!r:.80}: expected 0 to 1")
 

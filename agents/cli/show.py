@@ -130,10 +130,10 @@ def _nothing(file: EpisodeFile, options: argparse.Namespace) -> str:
     if options.failure is not None:
         from journeyman.agents.evaluation.failures import failure
 
-        there = {name for p in file.read() if (name := failure(p.episode)) is not None}
-        if options.failure not in there:
+        found = {name for p in file.read() if (name := failure(p.episode)) is not None}
+        if options.failure not in found:
             return f"{file.path} has no failure {options.failure!r}; it has " + (
-                ", ".join(sorted(there)) or "none"
+                ", ".join(sorted(found)) or "none"
             )
     if options.scores and not any("scores" in line for line in lines):
         return (

@@ -31,7 +31,8 @@ from journeyman.agents.search.playing import SearchPlayer
 from journeyman.agents.students.dialect import Dialect, Llama3
 from journeyman.agents.students.hf import HFPlayer
 from journeyman.agents.students.scripted import ScriptedPlayer, no_op, oracle
-from journeyman.envs import Episode, StopReason
+from journeyman.envs import Episode, StopReason, env_class
+from journeyman.envs.origin import env_digest
 
 from .tiny import BUILTIN, chat, llama, tokenizer
 
@@ -345,6 +346,24 @@ def test_an_eval_goes_on_where_it_was_cut_short(tmp_path: Path, journeyman: Any)
     mended = journeyman(*command, before=COUNT)
     assert "played 1" in mended.stdout
     assert rows(run) == rows(unbroken)
+
+    # What another code of the environment had played is played anew, and counts.
+    lines = [json.loads(line) for line in (run / EPISODES).read_text().splitlines()]
+    env_ids = {line["env_id"] for line in lines}
+    for line in lines:
+        if line["row"] == "oracle":
+            assert line["env_digest"] == env_digest(env_class(line["env_id"]))
+            line |= {"env_digest": "0" * 16, "success": False}
+    (run / EPISODES).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    anew = journeyman(*command, before=COUNT)
+    for env_id in env_ids:
+        assert f"oracle: the code of {env_id} has changed: " in anew.stdout
+    assert "no-op: 10 of 10 episodes are" in anew.stdout
+    assert rows(run) == rows(unbroken)
+    told = json.loads((run / "machine.json").read_text())["environments"]
+    assert {i: it["digest"] for i, it in told.items()} == {
+        i: env_digest(env_class(i)) for i in env_ids
+    }
 
 
 def test_other_weights_play_anew(tmp_path: Path, journeyman: Any, other_model: Path) -> None:
