@@ -16,7 +16,6 @@ from journeyman.envs.core import ToolEnv
 from journeyman.envs.hashing import digest
 
 
-@functools.cache
 def env_digest(cls: type[ToolEnv]) -> str:
     """16 hex digits of an environment's sources, equal wherever these are the same text.
 
@@ -29,6 +28,12 @@ def env_digest(cls: type[ToolEnv]) -> str:
     Returns:
         The hash; empty where its own source cannot be had, as of a class typed into a session.
     """
+    kind: type = cls  # a class is hashable, whatever mypy makes of a ToolEnv's own hash
+    return _digest(kind)
+
+
+@functools.cache
+def _digest(cls: type[ToolEnv]) -> str:
     # Python's own modules differ from one patch release to the next.
     homes = {"journeyman", cls.__module__.partition(".")[0]}
     tools = (getattr(tool.function, "__module__", None) for tool in cls.toolset)
