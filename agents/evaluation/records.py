@@ -16,6 +16,7 @@ from journeyman.agents.evaluation.metrics import Metrics, summarise
 from journeyman.agents.evaluation.report import write_atomically
 from journeyman.agents.evaluation.scores import SHAPE, Scores
 from journeyman.envs import Episode, StopReason, env_class
+from journeyman.envs.origin import env_digest
 from journeyman.envs.types import Role
 from journeyman.tools import CallStatus
 
@@ -47,6 +48,8 @@ class Played:
     """Tells the model that played from others, in an evaluation; empty where nobody looked."""
     scores: Scores | None = None
     """What teacher and credit said of it, in training."""
+    env_digest: str = ""
+    """Tells the environment's code from others (`env_digest`); empty where nobody looked."""
 
     @property
     def place(self) -> Place:
@@ -68,6 +71,7 @@ class Played:
             "format": FORMAT,
             "version": _version(),
             "weights": self.weights,
+            **({"env_digest": self.env_digest} if self.env_digest else {}),
             **self.episode.to_dict(),
             **({} if self.scores is None else {"scores": self.scores.to_dict()}),
         }
@@ -90,6 +94,7 @@ class Played:
             line["step"],
             line["weights"],
             None if told is None else Scores.from_dict(told, *count),
+            line.get("env_digest", ""),
         )
 
 
@@ -140,6 +145,7 @@ _LINE = {
     "tokens": str,
     "logprobs": str,
     "scores?": SHAPE,
+    "env_digest?": str,
     "score?": float,
     "gold?": [[_GOLD]],
     "shortfall?": _SHORTFALL,
@@ -244,6 +250,11 @@ class EpisodeFile:
 def _line(record: Mapping[str, Any]) -> str:
     # Not every argument a model writes is JSON: some call syntaxes have sets.
     return json.dumps(record, separators=(",", ":"), default=str) + "\n"
+
+
+def digest_of(episode: Episode) -> str:
+    """What tells the code of an episode's environment from others; see `env_digest`."""
+    return env_digest(env_class(episode.env_id))
 
 
 def kind_of(episode: Episode) -> str:

@@ -25,6 +25,7 @@ from journeyman.agents.evaluation.files import read_config
 from journeyman.agents.evaluation.records import EpisodeFile
 from journeyman.agents.evaluation.report import write_atomically
 from journeyman.agents.learning.trainers.callbacks import complete, read_metrics
+from journeyman.agents.runs.provenance import environments
 
 WORK = ("metrics.jsonl", "summary.json", "table.txt")
 """Files that a run folder is not given to another run for, unless they are empty."""
@@ -72,6 +73,7 @@ class RunFolder:
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         self._text = OmegaConf.to_yaml(config, resolve=True)
+        self._env_ids = tuple(OmegaConf.select(config, "env.ids") or ())
         self._check_config()
 
     def claim(self) -> None:
@@ -83,7 +85,8 @@ class RunFolder:
             for name in LEFT:
                 (self.path / name).unlink(missing_ok=True)
         write_atomically(path, self._text.encode())
-        write_atomically(self.path / "machine.json", json.dumps(machine(), indent=2).encode())
+        told = {**machine(), "environments": environments(self._env_ids)}
+        write_atomically(self.path / "machine.json", json.dumps(told, indent=2).encode())
 
     def _lock(self) -> None:
         """Two runs in a folder would delete each other's checkpoints; a killed one's lock is free.

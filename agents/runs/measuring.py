@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,14 @@ from tqdm import tqdm
 
 from journeyman.agents.errors import BrokenRolloutError, SettingError
 from journeyman.agents.evaluation.metrics import Metrics
-from journeyman.agents.evaluation.records import EpisodeFile, Played, kind_of, metrics_of
+from journeyman.agents.evaluation.records import (
+    EpisodeFile,
+    Place,
+    Played,
+    digest_of,
+    kind_of,
+    metrics_of,
+)
 from journeyman.agents.rollouts.job import Job
 from journeyman.agents.rollouts.rollout import no_room, rollout
 from journeyman.agents.rollouts.tasks import TaskRef, deal
@@ -95,7 +103,7 @@ def play(
     run, size = Path(config.run_dir), config.evaluation.batch_size
     file = EpisodeFile(run)
     weights = _fingerprint(player)
-    known = file.of_row(name, weights)
+    known = _of_this_code(name, file.of_row(name, weights), tell=job.first)
     job.share([])  # before anybody writes
     tasks = attempts(config)
     if known and job.first:
@@ -115,7 +123,7 @@ def play(
             episodes = rollout(player, [ref for ref, _ in batch], size, kwargs, bar.update)
             played = job.share(
                 [
-                    Played(name, e, kind_of(e), n, weights=weights)
+                    Played(name, e, kind_of(e), n, weights=weights, env_digest=digest_of(e))
                     for e, (_, n) in zip(episodes, batch, strict=True)
                 ]
             )
@@ -128,6 +136,18 @@ def play(
     played = [known[_place(*it)] for it in tasks]
     _check_room(name, player, played)
     return played
+
+
+def _of_this_code(name: str, known: dict[Place, Played], tell: bool) -> dict[Place, Played]:
+    """Episodes whose environment is the one it was; what another code played is played anew."""
+    changed = Counter(
+        p.episode.env_id
+        for p in known.values()
+        if p.env_digest and p.env_digest != digest_of(p.episode)
+    )
+    for env_id, count in changed.items() if tell else ():
+        print(f"{name}: the code of {env_id} has changed: {count} of its episodes are played anew")
+    return {place: p for place, p in known.items() if p.episode.env_id not in changed}
 
 
 def _check_room(name: str, player: Player, played: Sequence[Played]) -> None:

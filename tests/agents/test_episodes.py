@@ -31,7 +31,8 @@ from journeyman.agents.search.playing import SearchPlayer
 from journeyman.agents.students.dialect import Dialect, Llama3
 from journeyman.agents.students.hf import HFPlayer
 from journeyman.agents.students.scripted import ScriptedPlayer, no_op, oracle
-from journeyman.envs import Episode, StopReason
+from journeyman.envs import Episode, StopReason, env_class
+from journeyman.envs.origin import env_digest
 
 from .tiny import BUILTIN, chat, llama, tokenizer
 
@@ -147,10 +148,12 @@ def test_show_prints_conversations(run: Path, capsys: pytest.CaptureFixture[str]
     out = capsys.readouterr().out
     prompt = episodes()[0].opening[-1].content
     for line in (
-        f"no-op | {BANK} test/0 (lost)",
+        f"training, step 1 | {BANK} test/0 (lost)",  # what the no-op fails by comes last
         f"[user] {prompt}",
         "[assistant] Answer: done",
         "Reward 0 (not solved, answered; 6 tokens, seed 0).",
+        "Failed by: missing calls.",
+        "  answer: 'done', wanted '3943'",
         "One way to solve it:",
         "1 of 6 episodes; --limit 0 shows all",
     ):
@@ -161,6 +164,40 @@ def test_show_prints_conversations(run: Path, capsys: pytest.CaptureFixture[str]
     assert "Reward 1 (solved;" in out
     assert "One way" not in out
     assert out.endswith("1 of 1 episodes\n")
+
+
+def test_show_finds_what_failed_by_one_thing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    EpisodeFile(run).append(
+        Played("student", e, "k")
+        for e in episodes(lambda env: iter([*env.task.gold, f"Answer: it is {env.task.answer}"]))
+    )
+    assert main(["show", str(run), "--failure", "missing calls", "--limit", "0"]) == 0
+    shown = capsys.readouterr().out
+    heads = [line.split(" | ")[0] for line in shown.splitlines() if f" | {BANK} test/" in line]
+    assert heads == ["training, step 1"] * 2 + ["no-op"] * 4
+    assert main(["show", str(run), "--failure", "answer in other words", "--row", "student"]) == 0
+    shown = capsys.readouterr().out
+    assert "  answer: 'it is 3943', wanted '3943'" in shown.splitlines()
+    assert "no-op" not in shown
+    assert main(["show", str(run), "--failure", "bad luck"]) == 2
+    message = "no failure 'bad luck'; it has answer in other words, missing calls"
+    assert message in capsys.readouterr().err
+
+
+def test_show_says_where_the_state_differs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    EpisodeFile(tmp_path).append(Played("student", e) for e in episodes(no_op)[1:2])
+    assert main(["show", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    # Task test/1 of the bank: to unfreeze A7907 and transfer 793 to it.
+    for line in (
+        "  state: accounts/A4346.balance is 6748, wanted 5955",
+        "  state: accounts/A7907.status is 'frozen', wanted 'active'",
+        "  state: transfers/T3209 is absent, wanted "
+        "Transfer(source='A4346', target='A7907', amount=793)",
+    ):
+        assert line in lines
 
 
 def test_show_names_failed_calls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -309,6 +346,24 @@ def test_an_eval_goes_on_where_it_was_cut_short(tmp_path: Path, journeyman: Any)
     mended = journeyman(*command, before=COUNT)
     assert "played 1" in mended.stdout
     assert rows(run) == rows(unbroken)
+
+    # What another code of the environment had played is played anew, and counts.
+    lines = [json.loads(line) for line in (run / EPISODES).read_text().splitlines()]
+    env_ids = {line["env_id"] for line in lines}
+    for line in lines:
+        if line["row"] == "oracle":
+            assert line["env_digest"] == env_digest(env_class(line["env_id"]))
+            line |= {"env_digest": "0" * 16, "success": False}
+    (run / EPISODES).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    anew = journeyman(*command, before=COUNT)
+    for env_id in env_ids:
+        assert f"oracle: the code of {env_id} has changed: " in anew.stdout
+    assert "no-op: 10 of 10 episodes are" in anew.stdout
+    assert rows(run) == rows(unbroken)
+    told = json.loads((run / "machine.json").read_text())["environments"]
+    assert {i: it["digest"] for i, it in told.items()} == {
+        i: env_digest(env_class(i)) for i in env_ids
+    }
 
 
 def test_other_weights_play_anew(tmp_path: Path, journeyman: Any, other_model: Path) -> None:

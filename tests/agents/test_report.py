@@ -101,12 +101,29 @@ def test_table_has_columns_for_several_attempts() -> None:
 def test_breakdown_has_a_table_for_each_question() -> None:
     kinds = {(EPISODE.env_id, EPISODE.task_id): "sum"}
     rows = {"student": summarise([EPISODE], kinds), "no-op": metrics(0, 2)}
-    envs, by_kind, tools = report.breakdown(rows).split("\n\n")
+    envs, by_kind, failures, tools = report.breakdown(rows).split("\n\n")
     assert envs.splitlines()[-1].split() == ["journeyman/Bank-v0", "2", "100.0%", "0.0%"]
     assert by_kind.splitlines()[-1].split() == ["sum", "1", "100.0%", "-"]
+    assert failures.splitlines()[0].split() == ["failure", "student", "no-op"]
+    assert failures.splitlines()[-1].split() == ["silent", "0", "2"]
     assert tools.splitlines()[0].split() == ["policy:", "tool", "calls", "ok", "tool_error"]
     assert tools.splitlines()[-1].split() == ["student:", "f", "2", "1", "1"]
     assert report.breakdown({"nobody": metrics(0, 0)}) == ""
+
+
+def test_breakdown_by_level_is_in_the_order_of_levels() -> None:
+    at = [
+        dataclasses.replace(EPISODE, task_id=f"test/{level}1") for level in ("hard/", "medium/", "")
+    ]
+    rows = {"student": summarise([dataclasses.replace(at[0], success=False), *at[1:]])}
+    _, levels, *_ = report.breakdown(rows).split("\n\n")
+    assert [line.split() for line in levels.splitlines()][2:] == [
+        ["easy", "1", "100.0%"],
+        ["medium", "1", "100.0%"],
+        ["hard", "1", "0.0%"],
+    ]
+    assert list(rows["student"].to_dict()["by_level"]) == ["easy", "medium", "hard"]
+    assert rows["student"].to_dict()["by_failure"] == {"unexplained": 1}
 
 
 def test_summary_holds_the_rows_and_the_rest(tmp_path: Path) -> None:

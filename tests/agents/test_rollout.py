@@ -1,4 +1,5 @@
 import itertools
+import json
 import random
 import threading
 from collections.abc import Iterator, Sequence
@@ -8,13 +9,14 @@ import gymnasium
 import pytest
 
 from journeyman.agents.rollouts.rollout import rollout
-from journeyman.agents.rollouts.tasks import TaskRef
+from journeyman.agents.rollouts.tasks import Fork, TaskRef
 from journeyman.agents.students.dialect import FAMILIES, Dialect
 from journeyman.agents.students.hf import HFPlayer
 from journeyman.agents.students.player import Sampling
 from journeyman.agents.students.scripted import Script, ScriptedPlayer, no_op, oracle
 from journeyman.envs import Episode, StopReason, Task, ToolEnv, make, register, registry
 from journeyman.envs.errors import UnknownTaskError
+from journeyman.envs.shortfall import AnswerCheck, Difference, Shortfall
 from journeyman.envs.types import Level, Split
 from journeyman.tools import CallStatus, ToolCall, render_hermes, tool
 
@@ -62,6 +64,27 @@ class UnfinishedEnv(CounterEnv):
         return {}["state"]  # type: ignore[no-any-return]
 
 
+class GradedEnv(CounterEnv):
+    """Gives credit for half the way."""
+
+    def score(self) -> float:
+        return min(int(self._state), 2) / 2
+
+
+class MisgradedEnv(CounterEnv):
+    """Its author took per cent."""
+
+    def score(self) -> float:
+        return 50.0
+
+
+class TonguetiedEnv(CounterEnv):
+    """Cannot say what is wrong."""
+
+    def shortfall(self) -> Shortfall:
+        raise RuntimeError("no words")
+
+
 class Meeting:
     """What waiting tools wait for, made anew for each test."""
 
@@ -107,7 +130,8 @@ def scratch(monkeypatch: pytest.MonkeyPatch) -> None:
     gym = gymnasium.envs.registration
     monkeypatch.setattr(registry, "_ids", set(registry._ids))
     monkeypatch.setattr(gym, "registry", dict(gym.registry))
-    for cls in (CounterEnv, LockedEnv, UnfinishedEnv, WaitingEnv, SignalEnv):
+    graded = GradedEnv, MisgradedEnv, TonguetiedEnv
+    for cls in (CounterEnv, LockedEnv, UnfinishedEnv, WaitingEnv, SignalEnv, *graded):
         register(f"test/{cls.__name__.removesuffix('Env')}-v0", cls)
     Meeting.barrier, Meeting.signal = threading.Barrier(2), threading.Event()
 
@@ -445,3 +469,47 @@ def test_progress_counts_every_episode_once(batch_size: int) -> None:
 
 def test_no_tasks() -> None:
     assert play(oracle, []) == []
+
+
+def halfway(env: ToolEnv) -> Iterator[ToolCall | str]:
+    yield ToolCall("count_up", {})
+    yield "Answer: 1"
+
+
+def test_an_episode_has_its_score_its_gold_and_what_it_lacks() -> None:
+    player = ScriptedPlayer(chat(), halfway)
+    for limit in (20, 1):  # an answer, and the turn limit
+        (episode,) = rollout(
+            player, [TaskRef("test/Graded-v0", "test/0")], env_kwargs={"max_turns": limit}
+        )
+        assert (episode.score, episode.reward) == (0.5, 0.0)
+        assert episode.gold == ((ToolCall("count_up", {}), ToolCall("count_up", {})),)
+        given = "1" if limit > 1 else None
+        assert episode.shortfall == Shortfall(
+            (Difference("state", "1", "2"),), (AnswerCheck(given, "2", right=False),)
+        )
+        assert Episode.from_dict(json.loads(json.dumps(episode.to_dict()))) == episode
+    (solved,) = rollout(ScriptedPlayer(chat(), oracle), [TaskRef("test/Graded-v0", "test/0")])
+    assert (solved.score, solved.shortfall) == (1.0, None)
+
+
+def test_a_score_out_of_range_breaks_the_episode_and_says_why() -> None:
+    (episode,) = rollout(ScriptedPlayer(chat(), oracle), [TaskRef("test/Misgraded-v0", "test/0")])
+    assert episode.stop is StopReason.INFRA_ERROR
+    assert episode.error == "InvalidEnvError: MisgradedEnv.score() is 50.0: expected 0 to 1"
+    assert (episode.score, episode.gold, episode.shortfall) == (None, None, None)
+
+
+def test_a_verdict_stands_whatever_can_be_said_of_it(caplog: pytest.LogCaptureFixture) -> None:
+    (episode,) = rollout(ScriptedPlayer(chat(), halfway), [TaskRef("test/Tonguetied-v0", "test/0")])
+    assert (episode.stop, episode.success) == (StopReason.ANSWERED, False)
+    assert (episode.score, episode.shortfall) == (0.0, None)
+    assert "no words" in caplog.text
+
+
+def test_forks_are_not_asked_what_they_lack() -> None:
+    player = ScriptedPlayer(chat(), halfway)
+    (parent,) = rollout(player, [TaskRef("test/Graded-v0", "test/0")], keep=True)
+    (fork,) = rollout(ScriptedPlayer(chat(), no_op), [Fork(parent, 1, seed=1)])
+    assert (fork.score, fork.shortfall) == (0.5, None)
+    assert fork.gold == parent.gold

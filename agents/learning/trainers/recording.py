@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from journeyman.agents.evaluation.records import TRAINING, EpisodeFile, Played, kind_of
+from journeyman.agents.evaluation.records import TRAINING, EpisodeFile, Played, digest_of, kind_of
 from journeyman.agents.evaluation.scores import Scores
 from journeyman.envs import Episode
 
@@ -44,5 +44,6 @@ class TrainingLog(TrainerCallback):
         if self._count:
             kept = zip(episodes[: self._count], scores, strict=False)
             self._file.append(
-                Played(TRAINING, e, kind_of(e), step=step, scores=told) for e, told in kept
+                Played(TRAINING, e, kind_of(e), step=step, scores=told, env_digest=digest_of(e))
+                for e, told in kept
             )
