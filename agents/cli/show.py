@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from journeyman.agents.cli.base import OK, Commands, command, task_id
+from journeyman.agents.cli.base import OK, Commands, Parser, command, task_id
 from journeyman.agents.errors import CommandError
 
 if TYPE_CHECKING:
@@ -20,22 +20,13 @@ def add(commands: Commands) -> None:
     """Add the command."""
     parser = command(commands, "show", _show, "show the episodes of a run")
     parser.add_argument("run", help="a run's folder, or its name under runs/")
-    parser.add_argument("--row", help='only of this row, such as "student after" or "training"')
-    parser.add_argument("--failed", action="store_true", help="only what was not solved")
-    parser.add_argument("--kind", help="only tasks of this kind")
-    parser.add_argument("--env", metavar="ID", help="only of this environment")
-    parser.add_argument("--task", metavar="ID", type=task_id, help="only this task (or number)")
+    add_choices(parser)
     parser.add_argument(
         "--limit",
         metavar="N",
-        type=_limit,
+        type=limit,
         default=DEFAULT_LIMIT,
         help="at most so many; 0 shows all (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--scores",
-        action="store_true",
-        help="only what has scores of teacher and credit, and print them",
     )
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--html", type=Path, metavar="FILE", help="write one page instead")
@@ -46,7 +37,21 @@ def add(commands: Commands) -> None:
     )
 
 
-def _limit(text: str) -> int:
+def add_choices(parser: Parser) -> None:
+    """Add the arguments that choose episodes (see `matches`)."""
+    parser.add_argument("--row", help='only of this row, such as "student after" or "training"')
+    parser.add_argument("--failed", action="store_true", help="only what was not solved")
+    parser.add_argument("--kind", help="only tasks of this kind")
+    parser.add_argument("--env", metavar="ID", help="only of this environment")
+    parser.add_argument("--task", metavar="ID", type=task_id, help="only this task (or number)")
+    parser.add_argument(
+        "--scores",
+        action="store_true",
+        help="only what has scores of teacher and credit, which are shown",
+    )
+
+
+def limit(text: str) -> int:
     """How many, for argparse."""
     if not text.isascii() or not text.isdigit():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
@@ -59,9 +64,9 @@ def _show(options: argparse.Namespace) -> int:
 
     run = find_run(options.run)
     file = EpisodeFile(run)
-    found = file.read(lambda line: _matches(line, options))
+    found = file.read(lambda line: matches(line, options))
     if not found:
-        raise CommandError(_nothing(file, options))
+        raise CommandError(nothing(file, options))
     if options.scores and options.summary:
         raise CommandError("--summary shows no scores: leave out --scores or --summary")
     if options.summary:
@@ -79,7 +84,8 @@ def _show(options: argparse.Namespace) -> int:
     return OK
 
 
-def _matches(line: Mapping[str, Any], options: argparse.Namespace) -> bool:
+def matches(line: Mapping[str, Any], options: argparse.Namespace) -> bool:
+    """Whether a line of `episodes.jsonl` is what was asked for."""
     wanted = {
         "row": options.row,
         "kind": options.kind,
@@ -102,7 +108,7 @@ def _choice(options: argparse.Namespace) -> str:
     return ", ".join(f"{n} {v}" if v is not True else n for n, v in asked.items()) or "all episodes"
 
 
-def _nothing(file: EpisodeFile, options: argparse.Namespace) -> str:
+def nothing(file: EpisodeFile, options: argparse.Namespace) -> str:
     """Why nothing matches: a name that is not there, or names that do not go together."""
     lines = list(file.lines())
     for asked, key in (("row", "row"), ("kind", "kind"), ("env", "env_id")):

@@ -36,7 +36,7 @@ def as_text(played: Played, scores: bool = False) -> str:
         if step.truncated:
             lines.append("(the turn hit its token limit)")
     lines.append(verdict(played))
-    if gold := _solution(played):
+    if gold := known_solution(played):
         lines += ("One way to solve it:", *(f"  {line}" for line in gold))
     return "\n".join(lines)
 
@@ -91,7 +91,7 @@ def _notes(results: Sequence[ToolResult]) -> list[str]:
     return [result.call.status.value for result in results if not result.ok]
 
 
-def _solution(played: Played) -> list[str]:
+def known_solution(played: Played) -> list[str]:
     """Gold calls of a task that was not solved; none if its environment is not installed here."""
     if played.episode.success:
         return []
@@ -185,7 +185,7 @@ def _section(played: Played) -> str:
         if step.truncated:
             parts.append(_status("the turn hit its token limit"))
     parts.append(f'<p class="verdict">{_escaped(verdict(played))}</p>')
-    if gold := _solution(played):
+    if gold := known_solution(played):
         parts.append(_bubble(Message("tool", "\n".join(gold), "one way to solve it")))
     return "\n".join((*parts, "</details>"))
 

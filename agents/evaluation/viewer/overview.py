@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from journeyman.agents.evaluation.failures import failure
 from journeyman.agents.evaluation.files import json_lines
+from journeyman.agents.evaluation.measures import estimates, measures
 from journeyman.agents.evaluation.metrics import Rate
 from journeyman.agents.evaluation.printing import one_line
 from journeyman.agents.evaluation.records import TRAINING, Played, metrics_of
@@ -41,9 +42,10 @@ def row_figures(label: str, run: str, played: Sequence[Played]) -> dict[str, Any
         "episodes": len(played),
         "infra": metrics.infra_failures,
         "success": _rate(metrics.success),
-        "valid": metrics.call_validity,
-        "calls": metrics.calls_per_task,
-        "turns": metrics.turns_per_task,
+        "measures": {
+            name: [it.value, it.low, it.high]
+            for name, it in estimates(measures(), (p.episode for p in played)).items()
+        },
         "tokens": metrics.tokens_per_task,
         "cost": None if metrics.cost is None else metrics.cost / (len(played) or 1),
         "environment": {one_line(k): _rate(r) for k, r in metrics.by_env.items()},
@@ -104,8 +106,3 @@ def _thinned(points: Sequence[Sequence[float]]) -> list[list[float]]:
     return [
         [round(fmean(column), 6) for column in zip(*group, strict=False)] for group in groups
     ]
-
-
-def shared_label(run: str, row: str, runs: Mapping[str, object]) -> str:
-    """What a row is called: with its run where there are several."""
-    return row if len(runs) == 1 else f"{run}: {row}"

@@ -6,20 +6,24 @@ Every text is `printable` already: the page has nothing to do but to show it.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from journeyman.agents.evaluation.failures import failure
 from journeyman.agents.evaluation.printing import one_line, printable
 from journeyman.agents.evaluation.records import Played
-from journeyman.agents.evaluation.scores import Scores, StepScores
+from journeyman.agents.evaluation.scores import Scores, StepScores, StepWorth
 from journeyman.agents.evaluation.transcript import known_solution
 from journeyman.envs import Message, Step
-from journeyman.envs.types import LEVELS, Shortfall
+from journeyman.envs.shortfall import Shortfall
+from journeyman.envs.types import LEVELS
 from journeyman.tools import CallStatus, ToolCall, ToolResult
 
 _DIGITS = 4
 """Of what is said of a token: more would not be seen."""
+_NO_GAIN = 1e-3
+"""What rounding leaves of no difference."""
 
 
 class Texts:
@@ -88,7 +92,7 @@ def story(played: Played, place: str, row: int, texts: Texts) -> dict[str, Any]:
         "cost": sum(costs) if costs else None,
         "opening": [[m.role, texts.place(m.content), _name(m)] for m in episode.opening],
         "turns": turns,
-        "decides": None if scores is None else deciding_turn(scores.steps),
+        "decides": None if scores is None else deciding_turn(scores.steps, episode.success),
         "shortfall": None if episode.shortfall is None else _shortfall(episode.shortfall),
         "gold": _gold(played),
         "tree": _tree(scores),
@@ -96,28 +100,19 @@ def story(played: Played, place: str, row: int, texts: Texts) -> dict[str, Any]:
     return {key: value for key, value in data.items() if value not in (None, [], "")}
 
 
-def deciding_turn(steps: Sequence[StepScores]) -> int | None:
-    """The turn on which an episode turned, from 0; None if nothing that is known tells one.
+def deciding_turn(steps: Sequence[StepScores], solved: bool) -> int | None:
+    """The turn that decided an episode, from 0; None if nothing that is known tells one.
 
-    Where values V are known, it is the turn over which V falls most, that is, the one with the least
-    difference between the value after it and the one before it. Otherwise it is the turn whose
-    advantage is largest in size, if the turns' advantages differ. Of equals it is the first.
+    Where a search valued turns, it is the one that gained most, or, of an episode that failed, lost
+    most. Otherwise it is the turn whose advantage is largest in size, if the turns' advantages
+    differ. Of equals it is the first.
     """
-    values = [_value(step) for step in steps]
-    falls = {
-        turn: after - before
-        for turn, (before, after) in enumerate(zip(values, values[1:], strict=False))
-        if before is not None and after is not None
-    }
-    if falls and min(falls.values()) < 0:
-        return min(falls, key=lambda turn: falls[turn])
+    sign = 1 if solved else -1
+    gains = [sign * step.value.gain if step.value else -math.inf for step in steps]
+    if max(gains, default=0.0) > _NO_GAIN:
+        return gains.index(max(gains))
     sizes = [abs(step.advantage) for step in steps]
     return sizes.index(max(sizes)) if len(set(sizes)) > 1 else None
-
-
-def _value(step: StepScores) -> float | None:
-    value: float | None = getattr(step, "value", None)
-    return value
 
 
 def _tokens(played: Played) -> int:
@@ -220,10 +215,20 @@ def _score(score: StepScores) -> dict[str, Any]:
         "weight": round(score.weight, _DIGITS),
         "advantage": round(score.advantage, _DIGITS),
         "grade": score.grade,
-        "value": _value(score),
+        "value": None if score.value is None else _worth(score.value),
         "parts": [[one_line(name), *part] for name, part in score.parts.items()],
     }
     return {key: value for key, value in data.items() if value not in (None, [])}
+
+
+def _worth(value: StepWorth) -> dict[str, float]:
+    return {
+        "before": value.before,
+        "after": value.after,
+        "gain": round(value.gain, _DIGITS),
+        "error": value.error,
+        "samples": value.samples,
+    }
 
 
 def _shortfall(found: Shortfall) -> dict[str, Any]:
@@ -249,10 +254,9 @@ def _gold(played: Played) -> list[str]:
     ]
 
 
-def _tree(scores: Scores | None) -> Mapping[str, Any] | None:
+def _tree(scores: Scores | None) -> Any:
     """The search tree that judged it, where one was kept."""
-    tree = getattr(scores, "tree", None)
-    return None if tree is None else _fit(tree)
+    return None if scores is None or scores.tree is None else _fit(scores.tree.to_dict())
 
 
 def _fit(value: Any) -> Any:
@@ -260,7 +264,7 @@ def _fit(value: Any) -> Any:
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, Mapping):
-        return {printable(str(key)): _fit(item) for key, item in value.items()}
+        return {key: _fit(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_fit(item) for item in value]
     return value
