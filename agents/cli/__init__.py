@@ -12,7 +12,18 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from journeyman.agents.cli import compare, envs, models, pages, play, sandbox, show, teacher, tools, worth
+from journeyman.agents.cli import (
+    compare,
+    envs,
+    models,
+    pages,
+    play,
+    sandbox,
+    show,
+    teacher,
+    tools,
+    worth,
+)
 from journeyman.agents.cli.base import (
     FAILED,
     INTERRUPTED,

@@ -71,12 +71,12 @@ def _runs(options: argparse.Namespace) -> list[Path]:
 def _report(options: argparse.Namespace) -> int:
     from journeyman.agents.evaluation.records import EpisodeFile
     from journeyman.agents.evaluation.report import write_atomically
-    from journeyman.agents.evaluation.viewer.document import page, page_data
+    from journeyman.agents.evaluation.viewer.document import page, page_data, read_runs
 
     runs = _runs(options)
     if options.output.is_dir():
         raise CommandError(f"--output {options.output} is a folder: name a file in it")
-    data = page_data(runs, lambda line: matches(line, options), options.limit)
+    data = page_data(read_runs(runs, lambda line: matches(line, options)), options.limit)
     if not data["episodes"]:
         raise CommandError(nothing(EpisodeFile(runs[0]), options))
     text = page(data).encode("utf-8", "backslashreplace")
@@ -102,12 +102,13 @@ def _view(options: argparse.Namespace) -> int:
 
 def serving(options: argparse.Namespace) -> PageServer:
     """The server that `view` runs, already listening."""
-    from journeyman.agents.evaluation.viewer.document import page_data
+    from journeyman.agents.evaluation.viewer.document import page_data, read_runs
     from journeyman.agents.evaluation.viewer.live import PageServer, Reading
 
     runs = _runs(options)
     reading = Reading(
-        runs, lambda: page_data(runs, lambda line: matches(line, options), options.limit)
+        runs,
+        lambda: page_data(read_runs(runs, lambda line: matches(line, options)), options.limit),
     )
     try:
         return PageServer(reading, options.port)

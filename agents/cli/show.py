@@ -60,11 +60,12 @@ def limit(text: str) -> int:
 
 def _show(options: argparse.Namespace) -> int:
     from journeyman.agents.evaluation.records import EpisodeFile, find_run
-    from journeyman.agents.evaluation.transcript import as_html, as_text
+    from journeyman.agents.evaluation.transcript import as_text
 
     run = find_run(options.run)
     file = EpisodeFile(run)
-    found = file.read(lambda line: matches(line, options))
+    numbered = list(file.numbered(lambda line: matches(line, options)))
+    found = [played for _, played in numbered]
     if not found:
         raise CommandError(nothing(file, options))
     if options.scores and options.summary:
@@ -77,11 +78,18 @@ def _show(options: argparse.Namespace) -> int:
         "; --limit 0 shows all" if len(shown) < len(found) else ""
     )
     if options.html:
-        options.html.write_text(as_html(f"{run}: {_choice(options)}", shown), encoding="utf-8")
+        _write_page(options.html, run, numbered[: options.limit or None])
         print(f"page: {options.html} ({more})")
         return OK
     print("\n\n".join(as_text(p, options.scores) for p in shown) + f"\n\n{more}")
     return OK
+
+
+def _write_page(path: Path, run: Path, numbered: Sequence[tuple[int, Played]]) -> None:
+    from journeyman.agents.evaluation.viewer.document import RunEpisodes, page, page_data
+
+    data = page_data([RunEpisodes(run.resolve().name, run, numbered)])
+    path.write_text(page(data), encoding="utf-8")
 
 
 def matches(line: Mapping[str, Any], options: argparse.Namespace) -> bool:

@@ -1,4 +1,4 @@
-"""The page: what run folders hold as data, and the one HTML file that shows it and loads nothing."""
+"""The page: what run folders hold, as data, and the one HTML file that shows it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from functools import cache
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from journeyman.agents.evaluation.measures import measures
 from journeyman.agents.evaluation.printing import one_line
@@ -24,44 +24,69 @@ SCRIPTS = ("core.js", "charts.js", "overview.js", "list.js", "episode.js", "pair
 """In the order they are put together."""
 
 
-def page_data(
-    runs: Sequence[Path],
-    wanted: Callable[[Mapping[str, Any]], bool] = lambda line: True,
-    limit: int = 0,
-) -> dict[str, Any]:
-    """All that a page shows of some runs.
+class RunEpisodes(NamedTuple):
+    """What a page shows of one run."""
+
+    name: str
+    """What it is called."""
+    folder: Path
+    """Where its other files are."""
+    numbered: Sequence[tuple[int, Played]]
+    """Episodes, each with the number of its line in `episodes.jsonl`."""
+
+
+def read_runs(
+    runs: Sequence[Path], wanted: Callable[[Mapping[str, Any]], bool] = lambda line: True
+) -> list[RunEpisodes]:
+    """What was played in some runs.
 
     Args:
         runs: Their folders.
         wanted: Chooses lines of `episodes.jsonl`.
-        limit: Of each row at most so many episodes are shown, 0 for all; figures are of all.
 
     Raises:
         RunFileError: A file of a run holds something else.
         OSError: One cannot be read.
     """
-    names, texts = run_names(runs), Texts()
+    return [
+        RunEpisodes(name, run, list(EpisodeFile(run).numbered(wanted)))
+        for run, name in zip(runs, run_names(runs), strict=True)
+    ]
+
+
+def page_data(runs: Sequence[RunEpisodes], limit: int = 0) -> dict[str, Any]:
+    """All that a page shows of some runs.
+
+    Args:
+        runs: What was played.
+        limit: Of each row at most so many episodes are shown, 0 for all; figures are of all.
+
+    Raises:
+        RunFileError: A run's `metrics.jsonl` holds something else.
+        OSError: It cannot be read.
+    """
+    texts = Texts()
     rows: list[dict[str, Any]] = []
     episodes: list[dict[str, Any]] = []
-    for number, (run, name) in enumerate(zip(runs, names, strict=True)):
-        numbered = list(EpisodeFile(run).numbered(wanted))
-        lines = {id(played): line for line, played in numbered}
-        for row, played in rows_of(p for _, p in numbered).items():
-            label = row if len(runs) == 1 else f"{name}: {row}"
-            rows.append(row_figures(label, name, played))
+    for number, run in enumerate(runs):
+        lines = {id(played): line for line, played in run.numbered}
+        for row, played in rows_of(p for _, p in run.numbered).items():
+            label = row if len(runs) == 1 else f"{run.name}: {row}"
+            rows.append(row_figures(label, run.name, played))
             for p in islice(played, limit or None):
                 episodes.append(story(p, f"{number}.{lines[id(p)]}", len(rows) - 1, texts))
+    episodes.sort(key=lambda it: bool(rows[it["row"]]["scripted"]))
     return {
-        "title": one_line(", ".join(names)),
+        "title": one_line(", ".join(run.name for run in runs)),
         "rows": rows,
         "measures": [
             {"name": it.name, "title": it.title, "unit": it.unit, "about": it.about}
             for it in measures().values()
         ],
         "curves": [
-            {"run": one_line(name), "series": found}
-            for run, name in zip(runs, names, strict=True)
-            if (found := curves(run))
+            {"run": one_line(run.name), "series": found}
+            for run in runs
+            if (found := curves(run.folder))
         ],
         "texts": texts.listed,
         "episodes": episodes,

@@ -18,6 +18,8 @@ from journeyman.agents.evaluation.records import TRAINING, Played, metrics_of
 from journeyman.agents.evaluation.viewer.story import level_of
 
 METRICS = "metrics.jsonl"
+SCRIPTED = ("no-op", "oracle")
+"""Rows that every evaluation has, and that nobody is curious about: they are listed last."""
 _POINTS = 240
 """Of a curve: a picture is not wider."""
 _NOT_DRAWN = frozenset({"step", "epoch", "seconds", "cpu_seconds", "eval/low", "eval/high"})
@@ -38,6 +40,7 @@ def row_figures(label: str, run: str, played: Sequence[Played]) -> dict[str, Any
         "label": one_line(label),
         "run": one_line(run),
         "training": played[0].row == TRAINING,
+        "scripted": played[0].row in SCRIPTED,
         "tasks": metrics.tasks,
         "episodes": len(played),
         "infra": metrics.infra_failures,
@@ -103,6 +106,4 @@ def _is_figure(value: object) -> bool:
 def _thinned(points: Sequence[Sequence[float]]) -> list[list[float]]:
     size = math.ceil(len(points) / _POINTS)
     groups = [points[start : start + size] for start in range(0, len(points), size or 1)]
-    return [
-        [round(fmean(column), 6) for column in zip(*group, strict=False)] for group in groups
-    ]
+    return [[round(fmean(column), 6) for column in zip(*group, strict=False)] for group in groups]

@@ -1,4 +1,4 @@
-"""One episode as data of a page: what was said, called and judged, where it turned and why it failed.
+"""One episode as data of a page: what was said, called and judged, and why it failed.
 
 Every text is `printable` already: the page has nothing to do but to show it.
 """
@@ -22,6 +22,8 @@ from journeyman.tools import CallStatus, ToolCall, ToolResult
 
 _DIGITS = 4
 """Of what is said of a token: more would not be seen."""
+_ENDLESS = 1e9
+"""The page shows it so."""
 _NO_GAIN = 1e-3
 """What rounding leaves of no difference."""
 
@@ -63,9 +65,7 @@ def story(played: Played, place: str, row: int, texts: Texts) -> dict[str, Any]:
     """
     episode, scores = played.episode, played.scores
     told = scores.steps if scores else (None,) * len(episode.steps)
-    turns = [
-        _turn(step, score, scores) for step, score in zip(episode.steps, told, strict=True)
-    ]
+    turns = [_turn(step, score, scores) for step, score in zip(episode.steps, told, strict=True)]
     usages = [step.usage for step in episode.steps if step.usage is not None]
     costs = [usage.cost for usage in usages if usage.cost is not None]
     why = failure(episode)
@@ -203,20 +203,30 @@ def _shades(step: Step, scores: Scores, pieces: Sequence[str]) -> dict[str, Any]
     start, end = step.span
     told = {"ratio": scores.log_ratio, "weight": scores.weights, "advantage": scores.advantages}
     figures = {
-        name: [round(value, _DIGITS) for value in values[start:end]]
+        name: [_number(value) for value in values[start:end]]
         for name, values in told.items()
         if values is not None and any(values[start:end])
     }
     return {"widths": [len(p.encode("utf-16-le")) // 2 for p in pieces[:-1]], **figures}
 
 
+def _number(value: float) -> float:
+    """As many digits as are seen; JSON has no number for what is without end."""
+    if math.isnan(value):
+        return 0.0
+    return round(max(-_ENDLESS, min(_ENDLESS, value)), _DIGITS)
+
+
 def _score(score: StepScores) -> dict[str, Any]:
     data = {
-        "weight": round(score.weight, _DIGITS),
-        "advantage": round(score.advantage, _DIGITS),
+        "weight": _number(score.weight),
+        "advantage": _number(score.advantage),
         "grade": score.grade,
         "value": None if score.value is None else _worth(score.value),
-        "parts": [[one_line(name), *part] for name, part in score.parts.items()],
+        "parts": [
+            [one_line(name), _number(part.log_ratio), _number(part.distance), part.tokens]
+            for name, part in score.parts.items()
+        ],
     }
     return {key: value for key, value in data.items() if value not in (None, [])}
 

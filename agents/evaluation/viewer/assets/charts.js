@@ -13,12 +13,16 @@ function dot(look, x, y, told, r = 4.5) {
   if (told) shape.append(svg('title', {}, told));
   return shape;
 }
-const picture = (width, height, told, ...children) =>
-  svg('svg', { viewBox: `0 0 ${width} ${height}`, width, height, role: 'img', 'aria-label': told }, ...children);
+/** A picture with links in it is a group of them; one without is an image. */
+function picture(width, height, told, ...children) {
+  const made = svg('svg', { viewBox: `0 0 ${width} ${height}`, width, height, 'aria-label': told }, ...children);
+  made.setAttribute('role', made.querySelector('a') ? 'group' : 'img');
+  return made;
+}
 const text = (x, y, words, name = '', anchor = 'start') =>
   svg('text', { x, y, class: name, 'text-anchor': anchor }, words);
 const line = (x1, y1, x2, y2, name) => svg('line', { x1, y1, x2, y2, class: name });
-const link = (href, ...children) => (href ? svg('a', { href, tabindex: -1 }, ...children) : children);
+const link = (href, told, passed, ...children) => (href ? svg('a', { href, 'aria-label': told, tabindex: passed ? -1 : null }, ...children) : children);
 
 /** Round steps of an axis, about `count` of them. */
 function ticks(low, high, count = 4) {
@@ -30,9 +34,10 @@ function ticks(low, high, count = 4) {
   return found;
 }
 
-/** Shares with intervals: a band a group, in it a mark a row. */
-function intervals(width, told, groups) {
-  const left = Math.min(150, width * 0.34), right = 46, each = 17, gap = 9;
+/** Shares with intervals: a band a group, in it a mark a row, each on a line of its own or, dense, all on one. */
+function intervals(width, told, groups, dense) {
+  const left = Math.min(150, width * 0.34), right = dense ? 14 : 54, gap = dense ? 12 : 9;
+  const each = dense ? 4 : 17;
   const scale = (share) => left + share * (width - left - right);
   let y = 4;
   const marks = [];
@@ -43,14 +48,14 @@ function intervals(width, told, groups) {
       const at = y + gap / 2 + each * (index + 0.5);
       if (value === null || value === undefined) return;
       const words = `${name === label ? '' : `${name}, `}${label}: ${percent(value)} (${percent(low)} to ${percent(high)}, ${many(tasks, 'task')})`;
-      marks.push(link(href, svg('g', { class: 'hit' },
-        svg('rect', { x: left, y: at - each / 2, width: width - left, height: each, class: 'reach' }, svg('title', {}, words)),
+      marks.push(link(href, words, dense, svg('g', { class: 'hit' },
+        !dense && svg('rect', { x: left, y: at - each / 2, width: width - left, height: each, class: 'reach' }, svg('title', {}, words)),
         line(scale(low), at, scale(high), at, `whisker c${look}`),
-        dot(look, scale(value), at, words),
-        text(width - right + 8, at + 4, `${(100 * value).toFixed(0)}%`, 'figure'))));
+        dot(look, scale(value), at, words, dense ? 4 : 4.5),
+        !dense && text(width - right + 13, at + 4, `${(100 * value).toFixed(0)}%`, 'figure'))));
     });
     y += gap + each * rates.length;
-    marks.push(line(left, y, width - right, y, 'faint'));
+    marks.push(line(dense ? 0 : left, y, width - right, y, 'faint'));
   }
   const grid = [0, 0.25, 0.5, 0.75, 1].map((it) => [
     line(scale(it), 0, scale(it), y, 'grid'), text(scale(it), y + 15, `${100 * it}`, 'tick', 'middle')]);
@@ -68,9 +73,9 @@ function stacks(width, told, bars, keys, looks) {
       keys.filter((key) => bar.parts[key]).map((key) => {
         const wide = (bar.parts[key] / most) * (width - left - right), from = x;
         x += wide;
-        return link(bar.href && bar.href(key), svg('g', { class: 'hit' },
-          svg('rect', { x: from, y, width: Math.max(wide - 1, 1), height: each - 6, rx: 2, class: `fill ${looks[key]}` },
-            svg('title', {}, `${bar.name}: ${words(key)}, ${number(bar.parts[key])} of ${number(bar.total)}`))));
+        const told = `${bar.name}: ${words(key)}, ${number(bar.parts[key])} of ${number(bar.total)}`;
+        return link(bar.href && bar.href(key), told, false, svg('g', { class: 'hit' },
+          svg('rect', { x: from, y, width: Math.max(wide - 1, 1), height: each - 6, rx: 2, class: `fill ${looks[key]}` }, svg('title', {}, told))));
       }),
       text(x + 7, y + 14, number(bar.total), 'figure')];
   });

@@ -15,11 +15,12 @@ function fill(node, attributes, children) {
 }
 const el = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
 const svg = (tag, attributes, ...children) =>
-  fill(document.createElementNS('http://www.w3.org/2000/svg', tag), attributes, children);
+  fill(document.createElementNS($('mark').namespaceURI, tag), attributes, children);
 
 const percent = (share) => (share === null || share === undefined ? '–' : `${(100 * share).toFixed(1)}%`);
 const number = (value, digits = 3) => {
   if (value === null || value === undefined) return '–';
+  if (Math.abs(value) >= 1e9) return value > 0 ? '∞' : '−∞';
   if (Number.isInteger(value)) return value.toLocaleString('en');
   return Math.abs(value) >= 1000 ? Math.round(value).toLocaleString('en') : String(+value.toPrecision(digits));
 };

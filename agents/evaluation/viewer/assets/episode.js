@@ -27,8 +27,8 @@ function shaded(turn, by, most) {
 const badge = (status) => el('span', { class: `badge ${status === 'ok' ? 'good' : 'bad'}` }, words(status));
 function callBox(call) {
   return el('div', { class: `call ${call.status === 'ok' ? '' : 'bad'}` },
-    el('div', { class: 'call-line' }, badge(call.status), el('code', {}, el('b', {}, call.name || '(no name)'), '(',
-      call.arguments.map(([name, value], index) => [index ? ', ' : '', el('span', { class: 'argument' }, `${name}: `), value]), ')'),
+    el('div', { class: 'call-line' }, badge(call.status), call.name || call.arguments.length ? el('code', {}, el('b', {}, call.name || '(no name)'), '(',
+      call.arguments.map(([name, value], index) => [index ? ', ' : '', el('span', { class: 'argument' }, `${name}: `), value]), ')') : el('code', {}, 'a call that cannot be read'),
     call.seconds >= 0.1 && el('small', {}, `${number(call.seconds)} s`)),
     el('pre', { class: 'result' }, call.result));
 }
@@ -96,12 +96,12 @@ function stepsBox(it) {
   const scores = (it.turns || []).map((turn) => turn.score);
   if (!scores.some(Boolean)) return null;
   const most = Math.max(...scores.map((score) => Math.abs(score ? score.advantage : 0)));
-  const valued = scores.some((score) => score && score.value);
+  const valued = scores.some((score) => score && score.value), moved = most > 0;
   return el('section', { class: 'card' }, el('h2', {}, 'Steps'), el('table', { class: 'steps' },
-    el('thead', {}, el('tr', {}, ['turn', 'advantage', valued && 'V after', 'weight'].filter(Boolean).map((name) => el('th', { scope: 'col' }, name)))),
+    el('thead', {}, el('tr', {}, ['turn', moved && 'advantage', valued && 'V after', 'weight'].filter(Boolean).map((name) => el('th', { scope: 'col' }, name)))),
     el('tbody', {}, scores.map((score, index) => score && el('tr', { class: it.decides === index ? 'decides' : '' },
-      el('th', { scope: 'row' }, el('a', { href: `${place(it)}/${index + 1}` }, `${index + 1} ${(it.turns[index].calls || []).map((call) => call.name).join(', ') || 'answer'}`)),
-      el('td', {}, signedBar(score.advantage, most), signed(+score.advantage.toFixed(2))),
+      el('th', { scope: 'row' }, el('a', { href: `${place(it)}/${index + 1}` }, `${index + 1} ${(it.turns[index].calls || []).map((call) => call.name || 'malformed').join(', ') || 'answer'}`)),
+      moved && el('td', {}, signedBar(score.advantage, most), signed(+score.advantage.toFixed(2))),
       valued && el('td', {}, score.value ? [meter(score.value.after), number(score.value.after, 2)] : '–'),
       el('td', {}, number(score.weight, 2)))))));
 }
@@ -145,10 +145,10 @@ function episodePage({ parts: [id, turn] }) {
     el('h1', {}, mark(it), ` ${title(it)}`),
     el('p', { class: 'lead' }, svg('svg', { viewBox: '0 0 14 14', width: 14, height: 14, 'aria-hidden': 'true' }, dot(rowOf(it).look, 7, 7, '', 4.5)), ` ${rowOf(it).label}${it.kind ? ` · ${it.kind}` : ''}`),
     el('div', { class: 'two' },
-      el('div', { class: 'side' }, whyBox(it),
-        it.tree && el('section', { class: 'card' }, el('h2', {}, 'Search tree'), el('p', {}, el('a', { class: 'button primary', href: `${place(it)}/tree` }, branches ? `Open the tree (${many(size(it.tree), 'node')})` : 'Open the tree'))),
-        stepsBox(it), it.gold && el('section', { class: 'card' }, el('h2', {}, 'One way to solve it'), el('ol', { class: 'gold' }, it.gold.map((line) => el('li', {}, el('code', {}, line))))),
-        othersBox(it), facts(it)),
+      el('div', { class: 'side' }, el('div', { class: 'first' }, whyBox(it),
+        it.tree && el('section', { class: 'card' }, el('h2', {}, 'Search tree'), el('p', {}, el('a', { class: 'button primary', href: `${place(it)}/tree` }, branches ? `Open the tree (${many(size(it.tree), 'node')})` : 'Open the tree')))),
+        el('div', { class: 'rest' }, stepsBox(it), it.gold && el('section', { class: 'card' }, el('h2', {}, 'One way to solve it'), el('ol', { class: 'gold' }, it.gold.map((line) => el('li', {}, el('code', {}, line))))),
+        othersBox(it), facts(it))),
       el('div', {}, shades, talk)),
   ];
 }
@@ -216,5 +216,5 @@ function nodeDetail(node, it) {
     success: node.success === null ? '–' : percent(node.success), calls: (node.calls || []).map(words).join(', '), end: node.stop ? words(node.stop) : '', by: node.by || 'student' };
   return [el('h2', {}, node.turn ? `After turn ${node.turn}` : 'Where the task begins'),
     el('dl', {}, Object.entries(told).filter(([, value]) => value !== '').map(([name, value]) => [el('dt', {}, name), el('dd', {}, value)])),
-    node.text && el('pre', { class: 'said' }, node.text), node.own && node.turn > 0 && el('p', {}, el('a', { href: `${place(it)}/${node.turn}` }, 'in the conversation'))];
+    node.text && el('pre', { class: 'said' }, node.text), node.own && node.turn > 0 && el('p', {}, el('a', { href: `${place(it)}/${node.turn}` }, 'in the conversation'))].filter(Boolean);
 }

@@ -2,7 +2,7 @@
 
 const SLICE = 120;
 const COLUMNS = [
-  ['outcome', '', (it) => (it.broken ? 2 : it.success ? 0 : 1)],
+  ['outcome', '✓', (it) => (it.broken ? 2 : it.success ? 0 : 1)],
   ['task', 'task', (it) => `${it.env} ${it.task.replace(/\d+/g, (digits) => digits.padStart(9, '0'))} ${it.attempt}`],
   ['row', 'policy', (it) => it.row],
   ['kind', 'kind', (it) => it.kind || ''],
@@ -70,9 +70,9 @@ function listPage({ query }) {
     scored && el('label', { class: 'check' }, el('input', { type: 'checkbox', checked: !!state.scored, onchange: (event) => change('scored', event.target.checked ? '1' : '') }), 'with scores'), count);
   const columns = COLUMNS.filter(([key]) => key !== 'step' || store.data.episodes.some((it) => it.step !== undefined));
   const heads = columns.map(([key, heading]) => el('th', { scope: 'col', class: NARROW.has(key) ? key : `${key} wider` },
-    el('button', { type: 'button', 'aria-label': `sort by ${heading || key}`, onclick: () => {
+    el('button', { type: 'button', 'aria-label': `sort by ${key === 'outcome' ? key : heading}`, onclick: () => {
       change('sort', state.sort === key ? `${key}.down` : state.sort === `${key}.down` ? '' : key);
-    } }, heading || '±', el('span', { class: 'arrow', 'aria-hidden': 'true' }))));
+    } }, heading, el('span', { class: 'arrow', 'aria-hidden': 'true' }))));
   const body = el('tbody', {}), more = el('p', { class: 'more' });
   const watch = new IntersectionObserver((seen) => { if (seen.some((it) => it.isIntersecting)) grow(); }, { rootMargin: '600px' });
   const grow = () => {

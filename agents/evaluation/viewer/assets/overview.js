@@ -28,12 +28,14 @@ function overviewPage() {
   for (const [key, heading] of [['kind', 'Success by kind of task'], ['environment', 'Success by environment'], ['level', 'Success by level']]) {
     const names = [...new Set(rows.flatMap((row) => Object.keys(row[key])))].sort();
     if (names.length < 2) continue;
+    const own = rows.filter((row) => !row.scripted), ease = (name) => own.reduce((sum, row) => sum + (row[key][name] ? row[key][name][0] : 0), 0);
+    if (key !== 'level') names.sort((a, b) => ease(a) - ease(b)); // the hardest first
     panels.push(panel(heading, (width) => intervals(width, `${heading} and policy, with 95% intervals`, names.map((name) => ({
       name: key === 'environment' ? short(name) : name,
       rates: visible().filter((row) => row[key][name]).map((row) => ({
         look: row.look, label: row.label, rate: row[key][name],
         href: listAddress({ row: row.index, [key === 'environment' ? 'env' : key]: name }) })),
-    })))));
+    })), names.length > 5)));
   }
   const failures = [...new Set(rows.flatMap((row) => Object.keys(row.failures)))];
   if (failures.length) {
@@ -80,7 +82,7 @@ function rowTable(rows) {
 }
 
 function toolPanel(called) {
-  let chosen = called.find((row) => !/oracle|no-op/.test(row.label) && !row.training) || called[0];
+  let chosen = called.find((row) => !row.scripted && !row.training) || called[0];
   const statuses = [...new Set(called.flatMap((row) => Object.values(row.tools).flatMap(Object.keys)))]
     .sort((a, b) => Object.keys(STATUS_LOOKS).indexOf(a) - Object.keys(STATUS_LOOKS).indexOf(b));
   const looks = Object.fromEntries(statuses.map((name) => [name, STATUS_LOOKS[name] || 'f8']));
@@ -107,7 +109,7 @@ function curvePanels(curves) {
     const series = curves.flatMap((run, index) => keys.filter((key) => run.series[key]).map((key, place) => ({
       look: curves.length > 1 ? index % 8 : place ? 1 : 0, label: curves.length > 1 ? `${run.run}: ${key}` : key, dashed: place > 0, points: run.series[key] })));
     return series.length ? [panel(heading, (width) => lines(width, wide ? 230 : 150, `${heading} over training steps`, series, share),
-      { wide, head: series.length > 1 && el('ul', { class: 'legend' }, series.map((it) => el('li', {},
+      { wide, head: el('ul', { class: 'legend' }, series.map((it) => el('li', {},
         svg('svg', { viewBox: '0 0 22 10', width: 22, height: 10, 'aria-hidden': 'true' }, svg('path', { d: 'M0 5H22', class: `line c${it.look}${it.dashed ? ' dashed' : ''}` })), it.label))) })] : [];
   };
   const first = drawn(['eval/success', 'rollout/success'], 'Learning curve: success', true, true);

@@ -32,7 +32,7 @@ function firstPair() {
   const name = (wanted) => played.find((row) => row.label.endsWith(wanted));
   const known = [name('student before'), name('student after')];
   if (known[0] && known[1]) return known.map((row) => row.index);
-  const own = played.filter((row) => !/(^|: )(no-op|oracle)$/.test(row.label)), all = own.length > 1 ? own : rows;
+  const own = played.filter((row) => !row.scripted), all = own.length > 1 ? own : rows;
   return [all[0].index, all[1].index];
 }
 
@@ -57,6 +57,6 @@ function sidePage({ parts }) {
     el('h2', {}, mark(it), ' ', el('a', { href: place(it) }, rowOf(it).label), it.step === undefined ? '' : `, step ${it.step}`),
     whyBox(it), conversation(it, at === undefined ? -1 : at));
   return [el('div', { class: 'head' }, el('a', { class: 'button', href: `#/rows/${a.row}/${b.row}` }, '← Compare'),
-    at !== undefined && el('span', { class: 'position' }, `the same up to turn ${at + 1}`)),
-  el('h1', {}, title(a)), el('div', { class: 'pair' }, column(a), column(b))];
+    at !== undefined && el('span', { class: 'position' }, `different from turn ${at + 1} on`)),
+  el('h1', {}, taskOf(a) === taskOf(b) ? title(a) : `${title(a)} and ${title(b)}`), el('div', { class: 'pair' }, column(a), column(b))];
 }
