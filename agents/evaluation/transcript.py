@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from journeyman.agents.evaluation.printing import one_line, printable
 from journeyman.agents.evaluation.records import Played
@@ -85,12 +86,17 @@ def _notes(results: Sequence[ToolResult]) -> list[str]:
     return [result.call.status.value for result in results if not result.ok]
 
 
-def known_solution(played: Played) -> list[str]:
+def known_solution(played: Played) -> Sequence[str]:
     """Gold calls of a task that was not solved; none if its environment is not installed here."""
     if played.episode.success:
-        return []
+        return ()
+    return _solution(played.episode.env_id, played.episode.task_id)
+
+
+@lru_cache(maxsize=10_000)  # rows play the same tasks, and some are slow to make
+def _solution(env_id: str, task_id: str) -> tuple[str, ...]:
     try:
-        task = env_class(played.episode.env_id).load_task(played.episode.task_id)
+        task = env_class(env_id).load_task(task_id)
     except Exception:  # a plugin or a benchmark of another machine: each fails in its own way
-        return []
-    return solution(task)
+        return ()
+    return tuple(solution(task))
