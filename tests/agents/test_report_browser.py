@@ -1,5 +1,6 @@
 """The page in headless Chromium: every part of it, by mouse and by keyboard, in both themes."""
 
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ def browser() -> Iterator[Any]:
 
     with sync_playwright() as driver:
         # As root its sandbox does not start; and a container's shared memory may be too small.
-        flags = ["--no-sandbox", "--disable-dev-shm-usage"]
+        flags = ["--disable-dev-shm-usage", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
         found = driver.chromium.launch(executable_path=CHROMIUM, args=flags)
         yield found
         found.close()

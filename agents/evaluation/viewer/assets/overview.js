@@ -1,6 +1,6 @@
 // The first page: every row's figures in one table, then pictures of them.
 
-const STATUS_LOOKS = { ok: 'f0', tool_error: 'f2', timeout: 'f5', invalid_json: 'f3', unclosed: 'f7', missing_name: 'f6', unknown_tool: 'f4', invalid_arguments: 'f1' };
+const STATUS_LOOKS = { ok: 'f0', tool_error: 'f5', timeout: 'f2', invalid_arguments: 'f1', unknown_tool: 'f6', missing_name: 'f7', invalid_json: 'f3', unclosed: 'f4' };
 const UNITS = {
   share: percent, score: (it) => number(it, 2), count: (it) => number(it), tokens: (it) => number(it),
   seconds: (it) => `${number(it)} s`, money: (it) => number(it),
@@ -22,13 +22,15 @@ function overviewPage() {
   const { rows, curves, episodes } = store.data;
   if (!rows.length) return [el('h1', {}, 'Nothing was played yet'), el('p', {}, 'The page fills as the run writes.')];
   const visible = () => rows.filter((row) => !store.hidden.has(row.label));
+  // Scripts fail (or not) by design: they would only make the others' bars short.
+  const own = rows.filter((row) => !row.scripted), failing = own.length ? own : rows;
   const panels = [panel('Success by policy', (width) => intervals(width, 'Success of each policy in percent, with 95% intervals',
     visible().map((row) => ({ name: row.label, rates: [{ look: row.look, label: row.label, rate: row.success, href: listAddress({ row: row.index }) }] }))),
   { note: 'percent of episodes, 95% intervals over tasks' })];
   for (const [key, heading] of [['kind', 'Success by kind of task'], ['environment', 'Success by environment'], ['level', 'Success by level']]) {
     const names = [...new Set(rows.flatMap((row) => Object.keys(row[key])))].sort();
     if (names.length < 2) continue;
-    const own = rows.filter((row) => !row.scripted), ease = (name) => own.reduce((sum, row) => sum + (row[key][name] ? row[key][name][0] : 0), 0);
+    const ease = (name) => failing.reduce((sum, row) => sum + (row[key][name] ? row[key][name][0] : 0), 0);
     if (key !== 'level') names.sort((a, b) => ease(a) - ease(b)); // the hardest first
     panels.push(panel(heading, (width) => intervals(width, `${heading} and policy, with 95% intervals`, names.map((name) => ({
       name: key === 'environment' ? short(name) : name,
@@ -37,11 +39,11 @@ function overviewPage() {
         href: listAddress({ row: row.index, [key === 'environment' ? 'env' : key]: name }) })),
     })), names.length > 5)));
   }
-  const failures = [...new Set(rows.flatMap((row) => Object.keys(row.failures)))];
+  const failures = [...new Set(failing.flatMap((row) => Object.keys(row.failures)))];
   if (failures.length) {
     const looks = Object.fromEntries(failures.map((name, index) => [name, `f${index % 10}`]));
     panels.push(panel('Why episodes failed', (width) => stacks(width, 'Failed episodes of each policy by cause',
-      visible().filter((row) => Object.keys(row.failures).length).map((row) => ({
+      visible().filter((row) => failing.includes(row) && Object.keys(row.failures).length).map((row) => ({
         name: row.label, parts: row.failures, total: Object.values(row.failures).reduce((a, b) => a + b, 0),
         href: (failure) => listAddress({ row: row.index, failure }) })), failures, looks), { head: legend(looks) }));
   }
