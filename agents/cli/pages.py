@@ -103,10 +103,10 @@ def _view(options: argparse.Namespace) -> int:
 def serving(options: argparse.Namespace) -> PageServer:
     """The server that `view` runs, already listening."""
     from journeyman.agents.evaluation.viewer.document import page_data, read_runs
-    from journeyman.agents.evaluation.viewer.live import PageServer, Reading
+    from journeyman.agents.evaluation.viewer.live import LiveData, PageServer
 
     runs = _runs(options)
-    reading = Reading(
+    reading = LiveData(
         runs,
         lambda: page_data(read_runs(runs, lambda line: matches(line, options)), options.limit),
     )

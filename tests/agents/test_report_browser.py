@@ -11,7 +11,7 @@ import pytest
 
 from journeyman.agents.evaluation.records import EpisodeFile
 from journeyman.agents.evaluation.viewer.document import page, page_data, read_runs
-from journeyman.agents.evaluation.viewer.live import PageServer, Reading
+from journeyman.agents.evaluation.viewer.live import LiveData, PageServer
 
 from .viewed import HOSTILE, played, small_run
 
@@ -361,7 +361,7 @@ def test_two_thousand_episodes_open_in_two_seconds(browser: Any, tmp_path: Path)
 
 def test_the_live_page_follows_the_run(browser: Any, tmp_path: Path) -> None:
     run = small_run(tmp_path / "run", tasks=2)
-    server = PageServer(Reading([run], lambda: page_data(read_runs([run]))))
+    server = PageServer(LiveData([run], lambda: page_data(read_runs([run]))))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:

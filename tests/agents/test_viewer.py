@@ -18,7 +18,7 @@ from journeyman.agents.evaluation.metrics import wilson
 from journeyman.agents.evaluation.records import EpisodeFile
 from journeyman.agents.evaluation.scores import StepScores, StepWorth
 from journeyman.agents.evaluation.viewer.document import as_json, page, page_data, read_runs
-from journeyman.agents.evaluation.viewer.live import PageServer, Reading
+from journeyman.agents.evaluation.viewer.live import LiveData, PageServer
 from journeyman.agents.evaluation.viewer.overview import curves
 from journeyman.agents.evaluation.viewer.story import deciding_turn
 
@@ -238,7 +238,7 @@ class Clock:
 
 @pytest.fixture
 def server(run: Path) -> Iterator[PageServer]:
-    found = PageServer(Reading([run], lambda: page_data(read_runs([run]))))
+    found = PageServer(LiveData([run], lambda: page_data(read_runs([run]))))
     thread = threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield found
@@ -292,7 +292,7 @@ def test_the_server_refuses(
 
 def test_what_a_run_writes_shows(tmp_path: Path) -> None:
     run, clock = small_run(tmp_path / "run", tasks=2), Clock()
-    reading = Reading([run], lambda: page_data(read_runs([run])), clock)
+    reading = LiveData([run], lambda: page_data(read_runs([run])), clock)
     before = json.loads(reading.data())
     assert (reading.version(), reading.version()) == (1, 1)
     EpisodeFile(run).append([played(99, "student after", True)])
@@ -312,7 +312,7 @@ def test_reading_leaves_the_machine_to_the_run(tmp_path: Path) -> None:
         return {}
 
     (tmp_path / "episodes.jsonl").write_text("")
-    reading = Reading([tmp_path], slow, clock)
+    reading = LiveData([tmp_path], slow, clock)
     (tmp_path / "episodes.jsonl").write_text("x")
     assert reading.version() == 1
     clock.now = 17.9  # three seconds were read, so fifteen are not

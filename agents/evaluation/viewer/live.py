@@ -21,7 +21,7 @@ _PATIENCE = 5.0
 """Reading takes at most one part in so many of the time, however often a run writes."""
 
 
-class Reading:
+class LiveData:
     """The data of some runs, read again when their files have changed."""
 
     def __init__(
@@ -86,7 +86,7 @@ class PageServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, reading: Reading, port: int = 0) -> None:
+    def __init__(self, reading: LiveData, port: int = 0) -> None:
         """Listen.
 
         Args:
