@@ -6,6 +6,9 @@ import http.client
 import json
 import math
 import re
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -333,3 +336,27 @@ def test_a_port_that_is_taken(
     assert (
         f"--port {server.port}: Address already in use; choose another" in capsys.readouterr().err
     )
+
+
+VIEW = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever started this may ignore it
+from journeyman.agents.cli import main
+status = main(["view", sys.argv[1]])
+sys.exit(status if "torch" not in sys.modules else "torch was imported")
+"""
+
+
+def test_view_serves_until_it_is_interrupted(run: Path) -> None:
+    command = [sys.executable, "-c", VIEW, str(run)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        told = process.stdout.readline()
+        found = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/ shows .*; Ctrl-C ends it\n", told)
+        assert found, told
+        connection = http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=30)
+        connection.request("GET", "/version")
+        assert connection.getresponse().read() == b"1"
+        connection.close()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
