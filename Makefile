@@ -30,7 +30,7 @@ PARALLEL := -n auto --dist worksteal
 # More arguments for pytest: `make test ARGS="-k bank"`.
 ARGS ?=
 
-.PHONY: help setup system demo benchmarks-extras test test-slow test-docker test-benchmark test-openenv test-inspect vllm-extras test-vllm lint typing-tree wheel wheel-test bench embedded-models clean
+.PHONY: help setup system demo benchmarks-extras test test-slow test-docker test-browser test-benchmark test-openenv test-inspect vllm-extras test-vllm lint typing-tree wheel wheel-test bench embedded-models clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -70,6 +70,19 @@ test-slow: setup system ## the tests that take minutes each
 
 test-docker: setup system ## the tests that need a Docker engine which runs
 	@$(TEST_ENV) $(BIN)/pytest -m docker $(ARGS)
+
+# Chromium is Debian's: Playwright brings its own, a hundred megabytes from elsewhere.
+test-browser: setup ## the tests of the report's page in headless Chromium (installed if missing and root)
+	@$(PIP) install --quiet --editable '.[browser]'
+	@if ! test -x /usr/bin/chromium; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "test-browser: apt-get install chromium"; export DEBIAN_FRONTEND=noninteractive; \
+			apt-get update -qq </dev/null; \
+			apt-get install -qq --yes --no-install-recommends chromium </dev/null >/dev/null; \
+		else \
+			echo "test-browser: the tests need Chromium: sudo apt-get install chromium" >&2; exit 1; \
+		fi; fi
+	@$(TEST_ENV) $(BIN)/pytest tests/agents/test_report_browser.py -m browser $(ARGS)
 
 # Type checkers do not follow an editable install of mapped folders, so mypy reads them through links
 # under the names they are imported by (`mypy_path` in pyproject.toml).

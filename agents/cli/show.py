@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from journeyman.agents.cli.base import OK, Commands, command, task_id
+from journeyman.agents.cli.base import OK, Commands, Parser, command, task_id
 from journeyman.agents.errors import CommandError
 
 if TYPE_CHECKING:
@@ -23,31 +23,18 @@ def add(commands: Commands) -> None:
     """Add the command."""
     parser = command(commands, "show", _show, "show the episodes of a run")
     parser.add_argument("run", help="a run's folder, or its name under runs/")
-    parser.add_argument("--row", help='only of this row, such as "student after" or "training"')
-    parser.add_argument(
-        "--failed",
-        action="store_true",
-        help="only what was not solved; the no-op's episodes come last",
-    )
+    add_choices(parser)
     parser.add_argument(
         "--failure",
         metavar="NAME",
         help='only what failed by this, such as "wrong argument" (see --summary); the no-op last',
     )
-    parser.add_argument("--kind", help="only tasks of this kind")
-    parser.add_argument("--env", metavar="ID", help="only of this environment")
-    parser.add_argument("--task", metavar="ID", type=task_id, help="only this task (or number)")
     parser.add_argument(
         "--limit",
         metavar="N",
-        type=_limit,
+        type=limit,
         default=DEFAULT_LIMIT,
         help="at most so many; 0 shows all (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--scores",
-        action="store_true",
-        help="only what has scores of teacher and credit, and print them",
     )
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--html", type=Path, metavar="FILE", help="write one page instead")
@@ -61,7 +48,23 @@ def add(commands: Commands) -> None:
     )
 
 
-def _limit(text: str) -> int:
+def add_choices(parser: Parser) -> None:
+    """Add the arguments that choose episodes (see `matches`)."""
+    parser.add_argument("--row", help='only of this row, such as "student after" or "training"')
+    parser.add_argument(
+        "--failed", action="store_true", help="only what was not solved; the no-op's last"
+    )
+    parser.add_argument("--kind", help="only tasks of this kind")
+    parser.add_argument("--env", metavar="ID", help="only of this environment")
+    parser.add_argument("--task", metavar="ID", type=task_id, help="only this task (or number)")
+    parser.add_argument(
+        "--scores",
+        action="store_true",
+        help="only what has scores of teacher and credit, which are shown",
+    )
+
+
+def limit(text: str) -> int:
     """How many, for argparse."""
     if not text.isascii() or not text.isdigit():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
@@ -71,17 +74,18 @@ def _limit(text: str) -> int:
 def _show(options: argparse.Namespace) -> int:
     from journeyman.agents.evaluation.failures import failure
     from journeyman.agents.evaluation.records import EpisodeFile, find_run
-    from journeyman.agents.evaluation.transcript import as_html, as_text
+    from journeyman.agents.evaluation.transcript import as_text
 
     run = find_run(options.run)
     file = EpisodeFile(run)
-    found = file.read(lambda line: _matches(line, options))
+    numbered = list(file.numbered(lambda line: matches(line, options)))
     if options.failure is not None:
-        found = [p for p in found if failure(p.episode) == options.failure]
+        numbered = [pair for pair in numbered if failure(pair[1].episode) == options.failure]
     if options.failed or options.failure is not None:
-        found.sort(key=lambda p: p.row == NO_OP)  # what doing nothing fails by, nobody looks for
+        numbered.sort(key=lambda it: it[1].row == NO_OP)  # what doing nothing fails by, is known
+    found = [played for _, played in numbered]
     if not found:
-        raise CommandError(_nothing(file, options))
+        raise CommandError(nothing(file, options))
     if options.scores and options.summary:
         raise CommandError("--summary shows no scores: leave out --scores or --summary")
     if options.summary:
@@ -92,7 +96,7 @@ def _show(options: argparse.Namespace) -> int:
         "; --limit 0 shows all" if len(shown) < len(found) else ""
     )
     if options.html:
-        options.html.write_text(as_html(f"{run}: {_choice(options)}", shown), encoding="utf-8")
+        _write_page(options.html, run, numbered[: options.limit or None])
         print(f"page: {options.html} ({more})")
         return OK
     if options.inspect:
@@ -117,7 +121,15 @@ def _about(run: Path) -> dict[str, Any]:
     }
 
 
-def _matches(line: Mapping[str, Any], options: argparse.Namespace) -> bool:
+def _write_page(path: Path, run: Path, numbered: Sequence[tuple[int, Played]]) -> None:
+    from journeyman.agents.evaluation.viewer.document import RunEpisodes, page, page_data
+
+    data = page_data([RunEpisodes(run.resolve().name, run, numbered)])
+    path.write_text(page(data), encoding="utf-8")
+
+
+def matches(line: Mapping[str, Any], options: argparse.Namespace) -> bool:
+    """Whether a line of `episodes.jsonl` is what was asked for."""
     wanted = {
         "row": options.row,
         "kind": options.kind,
@@ -140,7 +152,7 @@ def _choice(options: argparse.Namespace) -> str:
     return ", ".join(f"{n} {v}" if v is not True else n for n, v in asked.items()) or "all episodes"
 
 
-def _nothing(file: EpisodeFile, options: argparse.Namespace) -> str:
+def nothing(file: EpisodeFile, options: argparse.Namespace) -> str:
     """Why nothing matches: a name that is not there, or names that do not go together."""
     lines = list(file.lines())
     for asked, key in (("row", "row"), ("kind", "kind"), ("env", "env_id")):

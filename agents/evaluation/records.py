@@ -198,11 +198,15 @@ class EpisodeFile:
         Raises:
             RunFileError: A line is none that was written here.
         """
-        return [
-            self._played(number, line)
-            for number, line in enumerate(self.lines(), 1)
-            if wanted(line)
-        ]
+        return [played for _, played in self.numbered(wanted)]
+
+    def numbered(
+        self, wanted: Callable[[Mapping[str, Any]], bool] = lambda line: True
+    ) -> Iterator[tuple[int, Played]]:
+        """Like `read`, one by one, each with the number of its line, from 1."""
+        for number, line in enumerate(self.lines(), 1):
+            if wanted(line):
+                yield number, self._played(number, line)
 
     def _played(self, number: int, line: Mapping[str, Any]) -> Played:
         try:

@@ -27,7 +27,7 @@ from journeyman.agents.credit.trees import Additive
 from journeyman.agents.errors import JudgeServerError, RunFileError, SettingError
 from journeyman.agents.evaluation.records import EpisodeFile
 from journeyman.agents.evaluation.scores import Scores
-from journeyman.agents.evaluation.transcript import as_html, as_text
+from journeyman.agents.evaluation.transcript import as_text
 from journeyman.agents.learning.trainers import distill
 from journeyman.agents.learning.trainers.callbacks import read_metrics
 from journeyman.agents.networks import endpoints
@@ -627,7 +627,6 @@ def test_a_run_that_is_killed_while_it_asks_asks_nothing_twice(
         shown = [step.grade for step in it.scores.steps]
         assert all(grade is not None and 0 <= grade <= 10 for grade in shown)
         assert f", grade {shown[0]:g})" in as_text(it, scores=True)
-        assert f", grade {shown[0]:g}<" in as_html("page", [it])
     assert main(["show", str(tmp_path / "run"), "--scores"]) == 0
     assert ", grade " in capsys.readouterr().out
 

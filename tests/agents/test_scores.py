@@ -17,7 +17,8 @@ from journeyman.agents.credit import Credit, Outcome, TokenCredit, Trace
 from journeyman.agents.credit.episodes import outcome_advantages
 from journeyman.agents.evaluation.records import EPISODES, TRAINING, EpisodeFile, Played
 from journeyman.agents.evaluation.scores import PartScore, Scores, StepScores
-from journeyman.agents.evaluation.transcript import as_html, as_text
+from journeyman.agents.evaluation.transcript import as_text
+from journeyman.agents.evaluation.viewer.story import Texts, story
 from journeyman.agents.learning.judgements import Judgement
 from journeyman.agents.learning.losses import JSD, Loss, NoLoss
 from journeyman.agents.learning.trainers import distill
@@ -226,7 +227,8 @@ def test_scores_are_read_as_they_were_written(tmp_path: Path) -> None:
     file.forget_after(0)
     assert file.read() == written[2:]
     assert "-inf" in as_text(written[0], scores=True)
-    assert "less4" in as_html("t", written)
+    shades = story(written[0], "0.1", 0, Texts())["turns"][0]["shades"]
+    assert min(shades["ratio"]) == -1e9  # JSON has no number without end
 
 
 def test_only_episodes_that_are_kept_are_looked_into(tmp_path: Path) -> None:
@@ -346,25 +348,26 @@ def test_a_page_shades_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     run = run_of(tmp_path)
     assert main(["show", str(run), "--html", str(page), "--row", "training"]) == 0
     text = page.read_text()
-    body, legend = text.partition("<details")[2], text.partition("<details")[0]
     for shade in (f"{kind}{level}" for kind in ("less", "more") for level in range(1, 5)):
-        assert f'class="{shade}"' in legend
-        assert f".{shade} {{" in legend
+        assert f".{shade} {{" in text
     pieces = [chat().decode([t]) for t in tokenizer().encode("Answer: <b>")]
     assert len(pieces) >= 4
-    for piece, shade, ratio in zip(
-        pieces,
-        ("", ' class="less1"', ' class="less4"', ' class="more2"'),
-        (0.0625, -0.125, -3.0, 0.75),
-        strict=False,
-    ):
-        told = f'title="log-ratio {ratio:+.3f}, weight 0.25, advantage -1.5"'
-        escaped = piece.replace("<", "&lt;").replace(">", "&gt;")
-        assert f"<span{shade} {told}>{escaped}</span>" in body
-    assert body.count("weight 0.25, advantage -1.5<table>") == 2
+    judged = [turn for turn in turns_of(text) if "shades" in turn]
+    shades = next(turn["shades"] for turn in judged if turn["text"] == "Answer: <b>")
+    assert shades["widths"] == [len(piece) for piece in pieces]
+    assert shades["ratio"][:4] == [0.0625, -0.125, -3.0, 0.75]
+    assert set(shades["weight"]) == {0.25} and set(shades["advantage"]) == {-1.5}
+    means = [(turn["score"]["weight"], turn["score"]["advantage"]) for turn in judged]
+    assert means == [(0.25, -1.5)] * 2
+    assert "<b>" not in text
     assert "://" not in text
     assert main(["show", str(run), "--html", str(page), "--row", "student before"]) == 0
-    text = page.read_text()
-    assert "Shades of" not in text
-    assert "<span class=" not in text
-    assert "Answer: &lt;b&gt;</pre>" in text
+    turns = turns_of(page.read_text())
+    assert not [turn for turn in turns if "shades" in turn or "score" in turn]
+    assert "Answer: <b>" in [turn["text"] for turn in turns]
+
+
+def turns_of(page: str) -> list[dict[str, Any]]:
+    """All turns in the data of a page."""
+    data = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
+    return [turn for it in data["episodes"] for turn in it["turns"]]

@@ -1,5 +1,7 @@
 """What people open: nothing in it commands a terminal or a page, and damage in it is named."""
 
+import base64
+import hashlib
 import io
 import json
 import random
@@ -24,7 +26,8 @@ from journeyman.agents.evaluation.printing import SafeStream, one_line, printabl
 from journeyman.agents.evaluation.records import EPISODES, EpisodeFile, Played
 from journeyman.agents.evaluation.report import aligned, write_summary
 from journeyman.agents.evaluation.scores import PartScore, Scores, StepScores
-from journeyman.agents.evaluation.transcript import as_html, as_text
+from journeyman.agents.evaluation.transcript import as_text
+from journeyman.agents.evaluation.viewer.document import RunEpisodes, page, page_data
 from journeyman.agents.learning.trainers.callbacks import (
     COMPLETE,
     complete,
@@ -196,6 +199,10 @@ class Page(HTMLParser):
 MARKUP = "\"><script src=x onerror=alert(1)>'</pre><img src=x><style>"
 
 
+def page_of(shown: list[Played], title: str = "t") -> str:
+    return page(page_data([RunEpisodes(title, Path("nowhere"), list(enumerate(shown, 1)))]))
+
+
 def test_a_page_has_no_markup_but_its_own() -> None:
     role: Any = f"user{MARKUP}"
     opening = (Message(role, MARKUP, MARKUP), Message(role, MARKUP))
@@ -205,13 +212,14 @@ def test_a_page_has_no_markup_but_its_own() -> None:
         Played(MARKUP, episode(MARKUP, stop=StopReason.INFRA_ERROR, **fields), MARKUP),
     ]
     scored = Played(MARKUP, episode(MARKUP, **fields), MARKUP, scores=scores(MARKUP))
-    page = Page(as_html(MARKUP, [*shown, scored]))
-    assert page.attributes == {"lang", "charset", "http-equiv", "content", "class", "title"}
-    assert not {"script", "img", "a", "iframe", "link"}.intersection(page.tags)
-    page = Page(as_html(MARKUP, shown))
-    assert page.tags.count("style") == 1
-    assert not {"script", "img", "a", "iframe", "link"}.intersection(page.tags)
-    assert page.attributes == {"lang", "charset", "http-equiv", "content", "class"}
+    plain, hostile = Page(page_of([])), Page(page_of([*shown, scored], MARKUP))
+    assert hostile.tags == plain.tags
+    assert hostile.attributes == plain.attributes
+    assert plain.tags.count("script") == 2 and plain.tags.count("style") == 1
+    assert not {"img", "iframe", "link", "object"}.intersection(plain.tags)
+    assert not {name for name in plain.attributes if name.startswith("on")} | (
+        {"src", "style"} & plain.attributes
+    )
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -220,17 +228,21 @@ def test_a_page_shows_controls_as_text(name: str, tmp_path: Path) -> None:
         Played("a", episode(HOSTILE[name])),
         Played("b", episode(HOSTILE[name]), scores=scores(HOSTILE[name])),
     ]
-    assert harmless(as_html("t", shown))
+    assert harmless(page_of(shown, HOSTILE[name]))
     EpisodeFile(tmp_path).append(shown)
     assert main(["show", str(tmp_path), "--html", str(tmp_path / "page.html")]) == 0
     assert harmless((tmp_path / "page.html").read_text(encoding="utf-8"))
 
 
-def test_a_page_may_load_and_run_nothing() -> None:
-    page = as_html("t", [])
-    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
-    assert policy.startswith("default-src 'none'; style-src 'sha256-")
-    assert "unsafe" not in policy
+def test_a_page_may_load_nothing_and_run_its_own_script_alone() -> None:
+    made = page_of([])
+    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', made)
+    for kind, start in (("script", "<script>"), ("style", "<style>")):
+        own = made.partition(start)[2].partition(f"</{kind}>")[0].encode()
+        digest = base64.b64encode(hashlib.sha256(own).digest()).decode()
+        assert f"{kind}-src 'sha256-{digest}';" in policy
+    assert policy.startswith("default-src 'none'; ")
+    assert "unsafe" not in policy and "connect-src" not in policy
 
 
 # --- files of a run folder ------------------------------------------------------------------------

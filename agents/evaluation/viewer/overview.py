@@ -1,0 +1,109 @@
+"""What the first page shows: the figures of every row, and the curves of training."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from journeyman.agents.evaluation.failures import failure
+from journeyman.agents.evaluation.files import json_lines
+from journeyman.agents.evaluation.measures import estimates, measures
+from journeyman.agents.evaluation.metrics import Rate
+from journeyman.agents.evaluation.printing import one_line
+from journeyman.agents.evaluation.records import TRAINING, Played, metrics_of
+from journeyman.agents.evaluation.viewer.story import level_of
+
+METRICS = "metrics.jsonl"
+SCRIPTED = ("no-op", "oracle")
+"""Rows that every evaluation has, and that nobody is curious about: they are listed last."""
+_POINTS = 240
+"""Of a curve: a picture is not wider."""
+_NOT_DRAWN = frozenset({"step", "epoch", "seconds", "cpu_seconds", "eval/low", "eval/high"})
+
+
+def row_figures(label: str, run: str, played: Sequence[Played]) -> dict[str, Any]:
+    """The figures of one row.
+
+    Args:
+        label: What it is called; `run` may be part of it.
+        run: Whose row it is.
+        played: Its episodes, those that infrastructure broke too.
+    """
+    metrics = metrics_of(played)
+    sound = [p for p in played if not p.broken]
+    failures = Counter(filter(None, (failure(p.episode) for p in played)))
+    return {
+        "label": one_line(label),
+        "run": one_line(run),
+        "training": played[0].row == TRAINING,
+        "scripted": played[0].row in SCRIPTED,
+        "tasks": metrics.tasks,
+        "episodes": len(played),
+        "infra": metrics.infra_failures,
+        "success": _rate(metrics.success),
+        "measures": {
+            name: [it.value, it.low, it.high]
+            for name, it in estimates(measures(), (p.episode for p in played)).items()
+        },
+        "tokens": metrics.tokens_per_task,
+        "cost": None if metrics.cost is None else metrics.cost / (len(played) or 1),
+        "environment": {one_line(k): _rate(r) for k, r in metrics.by_env.items()},
+        "kind": {one_line(k): _rate(r) for k, r in metrics.by_kind.items() if k},
+        "level": _by(sound, lambda p: level_of(p.episode.task_id)),
+        "failures": {one_line(name): count for name, count in failures.most_common()},
+        "tools": {one_line(name): dict(found) for name, found in metrics.by_tool.items()},
+    }
+
+
+def _rate(rate: Rate) -> list[float | None]:
+    """Share, lower and upper bound, tasks."""
+    return [rate.value, *rate.interval, rate.tasks]
+
+
+def _by(played: Sequence[Played], group: Callable[[Played], str]) -> dict[str, Any]:
+    """Success by group; none if there is but one."""
+    groups: defaultdict[str, list[Played]] = defaultdict(list)
+    for p in played:
+        groups[group(p)].append(p)
+    if not groups.keys() - {""}:
+        return {}
+    rates = {
+        name: Rate(sum(p.episode.success for p in its), len(its), len({p.place[:2] for p in its}))
+        for name, its in groups.items()
+    }
+    return {name or "easy": _rate(rate) for name, rate in sorted(rates.items())}
+
+
+def curves(run: Path) -> dict[str, list[list[float]]]:
+    """What training logged, by name: points [step, value], thinned by means to what can be seen.
+
+    "eval/success" has points [step, value, low, high] where its interval was logged.
+
+    Raises:
+        RunFileError: `metrics.jsonl` holds something else.
+    """
+    found: defaultdict[str, list[list[float]]] = defaultdict(list)
+    for line in json_lines(run / METRICS, {"step?": float}):
+        if "step" not in line:
+            continue
+        for name, value in line.items():
+            if name in _NOT_DRAWN or not _is_figure(value):
+                continue
+            band = [line.get("eval/low"), line.get("eval/high")] if name == "eval/success" else []
+            point = [line["step"], value, *(b for b in band if _is_figure(b))]
+            found[one_line(name)].append([float(it) for it in point])
+    return {name: _thinned(points) for name, points in found.items()}
+
+
+def _is_figure(value: object) -> bool:
+    return isinstance(value, int | float) and type(value) is not bool and math.isfinite(value)
+
+
+def _thinned(points: Sequence[Sequence[float]]) -> list[list[float]]:
+    size = math.ceil(len(points) / _POINTS)
+    groups = [points[start : start + size] for start in range(0, len(points), size or 1)]
+    return [[round(fmean(column), 6) for column in zip(*group, strict=False)] for group in groups]
