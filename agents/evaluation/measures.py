@@ -8,13 +8,15 @@ summary of an evaluation of them. Formulas and sources are in docs/evaluation.md
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 
+from journeyman.agents.evaluation import counting
+from journeyman.agents.evaluation.counting import VALID, Count
 from journeyman.agents.evaluation.intervals import bootstrap, wilson
 from journeyman.envs.types import Episode, StopReason
 from journeyman.tools.doors import load_group
@@ -23,12 +25,7 @@ from journeyman.tools.types import CallStatus
 ENTRY_POINTS = "journeyman.metrics"
 """Other packages' figures: each a `Measure`, or a plain function of episodes (see `metrics.py`)."""
 
-VALID = frozenset({CallStatus.OK, CallStatus.TOOL_ERROR, CallStatus.TIMEOUT})
-"""Statuses of calls that reached a tool; the others were malformed."""
-
 Unit = Literal["share", "count", "tokens", "seconds", "money", "score"]
-Parts = tuple[float, float]
-"""Numerator and denominator."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +38,15 @@ class Measure:
     """Heads its column."""
     unit: Unit
     """Of a "share" and a "score" the figure is in 0..1; of the others it is a mean."""
-    of: Callable[[Episode], Parts | None]
+    of: Count
     """What an episode adds to numerator and denominator; None if the figure is not about it. A
     numerator of NaN is one that nobody knows: the figure is unknown then, too."""
     about: str
     """What is counted over what, on one line."""
     better: Literal["higher", "lower"] | None
     """None where neither is."""
+    source: str = ""
+    """Who defines it so, or nearly so; empty where we do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,63 +138,213 @@ def _measured(
 
 # --- built in -------------------------------------------------------------------------------------
 
-
-def _share_of_episodes(holds: Callable[[Episode], bool]) -> Callable[[Episode], Parts]:
-    return lambda episode: (float(holds(episode)), 1.0)
-
-
-def _share_of_calls(statuses: frozenset[CallStatus]) -> Callable[[Episode], Parts]:
-    def of(episode: Episode) -> Parts:
-        calls = [result.call.status for step in episode.steps for result in step.results]
-        return float(sum(status in statuses for status in calls)), float(len(calls))
-
-    return of
+_BFCL = "Patil et al. 2025 (BFCL)"
+_TASKBENCH = "Shen et al. 2024 (TaskBench)"
 
 
-def _mean(amount: Callable[[Episode], float]) -> Callable[[Episode], Parts]:
-    return lambda episode: (amount(episode), 1.0)
+def _levels() -> Iterator[Measure]:
+    """Precision, recall and exact match on each level on which two calls may be the same."""
+    for level, pairs, words in (
+        ("tool", "tools", "tool"),
+        ("signature", "names", "tool and argument names"),
+        ("call", "values", "tool, argument names and values"),
+    ):
+        pair = f"pairs of a call and a gold call with the same {words}"
+        whole = f"episodes whose calls and gold calls pair off with the same {words} / episodes"
+        for name, count, about, source in (
+            ("precision", counting.against_gold(pairs, "made"), f"{pair} / calls", _TASKBENCH),
+            ("recall", counting.against_gold(pairs, "wanted"), f"{pair} / gold calls", _TASKBENCH),
+            ("exact", counting.exact(pairs), whole, _BFCL),
+        ):
+            title = f"{level} {name}"
+            yield Measure(f"{level}_{name}", title, "share", count, about, "higher", source)
 
 
-_LISTED: Sequence[Measure] = (
+_LISTED = (
     Measure(
         "success",
         "success",
         "share",
-        _share_of_episodes(lambda e: e.success),
+        counting.episodes(lambda e: e.success),
         "episodes that the environment's verdict calls solved / episodes",
         "higher",
+        "Yao et al. 2024 (tau-bench)",
+    ),
+    Measure(
+        "score",
+        "score",
+        "score",
+        counting.score,
+        "sum of the environment's scores in 0..1 (by default the verdict) / episodes that have one",
+        "higher",
+        "Ma et al. 2024 (AgentBoard)",
     ),
     Measure(
         "tool_call_success",
         "calls ok",
         "share",
-        _share_of_calls(frozenset({CallStatus.OK})),
-        "calls that ran and were not refused / attempted calls",
+        counting.calls(frozenset({CallStatus.OK})),
+        "calls that ran and were not refused (status ok) / calls",
         "higher",
     ),
     Measure(
         "valid_calls",
         "valid calls",
         "share",
-        _share_of_calls(VALID),
-        "calls that reached a tool / attempted calls",
+        counting.calls(VALID),
+        "calls that reached a tool (ok, tool_error, timeout) / calls",
         "higher",
     ),
+    *_levels(),
     Measure(
-        "calls",
-        "calls/task",
-        "count",
-        _mean(lambda e: sum(len(step.results) for step in e.steps)),
-        "attempted calls / episodes",
-        None,
+        "argument_recall",
+        "argument recall",
+        "share",
+        counting.against_gold("arguments", "wanted_arguments"),
+        "gold arguments that the paired call gives with their value, calls of one tool being "
+        "paired so that these are most / gold arguments",
+        "higher",
+        "Chen et al. 2024 (T-Eval)",
+    ),
+    Measure(
+        "needless_calls",
+        "needless calls",
+        "share",
+        counting.against_gold("needless", "made"),
+        "calls that ran beyond as many as gold has of their tool / calls",
+        "lower",
+    ),
+    Measure(
+        "missing_calls",
+        "missing calls",
+        "share",
+        counting.against_gold("missing", "wanted"),
+        "gold calls beyond as many as were attempted of their tool / gold calls",
+        "lower",
+    ),
+    Measure(
+        "recovery",
+        "recovery",
+        "share",
+        counting.recovery,
+        "failed calls after which a later turn, before the user speaks again, has a call of the "
+        "tool (of any, if the failed one names none) that runs / failed calls",
+        "higher",
+        "Vuddanti et al. 2025 (PALADIN)",
+    ),
+    Measure(
+        "irrelevance",
+        "irrelevance",
+        "share",
+        counting.irrelevance,
+        "episodes without a readable call / episodes whose gold has no call",
+        "higher",
+        _BFCL,
+    ),
+    Measure(
+        "relevance",
+        "relevance",
+        "share",
+        counting.relevance,
+        "episodes with a readable call / episodes whose gold has a call",
+        "higher",
+        _BFCL,
     ),
     Measure(
         "turns",
         "turns/task",
         "count",
-        _mean(lambda e: len(e.steps)),
+        counting.mean(lambda e: len(e.steps)),
         "turns of the student / episodes",
         None,
+    ),
+    Measure(
+        "calls",
+        "calls/task",
+        "count",
+        counting.mean(counting.attempted),
+        "calls / episodes",
+        None,
+    ),
+    Measure(
+        "tokens",
+        "tokens/task",
+        "tokens",
+        counting.mean(counting.tokens),
+        "tokens that the student chose, or by its server's count that it wrote / episodes",
+        "lower",
+    ),
+    Measure(
+        "prompt_tokens",
+        "prompt tokens/task",
+        "tokens",
+        counting.billed(lambda usage: usage.prompt),
+        "tokens that the server read, by its count / episodes with a turn by a server",
+        "lower",
+    ),
+    Measure(
+        "completion_tokens",
+        "completion tokens/task",
+        "tokens",
+        counting.billed(lambda usage: usage.completion),
+        "tokens that the server wrote, by its count / episodes with a turn by a server",
+        "lower",
+    ),
+    Measure(
+        "cost",
+        "cost/task",
+        "money",
+        counting.billed(lambda usage: usage.cost),
+        "money by `student.prices` / episodes with a turn by a server",
+        "lower",
+    ),
+    Measure(
+        "tool_seconds",
+        "tool seconds/task",
+        "seconds",
+        counting.mean(counting.tool_seconds),
+        "seconds spent in tools / episodes",
+        "lower",
+    ),
+    Measure(
+        "truncated_turns",
+        "truncated turns",
+        "share",
+        counting.truncated,
+        "turns that hit their token limit / turns of the student",
+        "lower",
+    ),
+    Measure(
+        "answered",
+        "answered",
+        "share",
+        counting.ended(StopReason.ANSWERED),
+        "episodes that the student ended by an answer / episodes",
+        None,
+    ),
+    Measure(
+        "max_turns",
+        "turn limit",
+        "share",
+        counting.ended(StopReason.MAX_TURNS),
+        "episodes that the turn limit ended / episodes",
+        "lower",
+    ),
+    Measure(
+        "context_full",
+        "full context",
+        "share",
+        counting.ended(StopReason.CONTEXT_FULL),
+        "episodes that a full context ended / episodes",
+        "lower",
+    ),
+    Measure(
+        "unplayed",
+        "unplayed",
+        "share",
+        counting.episodes(counting.unplayed),
+        "episodes whose prompt left no room for a turn / episodes",
+        "lower",
     ),
 )
 _BUILT_IN = {measure.name: measure for measure in _LISTED}

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
+from journeyman.agents.evaluation.counting import VALID
 from journeyman.agents.evaluation.intervals import wilson
-from journeyman.agents.evaluation.measures import ENTRY_POINTS, VALID, Measure, objection
+from journeyman.agents.evaluation.measures import ENTRY_POINTS, Measure, objection
 from journeyman.envs.types import Episode, StopReason, Usage
 from journeyman.tools.doors import load_group
 from journeyman.tools.types import CallStatus, ToolCall
