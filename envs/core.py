@@ -177,7 +177,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         # Holds an entry while nobody plays. A lock would do, but could not be copied with the env.
         self._turnstile: list[None] = [None]
         self._task: Task | None = None
-        self._wanted: tuple[Task, str] | None = None
+        self._wanted: tuple[Task, Any, str] | None = None
         self._state: Any = None
         self._turns = 0
         self._answers: tuple[str, ...] = ()
@@ -457,9 +457,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         """Final state and answers are those of the gold program; asked at the end of an episode."""
         if not self.answered():
             return False
-        if self._wanted is None or self._wanted[0] is not self.task:
-            self._wanted = (self.task, self._gold_outcome(self.task))  # a tree ends in it often
-        return digest(self.outcome(self._state)) == self._wanted[1]
+        return digest(self.outcome(self._state)) == self._gold_outcome()[1]
 
     def answered(self) -> bool:
         """Every answer is the one that its user turn asks for."""
@@ -501,8 +499,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         """
         if type(self).solved is not ToolEnv.solved:
             return ()
-        wanted = self.outcome(self._gold_state(self.task))
-        return differences(self.outcome(self._state), wanted)
+        return differences(self.outcome(self._state), self._gold_outcome()[0])
 
     def checked_answers(self) -> tuple[AnswerCheck, ...]:
         """What was answered to each user turn; by the rule of `answered`."""
@@ -517,8 +514,13 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
             for turn, answer in zip(self.task.turns, given, strict=True)
         )
 
-    def _gold_outcome(self, task: Task) -> str:
-        return digest(self.outcome(self._gold_state(task)))
+    def _gold_outcome(self) -> tuple[Any, str]:
+        """What decides success where the gold calls lead, and its digest."""
+        task = self.task
+        if self._wanted is None or self._wanted[0] is not task:  # a tree ends in it often
+            outcome = self.outcome(self._gold_state(task))
+            self._wanted = (task, outcome, digest(outcome))
+        return self._wanted[1:]
 
     def _gold_state(self, task: Task) -> Any:
         """Where the gold calls lead."""

@@ -31,6 +31,12 @@ class Difference:
     wanted: str | None
     """What should be there."""
 
+    @classmethod
+    def of(cls, path: str, reached: str | None, wanted: str | None) -> Difference:
+        """A difference whose texts are cut to what a page can show."""
+        texts = (_cut(text, _LONGEST_TEXT) for text in (path, reached, wanted))
+        return cls(*texts)
+
 
 @dataclass(frozen=True, slots=True)
 class AnswerCheck:
@@ -94,7 +100,7 @@ def differences(reached: Any, wanted: Any, root: str = "state") -> tuple[Differe
         At most `MOST_DIFFERENCES`, and then one that counts the rest.
     """
     found = [
-        Difference(path or root, _text(one), _text(other))
+        Difference.of(path or root, _text(one), _text(other))
         for path, one, other in _walk("", reached, wanted)
     ]
     if len(found) <= MOST_DIFFERENCES:
@@ -112,7 +118,8 @@ def _walk(path: str, reached: Any, wanted: Any) -> Iterator[tuple[str, Any, Any]
     if isinstance(reached, Mapping) and isinstance(wanted, Mapping):
         for key in sorted({*reached, *wanted}, key=canonical):
             pair = reached.get(key, _ABSENT), wanted.get(key, _ABSENT)
-            yield from _walk(f"{path}/{key}" if path else f"{key}", *pair)
+            slash = "/" if path and not str(key).startswith("/") else ""
+            yield from _walk(f"{path}{slash}{key}", *pair)
     elif is_dataclass(wanted) and type(reached) is type(wanted):
         for name in (f.name for f in fields(wanted)):
             pair = getattr(reached, name), getattr(wanted, name)
@@ -159,7 +166,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _text(value: Any) -> str | None:
-    return None if value is _ABSENT else _cut(_written(value), _LONGEST_TEXT)
+    return None if value is _ABSENT else _written(value)
 
 
 def _written(value: Any) -> str:

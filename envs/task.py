@@ -128,6 +128,22 @@ def matches(answer: str, gold: str) -> bool:
     return wanted in {one for text in stripped for one in (text, _whole_number(text))}
 
 
+def mentions(answer: str, gold: str) -> bool:
+    """True if the gold answer stands in an answer as whole words: said, but not as it was asked.
+
+    No verdict hangs on it: "17 or 18" mentions both.
+    """
+    wanted, text = normalise(gold), " ".join(answer.split()).casefold()
+    if not wanted:
+        return False
+    if any(_whole_number(found[0]) == wanted for found in _NUMBER.finditer(text)):
+        return True
+    # "17" is no word of "17.5", "1,017" or "-17".
+    word = rf"(?<![\w-])(?<!\d[.,]){re.escape(wanted)}(?![\w-]|[.,]\d)"
+    return re.search(word, text) is not None
+
+
+_NUMBER = re.compile(r"(?<![\w.,-])-?\d[\d,]*(?:\.\d+)?(?!\w|[.,-]\w|-)", re.ASCII)
 _WHOLE = re.compile(r"(-?\d{1,3}(?:,\d{3})+|-?\d+)(?:\.0+)?", re.ASCII)
 
 

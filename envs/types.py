@@ -22,6 +22,12 @@ Level = Literal["easy", "medium", "hard"]
 LEVELS: tuple[Level, ...] = ("easy", "medium", "hard")
 
 
+def level_of(task_id: str) -> Level:
+    """The level of a task by its id, "<split>/<level>/<number>"; the first goes without saying."""
+    named = task_id.partition("/")[2].partition("/")[0]
+    return next((level for level in LEVELS if level == named), LEVELS[0])
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """One message of a conversation, in the roles chat templates know."""

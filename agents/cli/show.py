@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from journeyman.agents.evaluation.records import EpisodeFile, Played
 
 DEFAULT_LIMIT = 10
+NO_OP = "no-op"
+"""The row that does nothing: it fails by that alone."""
 
 
 def add(commands: Commands) -> None:
@@ -21,7 +23,16 @@ def add(commands: Commands) -> None:
     parser = command(commands, "show", _show, "show the episodes of a run")
     parser.add_argument("run", help="a run's folder, or its name under runs/")
     parser.add_argument("--row", help='only of this row, such as "student after" or "training"')
-    parser.add_argument("--failed", action="store_true", help="only what was not solved")
+    parser.add_argument(
+        "--failed",
+        action="store_true",
+        help="only what was not solved; the no-op's episodes come last",
+    )
+    parser.add_argument(
+        "--failure",
+        metavar="NAME",
+        help='only what failed by this, such as "wrong argument" (see --summary); the no-op last',
+    )
     parser.add_argument("--kind", help="only tasks of this kind")
     parser.add_argument("--env", metavar="ID", help="only of this environment")
     parser.add_argument("--task", metavar="ID", type=task_id, help="only this task (or number)")
@@ -42,7 +53,7 @@ def add(commands: Commands) -> None:
     how.add_argument(
         "--summary",
         action="store_true",
-        help="tables instead: by row, environment, kind, tool",
+        help="tables instead: by row, environment, kind, level, failure, tool",
     )
 
 
@@ -54,12 +65,17 @@ def _limit(text: str) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
+    from journeyman.agents.evaluation.failures import failure
     from journeyman.agents.evaluation.records import EpisodeFile, find_run
     from journeyman.agents.evaluation.transcript import as_html, as_text
 
     run = find_run(options.run)
     file = EpisodeFile(run)
     found = file.read(lambda line: _matches(line, options))
+    if options.failure is not None:
+        found = [p for p in found if failure(p.episode) == options.failure]
+    if options.failed or options.failure is not None:
+        found.sort(key=lambda p: p.row == NO_OP)  # what doing nothing fails by, nobody looks for
     if not found:
         raise CommandError(_nothing(file, options))
     if options.scores and options.summary:
@@ -96,7 +112,7 @@ def _choice(options: argparse.Namespace) -> str:
     """What was asked for, in words."""
     asked = {
         name: getattr(options, name)
-        for name in ("row", "failed", "kind", "env", "task", "scores")
+        for name in ("row", "failed", "failure", "kind", "env", "task", "scores")
         if getattr(options, name)
     }
     return ", ".join(f"{n} {v}" if v is not True else n for n, v in asked.items()) or "all episodes"
@@ -110,6 +126,14 @@ def _nothing(file: EpisodeFile, options: argparse.Namespace) -> str:
         if getattr(options, asked) not in (None, *there):
             return f"{file.path} has no {asked} {getattr(options, asked)!r}; it has " + (
                 ", ".join(there) or "no episodes yet"
+            )
+    if options.failure is not None:
+        from journeyman.agents.evaluation.failures import failure
+
+        there = {name for p in file.read() if (name := failure(p.episode)) is not None}
+        if options.failure not in there:
+            return f"{file.path} has no failure {options.failure!r}; it has " + (
+                ", ".join(sorted(there)) or "none"
             )
     if options.scores and not any("scores" in line for line in lines):
         return (

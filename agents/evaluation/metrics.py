@@ -13,9 +13,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from journeyman.agents.evaluation.counting import VALID
+from journeyman.agents.evaluation.failures import failure
 from journeyman.agents.evaluation.intervals import wilson
 from journeyman.agents.evaluation.measures import ENTRY_POINTS, Measure, objection
-from journeyman.envs.types import Episode, StopReason, Usage
+from journeyman.envs.types import LEVELS, Episode, StopReason, Usage, level_of
 from journeyman.tools.doors import load_group
 from journeyman.tools.types import CallStatus, ToolCall
 
@@ -102,6 +103,11 @@ class Metrics:
     """What broke the first broken episode; None if none broke."""
     by_tool: Mapping[str, Mapping[str, int]]
     """Attempted calls by tool and `CallStatus`; see `NO_TOOL`."""
+    by_level: Mapping[str, Rate]
+    """Success by the level of the task's pool, easy to hard."""
+    by_failure: Mapping[str, int]
+    """Episodes that did not succeed, broken ones too, by `failures.failure`; most frequent
+    first."""
     attempts: int
     """Episodes that each task was to have."""
     pass_hat: Mapping[int, float | None]
@@ -132,6 +138,7 @@ class Metrics:
             "success": self.success.to_dict(),
             "by_env": {name: rate.to_dict() for name, rate in self.by_env.items()},
             "by_kind": {name: rate.to_dict() for name, rate in self.by_kind.items()},
+            "by_level": {name: rate.to_dict() for name, rate in self.by_level.items()},
             "by_tool": {
                 name: {"calls": sum(statuses.values()), "statuses": dict(statuses)}
                 for name, statuses in self.by_tool.items()
@@ -175,6 +182,8 @@ def summarise(
         by_kind={} if kinds is None else _rates(counted, lambda e: _kind(e, kinds)),
         first_error=next((e.error for e in episodes if e.stop is StopReason.INFRA_ERROR), None),
         by_tool=_by_tool(result.call for e in counted for result in e.calls),
+        by_level=_by_level(counted),
+        by_failure=_by_failure(episodes),
         attempts=attempts,
         pass_hat={k: pass_hat_k(counted, k) for k in ks},
         pass_at={k: pass_at_k(counted, k) for k in ks},
@@ -268,6 +277,16 @@ def _rates(episodes: Iterable[Episode], group: Callable[[Episode], str]) -> dict
     for episode in episodes:
         groups[group(episode)].append(episode)
     return {name: _rate(groups[name]) for name in sorted(groups)}
+
+
+def _by_level(episodes: Iterable[Episode]) -> dict[str, Rate]:
+    rates = _rates(episodes, lambda e: level_of(e.task_id))
+    return {level: rates[level] for level in LEVELS if level in rates}
+
+
+def _by_failure(episodes: Iterable[Episode]) -> dict[str, int]:
+    found = Counter(name for e in episodes if (name := failure(e)) is not None)
+    return dict(sorted(found.items(), key=lambda it: (-it[1], it[0])))
 
 
 def _by_tool(calls: Iterable[ToolCall]) -> dict[str, dict[str, int]]:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from journeyman.agents.evaluation.metrics import Metrics, Rate
 from journeyman.agents.evaluation.printing import one_line, printable
 from journeyman.envs import StopReason
+from journeyman.envs.types import LEVELS
 from journeyman.tools import CallStatus
 
 if TYPE_CHECKING:
@@ -101,28 +103,43 @@ def _extra(metrics: Metrics, names: Sequence[str]) -> list[str]:
 
 
 def breakdown(rows: Mapping[str, Metrics]) -> str:
-    """Success by environment and kind of task, and calls by tool, as aligned text.
+    """Success by environment, kind and level of task, failures, and calls by tool, as aligned text.
 
     Args:
         rows: Name of a policy -> its metrics; a column each.
 
     Returns:
-        Three tables (two where no kinds are known) with an empty line between, without a final
-        newline.
+        A table each with an empty line between, without a final newline; one that has nothing to
+        say (no kinds known, one level, no failure, no call) is left out.
     """
+    levels = {level for metrics in rows.values() for level in metrics.by_level}
+    several = rows if len(levels) > 1 else {}
     parts = [
         _rates("environment", {name: metrics.by_env for name, metrics in rows.items()}),
         _rates("kind", {name: metrics.by_kind for name, metrics in rows.items()}),
+        _rates("level", {name: metrics.by_level for name, metrics in several.items()}, LEVELS),
+        _failures(rows),
         _tools(rows),
     ]
     return "\n\n".join(part for part in parts if part)
 
 
-def _rates(title: str, columns: Mapping[str, Mapping[str, Rate]]) -> str:
-    """Success in groups of tasks: a line a group, a column a policy."""
+def _failures(rows: Mapping[str, Metrics]) -> str:
+    """Failed episodes: a line a failure, a column a policy; what most failed by comes first."""
+    total = Counter[str]()
+    for metrics in rows.values():
+        total.update(metrics.by_failure)
+    lines = [("failure", *rows)]
+    for name, _ in sorted(total.items(), key=lambda it: (-it[1], it[0])):
+        lines.append((name, *(str(m.by_failure.get(name, 0)) for m in rows.values())))
+    return aligned(lines) if total else ""
+
+
+def _rates(title: str, columns: Mapping[str, Mapping[str, Rate]], order: Sequence[str] = ()) -> str:
+    """Success in groups of tasks: a line a group, a column a policy; in an order, or by name."""
     groups = {group: rate.tasks for rates in columns.values() for group, rate in rates.items()}
     lines = [(title, "tasks", *columns)]
-    for group in sorted(groups):
+    for group in (it for it in order or sorted(groups) if it in groups):
         found = (rates.get(group) for rates in columns.values())
         shares = (_percent(rate.value if rate else None) for rate in found)
         lines.append((group, str(groups[group]), *shares))

@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import get_args
 
+from journeyman.agents.evaluation.failures import INFRASTRUCTURE, failure
 from journeyman.agents.evaluation.printing import one_line, printable
 from journeyman.agents.evaluation.records import Played
 from journeyman.agents.evaluation.report import aligned
 from journeyman.agents.evaluation.scores import Scores, StepScores
-from journeyman.envs import Message, Step, env_class
+from journeyman.envs import Episode, Message, Step, env_class
+from journeyman.envs.shortfall import Shortfall
 from journeyman.envs.task import solution
 from journeyman.envs.types import Role
 from journeyman.tools import CallStatus, ToolResult
@@ -36,6 +38,7 @@ def as_text(played: Played, scores: bool = False) -> str:
         if step.truncated:
             lines.append("(the turn hit its token limit)")
     lines.append(verdict(played))
+    lines += why(played.episode)
     if gold := _solution(played):
         lines += ("One way to solve it:", *(f"  {line}" for line in gold))
     return "\n".join(lines)
@@ -58,6 +61,27 @@ def verdict(played: Played) -> str:
         return one_line(f"Broken by infrastructure: {episode.error}")
     ending = "solved" if episode.success else f"not solved, {episode.stop.replace('_', ' ')}"
     return f"Reward {episode.reward:g} ({ending}; {sum(episode.mask)} tokens, seed {episode.seed})."
+
+
+def why(episode: Episode) -> list[str]:
+    """Why an episode failed, a line each: its failure, the state, answers; none if it succeeded."""
+    name = failure(episode)
+    if name is None or name == INFRASTRUCTURE:  # which the verdict has said
+        return []
+    lines, lacks = [f"Failed by: {name}."], episode.shortfall or Shortfall()
+    for it in lacks.state:
+        if it.reached is None and it.wanted is None:
+            lines.append(f"  state: {it.path}")
+        else:
+            reached, wanted = it.reached or "absent", it.wanted or "absent"
+            lines.append(f"  state: {it.path} is {reached}, wanted {wanted}")
+    for turn, check in enumerate(lacks.answers, 1):
+        if not check.right:
+            where = f"answer {turn}" if len(lacks.answers) > 1 else "answer"
+            given = "none" if check.given is None else repr(check.given)
+            wanted = "any" if check.wanted is None else repr(check.wanted)
+            lines.append(f"  {where}: {given}, wanted {wanted}")
+    return [one_line(line) for line in lines]
 
 
 def said(message: Message) -> str:
@@ -127,6 +151,7 @@ summary span { float: right; color: #666; }
 .less4 { background: #d55e00; color: #fff; } .more4 { background: #0072b2; color: #fff; }
 .end { border: 1px solid #aaa; border-radius: 3px; padding: 0 .2rem; font-size: .7rem; }
 .verdict { margin: .5rem .7rem; font-weight: 600; }
+.why { margin: .2rem .7rem; overflow-wrap: anywhere; }
 """
 
 _POLICY = "; ".join(
@@ -185,6 +210,7 @@ def _section(played: Played) -> str:
         if step.truncated:
             parts.append(_status("the turn hit its token limit"))
     parts.append(f'<p class="verdict">{_escaped(verdict(played))}</p>')
+    parts += (f'<p class="why">{_escaped(line)}</p>' for line in why(episode))
     if gold := _solution(played):
         parts.append(_bubble(Message("tool", "\n".join(gold), "one way to solve it")))
     return "\n".join((*parts, "</details>"))

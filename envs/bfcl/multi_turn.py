@@ -19,6 +19,7 @@ from journeyman.envs.benchmark import BenchmarkEnv, BenchmarkTool, benchmark_mod
 from journeyman.envs.bfcl.apis import Apis, Objects, initial_objects, live, plain
 from journeyman.envs.bfcl.data import Record, api_functions, entries, gold_call, ground_truth
 from journeyman.envs.core import Observation, Snapshot
+from journeyman.envs.shortfall import Difference, differences
 from journeyman.envs.task import Task, UserTurn
 from journeyman.tools import Tool, ToolCall, ToolError, ToolResult, ToolSpec, execute
 
@@ -70,6 +71,11 @@ class _Gold:
                 return False
             found = checker.response_checker(list(results), list(self._results[turn]), turn)
             return bool(found["valid"])
+
+    def after(self, turn: int) -> Any:
+        """The objects after a user turn, as `plain` values."""
+        with self._lock:
+            return plain(self._at(turn))
 
     def _at(self, turn: int) -> Objects:
         if not self._kept and turn < len(self._results) - 1:
@@ -161,6 +167,17 @@ class BFCLMultiTurn(BenchmarkEnv):
         """The checks after all user turns passed."""
         return bool(self._state.passed)
 
+    def difference(self) -> tuple[Difference, ...]:
+        """Attributes of the objects after the last user turn that ended.
+
+        The benchmark's check of what a user turn showed (`response_checker`) is not among them.
+        """
+        turn = len(self._answers) - 1
+        if turn < 0:
+            return ()
+        reached, wanted = plain(self._apis.objects), self._gold(self.task.id).after(turn)
+        return differences(_untagged(reached), _untagged(wanted))
+
     @property
     def tools(self) -> list[ToolSpec]:
         """What the student has been shown: functions that are held back come with a user turn."""
@@ -233,6 +250,15 @@ class BFCLMultiTurn(BenchmarkEnv):
     @functools.lru_cache(maxsize=1024)
     def _gold(cls, task_id: str) -> _Gold:
         return _Gold(cls.load_task(task_id).turns, cls._initial(task_id))
+
+
+def _untagged(value: Any) -> Any:
+    """`plain` values without names of classes and what is private, at which no check looks."""
+    if isinstance(value, list) and len(value) == 2 and isinstance(value[1], dict):
+        value = {k: v for k, v in value[1].items() if not k.startswith("_")}
+    if isinstance(value, dict):
+        return {key: _untagged(item) for key, item in value.items()}
+    return [_untagged(item) for item in value] if isinstance(value, list) else value
 
 
 def _prompt(entry: Record, turn: int) -> str:

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 from journeyman.envs.benchmark import BenchmarkEnv, BenchmarkTool, benchmark_module
 from journeyman.envs.bfcl.data import Record, entries, ground_truth, tool_spec
 from journeyman.envs.core import Observation, Snapshot
+from journeyman.envs.shortfall import Difference
 from journeyman.envs.task import Task
 from journeyman.tools import Tool, ToolCall, ToolResult, execute
 
@@ -90,10 +91,20 @@ class BFCLSingleTurn(BenchmarkEnv):
         calls: Calls = self._state
         if self.category.endswith("relevance"):  # irrelevance ends so too
             return bool(calls.made) != self.category.endswith("irrelevance")
-        if calls.malformed or not calls.made:
-            return False
+        return not calls.malformed and bool(calls.made) and bool(self._checked()["valid"])
+
+    def difference(self) -> tuple[Difference, ...]:
+        """What the benchmark's checker objects to."""
+        if self.category.endswith("relevance") or not self._state.made:
+            return ()
+        objections = self._checked().get("error") or ()
+        return tuple(Difference.of("checker", str(it), "no objection") for it in objections)
+
+    def _checked(self) -> dict[str, Any]:
+        """What the benchmark's checker says of the calls."""
+        calls: Calls = self._state
         entry = self._entry(self.task)
-        verdict = _ast_checker().ast_checker(
+        checked: dict[str, Any] = _ast_checker().ast_checker(
             entry["function"],
             [{name: dict(arguments)} for name, arguments in calls.made],
             ground_truth(self.category)[entry["id"]],
@@ -101,7 +112,7 @@ class BFCLSingleTurn(BenchmarkEnv):
             self.category,
             _ANYONE,
         )
-        return bool(verdict["valid"])
+        return checked
 
     def _execute(self, call: ToolCall) -> ToolResult:
         if call.error is None:

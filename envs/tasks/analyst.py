@@ -393,7 +393,7 @@ class AnalystEnv(InterpreterEnv):
     @classmethod
     def outcome(cls, state: AnalystState) -> Any:
         """What was reported; not how it was found."""
-        return state.reports
+        return {"reports": state.reports}
 
     @staticmethod
     def cells_of(state: AnalystState) -> Cells:

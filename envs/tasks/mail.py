@@ -378,4 +378,5 @@ class MailEnv(ToolEnv):
             (m.recipient, m.subject, m.text) for m in state.mails.values() if m.folder == "sent"
         ]
         events = list(state.calendar.events.values())
-        return received, sorted(sent), sorted(events, key=canonical)
+        events.sort(key=canonical)
+        return {"mails": received, "sent": sorted(sent), "events": events}

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
+from journeyman.envs.shortfall import Difference, differences
 from journeyman.envs.task import Task, UserTurn, refused
 from journeyman.envs.tasks.entities import ITEMS
 from journeyman.envs.tasks.interpreter import InterpreterEnv
@@ -303,10 +304,33 @@ class PythonEnv(InterpreterEnv):
     def solved(self) -> bool:
         """The answer is right, and functions pass; what was run on the way does not matter."""
         task = self.task
-        return self.answered() and (not isinstance(task, FunctionTask) or self._passes(task))
+        if not self.answered():
+            return False
+        return not isinstance(task, FunctionTask) or _same(self._returned(task), _expected(task))
 
-    def _passes(self, task: FunctionTask) -> bool:
-        """Call the functions in the session; what they must return never goes in there."""
+    def difference(self) -> tuple[Difference, ...]:
+        """Cases that functions do not pass."""
+        task = self.task
+        if not isinstance(task, FunctionTask):
+            return ()
+        expected = _expected(task)
+        returned = None if self._state == task.state else self._returned(task)
+        if not isinstance(returned, list) or len(returned) != len(expected):
+            names = ", ".join(dict.fromkeys(name for name, *_ in task.cases))
+            return (Difference(names, None, f"{len(expected)} cases that pass"),)
+        reached, wanted = {}, {}
+        for (name, arguments, value), found in zip(task.cases, returned, strict=True):
+            if not _same(found, value):
+                call = f"{name}({', '.join(map(repr, arguments))})"
+                reached[call], wanted[call] = found, value
+        return differences(reached, wanted)
+
+    def _returned(self, task: FunctionTask) -> object:
+        """Call the functions in the session; what they must return never goes in there.
+
+        Returns:
+            A list of what they return, or None if one raised or returned no plain value.
+        """
         calls = ", ".join(f"{name}(*{arguments!r})" for name, arguments, _ in task.cases)
         code = (
             "import contextlib as _c, io as _i\n"
@@ -316,10 +340,9 @@ class PythonEnv(InterpreterEnv):
         )
         self._repl.cells = self._state
         try:
-            results = ast.literal_eval(self._repl.look(code))
+            return ast.literal_eval(self._repl.look(code))
         except (ToolError, *_NO_LITERAL):  # it raised, met a limit, or returned no plain value
-            return False
-        return _same(results, [expected for _, _, expected in task.cases])
+            return None
 
     @staticmethod
     def cells_of(state: Cells) -> Cells:
@@ -334,6 +357,10 @@ class PythonEnv(InterpreterEnv):
 
 _NO_LITERAL = (ValueError, TypeError, SyntaxError, MemoryError, RecursionError)
 """What `ast.literal_eval` raises, by its documentation."""
+
+
+def _expected(task: FunctionTask) -> list[Any]:
+    return [expected for _, _, expected in task.cases]
 
 
 def _same(found: object, expected: object) -> bool:

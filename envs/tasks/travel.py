@@ -438,4 +438,4 @@ class TravelEnv(ToolEnv):
             for b in state.bookings.values()
             if b.status != "cancelled" or b.paid_with
         ]
-        return sorted(bookings), state.vouchers, state.cards
+        return {"bookings": sorted(bookings), "vouchers": state.vouchers, "cards": state.cards}

@@ -15,9 +15,10 @@ from typing import Any, ClassVar
 
 from journeyman.envs.benchmark import BenchmarkEnv
 from journeyman.envs.core import Observation, Snapshot
+from journeyman.envs.shortfall import AnswerCheck, Difference, differences
 from journeyman.envs.task import Task
 from journeyman.envs.tau2.domain import Domain, tau2
-from journeyman.envs.tau2.records import difference
+from journeyman.envs.tau2.records import difference, set_beside
 from journeyman.tools import ToolCall, ToolResult, ToolSpec, execute
 
 
@@ -114,18 +115,47 @@ class Tau2Env(BenchmarkEnv):
         }
         return all(parts[basis](original) for basis in original.evaluation_criteria.reward_basis)
 
+    def difference(self) -> tuple[Difference, ...]:
+        """Records and assertions, as far as the task's reward is based on them."""
+        original = self._original(self.task.id)
+        kind = tau2("data_model.tasks").RewardType
+        found: tuple[Difference, ...] = ()
+        if kind.DB in original.evaluation_criteria.reward_basis:
+            origins = (it for it in self.loaded().origin if it is not None)
+            reached = self._differences(self._world.databases)
+            sides = zip(reached, self._gold_difference(self.task.id), origins, strict=True)
+            for one, other, origin in sides:
+                found += differences(*set_beside(one, other, origin))
+        if kind.ENV_ASSERTION in original.evaluation_criteria.reward_basis:
+            for assertion in original.evaluation_criteria.env_assertions or ():
+                if not self._holds(assertion):
+                    text = f"{assertion.func_name}({assertion.arguments})"
+                    found += (Difference.of(text, "fails", "holds"),)
+        return found
+
+    def checked_answers(self) -> tuple[AnswerCheck, ...]:
+        """What was to be communicated; by the benchmark's own evaluator."""
+        original = self._original(self.task.id)
+        kind = tau2("data_model.tasks").RewardType
+        if kind.COMMUNICATE not in original.evaluation_criteria.reward_basis or not self._answers:
+            return tuple(
+                replace(it, right=it.given is not None) for it in super().checked_answers()
+            )
+        right = self._communicated(original)
+        return tuple(replace(it, right=right) for it in super().checked_answers())
+
     # The parts of the reward, as in the benchmark's `evaluate_simulation`
 
     def _database_holds(self, original: Any) -> bool:
         return self._differences(self._world.databases) == self._gold_difference(self.task.id)
 
     def _assertions_hold(self, original: Any) -> bool:
+        return all(map(self._holds, original.evaluation_criteria.env_assertions or ()))
+
+    def _holds(self, assertion: Any) -> bool:
         self._share()  # an assertion runs tools and may change things
         environment = self.loaded().world(self._state.databases).environment
-        return all(
-            environment.run_env_assertion(assertion, raise_assertion_error=False)
-            for assertion in original.evaluation_criteria.env_assertions or ()
-        )
+        return bool(environment.run_env_assertion(assertion, raise_assertion_error=False))
 
     def _actions_hold(self, original: Any) -> bool:
         messages = tau2("data_model.message")

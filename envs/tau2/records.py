@@ -56,6 +56,26 @@ def difference(database: Any, origin: Any) -> dict[str, Any]:
     }
 
 
+def set_beside(
+    reached: dict[str, Any], wanted: dict[str, Any], origin: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Two differences from one origin with their records as values.
+
+    A record that one side has not changed is the origin's there, and is left out if there is none.
+    """
+    sides: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+    for name, part in vars(origin).items():
+        pair = reached[name], wanted[name]
+        for side, changed in zip(sides, pair, strict=True):
+            if not isinstance(part, dict):
+                side[name] = json.loads(changed)
+                continue
+            keys = sorted({*pair[0], *pair[1]})
+            texts = {k: changed[k] if k in changed else _text(dict.get(part, k)) for k in keys}
+            side[name] = {k: json.loads(text) for k, text in texts.items() if text != "null"}
+    return sides
+
+
 def _changed(table: dict[str, Any], origin: dict[str, Any]) -> dict[str, str]:
     touched = {key: record for key, record in table.items() if record is not origin.get(key)}
     texts = {key: _text(record) for key, record in touched.items()}
