@@ -12,7 +12,18 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from journeyman.agents.cli import compare, envs, models, play, sandbox, show, teacher, tools, worth
+from journeyman.agents.cli import (
+    compare,
+    envs,
+    figures,
+    models,
+    play,
+    sandbox,
+    show,
+    teacher,
+    tools,
+    worth,
+)
 from journeyman.agents.cli.base import (
     FAILED,
     INTERRUPTED,
@@ -130,6 +141,7 @@ def _parser() -> Parser:
     show.add(commands)
     compare.add(commands)
     envs.add(group(commands, "envs", "list, show and check environments"))
+    figures.add(group(commands, "metrics", "list the figures of an evaluation"))
     tools.add(group(commands, "tools", "list the tools of environments"))
     sandbox.add(group(commands, "sandbox", "check the sandbox, or run a program in it"))
     models.add(group(commands, "models", "list and fetch models"))

@@ -7,17 +7,18 @@ summary of an evaluation of them. Formulas and sources are in docs/evaluation.md
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
+from journeyman.agents.errors import SettingError
 from journeyman.agents.evaluation import counting
 from journeyman.agents.evaluation.counting import VALID, Count
-from journeyman.agents.evaluation.intervals import bootstrap, wilson
+from journeyman.agents.evaluation.intervals import Measured, measured
 from journeyman.envs.types import Episode, StopReason
 from journeyman.tools.doors import load_group
 from journeyman.tools.types import CallStatus
@@ -49,35 +50,51 @@ class Measure:
     """Who defines it so, or nearly so; empty where we do."""
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """A figure and its 95% interval over tasks; None where there is none."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-    tasks: int
-    """Distinct tasks that it is about."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able form."""
-        return asdict(self)
-
-
-NOTHING = Measured(None, None, None, 0)
+NO_MEASURES: Mapping[str, Measure] = MappingProxyType({})
 
 
 def measures() -> Mapping[str, Measure]:
     """Every measure by its name: the built-in ones, then other packages'."""
-    others = load_group(ENTRY_POINTS, objection).values()
-    return MappingProxyType(_BUILT_IN | {it.name: it for it in others if isinstance(it, Measure)})
+    return MappingProxyType(_BUILT_IN | _others())
 
 
-def objection(loaded: object) -> str | None:
-    """What is wrong with what an entry point of `ENTRY_POINTS` names; None if nothing is."""
+def functions() -> Mapping[str, Callable[[Sequence[Episode]], float | None]]:
+    """Other packages' figures that are plain functions of episodes, by their entry points' names.
+
+    They are asked with the episodes that infrastructure did not break; None is no figure.
+    """
+    found = load_group(ENTRY_POINTS, _objection)
+    return {name: it for name, it in found.items() if not isinstance(it, Measure)}
+
+
+def _others() -> dict[str, Measure]:
+    found = load_group(ENTRY_POINTS, _objection).values()
+    return {it.name: it for it in found if isinstance(it, Measure)}
+
+
+def _objection(loaded: object) -> str | None:
+    """What is wrong with what an entry point names; None if nothing is."""
     if isinstance(loaded, Measure):
         return f"there is a metric {loaded.name!r} already" if loaded.name in _BUILT_IN else None
     return None if callable(loaded) else f"expected a Measure or a function, not {loaded!r}"
+
+
+def chosen(names: Sequence[str] = ()) -> dict[str, Measure]:
+    """Measures that have a column of their own: those that are named, then other packages'.
+
+    Args:
+        names: Of measures; one of a plain function, which has a column anyway, is passed over.
+
+    Raises:
+        SettingError: No metric has one of the names; the message says what may be meant.
+    """
+    known, plain = measures(), functions()
+    for name in names:
+        if name not in known and name not in plain:
+            near = difflib.get_close_matches(str(name), [*known, *plain], n=3)
+            hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+            raise SettingError(f"no metric {name!r}: {hint}`journeyman metrics list` has all")
+    return {name: known[name] for name in names if name in known} | _others()
 
 
 def estimate(measure: Measure, episodes: Iterable[Episode]) -> Measured:
@@ -86,11 +103,7 @@ def estimate(measure: Measure, episodes: Iterable[Episode]) -> Measured:
 
 
 def estimates(wanted: Mapping[str, Measure], episodes: Iterable[Episode]) -> dict[str, Measured]:
-    """Figures of some episodes, each with its 95% interval over tasks.
-
-    Shares of episodes, each of which is one or is not, have Wilson's interval with tasks as the
-    trials; all else the bootstrap's over tasks (`intervals.py`). Where no draw differs from
-    another, what is in 0..1 has Wilson's too; a mean over one task has none.
+    """Figures of some episodes, each with its 95% interval over tasks (see `intervals.measured`).
 
     Args:
         wanted: Measures by name.
@@ -105,35 +118,14 @@ def estimates(wanted: Mapping[str, Measure], episodes: Iterable[Episode]) -> dic
         row = sums.setdefault((episode.env_id, episode.task_id), [0.0] * (2 * len(listed)))
         for i, measure in enumerate(listed):
             if parts := measure.of(episode):
-                row[2 * i] += parts[0]
-                row[2 * i + 1] += parts[1]
-                binary[i] = binary[i] and parts[1] == 1 and parts[0] in (0, 1)
-    if not sums or not listed:
-        return dict.fromkeys(wanted, NOTHING)
-    table = np.array(list(sums.values()))
-    numerators, denominators = table[:, 0::2], table[:, 1::2]
-    bounds = bootstrap(numerators, denominators)
-    return {
-        measure.name: _measured(
-            measure, numerators[:, i], denominators[:, i], binary[i], *map(float, bounds[:, i])
-        )
-        for i, measure in enumerate(listed)
-    }
-
-
-def _measured(
-    measure: Measure, above: Any, below: Any, binary: bool, low: float, high: float
-) -> Measured:
-    tasks, total = int((below > 0).sum()), float(below.sum())
-    value = float(above.sum()) / total if total else math.nan
-    if not math.isfinite(value):
-        return Measured(None, None, None, tasks)
-    bounded = measure.unit in ("share", "score") and 0 <= value <= 1
-    if bounded and (binary or low == high):
-        low, high = wilson(min(value * tasks, tasks), tasks)
-    elif tasks < 2:
-        return Measured(value, None, None, tasks)
-    return Measured(value, low, high, tasks)
+                above, below = parts
+                row[2 * i] += above
+                row[2 * i + 1] += below
+                binary[i] = binary[i] and below == 1 and above in (0, 1)
+    table = np.array(list(sums.values())).reshape(len(sums), 2 * len(listed))
+    bounded = [measure.unit in ("share", "score") for measure in listed]
+    found = measured(table[:, 0::2], table[:, 1::2], bounded, binary)
+    return dict(zip(wanted, found, strict=True))
 
 
 # --- built in -------------------------------------------------------------------------------------
