@@ -76,16 +76,16 @@ def test_table_shows_every_figure_in_its_column() -> None:
     assert row.split() == [
         "student",
         "before",
-        *["50", "36.0%", "24.1", "-", "49.9", "50.0%", "2.0", "1.0", "0"],
+        *["50", "36.0%", "24.1", "-", "49.9", "50.0%", "50.0%", "2.0", "1.0", "0"],
     ]
-    for title, figure in (("success", "36.0%"), ("valid calls", "50.0%"), ("infra", "0")):
+    for title, figure in (("success", "36.0%"), ("calls ok", "50.0%"), ("infra", "0")):
         end = header.index(title) + len(title)
         assert row[:end].endswith(figure), title
 
 
 def test_table_shows_a_dash_for_what_does_not_exist() -> None:
     nothing = report.table({"nobody": metrics(0, 0)}).splitlines()[-1]
-    assert nothing.split() == ["nobody", "0", "-", "-", "-", "-", "-", "0"]
+    assert nothing.split() == ["nobody", "0", "-", "-", "-", "-", "-", "-", "0"]
     assert len(report.table({}).splitlines()) == 2
 
 
@@ -101,9 +101,10 @@ def test_table_has_columns_for_several_attempts() -> None:
 def test_breakdown_has_a_table_for_each_question() -> None:
     kinds = {(EPISODE.env_id, EPISODE.task_id): "sum"}
     rows = {"student": summarise([EPISODE], kinds), "no-op": metrics(0, 2)}
-    envs, by_kind, tools = report.breakdown(rows).split("\n\n")
+    envs, by_kind, failures, tools = report.breakdown(rows).split("\n\n")
     assert envs.splitlines()[-1].split() == ["journeyman/Bank-v0", "2", "100.0%", "0.0%"]
     assert by_kind.splitlines()[-1].split() == ["sum", "1", "100.0%", "-"]
+    assert failures.splitlines()[0].split() == ["failure", "student", "no-op"]
     assert tools.splitlines()[0].split() == ["policy:", "tool", "calls", "ok", "tool_error"]
     assert tools.splitlines()[-1].split() == ["student:", "f", "2", "1", "1"]
     assert report.breakdown({"nobody": metrics(0, 0)}) == ""
