@@ -69,7 +69,9 @@ def exact(pairs: str) -> Count:
 
     def count(episode: Episode) -> Parts | None:
         found = matching(episode)
-        return found and (float(found.made == found.wanted == pairs_of(found)), 1.0)
+        if found is None:
+            return None
+        return float(found.made == found.wanted == pairs_of(found)), 1.0
 
     return count
 

@@ -133,9 +133,11 @@ def measured(
         if not math.isfinite(value):
             found.append(Measured(None, None, None, tasks, denominator=total))
             continue
-        low, high = map(float, bounds[:, i])
+        low: float | None = float(bounds[0, i])
+        high: float | None = float(bounds[1, i])
         if bounded[i] and 0 <= value <= 1 and (binary[i] or low == high):
             low, high = wilson(min(value * tasks, tasks), tasks)
-        known = (low, high) if bounded[i] or tasks > 1 else (None, None)
-        found.append(Measured(value, *known, tasks, float(above.sum()), total))
+        elif tasks < 2:
+            low = high = None
+        found.append(Measured(value, low, high, tasks, float(above.sum()), total))
     return found

@@ -11,14 +11,14 @@ import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from journeyman.agents.errors import SettingError
 from journeyman.agents.evaluation import counting
 from journeyman.agents.evaluation.counting import VALID, Count
-from journeyman.agents.evaluation.intervals import Measured, measured
+from journeyman.agents.evaluation.intervals import Array, Measured, measured
 from journeyman.envs.types import Episode, StopReason
 from journeyman.tools.doors import load_group
 from journeyman.tools.types import CallStatus
@@ -109,23 +109,56 @@ def estimates(wanted: Mapping[str, Measure], episodes: Iterable[Episode]) -> dic
         wanted: Measures by name.
         episodes: Those that infrastructure broke are passed over.
     """
-    sums: dict[tuple[str, str], list[float]] = {}
-    listed = list(wanted.values())
-    binary = [True] * len(listed)
-    for episode in episodes:
-        if episode.stop is StopReason.INFRA_ERROR:
-            continue
-        row = sums.setdefault((episode.env_id, episode.task_id), [0.0] * (2 * len(listed)))
-        for i, measure in enumerate(listed):
-            if parts := measure.of(episode):
-                above, below = parts
-                row[2 * i] += above
-                row[2 * i + 1] += below
-                binary[i] = binary[i] and below == 1 and above in (0, 1)
-    table = np.array(list(sums.values())).reshape(len(sums), 2 * len(listed))
-    bounded = [measure.unit in ("share", "score") for measure in listed]
-    found = measured(table[:, 0::2], table[:, 1::2], bounded, binary)
-    return dict(zip(wanted, found, strict=True))
+    return Contributions.of(wanted, episodes).figures()
+
+
+@dataclass(frozen=True)
+class Contributions:
+    """What each of E episodes adds to each of M figures."""
+
+    measures: Mapping[str, Measure]
+    tasks: np.ndarray[Any, np.dtype[np.intp]]
+    """[E] numbers of the episodes' tasks."""
+    above: Array
+    """[E, M] numerators."""
+    below: Array
+    """[E, M] denominators; 0 where the figure is not about the episode."""
+
+    @classmethod
+    def of(cls, wanted: Mapping[str, Measure], episodes: Iterable[Episode]) -> Contributions:
+        """Ask every measure about every episode, but those that infrastructure broke."""
+        tasks: dict[tuple[str, str], int] = {}
+        numbers, parts = [], []
+        counts = [measure.of for measure in wanted.values()]
+        for episode in episodes:
+            if episode.stop is StopReason.INFRA_ERROR:
+                continue
+            numbers.append(tasks.setdefault((episode.env_id, episode.task_id), len(tasks)))
+            parts.append([count(episode) or (0.0, 0.0) for count in counts])
+        table = np.array(parts, dtype=float).reshape(len(parts), len(counts), 2)
+        return cls(wanted, np.array(numbers, dtype=np.intp), table[:, :, 0], table[:, :, 1])
+
+    def figures(
+        self, names: Iterable[str] | None = None, rows: Sequence[int] | None = None
+    ) -> dict[str, Measured]:
+        """Figures and their intervals.
+
+        Args:
+            names: Of which measures; by default of all.
+            rows: Of which episodes, by their places among those that were asked about.
+        """
+        listed = list(self.measures if names is None else names)
+        columns = [place for place, name in enumerate(self.measures) if name in listed]
+        taken = slice(None) if rows is None else np.array(rows, dtype=np.intp)
+        tasks, place = np.unique(self.tasks[taken], return_inverse=True)
+        above, below = self.above[taken][:, columns], self.below[taken][:, columns]
+        sums = np.zeros((2, len(tasks), len(columns)))
+        np.add.at(sums[0], place, above)
+        np.add.at(sums[1], place, below)
+        binary = ((below == 0) | ((below == 1) & ((above == 0) | (above == 1)))).all(0)
+        found = [name for name in self.measures if name in listed]
+        bounded = [self.measures[name].unit in ("share", "score") for name in found]
+        return dict(zip(found, measured(sums[0], sums[1], bounded, binary.tolist()), strict=True))
 
 
 # --- built in -------------------------------------------------------------------------------------

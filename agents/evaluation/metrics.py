@@ -16,8 +16,8 @@ from journeyman.agents.evaluation.intervals import Measured, wilson
 from journeyman.agents.evaluation.matching import NAMELESS
 from journeyman.agents.evaluation.measures import (
     NO_MEASURES,
+    Contributions,
     Measure,
-    estimates,
     functions,
     measures,
 )
@@ -114,7 +114,7 @@ class Metrics:
     """Every figure of `measures.measures` by its name, and with several attempts "pass^k" and
     "pass@k" for each k. Seconds, which are others each time, only if they were asked for."""
     groups: Mapping[str, Mapping[str, Mapping[str, Measured]]] = field(default_factory=dict)
-    """By what tasks are grouped (see `grouped`), by group: success and the figures that were asked
+    """By what tasks are grouped (see `_grouped`), by group: success and the figures that were asked
     for."""
     unplayed: int = 0
     """Episodes whose prompt left no room for a turn; they count as failed."""
@@ -175,8 +175,9 @@ def summarise(
     """
     counted = [e for e in episodes if e.stop is not StopReason.INFRA_ERROR]
     known = {it.name: it for it in measures().values() if it.unit != "seconds"} | {**chosen}
-    figures = estimates(known, counted)
-    in_groups = {"success": known["success"], **chosen}
+    parts = Contributions.of(known, counted)
+    figures = parts.figures()
+    reasons = {id(e): failure(e) for e in episodes}
     statuses = Counter(result.call.status for e in counted for result in e.calls)
     stops = Counter(e.stop for e in episodes)
     ks = range(1, attempts + 1) if attempts > 1 else ()
@@ -198,15 +199,15 @@ def summarise(
         first_error=next((e.error for e in episodes if e.stop is StopReason.INFRA_ERROR), None),
         by_tool=_by_tool(result.call for e in counted for result in e.calls),
         by_level=_by_level(counted),
-        by_failure=_by_failure(episodes),
+        by_failure=_by_failure(reasons[id(e)] for e in episodes),
         attempts=attempts,
         pass_hat={k: chances[f"pass^{k}"].value for k in ks},
         pass_at={k: chances[f"pass@{k}"].value for k in ks},
         extra={name: metric(counted) for name, metric in functions().items()},
         measures={**figures, **chances},
         groups={
-            by: {group: estimates(in_groups, them) for group, them in groups.items()}
-            for by, groups in grouped(counted, kinds).items()
+            by: {name: parts.figures(["success", *chosen], them) for name, them in found.items()}
+            for by, found in _grouped(counted, kinds, [reasons[id(e)] for e in counted]).items()
         },
         unplayed=_count(figures["unplayed"]) or 0,
         prompt_tokens=_count(figures["prompt_tokens"]),
@@ -215,25 +216,27 @@ def summarise(
     )
 
 
-def grouped(
-    episodes: Iterable[Episode], kinds: Mapping[TaskKey, str] | None
-) -> dict[str, dict[str, list[Episode]]]:
-    """Episodes by what their tasks have in common: {"env": {group: episodes}, ...}.
+def _grouped(
+    episodes: Sequence[Episode],
+    kinds: Mapping[TaskKey, str] | None,
+    reasons: Sequence[str | None],
+) -> dict[str, dict[str, list[int]]]:
+    """Places of episodes, by what they have in common: {"env": {group: places}, ...}.
 
     The groups are of the environment, the task's kind (if kinds are known), its level, each tool
     that its gold calls take, and what the episode failed by.
     """
-    found: dict[str, defaultdict[str, list[Episode]]]
+    found: dict[str, defaultdict[str, list[int]]]
     found = {by: defaultdict(list) for by in ("env", "kind", "level", "tool", "failure")}
-    for episode in episodes:
-        found["env"][episode.env_id].append(episode)
-        found["level"][level_of(episode.task_id)].append(episode)
+    for place, (episode, reason) in enumerate(zip(episodes, reasons, strict=True)):
+        found["env"][episode.env_id].append(place)
+        found["level"][level_of(episode.task_id)].append(place)
         if kinds is not None:
-            found["kind"][_kind(episode, kinds)].append(episode)
+            found["kind"][_kind(episode, kinds)].append(place)
         for tool in {call.name for turn in episode.gold or () for call in turn}:
-            found["tool"][tool].append(episode)
-        if reason := failure(episode):
-            found["failure"][reason].append(episode)
+            found["tool"][tool].append(place)
+        if reason is not None:
+            found["failure"][reason].append(place)
     return {by: {name: groups[name] for name in sorted(groups)} for by, groups in found.items()}
 
 
@@ -270,8 +273,8 @@ def _by_level(episodes: Iterable[Episode]) -> dict[str, Rate]:
     return {level: rates[level] for level in LEVELS if level in rates}
 
 
-def _by_failure(episodes: Iterable[Episode]) -> dict[str, int]:
-    found = Counter(name for e in episodes if (name := failure(e)) is not None)
+def _by_failure(reasons: Iterable[str | None]) -> dict[str, int]:
+    found = Counter(reason for reason in reasons if reason is not None)
     return dict(sorted(found.items(), key=lambda it: (-it[1], it[0])))
 
 

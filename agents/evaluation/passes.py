@@ -85,6 +85,6 @@ def passes(episodes: Iterable[Episode], ks: Iterable[int]) -> dict[str, Measured
     chances = np.array(
         [[_CHANCES[name](n, c, k) if n >= k else 0.0 for name, k in wanted] for n, c in counts]
     )
-    binary = np.isin(chances, (0.0, 1.0)).all(0) if counts else []
-    found = measured(chances, known, [True] * len(wanted), list(binary))
+    binary = [all(row[i] in (0.0, 1.0) for row in chances) for i in range(len(wanted))]
+    found = measured(chances, known, [True] * len(wanted), binary)
     return {f"{name}{k}": it for (name, k), it in zip(wanted, found, strict=True)}

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import random
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from journeyman.agents.runs.config import EvaluationConfig
 from journeyman.envs.types import Episode, Step, StopReason, Usage
 from journeyman.tools import CallStatus, ToolCall, ToolResult
 
+DOCS = Path(__file__).parents[2] / "docs" / "evaluation.md"
 ENV = "journeyman/Bank-v0"
 OK, REFUSED, TIMEOUT = CallStatus.OK, CallStatus.TOOL_ERROR, CallStatus.TIMEOUT
 
@@ -562,6 +564,15 @@ def test_other_packages_bring_measures_and_functions(monkeypatch: pytest.MonkeyP
     taken = Measure("success", "success", "share", lambda e: None, "…", None)
     assert "'success' already" in str(module._objection(taken))
     assert "not 3" in str(module._objection(3))
+
+
+@pytest.mark.skipif(not DOCS.exists(), reason="the wheel's tests come without docs/")
+def test_the_docs_name_every_metric() -> None:
+    """In the table of the section, and nothing else there."""
+    section = DOCS.read_text().partition("\n## Metrics\n")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    named = [name for row in rows for name in re.findall(r"`([^`]+)`", row)]
+    assert sorted(named) == sorted([*measures(), "pass^k", "pass@k"])
 
 
 def test_the_list_names_all(capsys: pytest.CaptureFixture[str]) -> None:
