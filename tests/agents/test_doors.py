@@ -147,7 +147,7 @@ assert all(episode.success for episode in episodes)
 (signal, *_) = Annotations(acme_teacher.Word(), Detail.SAMPLED).of(episodes)
 assert signal.logprobs.min() < -7
 assert functions()["longest_turn"](episodes) > 10
-assert estimate(measures()["hasty"], episodes).value == 0.5
+assert estimate(measures()["hasty"], episodes).value == 1.0
 assert [tool.name for tool in plugin_tools("acme")] == ["ring"]
 assert isinstance(resolve_backend("acme_box"), acme_box.Box)
 tokenizer = AutoTokenizer.from_pretrained(resolve("embedded-student"))
