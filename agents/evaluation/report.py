@@ -71,8 +71,7 @@ def table(rows: Mapping[str, Metrics], chosen: Mapping[str, Measure] = NO_MEASUR
     bills = [name for name in BILL if any(getattr(m, name) is not None for m in rows.values())]
     more = (name.replace("_", " ") for name in (*stops, *bills))
     added = [measure for measure in chosen.values() if measure.title not in HEADERS]
-    titles = (measure.title for measure in added)
-    headers = (*HEADERS[:4], *passes, *HEADERS[4:], *more, *titles, *extra)
+    headers = (*HEADERS[:4], *passes, *HEADERS[4:], *more, *(it.title for it in added), *extra)
     lines = [
         (
             *_cells(name, m, k),
@@ -168,8 +167,8 @@ def _cells(name: str, metrics: Metrics, k: int) -> tuple[str, ...]:
         *((_percent(metrics.pass_hat.get(k)), _percent(metrics.pass_at.get(k))) if k > 1 else ()),
         _percent(metrics.tool_call_success),
         _percent(metrics.call_validity),
-        _number(metrics.calls_per_task),
-        _number(metrics.tokens_per_task),
+        amount(metrics.calls_per_task, "count"),
+        amount(metrics.tokens_per_task, "tokens"),
         str(metrics.infra_failures),
     )
 
@@ -187,11 +186,7 @@ def _align(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f}%"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
+    return amount(share, "share")
 
 
 _DIGITS: Mapping[Unit, str] = {
