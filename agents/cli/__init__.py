@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from journeyman.agents.cli import (
     compare,
     envs,
+    figures,
     models,
     pages,
     play,
@@ -142,6 +143,7 @@ def _parser() -> Parser:
     compare.add(commands)
     pages.add(commands)
     envs.add(group(commands, "envs", "list, show and check environments"))
+    figures.add(group(commands, "metrics", "list the figures of an evaluation"))
     tools.add(group(commands, "tools", "list the tools of environments"))
     sandbox.add(group(commands, "sandbox", "check the sandbox, or run a program in it"))
     models.add(group(commands, "models", "list and fetch models"))

@@ -12,6 +12,7 @@ from journeyman.agents.cli.base import OK, Commands, Parser, command, task_id
 from journeyman.agents.errors import CommandError
 
 if TYPE_CHECKING:
+    from journeyman.agents.evaluation.measures import Measure
     from journeyman.agents.evaluation.records import EpisodeFile, Played
 
 DEFAULT_LIMIT = 10
@@ -46,6 +47,12 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="tables instead: by row, environment, kind, level, failure, tool",
     )
+    parser.add_argument(
+        "--metrics",
+        metavar="NAMES",
+        type=lambda text: text.split(","),
+        help="with --summary: further figures, such as call_recall,recovery (see `metrics list`)",
+    )
 
 
 def add_choices(parser: Parser) -> None:
@@ -73,9 +80,13 @@ def limit(text: str) -> int:
 
 def _show(options: argparse.Namespace) -> int:
     from journeyman.agents.evaluation.failures import failure
+    from journeyman.agents.evaluation.measures import chosen
     from journeyman.agents.evaluation.records import EpisodeFile, find_run
     from journeyman.agents.evaluation.transcript import as_text
 
+    if options.metrics and not options.summary:
+        raise CommandError("--metrics goes with --summary")
+    metrics = chosen(options.metrics or ())
     run = find_run(options.run)
     file = EpisodeFile(run)
     numbered = list(file.numbered(lambda line: matches(line, options)))
@@ -89,7 +100,7 @@ def _show(options: argparse.Namespace) -> int:
     if options.scores and options.summary:
         raise CommandError("--summary shows no scores: leave out --scores or --summary")
     if options.summary:
-        print(_summary(found))
+        print(_summary(found, metrics))
         return OK
     shown = found[: options.limit or None]
     more = f"{len(shown)} of {len(found)} episodes" + (
@@ -177,9 +188,9 @@ def nothing(file: EpisodeFile, options: argparse.Namespace) -> str:
     return f"{file.path}: no episode matches ({_choice(options)})"
 
 
-def _summary(found: Sequence[Played]) -> str:
+def _summary(found: Sequence[Played], chosen: Mapping[str, Measure]) -> str:
+    from journeyman.agents.evaluation.overview import in_words
     from journeyman.agents.evaluation.records import metrics_of, rows_of
-    from journeyman.agents.evaluation.report import breakdown, table
 
-    rows = {row: metrics_of(played) for row, played in rows_of(found).items()}
-    return f"{table(rows)}\n\n{breakdown(rows)}"
+    rows = {row: metrics_of(played, chosen) for row, played in rows_of(found).items()}
+    return in_words(rows, details=True, chosen=chosen)

@@ -7,6 +7,8 @@ as twice the tasks do.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -78,3 +80,64 @@ def bootstrap(numerators: Array, denominators: Array) -> Array:
         if len(known := column[np.isfinite(column)]):
             bounds[:, figure] = np.quantile(known, [0.025, 0.975])
     return bounds
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A figure and its 95% interval over tasks; None where there is none."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    tasks: int
+    """Distinct tasks that it is about."""
+    numerator: float | None = None
+    """Of which `value` is a share or a mean: the sum over all episodes."""
+    denominator: float = 0.0
+    """What it is a share of, or a mean over."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form."""
+        return {"value": self.value, "low": self.low, "high": self.high, "tasks": self.tasks}
+
+
+NOTHING = Measured(None, None, None, 0)
+
+
+def measured(
+    numerators: Array, denominators: Array, bounded: Sequence[bool], binary: Sequence[bool]
+) -> list[Measured]:
+    """Ratios of sums with their intervals, one a column.
+
+    Where every trial either is something or is not, it is Wilson's interval with tasks as the
+    trials: exact for one trial a task, and on the wide side for more. All else has the bootstrap's;
+    but where no draw differs from another, that is no sign of certainty, and what is in 0..1 has
+    Wilson's too.
+
+    Args:
+        numerators: [T, M], a row a task; NaN is not known.
+        denominators: [T, M], 0 or more.
+        bounded: [M], True of what is in 0..1.
+        binary: [M], True of what is a share of trials that are one or are not.
+    """
+    if not numerators.size:
+        return [NOTHING] * len(bounded)
+    drawn = np.array([not (b and t) for b, t in zip(bounded, binary, strict=True)])
+    bounds = np.zeros((2, len(bounded)))
+    if drawn.any():
+        bounds[:, drawn] = bootstrap(numerators[:, drawn], denominators[:, drawn])
+    found = []
+    for i, (above, below) in enumerate(zip(numerators.T, denominators.T, strict=True)):
+        tasks, total = int((below > 0).sum()), float(below.sum())
+        value = float(above.sum()) / total if total else math.nan
+        if not math.isfinite(value):
+            found.append(Measured(None, None, None, tasks, denominator=total))
+            continue
+        low: float | None = float(bounds[0, i])
+        high: float | None = float(bounds[1, i])
+        if bounded[i] and 0 <= value <= 1 and (binary[i] or low == high):
+            low, high = wilson(min(value * tasks, tasks), tasks)
+        elif tasks < 2:
+            low = high = None
+        found.append(Measured(value, low, high, tasks, float(above.sum()), total))
+    return found

@@ -6,37 +6,30 @@ counted and reported, and enter no average.
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from journeyman.agents.evaluation.failures import failure
-from journeyman.agents.evaluation.intervals import wilson
-from journeyman.agents.evaluation.measures import ENTRY_POINTS, VALID, Measure, objection
-from journeyman.envs.types import LEVELS, Episode, StopReason, Usage, level_of
-from journeyman.tools.doors import load_group
+from journeyman.agents.evaluation.intervals import Measured, wilson
+from journeyman.agents.evaluation.matching import NAMELESS
+from journeyman.agents.evaluation.measures import (
+    NO_MEASURES,
+    Contributions,
+    Measure,
+    functions,
+    measures,
+)
+from journeyman.agents.evaluation.passes import passes
+from journeyman.envs.types import LEVELS, Episode, StopReason, level_of
 from journeyman.tools.types import CallStatus, ToolCall
 
-_N = TypeVar("_N", int, float)
 TaskKey = tuple[str, str]
 """Environment id and task id: a task id alone is unique only within its environment."""
 
-Metric = Callable[[Sequence[Episode]], float | None]
-"""A figure of a policy from the episodes that infrastructure did not break; None if there is none.
-Another package adds one under the entry-point group `journeyman.metrics`: a column of the table."""
-
 NO_TOOL = "(no tool)"
 """Stands in `Metrics.by_tool` for what malformed calls and invented names would have called."""
-_NAMELESS = frozenset(
-    {
-        CallStatus.INVALID_JSON,
-        CallStatus.UNCLOSED,
-        CallStatus.MISSING_NAME,
-        CallStatus.UNKNOWN_TOOL,
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +71,8 @@ class Metrics:
     success: Rate
     calls: int
     """Attempted calls, malformed ones included."""
+    tool_call_success: float | None
+    """Share of attempted calls that ran and were not refused; None without calls."""
     call_validity: float | None
     """Share of attempted calls that reached a tool; None without calls."""
     call_statuses: Mapping[str, int]
@@ -114,7 +109,13 @@ class Metrics:
     pass_at: Mapping[int, float | None]
     """pass@k likewise."""
     extra: Mapping[str, float | None]
-    """Figures of other packages' metrics, by name; see `registered`."""
+    """Figures of other packages' metrics, by name; see `measures.functions`."""
+    measures: Mapping[str, Measured] = field(default_factory=dict)
+    """Every figure of `measures.measures` by its name, and with several attempts "pass^k" and
+    "pass@k" for each k. Seconds, which are others each time, only if they were asked for."""
+    groups: Mapping[str, Mapping[str, Mapping[str, Measured]]] = field(default_factory=dict)
+    """By what tasks are grouped (see `_grouped`), by group: success and the figures that were asked
+    for."""
     unplayed: int = 0
     """Episodes whose prompt left no room for a turn; they count as failed."""
     prompt_tokens: int | None = None
@@ -142,13 +143,24 @@ class Metrics:
                 name: {"calls": sum(statuses.values()), "statuses": dict(statuses)}
                 for name, statuses in self.by_tool.items()
             },
+            "measures": {name: figure.to_dict() for name, figure in self.measures.items()},
+            "groups": {
+                by: {
+                    group: {name: figure.to_dict() for name, figure in figures.items()}
+                    for group, figures in groups.items()
+                }
+                for by, groups in self.groups.items()
+            },
             "pass_hat": {str(k): value for k, value in self.pass_hat.items()},
             "pass_at": {str(k): value for k, value in self.pass_at.items()},
         }
 
 
 def summarise(
-    episodes: Sequence[Episode], kinds: Mapping[TaskKey, str] | None = None, attempts: int = 1
+    episodes: Sequence[Episode],
+    kinds: Mapping[TaskKey, str] | None = None,
+    attempts: int = 1,
+    chosen: Mapping[str, Measure] = NO_MEASURES,
 ) -> Metrics:
     """Measure a policy by its episodes.
 
@@ -156,25 +168,30 @@ def summarise(
         episodes: What it played; several episodes of one task are fine.
         kinds: (environment id, task id) -> the task's kind, to break success down by kind.
         attempts: Episodes that each task was to have; above 1 there are pass^k and pass@k too.
+        chosen: Measures to break down by groups of tasks, as success is.
 
     Raises:
         ValueError: `kinds` lacks a task that was played.
     """
     counted = [e for e in episodes if e.stop is not StopReason.INFRA_ERROR]
+    known = {it.name: it for it in measures().values() if it.unit != "seconds"} | {**chosen}
+    parts = Contributions.of(known, counted)
+    figures = parts.figures()
+    reasons = {id(e): failure(e) for e in episodes}
     statuses = Counter(result.call.status for e in counted for result in e.calls)
-    calls = statuses.total()
-    valid = sum(count for status, count in statuses.items() if status in VALID)
     stops = Counter(e.stop for e in episodes)
     ks = range(1, attempts + 1) if attempts > 1 else ()
+    chances = passes(counted, ks)
     return Metrics(
         success=_rate(counted),
-        calls=calls,
-        call_validity=valid / calls if calls else None,
+        calls=statuses.total(),
+        tool_call_success=figures["tool_call_success"].value,
+        call_validity=figures["valid_calls"].value,
         call_statuses={s.value: statuses[s] for s in CallStatus if statuses[s]},
-        calls_per_task=_mean(len(e.calls) for e in counted),
-        tokens_per_task=_tokens_per_task(counted),
-        turns_per_task=_mean(len(e.steps) for e in counted),
-        truncated_turns=sum(step.truncated for e in counted for step in e.steps),
+        calls_per_task=figures["calls"].value,
+        tokens_per_task=figures["tokens"].value,
+        turns_per_task=figures["turns"].value,
+        truncated_turns=_count(figures["truncated_turns"]) or 0,
         stops={s.value: stops[s] for s in StopReason if stops[s]},
         infra_failures=stops[StopReason.INFRA_ERROR],
         by_env=_rates(counted, lambda e: e.env_id),
@@ -182,77 +199,50 @@ def summarise(
         first_error=next((e.error for e in episodes if e.stop is StopReason.INFRA_ERROR), None),
         by_tool=_by_tool(result.call for e in counted for result in e.calls),
         by_level=_by_level(counted),
-        by_failure=_by_failure(episodes),
+        by_failure=_by_failure(reasons[id(e)] for e in episodes),
         attempts=attempts,
-        pass_hat={k: pass_hat_k(counted, k) for k in ks},
-        pass_at={k: pass_at_k(counted, k) for k in ks},
-        extra={name: metric(counted) for name, metric in registered().items()},
-        unplayed=sum(e.stop is StopReason.CONTEXT_FULL and not e.steps for e in counted),
-        prompt_tokens=_total(u.prompt for u in _usages(counted)),
-        completion_tokens=_total(u.completion for u in _usages(counted)),
-        cost=_total(u.cost for u in _usages(counted)),
+        pass_hat={k: chances[f"pass^{k}"].value for k in ks},
+        pass_at={k: chances[f"pass@{k}"].value for k in ks},
+        extra={name: metric(counted) for name, metric in functions().items()},
+        measures={**figures, **chances},
+        groups={
+            by: {name: parts.figures(["success", *chosen], them) for name, them in found.items()}
+            for by, found in _grouped(counted, kinds, [reasons[id(e)] for e in counted]).items()
+        },
+        unplayed=_count(figures["unplayed"]) or 0,
+        prompt_tokens=_count(figures["prompt_tokens"]),
+        completion_tokens=_count(figures["completion_tokens"]),
+        cost=figures["cost"].numerator,
     )
 
 
-def _usages(episodes: Iterable[Episode]) -> Iterator[Usage]:
-    return (step.usage for e in episodes for step in e.steps if step.usage is not None)
+def _grouped(
+    episodes: Sequence[Episode],
+    kinds: Mapping[TaskKey, str] | None,
+    reasons: Sequence[str | None],
+) -> dict[str, dict[str, list[int]]]:
+    """Places of episodes, by what they have in common: {"env": {group: places}, ...}.
 
-
-def _total(parts: Iterable[_N | None]) -> _N | None:
-    """The sum, if there is any part and each is known."""
-    listed = list(parts)
-    known = [part for part in listed if part is not None]
-    return sum(known[1:], known[0]) if known and len(known) == len(listed) else None
-
-
-def _tokens_per_task(episodes: Sequence[Episode]) -> float | None:
-    if not any(_usages(episodes)):
-        return _mean(sum(e.mask) for e in episodes)
-    written = _total(u.completion for u in _usages(episodes))
-    return None if written is None else written / len(episodes)
-
-
-def registered() -> Mapping[str, Metric]:
-    """The plain functions of other packages, by the names of their entry points."""
-    found = load_group(ENTRY_POINTS, objection)
-    return {name: it for name, it in found.items() if not isinstance(it, Measure)}
-
-
-def pass_hat_k(episodes: Sequence[Episode], k: int) -> float | None:
-    """pass^k: the chance that k episodes of a task ALL succeed, averaged over tasks.
-
-    Args:
-        episodes: n >= k episodes of each task. Tasks left with fewer, because infrastructure broke
-            some, are passed over.
-        k: Episodes drawn from each task's, without replacement.
-
-    Returns:
-        The unbiased estimate, mean of C(c,k)/C(n,k); None if no task has k episodes.
-
-    Raises:
-        ValueError: `k` is below 1.
+    The groups are of the environment, the task's kind (if kinds are known), its level, each tool
+    that its gold calls take, and what the episode failed by.
     """
-    return _over_tasks(episodes, k, lambda n, c: math.comb(c, k) / math.comb(n, k))
+    found: dict[str, defaultdict[str, list[int]]]
+    found = {by: defaultdict(list) for by in ("env", "kind", "level", "tool", "failure")}
+    for place, (episode, reason) in enumerate(zip(episodes, reasons, strict=True)):
+        found["env"][episode.env_id].append(place)
+        found["level"][level_of(episode.task_id)].append(place)
+        if kinds is not None:
+            found["kind"][_kind(episode, kinds)].append(place)
+        for tool in {call.name for turn in episode.gold or () for call in turn}:
+            found["tool"][tool].append(place)
+        if reason is not None:
+            found["failure"][reason].append(place)
+    return {by: {name: groups[name] for name in sorted(groups)} for by, groups in found.items()}
 
 
-def pass_at_k(episodes: Sequence[Episode], k: int) -> float | None:
-    """pass@k: the chance that AT LEAST ONE of k episodes of a task succeeds, averaged over tasks.
-
-    The mean of 1 - C(n-c,k)/C(n,k); arguments, result and errors are those of `pass_hat_k`.
-    """
-    return _over_tasks(episodes, k, lambda n, c: 1 - math.comb(n - c, k) / math.comb(n, k))
-
-
-def _over_tasks(
-    episodes: Sequence[Episode], k: int, estimate: Callable[[int, int], float]
-) -> float | None:
-    if k < 1:
-        raise ValueError(f"k={k}: expected at least 1")
-    outcomes: defaultdict[TaskKey, list[bool]] = defaultdict(list)
-    for episode in episodes:
-        if episode.stop is not StopReason.INFRA_ERROR:
-            outcomes[_key(episode)].append(episode.success)
-    return _mean(estimate(len(o), sum(o)) for o in outcomes.values() if len(o) >= k)
+def _count(figure: Measured) -> int | None:
+    """What there was in all."""
+    return None if figure.numerator is None else round(figure.numerator)
 
 
 def _key(episode: Episode) -> TaskKey:
@@ -283,21 +273,16 @@ def _by_level(episodes: Iterable[Episode]) -> dict[str, Rate]:
     return {level: rates[level] for level in LEVELS if level in rates}
 
 
-def _by_failure(episodes: Iterable[Episode]) -> dict[str, int]:
-    found = Counter(name for e in episodes if (name := failure(e)) is not None)
+def _by_failure(reasons: Iterable[str | None]) -> dict[str, int]:
+    found = Counter(reason for reason in reasons if reason is not None)
     return dict(sorted(found.items(), key=lambda it: (-it[1], it[0])))
 
 
 def _by_tool(calls: Iterable[ToolCall]) -> dict[str, dict[str, int]]:
     found: defaultdict[str, Counter[CallStatus]] = defaultdict(Counter)
     for call in calls:
-        found[NO_TOOL if call.status in _NAMELESS else call.name][call.status] += 1
+        found[NO_TOOL if call.status in NAMELESS else call.name][call.status] += 1
     return {
         name: {s.value: found[name][s] for s in CallStatus if found[name][s]}
         for name in sorted(found)
     }
-
-
-def _mean(values: Iterable[float]) -> float | None:
-    listed = list(values)
-    return sum(listed) / len(listed) if listed else None

@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 from journeyman.agents.errors import RunDirError, RunFileError
 from journeyman.agents.evaluation.files import json_lines, misfit
+from journeyman.agents.evaluation.measures import NO_MEASURES, Measure
 from journeyman.agents.evaluation.metrics import Metrics, summarise
 from journeyman.agents.evaluation.report import write_atomically
 from journeyman.agents.evaluation.scores import SHAPE, Scores
@@ -266,11 +267,11 @@ def kind_of(episode: Episode) -> str:
     return env_class(episode.env_id).load_task(episode.task_id).kind
 
 
-def metrics_of(played: Sequence[Played]) -> Metrics:
-    """The figures of one row."""
+def metrics_of(played: Sequence[Played], chosen: Mapping[str, Measure] = NO_MEASURES) -> Metrics:
+    """The figures of one row; `chosen` are broken down by groups of tasks too."""
     kinds = {(p.episode.env_id, p.episode.task_id): p.kind for p in played}
     attempts = len({p.attempt for p in played}) or 1
-    return summarise([p.episode for p in played], kinds, attempts)
+    return summarise([p.episode for p in played], kinds, attempts, chosen)
 
 
 def rows_of(played: Iterable[Played]) -> dict[str, list[Played]]:

@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from journeyman.agents.evaluation.matching import UNREAD
 from journeyman.agents.evaluation.metrics import Metrics
 from journeyman.envs import StopReason
 from journeyman.tools import CallStatus
 
-UNREAD = frozenset({CallStatus.INVALID_JSON, CallStatus.UNCLOSED, CallStatus.MISSING_NAME})
-"""Statuses of calls that the dialect could not read."""
 NO_SIGNAL = "rollout/no_signal"
 """Figure of a training that learns from rewards alone: 1 where a rollout had nothing to learn."""
 

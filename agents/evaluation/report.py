@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from journeyman.agents.evaluation.measures import NO_MEASURES, Measure, Unit
 from journeyman.agents.evaluation.metrics import Metrics, Rate
 from journeyman.agents.evaluation.printing import one_line, printable
 from journeyman.envs import StopReason
@@ -28,6 +29,7 @@ HEADERS = (
     "tasks",
     "success",
     "95% interval",
+    "calls ok",
     "valid calls",
     "calls/task",
     "tokens/task",
@@ -51,11 +53,12 @@ _COLOURS = {
 }
 
 
-def table(rows: Mapping[str, Metrics]) -> str:
+def table(rows: Mapping[str, Metrics], chosen: Mapping[str, Measure] = NO_MEASURES) -> str:
     """Rows as aligned text.
 
     Args:
         rows: Name of a policy -> its metrics, in the order to show them.
+        chosen: Measures that have a column too; those that have one anyway are passed over.
 
     Returns:
         Lines without a final newline. "-" stands for a figure that does not exist, such as the call
@@ -67,33 +70,19 @@ def table(rows: Mapping[str, Metrics]) -> str:
     stops = [stop for stop in CUT_SHORT if any(m.stops.get(stop) for m in rows.values())]
     bills = [name for name in BILL if any(getattr(m, name) is not None for m in rows.values())]
     more = (name.replace("_", " ") for name in (*stops, *bills))
-    headers = (*HEADERS[:4], *passes, *HEADERS[4:], *more, *extra)
+    added = [measure for measure in chosen.values() if measure.title not in HEADERS]
+    headers = (*HEADERS[:4], *passes, *HEADERS[4:], *more, *(it.title for it in added), *extra)
     lines = [
         (
             *_cells(name, m, k),
             *(str(m.stops.get(s, 0)) for s in stops),
             *(_bill(getattr(m, it)) for it in bills),
+            *(amount(m.measures[it.name].value, it.unit) for it in added),
             *_extra(m, extra),
         )
         for name, m in rows.items()
     ]
     return aligned([headers, *lines])
-
-
-def in_words(rows: Mapping[str, Metrics], details: bool, said: Sequence[str] = ()) -> str:
-    """All that is printed of an evaluation: the table, its breakdown if asked for, remarks.
-
-    Args:
-        rows: Name of a policy -> its metrics.
-        details: Add `breakdown`.
-        said: See `remarks`; they go below it.
-    """
-    parts = [table(rows)]
-    if details:
-        parts.append(breakdown(rows))
-    if said:
-        parts.append("\n".join(f"Mind: {words}" for words in said))
-    return "\n\n".join(parts)
 
 
 def _extra(metrics: Metrics, names: Sequence[str]) -> list[str]:
@@ -176,9 +165,10 @@ def _cells(name: str, metrics: Metrics, k: int) -> tuple[str, ...]:
         _percent(metrics.success.value),
         interval,
         *((_percent(metrics.pass_hat.get(k)), _percent(metrics.pass_at.get(k))) if k > 1 else ()),
+        _percent(metrics.tool_call_success),
         _percent(metrics.call_validity),
-        _number(metrics.calls_per_task),
-        _number(metrics.tokens_per_task),
+        amount(metrics.calls_per_task, "count"),
+        amount(metrics.tokens_per_task, "tokens"),
         str(metrics.infra_failures),
     )
 
@@ -196,11 +186,22 @@ def _align(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f}%"
+    return amount(share, "share")
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
+_DIGITS: Mapping[Unit, str] = {
+    "share": ".1%",
+    "score": ".1%",
+    "count": ".1f",
+    "tokens": ".1f",
+    "seconds": ".3g",
+    "money": ".4f",
+}
+
+
+def amount(value: float | None, unit: Unit) -> str:
+    """A figure for people; "-" stands for one that does not exist."""
+    return "-" if value is None else format(value, _DIGITS[unit])
 
 
 def write_summary(

@@ -17,6 +17,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from journeyman.agents.errors import CommandError
+from journeyman.agents.evaluation.measures import chosen
 from journeyman.agents.evaluation.records import EPISODES, Place, Played, metrics_of
 from journeyman.agents.evaluation.report import table, write_atomically, write_summary
 from journeyman.agents.learning.conversations import as_record
@@ -64,7 +65,7 @@ def collect(composed: DictConfig) -> None:
         counts = {"kept": len(sifted.records), "left_out": dict(sifted.left_out)}
         extra = {"machine": machine(), "config": as_mapping(composed), "collected": counts}
         write_summary(folder.path / "summary.json", rows, extra)
-    print(f"\n{table(rows)}")  # with what a server took, if one played
+    print(f"\n{table(rows, chosen())}")  # with what a server took, if one played
     print(f"\n{len(found)} episodes were played, {len(sifted.records)} are kept: {file}")
     for reason, count in sifted.left_out.most_common():
         print(f"{count:7} left out: {reason}")

@@ -22,6 +22,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from journeyman.agents.errors import SettingError
+from journeyman.agents.evaluation.measures import chosen
 from journeyman.agents.rollouts.tasks import All
 from journeyman.envs import StopReason
 
@@ -73,9 +74,15 @@ class EvaluationConfig:
     validation_tasks: Positive = 100
     search: str | None = None
     """How turns are chosen: None samples them, else see `SearchPlayer`."""
+    metrics: list[str] | None = None
+    """Measures that have a column too."""
 
     def __post_init__(self) -> None:
-        """Several attempts must not be alike."""
+        """Several attempts must not be alike, and metrics must have their names."""
+        try:
+            chosen(self.metrics or ())
+        except SettingError as error:
+            raise SettingError(f"evaluation.metrics={self.metrics}: {error}") from error
         if self.attempts > 1 and self.temperature == 0:
             raise SettingError(
                 f"evaluation.attempts={self.attempts} at evaluation.temperature=0: all attempts of "

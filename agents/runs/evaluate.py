@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
+from journeyman.agents.evaluation.measures import chosen
+from journeyman.agents.evaluation.overview import in_words
 from journeyman.agents.evaluation.remarks import remarks
-from journeyman.agents.evaluation.report import in_words, plot, write_summary
+from journeyman.agents.evaluation.report import plot, write_summary
 from journeyman.agents.rollouts.job import Job
 from journeyman.agents.runs.application import run_app
 from journeyman.agents.runs.config import EvalConfig, as_mapping, read
@@ -53,5 +55,7 @@ def evaluate_student(composed: DictConfig) -> None:
     extra = {"machine": machine(), "config": as_mapping(composed), "remarks": said}
     write_summary(folder.path / "summary.json", rows, extra)
     plot(folder.path / "plot.png", rows)
-    print(f"\n{in_words(rows, config.evaluation.breakdown, said)}\n")
+    columns = chosen(config.evaluation.metrics or ())
+    text = in_words(rows, config.evaluation.breakdown, said, columns)
+    print(f"\n{text}\n")
     print(f"summary: {folder.path / 'summary.json'}")

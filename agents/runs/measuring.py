@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from journeyman.agents.errors import BrokenRolloutError, SettingError
+from journeyman.agents.evaluation.measures import chosen
 from journeyman.agents.evaluation.metrics import Metrics
 from journeyman.agents.evaluation.records import (
     EpisodeFile,
@@ -79,7 +80,8 @@ def evaluate(
     name: str, player: Player, config: RunConfig, kwargs: dict[str, Any], job: Job
 ) -> Metrics:
     """The figures of one row; see `play`."""
-    return metrics_of(play(name, player, config, kwargs, job))
+    columns = chosen(config.evaluation.metrics or ())
+    return metrics_of(play(name, player, config, kwargs, job), columns)
 
 
 def play(

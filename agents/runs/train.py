@@ -15,10 +15,12 @@ from transformers.integrations.integration_utils import get_reporting_integratio
 
 from journeyman.agents.credit import Credit
 from journeyman.agents.errors import AgentError, SettingError, UnsupportedModelError
+from journeyman.agents.evaluation.measures import chosen
 from journeyman.agents.evaluation.metrics import Metrics
+from journeyman.agents.evaluation.overview import in_words
 from journeyman.agents.evaluation.records import EpisodeFile
 from journeyman.agents.evaluation.remarks import remarks
-from journeyman.agents.evaluation.report import in_words, plot, write_atomically, write_summary
+from journeyman.agents.evaluation.report import plot, write_atomically, write_summary
 from journeyman.agents.learning.losses import Loss
 from journeyman.agents.learning.trainers.callbacks import (
     MarkComplete,
@@ -348,7 +350,8 @@ def finish(
     }
     write_summary(run / "summary.json", rows, extra)
     plot(run / "plot.png", rows, history)
+    columns = chosen(OmegaConf.select(composed, "evaluation.metrics") or ())
     details = bool(OmegaConf.select(composed, "evaluation.breakdown"))
-    write_atomically(run / "table.txt", f"{in_words(rows, details, found)}\n".encode())
-    text = in_words(rows, details, [words for words in found if words not in said])
+    write_atomically(run / "table.txt", f"{in_words(rows, details, found, columns)}\n".encode())
+    text = in_words(rows, details, [words for words in found if words not in said], columns)
     print(f"\n{text}\n\nsummary: {run / 'summary.json'}\npicture: {run / 'plot.png'}")

@@ -20,7 +20,7 @@ DOORS = {
     "losses": 'acme_huber = "acme_loss:Huber"',
     "credits": 'acme_last = "acme_credit:Last"',
     "estimators": 'acme_halved = "acme_estimator:Halved"',
-    "metrics": 'longest_turn = "acme_metric:longest_turn"',
+    "metrics": 'longest_turn = "acme_metric:longest_turn"\nhasty = "acme_metric:HASTY"',
     "sandboxes": 'acme_box = "acme_box:Box"',
 }
 LINES = 30
@@ -131,7 +131,7 @@ def test_a_sandbox(python: Path, tmp_path: Path) -> None:
 
 FROM_PYTHON = """
 import acme_box, acme_credit, acme_estimator, acme_loss, acme_student, acme_teacher
-from journeyman.agents.evaluation.metrics import registered
+from journeyman.agents.evaluation.measures import estimate, functions, measures
 from journeyman.agents.networks.catalogue import resolve
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import TaskRef
@@ -146,7 +146,8 @@ episodes = rollout(acme_student.Parrot(), tasks)
 assert all(episode.success for episode in episodes)
 (signal, *_) = Annotations(acme_teacher.Word(), Detail.SAMPLED).of(episodes)
 assert signal.logprobs.min() < -7
-assert registered()["longest_turn"](episodes) > 10
+assert functions()["longest_turn"](episodes) > 10
+assert estimate(measures()["hasty"], episodes).value == 1.0
 assert [tool.name for tool in plugin_tools("acme")] == ["ring"]
 assert isinstance(resolve_backend("acme_box"), acme_box.Box)
 tokenizer = AutoTokenizer.from_pretrained(resolve("embedded-student"))

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from journeyman.agents.cli import main
-from journeyman.agents.evaluation.metrics import wilson
+from journeyman.agents.evaluation.intervals import wilson
 from journeyman.agents.evaluation.records import EpisodeFile
 from journeyman.agents.evaluation.scores import StepScores, StepWorth
 from journeyman.agents.evaluation.viewer.document import as_json, page, page_data, read_runs
