@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,17 +61,25 @@ def _show(options: argparse.Namespace) -> int:
 
     run = find_run(options.run)
     file = EpisodeFile(run)
-    found = file.read(lambda line: _matches(line, options))
-    if not found:
-        raise CommandError(_nothing(file, options))
     if options.scores and options.summary:
         raise CommandError("--summary shows no scores: leave out --scores or --summary")
+    matching, limit = itertools.count(), math.inf
+    if options.limit and not options.summary:
+        limit = options.limit
+
+    def wanted(line: Mapping[str, Any]) -> bool:
+        # All are counted, and those that are shown are made into episodes.
+        return _matches(line, options) and next(matching) < limit
+
+    shown = file.read(wanted)
+    if not shown:
+        raise CommandError(_nothing(file, options))
     if options.summary:
-        print(_summary(found))
+        print(_summary(shown))
         return OK
-    shown = found[: options.limit or None]
-    more = f"{len(shown)} of {len(found)} episodes" + (
-        "; --limit 0 shows all" if len(shown) < len(found) else ""
+    found = next(matching)
+    more = f"{len(shown)} of {found} episodes" + (
+        "; --limit 0 shows all" if len(shown) < found else ""
     )
     if options.html:
         options.html.write_text(as_html(f"{run}: {_choice(options)}", shown), encoding="utf-8")
@@ -104,14 +114,20 @@ def _choice(options: argparse.Namespace) -> str:
 
 def _nothing(file: EpisodeFile, options: argparse.Namespace) -> str:
     """Why nothing matches: a name that is not there, or names that do not go together."""
-    lines = list(file.lines())
-    for asked, key in (("row", "row"), ("kind", "kind"), ("env", "env_id")):
-        there = sorted({line[key] for line in lines})
+    keys = {"row": "row", "kind": "kind", "env": "env_id"}
+    names: dict[str, set[str]] = {asked: set() for asked in keys}
+    scored = False
+    for line in file.lines():
+        scored = scored or "scores" in line
+        for asked, key in keys.items():
+            names[asked].add(line[key])
+    for asked in keys:
+        there = sorted(names[asked])
         if getattr(options, asked) not in (None, *there):
             return f"{file.path} has no {asked} {getattr(options, asked)!r}; it has " + (
                 ", ".join(there) or "no episodes yet"
             )
-    if options.scores and not any("scores" in line for line in lines):
+    if options.scores and not scored:
         return (
             f"{file.path} has no scores: `journeyman train` writes them with the first "
             f"log_episodes=… of each rollout"

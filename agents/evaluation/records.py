@@ -15,7 +15,8 @@ from journeyman.agents.evaluation.files import json_lines, misfit
 from journeyman.agents.evaluation.metrics import Metrics, summarise
 from journeyman.agents.evaluation.report import write_atomically
 from journeyman.agents.evaluation.scores import SHAPE, Scores
-from journeyman.envs import Episode, StopReason, env_class
+from journeyman.agents.evaluation.stored import StoredEpisode
+from journeyman.envs import Episode, StopReason, ToolEnv, env_class
 from journeyman.envs.types import Role
 from journeyman.tools import CallStatus
 
@@ -79,8 +80,7 @@ class Played:
             TypeError: As `ValueError`.
             ValueError: A value is none that `to_dict` writes.
         """
-        episode, told = Episode.from_dict(line), line.get("scores")
-        count = len(episode.steps), len(episode.tokens)
+        episode, told = StoredEpisode.from_dict(line), line.get("scores")
         return cls(
             line["row"],
             episode,
@@ -88,7 +88,9 @@ class Played:
             line["attempt"],
             line["step"],
             line["weights"],
-            None if told is None else Scores.from_dict(told, *count),
+            None
+            if told is None
+            else Scores.from_dict(told, len(episode.steps), len(episode.tokens)),
         )
 
 
@@ -182,11 +184,15 @@ class EpisodeFile:
         Raises:
             RunFileError: A line is none that was written here.
         """
-        return [
-            self._played(number, line)
-            for number, line in enumerate(self.lines(), 1)
-            if wanted(line)
-        ]
+        return list(self.each(wanted))
+
+    def each(
+        self, wanted: Callable[[Mapping[str, Any]], bool] = lambda line: True
+    ) -> Iterator[Played]:
+        """What `read` gives, one after the other: none is made before it is asked for."""
+        for number, line in enumerate(self.lines(), 1):
+            if wanted(line):
+                yield self._played(number, line)
 
     def _played(self, number: int, line: Mapping[str, Any]) -> Played:
         try:
@@ -238,7 +244,13 @@ def _line(record: Mapping[str, Any]) -> str:
 
 def kind_of(episode: Episode) -> str:
     """The kind of an episode's task."""
-    return env_class(episode.env_id).load_task(episode.task_id).kind
+    return _kind(env_class(episode.env_id), episode.task_id)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _kind(env: type[ToolEnv], task_id: str) -> str:
+    # Every row plays the same tasks, and to make one is a third of playing a script through it.
+    return env.load_task(task_id).kind
 
 
 def metrics_of(played: Sequence[Played]) -> Metrics:

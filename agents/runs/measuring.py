@@ -15,6 +15,7 @@ from tqdm import tqdm
 from journeyman.agents.errors import BrokenRolloutError, SettingError
 from journeyman.agents.evaluation.metrics import Metrics
 from journeyman.agents.evaluation.records import EpisodeFile, Played, kind_of, metrics_of
+from journeyman.agents.evaluation.stored import StoredEpisode
 from journeyman.agents.rollouts.job import Job
 from journeyman.agents.rollouts.rollout import no_room, rollout
 from journeyman.agents.rollouts.tasks import TaskRef, deal
@@ -115,7 +116,7 @@ def play(
             episodes = rollout(player, [ref for ref, _ in batch], size, kwargs, bar.update)
             played = job.share(
                 [
-                    Played(name, e, kind_of(e), n, weights=weights)
+                    Played(name, StoredEpisode.of(e), kind_of(e), n, weights=weights)
                     for e, (_, n) in zip(episodes, batch, strict=True)
                 ]
             )
