@@ -39,7 +39,7 @@ from omegaconf import DictConfig, OmegaConf
 from scipy import stats
 from tqdm import tqdm
 
-from journeyman.agents.evaluation.metrics import wilson
+from journeyman.agents.evaluation.intervals import wilson
 from journeyman.agents.evaluation.report import write_atomically
 from journeyman.agents.learning.trainers.callbacks import read_metrics
 from journeyman.agents.rollouts.rollout import rollout

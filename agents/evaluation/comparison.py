@@ -19,7 +19,8 @@ import numpy as np
 
 from journeyman.agents.errors import RunDirError
 from journeyman.agents.evaluation.files import folder_text, read_config
-from journeyman.agents.evaluation.metrics import TaskKey, wilson
+from journeyman.agents.evaluation.intervals import wilson
+from journeyman.agents.evaluation.metrics import TaskKey
 from journeyman.agents.evaluation.records import TRAINING, EpisodeFile, find_runs
 from journeyman.envs import StopReason
 

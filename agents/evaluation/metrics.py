@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
+from journeyman.agents.evaluation.intervals import wilson
+from journeyman.agents.evaluation.measures import ENTRY_POINTS, VALID, Measure, objection
 from journeyman.envs.types import Episode, StopReason, Usage
 from journeyman.tools.doors import load_group
 from journeyman.tools.types import CallStatus, ToolCall
@@ -20,13 +22,9 @@ _N = TypeVar("_N", int, float)
 TaskKey = tuple[str, str]
 """Environment id and task id: a task id alone is unique only within its environment."""
 
-VALID = frozenset({CallStatus.OK, CallStatus.TOOL_ERROR, CallStatus.TIMEOUT})
-"""Statuses of calls that reached a tool; the others were malformed."""
-
 Metric = Callable[[Sequence[Episode]], float | None]
 """A figure of a policy from the episodes that infrastructure did not break; None if there is none.
 Another package adds one under the entry-point group `journeyman.metrics`: a column of the table."""
-ENTRY_POINTS = "journeyman.metrics"
 
 NO_TOOL = "(no tool)"
 """Stands in `Metrics.by_tool` for what malformed calls and invented names would have called."""
@@ -38,34 +36,6 @@ _NAMELESS = frozenset(
         CallStatus.UNKNOWN_TOOL,
     }
 )
-
-_Z95 = 1.959963984540054  # the normal distribution's 97.5% quantile
-
-
-def wilson(successes: float, total: float) -> tuple[float, float]:
-    """The 95% Wilson score interval of a proportion.
-
-    Unlike the normal approximation it stays inside 0..1 and does not collapse at 0 and 1.
-
-    Args:
-        successes: How many of `total` succeeded; a fraction is fine (see `Rate.interval`).
-        total: How many independent trials.
-
-    Returns:
-        Lower and upper bound; (0, 1) if there were no trials.
-
-    Raises:
-        ValueError: `successes` is not in 0..`total`.
-    """
-    if not 0 <= successes <= total:
-        raise ValueError(f"{successes} successes of {total}: expected 0 <= successes <= total")
-    if total == 0:
-        return 0.0, 1.0
-    p, z2 = successes / total, _Z95**2
-    centre = (p + z2 / (2 * total)) / (1 + z2 / total)
-    half = _Z95 / (1 + z2 / total) * math.sqrt(p * (1 - p) / total + z2 / (4 * total**2))
-    # At p = 0 and p = 1 a bound equals p but for rounding, which must not put it beyond.
-    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,12 +204,9 @@ def _tokens_per_task(episodes: Sequence[Episode]) -> float | None:
 
 
 def registered() -> Mapping[str, Metric]:
-    """The metrics of other packages, by the names of their entry points."""
-    return load_group(ENTRY_POINTS, _is_metric)
-
-
-def _is_metric(loaded: object) -> str | None:
-    return None if callable(loaded) else f"expected a function of episodes, not {loaded!r}"
+    """The plain functions of other packages, by the names of their entry points."""
+    found = load_group(ENTRY_POINTS, objection)
+    return {name: it for name, it in found.items() if not isinstance(it, Measure)}
 
 
 def pass_hat_k(episodes: Sequence[Episode], k: int) -> float | None:

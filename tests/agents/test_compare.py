@@ -18,7 +18,7 @@ from journeyman.agents.evaluation.comparison import (
     read_entries,
     sign_test,
 )
-from journeyman.agents.evaluation.metrics import wilson
+from journeyman.agents.evaluation.intervals import wilson
 from journeyman.agents.evaluation.records import EpisodeFile, Played
 from journeyman.envs import Episode, StopReason
 

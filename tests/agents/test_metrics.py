@@ -5,13 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from journeyman.agents.evaluation.metrics import (
-    Metrics,
-    pass_at_k,
-    pass_hat_k,
-    summarise,
-    wilson,
-)
+from journeyman.agents.evaluation.intervals import wilson
+from journeyman.agents.evaluation.metrics import Metrics, pass_at_k, pass_hat_k, summarise
 from journeyman.envs.types import Episode, Step, StopReason
 from journeyman.tools import CallStatus, ToolCall, ToolResult
 
