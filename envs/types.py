@@ -226,6 +226,7 @@ class Episode:
             "first_step": self.first_step,
             "state_hash": self.state_hash,
             **self.packed(),
+            **{name: value for name, value in told.items() if value is not None},
         }
 
     def packed(self) -> Mapping[str, Any]:
@@ -234,7 +235,6 @@ class Episode:
             "mask": _ranges(self.mask),
             "tokens": pack("I", self.tokens),
             "logprobs": pack("f", self.logprobs),
-            **{name: value for name, value in told.items() if value is not None},
         }
 
     @classmethod
