@@ -9,11 +9,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from journeyman.agents.cli.base import OK, Commands, command, task_id
+from journeyman.agents.cli.base import (
+    OK,
+    Commands,
+    command,
+    table_options,
+    task_id,
+    write_tables,
+)
 from journeyman.agents.errors import CommandError
 
 if TYPE_CHECKING:
     from journeyman.agents.evaluation.records import EpisodeFile, Played
+    from journeyman.agents.evaluation.tables import ResultTable
 
 DEFAULT_LIMIT = 10
 
@@ -46,6 +54,7 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="tables instead: by row, environment, kind, tool",
     )
+    table_options(parser)
 
 
 def _limit(text: str) -> int:
@@ -63,6 +72,8 @@ def _show(options: argparse.Namespace) -> int:
     file = EpisodeFile(run)
     if options.scores and options.summary:
         raise CommandError("--summary shows no scores: leave out --scores or --summary")
+    if not options.summary and (options.format != "text" or options.output):
+        raise CommandError("--format and --output are of tables: add --summary")
     matching, limit = itertools.count(), math.inf
     if options.limit and not options.summary:
         limit = options.limit
@@ -75,7 +86,7 @@ def _show(options: argparse.Namespace) -> int:
     if not shown:
         raise CommandError(_nothing(file, options))
     if options.summary:
-        print(_summary(shown))
+        write_tables(_summary(shown), (), options)
         return OK
     found = next(matching)
     more = f"{len(shown)} of {found} episodes" + (
@@ -135,9 +146,9 @@ def _nothing(file: EpisodeFile, options: argparse.Namespace) -> str:
     return f"{file.path}: no episode matches ({_choice(options)})"
 
 
-def _summary(found: Sequence[Played]) -> str:
+def _summary(found: Sequence[Played]) -> list[ResultTable]:
     from journeyman.agents.evaluation.records import metrics_of, rows_of
-    from journeyman.agents.evaluation.report import breakdown, table
+    from journeyman.agents.evaluation.report import breakdown_tables, summary_table
 
     rows = {row: metrics_of(played) for row, played in rows_of(found).items()}
-    return f"{table(rows)}\n\n{breakdown(rows)}"
+    return [summary_table(rows), *breakdown_tables(rows)]

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from journeyman.agents.evaluation.intervals import bootstrap, wilson
+from journeyman.agents.evaluation.intervals import Array, bootstrap, wilson
 from journeyman.envs.types import Episode, StopReason
 from journeyman.tools.doors import load_group
 from journeyman.tools.types import CallStatus
@@ -112,7 +112,20 @@ def estimates(wanted: Mapping[str, Measure], episodes: Iterable[Episode]) -> dic
     if not sums or not listed:
         return dict.fromkeys(wanted, NOTHING)
     table = np.array(list(sums.values()))
-    numerators, denominators = table[:, 0::2], table[:, 1::2]
+    return of_sums(listed, table[:, 0::2], table[:, 1::2], binary)
+
+
+def of_sums(
+    listed: Sequence[Measure], numerators: Array, denominators: Array, binary: Sequence[bool]
+) -> dict[str, Measured]:
+    """Figures by name, of what tasks add to them; see `estimates`.
+
+    Args:
+        listed: M measures.
+        numerators: [T, M], T tasks.
+        denominators: [T, M].
+        binary: [M]; true of what says one or nothing of every episode.
+    """
     bounds = bootstrap(numerators, denominators)
     return {
         measure.name: _measured(

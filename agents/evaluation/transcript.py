@@ -11,8 +11,8 @@ from typing import get_args
 
 from journeyman.agents.evaluation.printing import one_line, printable
 from journeyman.agents.evaluation.records import Played
-from journeyman.agents.evaluation.report import aligned
 from journeyman.agents.evaluation.scores import Scores, StepScores
+from journeyman.agents.evaluation.tables import aligned
 from journeyman.envs import Message, Step, env_class
 from journeyman.envs.task import solution
 from journeyman.envs.types import Role

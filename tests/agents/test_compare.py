@@ -13,11 +13,11 @@ from journeyman.agents.cli import main
 from journeyman.agents.errors import AgentError
 from journeyman.agents.evaluation.comparison import (
     Entry,
-    difference,
+    contrast,
     pairs,
-    read_entries,
     sign_test,
 )
+from journeyman.agents.evaluation.entries import read_entries
 from journeyman.agents.evaluation.intervals import wilson
 from journeyman.agents.evaluation.records import EpisodeFile, Played
 from journeyman.envs import Episode, StopReason
@@ -49,7 +49,7 @@ def test_the_sign_test_is_exact(better: int, worse: int, p: float) -> None:
 
 def test_a_difference_by_hand() -> None:
     first, second = entry([0, 0, 1, 1, 0]), entry([1, 1, 1, 0, 1], run="b")
-    found = difference(first, second)
+    found = contrast(first, second)
     assert (found.tasks, found.better, found.worse) == (5, 3, 1)
     assert found.value == pytest.approx(0.4)
     assert found.p == sign_test(3, 1)
@@ -63,7 +63,7 @@ def test_an_interval_holds_the_difference_and_has_a_width(
     outcomes: list[tuple[bool, bool]],
 ) -> None:
     first, second = (entry([float(o[i]) for o in outcomes]) for i in (0, 1))
-    found, mirrored = difference(first, second), difference(second, first)
+    found, mirrored = contrast(first, second), contrast(second, first)
     low, high = found.interval
     assert -1 <= low <= found.value <= high <= 1
     assert high - low > 0.01
@@ -72,12 +72,12 @@ def test_an_interval_holds_the_difference_and_has_a_width(
 
 
 def test_only_common_tasks_are_compared() -> None:
-    found = difference(entry([1, 0, 1]), entry([1, 1]))
+    found = contrast(entry([1, 0, 1]), entry([1, 1]))
     assert found.tasks == 2
     assert found.value == 0.5
     other = Entry("b", "student", {0: {(ORDERS, "test/0"): 1.0}}, {})
     with pytest.raises(AgentError, match="a: student and b: student have no task in common"):
-        difference(entry([1]), other)
+        contrast(entry([1]), other)
 
 
 def test_seeds_are_one_row_with_an_interval_over_them() -> None:
@@ -94,10 +94,10 @@ def test_seeds_are_one_row_with_an_interval_over_them() -> None:
 def test_a_difference_over_the_same_seeds_is_paired() -> None:
     first = entry([1, 0] * 50, [0, 0] * 50, [1, 1] * 50)
     second = entry([1, 0] * 50, [0, 0] * 50, [1, 1] * 50, run="b")
-    low, high = difference(first, second).interval
+    low, high = contrast(first, second).interval
     assert -0.05 < low < 0 < high < 0.05  # though the seeds are far apart
     worse = entry([0, 0] * 50, [1, 1] * 50, [0, 0] * 50, run="b")
-    low, high = difference(first, worse).interval
+    low, high = contrast(first, worse).interval
     assert high - low > 1
 
 
