@@ -12,7 +12,18 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from journeyman.agents.cli import compare, envs, models, play, sandbox, show, teacher, tools, worth
+from journeyman.agents.cli import (
+    compare,
+    envs,
+    leaderboard,
+    models,
+    play,
+    sandbox,
+    show,
+    teacher,
+    tools,
+    worth,
+)
 from journeyman.agents.cli.base import (
     FAILED,
     INTERRUPTED,
@@ -129,6 +140,7 @@ def _parser() -> Parser:
     worth.add(commands)
     show.add(commands)
     compare.add(commands)
+    leaderboard.add(commands)
     envs.add(group(commands, "envs", "list, show and check environments"))
     tools.add(group(commands, "tools", "list the tools of environments"))
     sandbox.add(group(commands, "sandbox", "check the sandbox, or run a program in it"))

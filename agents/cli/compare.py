@@ -12,7 +12,10 @@ from journeyman.agents.cli.base import OK, Commands, command, table_options, wri
 from journeyman.agents.errors import CommandError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from journeyman.agents.evaluation.comparison import Contrast, Entry
+    from journeyman.agents.evaluation.entries import RunRows
     from journeyman.agents.evaluation.measures import Measure
     from journeyman.agents.evaluation.tables import ResultTable, TableCell
 
@@ -61,7 +64,8 @@ def _compare(options: argparse.Namespace) -> int:
     from journeyman.agents.evaluation.mismatches import mismatches
 
     wanted = chosen_measures(options.metric)
-    arguments = [read_entries(run, wanted) for run in options.runs]
+    known: dict[Path, RunRows] = {}
+    arguments = [read_entries(run, wanted, known=known) for run in options.runs]
     entries = [entry for found in arguments for entry in found]
     pairs = comparison.pairs(arguments)
     tables = []
@@ -81,7 +85,8 @@ def _compare(options: argparse.Namespace) -> int:
                 if tasks & common
             }
             tables.append(_contrasts(options.by, lines, measure, f"{b.label} - {a.label}"))
-    write_tables(tables, mismatches(entries), options)
+    over = "a difference is over those that both played"
+    write_tables(tables, mismatches(entries, over), options)
     if not pairs and len(entries) > 1:
         raise CommandError(
             "no rows of one name to compare: name them, such as RUN:'student after' RUN:student"

@@ -91,6 +91,16 @@ class Entry:
         value, total = float(rates.mean()), len(chosen)
         return value, _wider(wilson(min(value * total, total), total), _over_seeds(rates), 0.0)
 
+    def value(self, measure: Measure, tasks: Iterable[TaskKey]) -> float | None:
+        """What `figure` finds, without an interval."""
+        chosen = sorted(self.tasks.intersection(tasks))
+        if not chosen:
+            return None
+        if measure.name == SUCCESS:
+            return self.success(chosen)[0]
+        found = float(_ratios(_sums(self, measure, chosen).sum((0, 1))[None])[0])
+        return found if math.isfinite(found) else None
+
     def figure(self, measure: Measure, tasks: Iterable[TaskKey] | None = None) -> Measured:
         """One of `amounts` or the success, over the tasks that all seeds played.
 

@@ -21,7 +21,10 @@ UNASKED = ("no-op", "oracle", TRAINING)
 
 
 def read_entries(
-    argument: str, wanted: Mapping[str, Measure] | None = None, every_row: bool = False
+    argument: str,
+    wanted: Mapping[str, Measure] | None = None,
+    every_row: bool = False,
+    known: dict[Path, RunRows] | None = None,
 ) -> list[Entry]:
     """The rows of a run folder, or of the runs in a sweep's folder.
 
@@ -30,16 +33,20 @@ def read_entries(
             tables name it: `SWEEP/OVERRIDES`.
         wanted: Measures by name, beside the success.
         every_row: `RUN` has the no-op and the oracle too.
+        known: What was read for other arguments, with the same measures; more is added to it.
 
     Raises:
         RunDirError: No such run or row.
     """
+    known = {} if known is None else known
     groups, row = _asked(argument)
     measures = [it for it in (wanted or {}).values() if it.name != SUCCESS]
     left_out = (TRAINING,) if every_row else UNASKED
     entries = []
     for label, runs in groups.items():
-        read = {seed: _Run(run, measures) for seed, run in sorted(runs.items())}
+        for run in runs.values():
+            known[run] = known.get(run) or RunRows(run, measures)
+        read = {seed: known[run] for seed, run in sorted(runs.items())}
         rows = list(dict.fromkeys(r for it in read.values() for r in it.rows))
         if row is not None and row not in rows:
             raise RunDirError(f"{label} has no row {row!r}; it has {', '.join(rows)}")
@@ -189,10 +196,15 @@ class _Row:
         return found
 
 
-class _Run:
+class RunRows:
     """The rows of one run folder, by name, and its tasks' kinds."""
 
     def __init__(self, folder: Path, measures: Sequence[Measure]) -> None:
+        """Read them.
+
+        Raises:
+            RunFileError: A line is none that was written there.
+        """
         self.rows: dict[str, _Row] = {}
         self.kinds: dict[TaskKey, str] = {}
         for line in _lines(EpisodeFile(folder), measures):

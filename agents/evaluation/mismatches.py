@@ -13,6 +13,7 @@ from typing import Any
 
 from journeyman.agents.evaluation.comparison import Entry
 from journeyman.agents.evaluation.files import read_config
+from journeyman.agents.evaluation.metrics import TaskKey
 
 _PLAYED = ("env", "sandbox", "evaluation", "student")
 """Parts of a config that decide what is played, and how."""
@@ -40,11 +41,12 @@ _LONGEST = 80
 """Characters of a value that are shown."""
 
 
-def mismatches(entries: Sequence[Entry]) -> list[str]:
+def mismatches(entries: Sequence[Entry], over: str) -> list[str]:
     """What differs between the runs of some entries, a line each: the name and every value.
 
     Args:
         entries: What is compared; entries of one run differ in nothing.
+        over: What is done where they have played other tasks, in words.
 
     Raises:
         RunFileError: A config is none.
@@ -59,13 +61,15 @@ def mismatches(entries: Sequence[Entry]) -> list[str]:
             values = {run: value for run, value in values.items() if value != _ABSENT}
         if len(set(values.values())) > 1:
             lines.append(f"{name} differs: {_by_value(values)}")
-    tasks = {entry.label: entry.tasks | entry.broken for entry in entries}
-    if len(set(map(frozenset, tasks.values()))) > 1:
-        counts = {label: str(len(played)) for label, played in tasks.items()}
-        lines.append(
-            f"tasks that were played differ: {_by_value(counts)}; a difference is over those that "
-            f"both played"
-        )
+    tasks: dict[str, set[frozenset[TaskKey]]] = {}
+    for entry in entries:
+        tasks.setdefault(entry.run, set()).add(frozenset(entry.tasks | entry.broken))
+    if len(set.union(*tasks.values())) > 1:
+        counts = {
+            run: " or ".join(str(len(it)) for it in sorted(sets, key=len))
+            for run, sets in tasks.items()
+        }
+        lines.append(f"tasks that were played differ: {_by_value(counts)}; {over}")
     return lines
 
 

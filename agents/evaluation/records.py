@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from journeyman.agents.errors import RunDirError, RunFileError
-from journeyman.agents.evaluation.files import json_lines, misfit
+from journeyman.agents.evaluation.files import fitting, json_lines, misfit
 from journeyman.agents.evaluation.metrics import Metrics, summarise
 from journeyman.agents.evaluation.report import write_atomically
 from journeyman.agents.evaluation.scores import SHAPE, Scores
@@ -147,6 +147,7 @@ _LINE = {
     "shortfall?": _SHORTFALL,
 }
 """The shape of what `Played.to_dict` writes, as far as it is looked at."""
+_fits = fitting(_LINE)
 
 
 @functools.cache
@@ -225,7 +226,7 @@ class EpisodeFile:
                     f"Journeyman reads 1 to {FORMAT}: it was written by version "
                     f"{line.get('version')!r}"
                 )
-            if problem := misfit(line, _LINE):
+            if not _fits(line) and (problem := misfit(line, _LINE)):
                 raise RunFileError(f"{self.path}, line {number}: {problem}: delete the line")
             yield line
 

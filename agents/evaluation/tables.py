@@ -82,16 +82,18 @@ class ResultTable:
     rows: Sequence[Sequence[str]]
     title: str = ""
     """Stands above it, where there are several."""
+    names: int = 1
+    """How many columns, the first ones, hold words: they go to the left, figures to the right."""
 
     def text(self) -> str:
         """For the terminal."""
-        table = aligned([self.headers, *self.rows])
+        table = aligned([self.headers, *self.rows], self.names)
         return f"{one_line(self.title)}\n{table}" if self.title else table
 
     def markdown(self) -> str:
         """As GitHub draws it."""
         lines = [[_markdown(cell) for cell in line] for line in (self.headers, *self.rows)]
-        rule = [":---", *["---:"] * (len(self.headers) - 1)]
+        rule = [":---"] * self.names + ["---:"] * (len(self.headers) - self.names)
         header, *rest = (f"| {' | '.join(line)} |" for line in (lines[0], rule, *lines[1:]))
         title = [f"**{_markdown(self.title)}**", ""] if self.title else []
         return "\n".join((*title, header, *rest))
@@ -101,7 +103,7 @@ class ResultTable:
         header, *rest = (
             f"{' & '.join(map(_latex, line))} \\\\" for line in (self.headers, *self.rows)
         )
-        columns = "l" + "r" * (len(self.headers) - 1)
+        columns = "l" * self.names + "r" * (len(self.headers) - self.names)
         return "\n".join(
             (
                 *([f"% {_latex(self.title)}"] if self.title else []),
@@ -134,7 +136,7 @@ def rendered(tables: Sequence[ResultTable], form: Format) -> str:
 
     Args:
         tables: In their order. In CSV several are one, of all their columns, and the column
-            `table` has their titles.
+            `table` has their titles, or else first headers.
         form: How.
     """
     if form == "csv":
@@ -142,26 +144,27 @@ def rendered(tables: Sequence[ResultTable], form: Format) -> str:
     return "\n\n".join(getattr(table, form)() for table in tables)
 
 
-def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """A table: headers, a rule, the rest; the first column to the left, figures to the right."""
+def aligned(lines: Sequence[Sequence[str]], names: int = 1) -> str:
+    """A table: headers, a rule, the rest; the first columns to the left, figures to the right."""
     lines = [tuple(map(one_line, line)) for line in lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-    header, *rest = (_align(line, widths) for line in lines)
-    return "\n".join((header, rule, *rest))
-
-
-def _align(cells: Sequence[str], widths: Sequence[int]) -> str:
-    name, *figures = (
-        cell.rjust(width) if i else cell.ljust(width)
-        for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    placed = (
+        [
+            cell.ljust(width) if i < names else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        for line in lines
     )
-    return "  ".join((name, *figures))
+    header, *rest = map("  ".join, placed)
+    return "\n".join((header, rule, *rest))
 
 
 def _csv(tables: Sequence[ResultTable]) -> str:
     records = [
-        {"table": one_line(table.title), **record} if len(tables) > 1 else record
+        {"table": one_line(table.title or table.headers[0]), **record}
+        if len(tables) > 1
+        else record
         for table in tables
         for record in table.records()
     ]
