@@ -102,8 +102,9 @@ def _labelled(name: str) -> dict[str, dict[int, Path]]:
         if _is_folder(folder := f"{sweep}/{folder_name(label)}"):
             (runs,) = _seed_groups(folder).values()
             return {name: runs}
-        if runs := _seed_groups(sweep).get(name):
-            return {name: runs}
+        groups = _seed_groups(sweep)
+        if name in groups:
+            return {name: groups[name]}
     return {}
 
 

@@ -16,7 +16,7 @@ from journeyman.agents.evaluation.metrics import Metrics, summarise
 from journeyman.agents.evaluation.report import write_atomically
 from journeyman.agents.evaluation.scores import SHAPE, Scores
 from journeyman.agents.evaluation.stored import StoredEpisode
-from journeyman.envs import Episode, StopReason, ToolEnv, env_class
+from journeyman.envs import Episode, StopReason, Task, env_class
 from journeyman.envs.types import Role
 from journeyman.tools import CallStatus
 
@@ -255,13 +255,13 @@ def _line(record: Mapping[str, Any]) -> str:
 
 def kind_of(episode: Episode) -> str:
     """The kind of an episode's task."""
-    return _kind(env_class(episode.env_id), episode.task_id)
+    return _kind(env_class(episode.env_id).load_task, episode.task_id)
 
 
 @functools.lru_cache(maxsize=1 << 16)
-def _kind(env: type[ToolEnv], task_id: str) -> str:
+def _kind(load: Callable[[str], Task], task_id: str) -> str:
     # Every row plays the same tasks, and to make one is a third of playing a script through it.
-    return env.load_task(task_id).kind
+    return load(task_id).kind
 
 
 def metrics_of(played: Sequence[Played]) -> Metrics:

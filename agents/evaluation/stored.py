@@ -43,9 +43,9 @@ class StoredEpisode(Episode):
     more than once.
     """
 
-    tokens = _Unpacked(lambda packed: tuple(unpack("I", packed["tokens"])))  # type: ignore[assignment]
-    logprobs = _Unpacked(lambda packed: tuple(unpack("f", packed["logprobs"])))  # type: ignore[assignment]
-    mask = _Unpacked(_mask)  # type: ignore[assignment]
+    tokens = _Unpacked(lambda packed: tuple(unpack("I", packed["tokens"])))
+    logprobs = _Unpacked(lambda packed: tuple(unpack("f", packed["logprobs"])))
+    mask = _Unpacked(_mask)
 
     @classmethod
     def of(cls, episode: Episode) -> StoredEpisode:
