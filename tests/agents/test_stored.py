@@ -1,5 +1,7 @@
 """Episodes in little room, and what is made of a file of many."""
 
+import csv
+import io
 import json
 import pickle
 import sys
@@ -14,6 +16,7 @@ from journeyman.agents.cli import main
 from journeyman.agents.errors import RunFileError
 from journeyman.agents.evaluation import stored
 from journeyman.agents.evaluation.files import fitting, misfit
+from journeyman.agents.evaluation.intervals import wilson
 from journeyman.agents.evaluation.records import EPISODES, EpisodeFile, Played
 from journeyman.agents.evaluation.stored import StoredEpisode
 from journeyman.envs import Episode, Message, Step, StopReason
@@ -144,3 +147,21 @@ VALUES: list[Any] = [
 def test_what_fits_is_what_nothing_is_said_of(shape: Any) -> None:
     fits = fitting(shape)
     assert [fits(value) for value in VALUES] == [misfit(value, shape) is None for value in VALUES]
+
+
+def test_show_writes_its_tables_in_any_format(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, output = many(tmp_path, 4), tmp_path / "tables.md"
+    assert main(["show", str(run), "--summary", "--format", "csv"]) == 0
+    lines = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [line["table"] for line in lines] == ["policy", "environment", "kind", "policy: tool"]
+    assert (lines[0]["policy"], lines[0]["tasks"], lines[0]["success"]) == ("student", "4", "1.0")
+    assert float(lines[0]["95% interval low"]) == pytest.approx(wilson(4, 4)[0])
+    assert (lines[1]["environment"], lines[1]["student"]) == (BANK, "1.0")
+    asked = ["--summary", "--format", "markdown", "--output", str(output)]
+    assert main(["show", str(run), *asked]) == 0
+    assert output.read_text().count("| :--- |") == 4
+    capsys.readouterr()
+    assert main(["show", str(run), "--format", "latex"]) == 2
+    assert "add --summary" in capsys.readouterr().err
