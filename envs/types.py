@@ -231,10 +231,16 @@ class Episode:
             "steps": [step.to_dict() for step in self.steps],
             "first_step": self.first_step,
             "state_hash": self.state_hash,
+            **self.packed(),
+            **{name: value for name, value in told.items() if value is not None},
+        }
+
+    def packed(self) -> Mapping[str, Any]:
+        """The numbers of every token in their JSON-able form."""
+        return {
             "mask": _ranges(self.mask),
             "tokens": pack("I", self.tokens),
             "logprobs": pack("f", self.logprobs),
-            **{name: value for name, value in told.items() if value is not None},
         }
 
     @classmethod
@@ -354,13 +360,23 @@ def unpack(code: Literal["I", "f"], text: str) -> list[Any]:
         ValueError: It is none.
     """
     packed: array[Any] = array(code)
-    unfolding = zlib.decompressobj()
-    try:
-        packed.frombytes(unfolding.decompress(base64.b64decode(text), _MOST_PACKED))
-    except zlib.error as error:
-        raise ValueError(f"packed numbers that cannot be unpacked: {error}") from error
-    if not unfolding.eof:
-        raise ValueError("packed numbers that do not end")
+    packed.frombytes(unfold(text))
     if sys.byteorder == "big":
         packed.byteswap()
     return packed.tolist()
+
+
+def unfold(text: str) -> bytes:
+    """The bytes of what `pack` wrote, 4 a number.
+
+    Raises:
+        ValueError: It is none.
+    """
+    unfolding = zlib.decompressobj()
+    try:
+        data = unfolding.decompress(base64.b64decode(text), _MOST_PACKED)
+    except zlib.error as error:
+        raise ValueError(f"packed numbers that cannot be unpacked: {error}") from error
+    if not unfolding.eof or len(data) % 4:
+        raise ValueError("packed numbers that do not end")
+    return data

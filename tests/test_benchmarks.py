@@ -105,3 +105,18 @@ def test_an_arm_that_needs_more_than_the_embedded_pair_says_what(
     assert {arms[name].family for name in ("kd", "forward", "gated")} == {"forward"}
     found = [arms[name].family for name in ("sft", "opd", "distillm", "negative")]
     assert found == ["supervised", "reverse", "forward", "outcome"]
+
+
+@pytest.mark.timeout(900)
+def test_evaluation(tmp_path: Path) -> None:
+    """The bounds are far from what is measured: no machine is so slow, but a list too many is."""
+    told = run("evaluation.py", tmp_path, "--tasks", "600", "--student-tasks", "24")
+    assert "| eval |" in told and "| the rest |" in told
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    parts = figures["parts"]
+    assert parts.keys() > {"eval", "show", "show --summary", "compare", "leaderboard"}
+    assert parts["eval"]["peak_mb"] < 1000
+    assert all(it["cpu_seconds"] < 60 for it in parts.values())
+    assert parts["show"]["peak_mb"] < 200  # no model library is there
+    spent = figures["student"]
+    assert spent["model"] + spent["environments"] > 0.75 * spent["all"]

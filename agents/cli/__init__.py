@@ -16,6 +16,7 @@ from journeyman.agents.cli import (
     compare,
     envs,
     figures,
+    leaderboard,
     models,
     pages,
     play,
@@ -142,6 +143,7 @@ def _parser() -> Parser:
     show.add(commands)
     compare.add(commands)
     pages.add(commands)
+    leaderboard.add(commands)
     envs.add(group(commands, "envs", "list, show and check environments"))
     figures.add(group(commands, "metrics", "list the figures of an evaluation"))
     tools.add(group(commands, "tools", "list the tools of environments"))

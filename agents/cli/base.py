@@ -6,9 +6,11 @@ import argparse
 import difflib
 import json
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
-from journeyman.agents.evaluation.printing import one_line
+from journeyman.agents.evaluation.printing import complain, one_line, printable
+from journeyman.agents.evaluation.tables import FORMATS, ResultTable, rendered
 
 Handler = Callable[[argparse.Namespace], int]
 """Runs a subcommand; returns the exit status."""
@@ -71,6 +73,38 @@ def columns(rows: Iterable[Sequence[str]]) -> str:
 def first_line(text: str | None) -> str:
     """The summary of a docstring."""
     return (text or "").strip().partition("\n")[0]
+
+
+def table_options(parser: Parser) -> None:
+    """Add `--format` and `--output`, for `write_tables`."""
+    parser.add_argument(
+        "--format", choices=FORMATS, default="text", help="of the tables (default: %(default)s)"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the tables there")
+
+
+def write_tables(
+    tables: Sequence[ResultTable], remarks: Sequence[str], options: argparse.Namespace
+) -> None:
+    """Print tables as they were asked for, or write them; remarks go below, or to the terminal.
+
+    Args:
+        tables: What is shown.
+        remarks: What a reader must know beside it. Where the tables are for a program or a file,
+            they are printed as errors are.
+        options: See `table_options`.
+    """
+    text = rendered(tables, options.format)
+    words = [f"Mind: {remark}" for remark in remarks]
+    if options.output is not None:
+        options.output.write_text(f"{printable(text)}\n", encoding="utf-8")
+        print("\n".join((f"tables: {options.output}", *words)))
+    elif options.format == "text":
+        print("\n\n".join((text, "\n".join(words)) if words else (text,)))
+    else:
+        print(text)
+        for line in words:
+            complain(line)
 
 
 def print_check(name: str, passed: bool, detail: str, skipped: bool = False) -> None:

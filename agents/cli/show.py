@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from journeyman.agents.cli.base import OK, Commands, Parser, command, task_id
+from journeyman.agents.cli.base import (
+    OK,
+    Commands,
+    Parser,
+    command,
+    table_options,
+    task_id,
+    write_tables,
+)
 from journeyman.agents.errors import CommandError
 
 if TYPE_CHECKING:
     from journeyman.agents.evaluation.measures import Measure
     from journeyman.agents.evaluation.records import EpisodeFile, Played
+    from journeyman.agents.evaluation.tables import ResultTable
 
 DEFAULT_LIMIT = 10
 NO_OP = "no-op"
@@ -53,6 +64,7 @@ def add(commands: Commands) -> None:
         type=lambda text: text.split(","),
         help="with --summary: further figures, such as call_recall,recovery (see `metrics list`)",
     )
+    table_options(parser)
 
 
 def add_choices(parser: Parser) -> None:
@@ -79,7 +91,6 @@ def limit(text: str) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from journeyman.agents.evaluation.failures import failure
     from journeyman.agents.evaluation.measures import chosen
     from journeyman.agents.evaluation.records import EpisodeFile, find_run
     from journeyman.agents.evaluation.transcript import as_text
@@ -89,25 +100,22 @@ def _show(options: argparse.Namespace) -> int:
     metrics = chosen(options.metrics or ())
     run = find_run(options.run)
     file = EpisodeFile(run)
-    numbered = list(file.numbered(lambda line: matches(line, options)))
-    if options.failure is not None:
-        numbered = [pair for pair in numbered if failure(pair[1].episode) == options.failure]
-    if options.failed or options.failure is not None:
-        numbered.sort(key=lambda it: it[1].row == NO_OP)  # what doing nothing fails by, is known
-    found = [played for _, played in numbered]
-    if not found:
-        raise CommandError(nothing(file, options))
     if options.scores and options.summary:
         raise CommandError("--summary shows no scores: leave out --scores or --summary")
+    if not options.summary and (options.format != "text" or options.output):
+        raise CommandError("--format and --output are of tables: add --summary")
+    numbered, found = _chosen(file, options)
+    shown = [played for _, played in numbered]
+    if not shown:
+        raise CommandError(nothing(file, options))
     if options.summary:
-        print(_summary(found, metrics))
+        write_tables(_summary(shown, metrics), (), options)
         return OK
-    shown = found[: options.limit or None]
-    more = f"{len(shown)} of {len(found)} episodes" + (
-        "; --limit 0 shows all" if len(shown) < len(found) else ""
+    more = f"{len(shown)} of {found} episodes" + (
+        "; --limit 0 shows all" if len(shown) < found else ""
     )
     if options.html:
-        _write_page(options.html, run, numbered[: options.limit or None])
+        _write_page(options.html, run, numbered)
         print(f"page: {options.html} ({more})")
         return OK
     if options.inspect:
@@ -119,6 +127,27 @@ def _show(options: argparse.Namespace) -> int:
         return OK
     print("\n\n".join(as_text(p, options.scores) for p in shown) + f"\n\n{more}")
     return OK
+
+
+def _chosen(file: EpisodeFile, options: argparse.Namespace) -> tuple[list[tuple[int, Played]], int]:
+    """What is shown, with the numbers of the lines, and how much there is to show."""
+    from journeyman.agents.evaluation.failures import failure
+
+    most = None if options.summary else options.limit or None
+    if options.failed or options.failure is not None:
+        numbered = [
+            (number, played)
+            for number, played in file.numbered(lambda line: matches(line, options))
+            if options.failure in (None, failure(played.episode))
+        ]
+        numbered.sort(key=lambda it: it[1].row == NO_OP)  # what doing nothing fails by, is known
+        return numbered[:most], len(numbered)
+    count = itertools.count()
+    # All are counted, and those that are shown are made into episodes.
+    numbered = list(
+        file.numbered(lambda line: matches(line, options) and (next(count) < (most or math.inf)))
+    )
+    return numbered, next(count)
 
 
 def _about(run: Path) -> dict[str, Any]:
@@ -158,29 +187,36 @@ def _choice(options: argparse.Namespace) -> str:
     asked = {
         name: getattr(options, name)
         for name in ("row", "failed", "failure", "kind", "env", "task", "scores")
-        if getattr(options, name)
+        if getattr(options, name, None)
     }
     return ", ".join(f"{n} {v}" if v is not True else n for n, v in asked.items()) or "all episodes"
 
 
 def nothing(file: EpisodeFile, options: argparse.Namespace) -> str:
     """Why nothing matches: a name that is not there, or names that do not go together."""
-    lines = list(file.lines())
-    for asked, key in (("row", "row"), ("kind", "kind"), ("env", "env_id")):
-        there = sorted({line[key] for line in lines})
+    keys = {"row": "row", "kind": "kind", "env": "env_id"}
+    names: dict[str, set[str]] = {asked: set() for asked in keys}
+    scored = False
+    for line in file.lines():
+        scored = scored or "scores" in line
+        for asked, key in keys.items():
+            names[asked].add(line[key])
+    for asked in keys:
+        there = sorted(names[asked])
         if getattr(options, asked) not in (None, *there):
             return f"{file.path} has no {asked} {getattr(options, asked)!r}; it has " + (
                 ", ".join(there) or "no episodes yet"
             )
-    if options.failure is not None:
+    wanted = getattr(options, "failure", None)
+    if wanted is not None:
         from journeyman.agents.evaluation.failures import failure
 
-        found = {name for p in file.read() if (name := failure(p.episode)) is not None}
-        if options.failure not in found:
-            return f"{file.path} has no failure {options.failure!r}; it has " + (
+        found = {name for _, p in file.numbered() if (name := failure(p.episode)) is not None}
+        if wanted not in found:
+            return f"{file.path} has no failure {wanted!r}; it has " + (
                 ", ".join(sorted(found)) or "none"
             )
-    if options.scores and not any("scores" in line for line in lines):
+    if options.scores and not scored:
         return (
             f"{file.path} has no scores: `journeyman train` writes them with the first "
             f"log_episodes=… of each rollout"
@@ -188,9 +224,9 @@ def nothing(file: EpisodeFile, options: argparse.Namespace) -> str:
     return f"{file.path}: no episode matches ({_choice(options)})"
 
 
-def _summary(found: Sequence[Played], chosen: Mapping[str, Measure]) -> str:
-    from journeyman.agents.evaluation.overview import in_words
+def _summary(found: Sequence[Played], chosen: Mapping[str, Measure]) -> list[ResultTable]:
+    from journeyman.agents.evaluation.overview import all_tables
     from journeyman.agents.evaluation.records import metrics_of, rows_of
 
     rows = {row: metrics_of(played, chosen) for row, played in rows_of(found).items()}
-    return in_words(rows, details=True, chosen=chosen)
+    return all_tables(rows, details=True, chosen=chosen)

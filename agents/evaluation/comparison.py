@@ -1,7 +1,7 @@
-"""Runs side by side: success of each, and differences over the tasks that both played.
+"""Runs side by side: figures of each, and differences over the tasks that both played.
 
 Two policies that play the same tasks are compared task by task: most of the chance in a success
-rate is which tasks there were, and it is the same for both.
+rate is which tasks there were, and it is the same for both. `entries.py` reads what is compared.
 """
 
 from __future__ import annotations
@@ -10,27 +10,25 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
 
 from journeyman.agents.errors import RunDirError
-from journeyman.agents.evaluation.files import folder_text, read_config
-from journeyman.agents.evaluation.intervals import wilson
+from journeyman.agents.evaluation.counting import Parts
+from journeyman.agents.evaluation.intervals import Measured, measured, quantiles, redrawn, wilson
+from journeyman.agents.evaluation.measures import Measure
 from journeyman.agents.evaluation.metrics import TaskKey
-from journeyman.agents.evaluation.records import TRAINING, EpisodeFile, find_runs
-from journeyman.envs import StopReason
 
-UNASKED = ("no-op", "oracle", TRAINING)
-"""Rows that are compared only if they are named."""
 Group = Literal["env", "kind"]
 
 Outcomes = Mapping[TaskKey, float]
 """Share of successful episodes, by task; tasks that only broke are not in it."""
 Interval = tuple[float, float]
+UNKNOWN: Interval = (-math.inf, math.inf)
+"""Of a difference over one task, which says nothing about others."""
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 _Z95 = 1.959963984540054  # the normal distribution's 97.5% quantile
@@ -40,6 +38,18 @@ _T975 = (
     *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
     *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
 )
+SUCCESS = "success"
+"""The measure whose intervals are analytic."""
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """What tasks add to one measure."""
+
+    seeds: Mapping[int, Mapping[TaskKey, Parts]]
+    """By the run's seed; a task that the figure is not about is not in it."""
+    binary: bool
+    """True if it says one or nothing of every episode."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,12 @@ class Entry:
     seeds: Mapping[int, Outcomes]
     """By the run's seed: what became of each task."""
     kinds: Mapping[TaskKey, str]
+    amounts: Mapping[str, Amounts] = field(default_factory=dict)
+    """By the measure's name, of those that were asked for."""
+    folders: tuple[Path, ...] = ()
+    """Of the runs, by seed."""
+    broken: frozenset[TaskKey] = frozenset()
+    """Tasks that were played too, but that infrastructure broke under some seed."""
 
     @property
     def label(self) -> str:
@@ -62,40 +78,85 @@ class Entry:
         """Played under every seed."""
         return set.intersection(*(set(outcomes) for outcomes in self.seeds.values()))
 
-    def success(self) -> tuple[float, Interval]:
+    def success(self, tasks: Iterable[TaskKey] | None = None) -> tuple[float, Interval]:
         """Share in 0..1 of the tasks that all seeds played, and its 95% interval.
 
         Of the interval over seeds and the one over tasks (Wilson's) it is the wider: seeds that
         happen to agree do not make up for few tasks, nor many tasks for few seeds.
+
+        Args:
+            tasks: Only of these; by default all that every seed played.
         """
-        rates = _matrix(self, sorted(self.tasks)).mean(1)
-        value, total = float(rates.mean()), len(self.tasks)
+        chosen = sorted(self.tasks if tasks is None else self.tasks.intersection(tasks))
+        rates = _matrix(self, chosen).mean(1)
+        value, total = float(rates.mean()), len(chosen)
         return value, _wider(wilson(min(value * total, total), total), _over_seeds(rates), 0.0)
+
+    def value(self, measure: Measure, tasks: Iterable[TaskKey]) -> float | None:
+        """What `figure` finds, without an interval."""
+        chosen = sorted(self.tasks.intersection(tasks))
+        if not chosen:
+            return None
+        if measure.name == SUCCESS:
+            return self.success(chosen)[0]
+        found = float(_ratios(_sums(self, measure, chosen).sum((0, 1))[None])[0])
+        return found if math.isfinite(found) else None
+
+    def figure(self, measure: Measure, tasks: Iterable[TaskKey] | None = None) -> Measured:
+        """One of `amounts` or the success, over the tasks that all seeds played.
+
+        Args:
+            measure: Which.
+            tasks: Only of these.
+        """
+        chosen = sorted(self.tasks if tasks is None else self.tasks.intersection(tasks))
+        if not chosen:
+            return Measured(None, None, None, 0)
+        if measure.name == SUCCESS:
+            rate, (low, high) = self.success(chosen)
+            return Measured(rate, low, high, len(chosen))
+        sums = _sums(self, measure, chosen)
+        pooled, binary = sums.sum(0), self.amounts[measure.name].binary
+        bounded = measure.unit in ("share", "score")
+        (found,) = measured(pooled[:, :1], pooled[:, 1:], [bounded], [binary])
+        seeds = _over_seeds(_ratios(sums.sum(1)))
+        if found.low is None or found.high is None or seeds is None:
+            return found
+        least, most = _range(measure)
+        return Measured(
+            found.value, *_wider((found.low, found.high), seeds, least, most), found.tasks
+        )
 
 
 @dataclass(frozen=True)
-class Difference:
-    """How much more often the second of two solves the tasks that both played."""
+class Contrast:
+    """By how much the second of two differs on the tasks that both played."""
 
     tasks: int
     value: float
-    """In -1..1."""
+    """Of the success: in -1..1. NaN where a figure is not known."""
     interval: Interval
     """95%, over tasks; if both have the same seeds, the wider of that and the one over seeds."""
     better: int
-    """Tasks that the second solves more often."""
+    """Tasks on which the second is better; of a measure where neither is, has more."""
     worse: int
     p: float
     """Exact two-sided sign test on those; McNemar's where a task is played once."""
 
 
-def difference(first: Entry, second: Entry, tasks: Iterable[TaskKey] | None = None) -> Difference:
+def contrast(
+    first: Entry,
+    second: Entry,
+    tasks: Iterable[TaskKey] | None = None,
+    measure: Measure | None = None,
+) -> Contrast:
     """Compare two policies task by task.
 
     Args:
         first: What is compared with.
         second: What is compared.
         tasks: Only of these; by default all that both played.
+        measure: By which figure; by default the success.
 
     Raises:
         RunDirError: They have no task in common.
@@ -103,12 +164,14 @@ def difference(first: Entry, second: Entry, tasks: Iterable[TaskKey] | None = No
     common = sorted((first.tasks & second.tasks).intersection(tasks or first.tasks))
     if not common:
         raise RunDirError(f"{first.label} and {second.label} have no task in common")
+    same_seeds = first.seeds.keys() == second.seeds.keys()
+    if measure is not None and measure.name != SUCCESS:
+        return _by_measure(first, second, common, measure, same_seeds)
     a, b = _matrix(first, common), _matrix(second, common)
     each = b.mean(0) - a.mean(0)
-    same_seeds = first.seeds.keys() == second.seeds.keys()
     seeds = _over_seeds(b.mean(1) - a.mean(1)) if same_seeds else None
     better, worse = int((each > 0).sum()), int((each < 0).sum())
-    return Difference(
+    return Contrast(
         tasks=len(common),
         value=float(each.mean()),
         interval=_wider(_over_tasks(each), seeds, -1.0),
@@ -118,14 +181,68 @@ def difference(first: Entry, second: Entry, tasks: Iterable[TaskKey] | None = No
     )
 
 
+def _by_measure(
+    first: Entry, second: Entry, common: Sequence[TaskKey], measure: Measure, same_seeds: bool
+) -> Contrast:
+    """The difference of two ratios of sums, over the tasks that both ratios are about.
+
+    Its interval is the paired bootstrap's: both ratios are of the same draws of tasks.
+    """
+    sums = [_sums(entry, measure, common) for entry in (first, second)]
+    both = (sums[0].sum(0)[:, 1] > 0) & (sums[1].sum(0)[:, 1] > 0)
+    a, b = (found[:, both] for found in sums)
+    tasks = int(both.sum())
+    if not tasks:
+        return Contrast(0, math.nan, UNKNOWN, 0, 0, 1.0)
+    above, below = (np.stack([a.sum(0)[:, i], b.sum(0)[:, i]], 1) for i in (0, 1))
+    value = above.sum(0) / below.sum(0)
+    drawn = redrawn(above, below)
+    low, high = map(float, quantiles(drawn[:, 1:] - drawn[:, :1])[:, 0])
+    each = np.diff(above / below)[:, 0]
+    _, most = _range(measure)
+    if tasks < 2:
+        low, high = UNKNOWN
+    elif low == high and math.isfinite(most):
+        low, high = _over_tasks(each)
+    seeds = _over_seeds(_ratios(b.sum(1)) - _ratios(a.sum(1))) if same_seeds else None
+    sign = -1 if measure.better == "lower" else 1
+    better, worse = int((sign * each > 0).sum()), int((sign * each < 0).sum())
+    return Contrast(
+        tasks=tasks,
+        value=float(value[1] - value[0]),
+        interval=_wider((low, high), seeds, -most, most),
+        better=better,
+        worse=worse,
+        p=sign_test(better, worse),
+    )
+
+
+def _sums(entry: Entry, measure: Measure, tasks: Sequence[TaskKey]) -> Array:
+    """[S, T, 2] numerators and denominators by seed, in the order of the seeds, and task."""
+    seeds = entry.amounts[measure.name].seeds
+    return np.array([[seeds[seed].get(t, (0.0, 0.0)) for t in tasks] for seed in sorted(seeds)])
+
+
+def _ratios(sums: Array) -> Array:
+    """[S] figures of [S, 2] sums; NaN where there is none."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found: Array = sums[:, 0] / sums[:, 1]
+    return found
+
+
+def _range(measure: Measure) -> Interval:
+    """Least and most that a figure can be."""
+    return (0.0, 1.0) if measure.unit in ("share", "score") else (-math.inf, math.inf)
+
+
 def _matrix(entry: Entry, tasks: Sequence[TaskKey]) -> Array:
     """Success by seed, in the order of the seeds, and task."""
     return np.array([[entry.seeds[seed][t] for t in tasks] for seed in sorted(entry.seeds)])
 
 
 def _over_seeds(values: Array) -> Interval | None:
-    """Student's 95% interval of the mean; None for a single value."""
-    if len(values) < 2:
+    """Student's 95% interval of the mean; None for a single value, or one that is not known."""
+    if len(values) < 2 or not np.isfinite(values).all():
         return None
     quantile = _T975[min(len(values) - 1, len(_T975)) - 1]
     half = quantile * float(values.std(ddof=1)) / math.sqrt(len(values))
@@ -145,10 +262,10 @@ def _over_tasks(differences: Array) -> Interval:
     return mean - half, mean + half
 
 
-def _wider(tasks: Interval, seeds: Interval | None, least: float) -> Interval:
-    """The wider of two intervals, within `least`..1."""
+def _wider(tasks: Interval, seeds: Interval | None, least: float, most: float = 1.0) -> Interval:
+    """The wider of two intervals, within `least`..`most`."""
     low, high = max(tasks, seeds or tasks, key=lambda interval: interval[1] - interval[0])
-    return max(least, low), min(1.0, high)
+    return max(least, low), min(most, high)
 
 
 def sign_test(better: int, worse: int) -> float:
@@ -156,100 +273,6 @@ def sign_test(better: int, worse: int) -> float:
     total = better + worse
     tail = sum(math.comb(total, i) for i in range(min(better, worse) + 1))
     return float(min(1.0, 2 * tail / 2**total))
-
-
-# --- from run folders -----------------------------------------------------------------------------
-
-
-def read_entries(argument: str) -> list[Entry]:
-    """The rows of a run folder, or of the runs in a sweep's folder.
-
-    Args:
-        argument: `RUN` (all rows but `UNASKED`) or `RUN:ROW`.
-
-    Raises:
-        RunDirError: No such run or row.
-    """
-    name, found, row = (argument, "", "") if Path(argument).is_dir() else argument.partition(":")
-    name = name.rstrip("/")
-    entries = []
-    for label, runs in _seed_groups(name).items():
-        read = {seed: _read(run) for seed, run in runs.items()}
-        rows = list(dict.fromkeys(r for outcomes, _ in read.values() for r in outcomes))
-        if found and row not in rows:
-            raise RunDirError(f"{label} has no row {row!r}; it has {', '.join(rows)}")
-        kinds = {task: kind for _, known in read.values() for task, kind in known.items()}
-        for r in [row] if found else [r for r in rows if r not in UNASKED]:
-            seeds = {seed: outcomes[r] for seed, (outcomes, _) in read.items() if outcomes.get(r)}
-            if not seeds:
-                continue
-            entry = Entry(label, r, seeds, kinds)
-            if not entry.tasks:
-                raise RunDirError(
-                    f"{entry.label}: its {len(seeds)} seeds have no task in common: name one run"
-                )
-            entries.append(entry)
-    if not entries:
-        raise RunDirError(f"{argument}: nothing was evaluated there yet")
-    return entries
-
-
-def _seed_groups(name: str) -> dict[str, dict[int, Path]]:
-    """Runs by label and seed: those whose configs differ by the seed alone are together."""
-    groups: defaultdict[str, dict[int, Path]] = defaultdict(dict)
-    for run in find_runs(name):
-        config = read_config(run)
-        groups[repr(_settings(config))][config["seed"]] = run
-    if len(groups) == 1:
-        return dict(zip([name], groups.values(), strict=True))
-    # A sweep's folders are named after what their runs override, such as `credit=trace,seed=1`.
-    runs = list(groups.values())
-    names = [_overrides(name, next(iter(of_seeds.values()))) for of_seeds in runs]
-    shared = set.intersection(*map(set, names))
-    labels = [",".join(part for part in parts if part not in shared) for parts in names]
-    if len(set(labels)) < len(labels):  # names of the user's own, say
-        labels = [",".join(parts) for parts in names]
-    return {f"{name}/{label}": of_seeds for label, of_seeds in zip(labels, runs, strict=True)}
-
-
-def _overrides(sweep: str, run: Path) -> list[str]:
-    """What a run of a sweep overrides, beside its seed, by the name of its folder."""
-    folder = next(f for f in (Path(sweep), Path("runs") / sweep) if run.is_relative_to(f))
-    parts = folder_text(str(run.relative_to(folder))).split(",")
-    return [part for part in parts if not part.startswith("seed=")]
-
-
-def _settings(config: Any) -> Any:
-    """A config without what differs between seeds."""
-    if isinstance(config, dict):
-        varying = ("seed", "run_dir", "output_dir")
-        return {k: _settings(v) for k, v in config.items() if k not in varying}
-    return config
-
-
-def _read(run: Path) -> tuple[dict[str, Outcomes], dict[TaskKey, str]]:
-    """Outcomes by row, and the tasks' kinds; episodes that infrastructure broke do not count."""
-    last: defaultdict[str, dict[tuple[TaskKey, int], bool]] = defaultdict(dict)
-    weights: dict[str, str] = {}
-    kinds = {}
-    for line in EpisodeFile(run).lines():
-        task = line["env_id"], line["task_id"]
-        kinds[task] = line["kind"]
-        if line["step"] is not None:
-            continue
-        row = line["row"]
-        if weights.setdefault(row, line["weights"]) != line["weights"]:
-            last[row].clear()  # another model's: what it solved is not this one's
-            weights[row] = line["weights"]
-        if line["stop"] != StopReason.INFRA_ERROR:
-            last[row][task, line["attempt"]] = line["success"]
-    rows: dict[str, Outcomes] = {}
-    for row, played in last.items():
-        outcomes: defaultdict[TaskKey, list[bool]] = defaultdict(list)
-        for (task, _), success in played.items():
-            outcomes[task].append(success)
-        rows[row] = {task: fmean(known) for task, known in outcomes.items()}
-    return rows, kinds
 
 
 def pairs(arguments: Sequence[Sequence[Entry]]) -> list[tuple[Entry, Entry]]:

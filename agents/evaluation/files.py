@@ -101,6 +101,43 @@ def misfit(value: Any, shape: Shape, place: str = "") -> str | None:
     return None if fits else _expected(place, _WORDS[shape])
 
 
+def fitting(shape: Shape) -> Callable[[Any], bool]:
+    """A function that is true of values of which `misfit` says nothing, and several times as fast.
+
+    Files have tens of thousands of records, and hardly ever one that does not fit.
+    """
+    if isinstance(shape, dict):
+        parts = [(k.removesuffix("?"), k.endswith("?"), fitting(it)) for k, it in shape.items()]
+
+        def of_record(value: Any) -> bool:
+            if not isinstance(value, dict):
+                return False
+            for key, optional, fits in parts:
+                if key in value:
+                    if not fits(value[key]):
+                        return False
+                elif not optional:
+                    return False
+            return True
+
+        return of_record
+    if isinstance(shape, list):
+        one = fitting(shape[0])
+        return lambda value: isinstance(value, list) and all(map(one, value))
+    if isinstance(shape, frozenset):
+        return lambda value: isinstance(value, str) and value in shape
+    if isinstance(shape, tuple):
+        kinds = [fitting(kind) for kind in shape if kind is not None]
+        empty = None in shape
+        return lambda value: empty if value is None else any(fits(value) for fits in kinds)
+    if shape in (int, float):
+        others = shape is float
+        return lambda value: (
+            -_MOST < value < _MOST if type(value) is int else others and type(value) is float
+        )
+    return lambda value: type(value) is shape
+
+
 def _misfit_of_record(value: Any, shape: dict[str, Shape], place: str) -> str | None:
     if not isinstance(value, dict):
         return _expected(place, "an object")

@@ -53,15 +53,28 @@ def wilson(successes: float, total: float) -> tuple[float, float]:
 def bootstrap(numerators: Array, denominators: Array) -> Array:
     """95% percentile intervals of ratios of sums when rows are drawn anew (Efron 1979).
 
-    All ratios are of the same draws, so many cost little more than one. The dice are always the
-    same: a figure's interval is too.
-
     Args:
         numerators: [T, M], a row a task and a column a figure.
         denominators: [T, M], 0 or more.
 
     Returns:
         [2, M] bounds; NaN where no draw has a denominator.
+    """
+    return quantiles(redrawn(numerators, denominators))
+
+
+def redrawn(numerators: Array, denominators: Array) -> Array:
+    """Ratios of sums of tasks that are drawn anew, with replacement.
+
+    All ratios are of the same draws, so many cost little more than one, and their differences are
+    paired. The dice are always the same: a figure's interval is too.
+
+    Args:
+        numerators: [T, M], a row a task and a column a figure.
+        denominators: [T, M], 0 or more.
+
+    Returns:
+        [`RESAMPLES`, M]; no finite number where a draw has no denominator.
     """
     tasks, figures = numerators.shape
     dice = np.random.default_rng(_SEED)
@@ -74,9 +87,21 @@ def bootstrap(numerators: Array, denominators: Array) -> Array:
         drawn.append(counts @ both)
     sums = np.concatenate(drawn)
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = sums[:, :figures] / sums[:, figures:]
-    bounds = np.full((2, figures), np.nan)
-    for figure, column in enumerate(ratios.T):
+        ratios: Array = sums[:, :figures] / sums[:, figures:]
+    return ratios
+
+
+def quantiles(drawn: Array) -> Array:
+    """The middle 95% of what was drawn.
+
+    Args:
+        drawn: [R, M]; what is not finite is passed over.
+
+    Returns:
+        [2, M] bounds; NaN where nothing is finite.
+    """
+    bounds = np.full((2, drawn.shape[1]), np.nan)
+    for figure, column in enumerate(drawn.T):
         if len(known := column[np.isfinite(column)]):
             bounds[:, figure] = np.quantile(known, [0.025, 0.975])
     return bounds

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 from journeyman.agents.errors import RunDirError, RunFileError
-from journeyman.agents.evaluation.files import json_lines, misfit
+from journeyman.agents.evaluation.files import fitting, json_lines, misfit
 from journeyman.agents.evaluation.measures import NO_MEASURES, Measure
 from journeyman.agents.evaluation.metrics import Metrics, summarise
 from journeyman.agents.evaluation.report import write_atomically
 from journeyman.agents.evaluation.scores import SHAPE, Scores
-from journeyman.envs import Episode, StopReason, env_class
+from journeyman.agents.evaluation.stored import StoredEpisode
+from journeyman.envs import Episode, StopReason, Task, env_class
 from journeyman.envs.origin import env_digest
 from journeyman.envs.types import Role
 from journeyman.tools import CallStatus
@@ -85,8 +86,7 @@ class Played:
             TypeError: As `ValueError`.
             ValueError: A value is none that `to_dict` writes.
         """
-        episode, told = Episode.from_dict(line), line.get("scores")
-        count = len(episode.steps), len(episode.tokens)
+        episode, told = StoredEpisode.from_dict(line), line.get("scores")
         return cls(
             line["row"],
             episode,
@@ -94,7 +94,9 @@ class Played:
             line["attempt"],
             line["step"],
             line["weights"],
-            None if told is None else Scores.from_dict(told, *count),
+            None
+            if told is None
+            else Scores.from_dict(told, len(episode.steps), len(episode.tokens)),
             line.get("env_digest", ""),
         )
 
@@ -152,6 +154,7 @@ _LINE = {
     "shortfall?": _SHORTFALL,
 }
 """The shape of what `Played.to_dict` writes, as far as it is looked at."""
+_fits = fitting(_LINE)
 
 
 @functools.cache
@@ -204,7 +207,7 @@ class EpisodeFile:
     def numbered(
         self, wanted: Callable[[Mapping[str, Any]], bool] = lambda line: True
     ) -> Iterator[tuple[int, Played]]:
-        """Like `read`, one by one, each with the number of its line, from 1."""
+        """Like `read`, one by one as they are asked for, each with its line's number from 1."""
         for number, line in enumerate(self.lines(), 1):
             if wanted(line):
                 yield number, self._played(number, line)
@@ -230,7 +233,7 @@ class EpisodeFile:
                     f"Journeyman reads 1 to {FORMAT}: it was written by version "
                     f"{line.get('version')!r}"
                 )
-            if problem := misfit(line, _LINE):
+            if not _fits(line) and (problem := misfit(line, _LINE)):
                 raise RunFileError(f"{self.path}, line {number}: {problem}: delete the line")
             yield line
 
@@ -264,7 +267,13 @@ def digest_of(episode: Episode) -> str:
 
 def kind_of(episode: Episode) -> str:
     """The kind of an episode's task."""
-    return env_class(episode.env_id).load_task(episode.task_id).kind
+    return _kind(env_class(episode.env_id).load_task, episode.task_id)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _kind(load: Callable[[str], Task], task_id: str) -> str:
+    # Every row plays the same tasks, and to make one is a third of playing a script through it.
+    return load(task_id).kind
 
 
 def metrics_of(played: Sequence[Played], chosen: Mapping[str, Measure] = NO_MEASURES) -> Metrics:

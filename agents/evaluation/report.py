@@ -12,9 +12,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from journeyman.agents.evaluation.measures import NO_MEASURES, Measure, Unit
+from journeyman.agents.evaluation.measures import NO_MEASURES, Measure
 from journeyman.agents.evaluation.metrics import Metrics, Rate
-from journeyman.agents.evaluation.printing import one_line, printable
+from journeyman.agents.evaluation.printing import printable
+from journeyman.agents.evaluation.tables import (
+    ResultTable,
+    TableCell,
+    amount,
+    bounds,
+    count,
+    figure,
+    percent,
+    rendered,
+)
 from journeyman.envs import StopReason
 from journeyman.envs.types import LEVELS
 from journeyman.tools import CallStatus
@@ -64,6 +74,13 @@ def table(rows: Mapping[str, Metrics], chosen: Mapping[str, Measure] = NO_MEASUR
         Lines without a final newline. "-" stands for a figure that does not exist, such as the call
         validity of a policy that made no call.
     """
+    return summary_table(rows, chosen).text()
+
+
+def summary_table(
+    rows: Mapping[str, Metrics], chosen: Mapping[str, Measure] = NO_MEASURES
+) -> ResultTable:
+    """What `table` says, for any format."""
     k = max((metrics.attempts for metrics in rows.values()), default=1)
     passes = (f"pass^{k}", f"pass@{k}") if k > 1 else ()
     extra = tuple(dict.fromkeys(name for metrics in rows.values() for name in metrics.extra))
@@ -75,20 +92,19 @@ def table(rows: Mapping[str, Metrics], chosen: Mapping[str, Measure] = NO_MEASUR
     lines = [
         (
             *_cells(name, m, k),
-            *(str(m.stops.get(s, 0)) for s in stops),
+            *(count(m.stops.get(s, 0)) for s in stops),
             *(_bill(getattr(m, it)) for it in bills),
-            *(amount(m.measures[it.name].value, it.unit) for it in added),
+            *(figure(m.measures[it.name].value, it.unit) for it in added),
             *_extra(m, extra),
         )
         for name, m in rows.items()
     ]
-    return aligned([headers, *lines])
+    return ResultTable(headers, lines)
 
 
-def _extra(metrics: Metrics, names: Sequence[str]) -> list[str]:
+def _extra(metrics: Metrics, names: Sequence[str]) -> list[TableCell]:
     """Cells of other packages' metrics."""
-    figures = (metrics.extra.get(name) for name in names)
-    return ["-" if figure is None else f"{figure:.3g}" for figure in figures]
+    return [amount(metrics.extra.get(name), ".3g") for name in names]
 
 
 def breakdown(rows: Mapping[str, Metrics]) -> str:
@@ -101,6 +117,11 @@ def breakdown(rows: Mapping[str, Metrics]) -> str:
         A table each with an empty line between, without a final newline; one that has nothing to
         say (no kinds known, one level, no failure, no call) is left out.
     """
+    return rendered(breakdown_tables(rows), "text")
+
+
+def breakdown_tables(rows: Mapping[str, Metrics]) -> list[ResultTable]:
+    """What `breakdown` says, for any format."""
     levels = {level for metrics in rows.values() for level in metrics.by_level}
     several = rows if len(levels) > 1 else {}
     parts = [
@@ -110,98 +131,63 @@ def breakdown(rows: Mapping[str, Metrics]) -> str:
         _failures(rows),
         _tools(rows),
     ]
-    return "\n\n".join(part for part in parts if part)
+    return [part for part in parts if part.rows]
 
 
-def _failures(rows: Mapping[str, Metrics]) -> str:
+def _failures(rows: Mapping[str, Metrics]) -> ResultTable:
     """Failed episodes: a line a failure, a column a policy; what most failed by comes first."""
     total = Counter[str]()
     for metrics in rows.values():
         total.update(metrics.by_failure)
-    lines = [("failure", *rows)]
+    lines = []
     for name, _ in sorted(total.items(), key=lambda it: (-it[1], it[0])):
-        lines.append((name, *(str(m.by_failure.get(name, 0)) for m in rows.values())))
-    return aligned(lines) if total else ""
+        lines.append((name, *(count(m.by_failure.get(name, 0)) for m in rows.values())))
+    return ResultTable(("failure", *rows), lines)
 
 
-def _rates(title: str, columns: Mapping[str, Mapping[str, Rate]], order: Sequence[str] = ()) -> str:
+def _rates(
+    title: str, columns: Mapping[str, Mapping[str, Rate]], order: Sequence[str] = ()
+) -> ResultTable:
     """Success in groups of tasks: a line a group, a column a policy; in an order, or by name."""
     groups = {group: rate.tasks for rates in columns.values() for group, rate in rates.items()}
-    lines = [(title, "tasks", *columns)]
+    lines = []
     for group in (it for it in order or sorted(groups) if it in groups):
         found = (rates.get(group) for rates in columns.values())
-        shares = (_percent(rate.value if rate else None) for rate in found)
-        lines.append((group, str(groups[group]), *shares))
-    return aligned(lines) if groups else ""
+        shares = (percent(rate.value if rate else None) for rate in found)
+        lines.append((group, count(groups[group]), *shares))
+    return ResultTable((title, "tasks", *columns), lines)
 
 
-def _tools(rows: Mapping[str, Metrics]) -> str:
+def _tools(rows: Mapping[str, Metrics]) -> ResultTable:
     """Calls of each tool: a line a policy and tool, a column a status."""
     used = {s for m in rows.values() for statuses in m.by_tool.values() for s in statuses}
     shown = [s.value for s in CallStatus if s.value in used]
-    lines = [("policy: tool", "calls", *shown)]
+    lines = []
     for name, metrics in rows.items():
         for tool, statuses in metrics.by_tool.items():
-            counts = (str(statuses.get(status, 0)) for status in shown)
-            lines.append((f"{name}: {tool}", str(sum(statuses.values())), *counts))
-    return aligned(lines) if used else ""
-
-
-def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """A table: headers, a rule, the rest; the first column to the left, figures to the right."""
-    lines = [tuple(map(one_line, line)) for line in lines]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-    header, *rest = (_align(line, widths) for line in lines)
-    return "\n".join((header, rule, *rest))
+            counts = (count(statuses.get(status, 0)) for status in shown)
+            lines.append((f"{name}: {tool}", count(sum(statuses.values())), *counts))
+    return ResultTable(("policy: tool", "calls", *shown), lines)
 
 
 def _cells(name: str, metrics: Metrics, k: int) -> tuple[str, ...]:
-    low, high = metrics.success.interval
-    interval = f"{100 * low:.1f} - {100 * high:.1f}" if metrics.tasks else "-"
+    low, high = metrics.success.interval if metrics.tasks else (None, None)
     return (
         name,
-        str(metrics.tasks),
-        _percent(metrics.success.value),
-        interval,
-        *((_percent(metrics.pass_hat.get(k)), _percent(metrics.pass_at.get(k))) if k > 1 else ()),
-        _percent(metrics.tool_call_success),
-        _percent(metrics.call_validity),
-        amount(metrics.calls_per_task, "count"),
-        amount(metrics.tokens_per_task, "tokens"),
-        str(metrics.infra_failures),
+        count(metrics.tasks),
+        percent(metrics.success.value),
+        bounds(low, high),
+        *((percent(metrics.pass_hat.get(k)), percent(metrics.pass_at.get(k))) if k > 1 else ()),
+        percent(metrics.tool_call_success),
+        percent(metrics.call_validity),
+        amount(metrics.calls_per_task),
+        amount(metrics.tokens_per_task),
+        count(metrics.infra_failures),
     )
 
 
-def _bill(figure: float | None) -> str:
-    return "-" if figure is None else str(figure) if isinstance(figure, int) else f"{figure:.4f}"
-
-
-def _align(cells: Sequence[str], widths: Sequence[int]) -> str:
-    name, *figures = (
-        cell.rjust(width) if i else cell.ljust(width)
-        for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
-    )
-    return "  ".join((name, *figures))
-
-
-def _percent(share: float | None) -> str:
-    return amount(share, "share")
-
-
-_DIGITS: Mapping[Unit, str] = {
-    "share": ".1%",
-    "score": ".1%",
-    "count": ".1f",
-    "tokens": ".1f",
-    "seconds": ".3g",
-    "money": ".4f",
-}
-
-
-def amount(value: float | None, unit: Unit) -> str:
-    """A figure for people; "-" stands for one that does not exist."""
-    return "-" if value is None else format(value, _DIGITS[unit])
+def _bill(value: float | None) -> TableCell:
+    return amount(value, "d" if isinstance(value, int) else ".4f")
 
 
 def write_summary(

@@ -8,8 +8,8 @@ from functools import lru_cache
 from journeyman.agents.evaluation.failures import INFRASTRUCTURE, failure
 from journeyman.agents.evaluation.printing import one_line, printable
 from journeyman.agents.evaluation.records import Played
-from journeyman.agents.evaluation.report import aligned
 from journeyman.agents.evaluation.scores import StepScores
+from journeyman.agents.evaluation.tables import aligned
 from journeyman.envs import Episode, Message, env_class
 from journeyman.envs.shortfall import Shortfall
 from journeyman.envs.task import solution

@@ -24,6 +24,7 @@ from journeyman.agents.evaluation.records import (
     kind_of,
     metrics_of,
 )
+from journeyman.agents.evaluation.stored import StoredEpisode
 from journeyman.agents.rollouts.job import Job
 from journeyman.agents.rollouts.rollout import no_room, rollout
 from journeyman.agents.rollouts.tasks import TaskRef, deal
@@ -125,7 +126,14 @@ def play(
             episodes = rollout(player, [ref for ref, _ in batch], size, kwargs, bar.update)
             played = job.share(
                 [
-                    Played(name, e, kind_of(e), n, weights=weights, env_digest=digest_of(e))
+                    Played(
+                        name,
+                        StoredEpisode.of(e),
+                        kind_of(e),
+                        n,
+                        weights=weights,
+                        env_digest=digest_of(e),
+                    )
                     for e, (_, n) in zip(episodes, batch, strict=True)
                 ]
             )

@@ -19,13 +19,14 @@ from omegaconf import DictConfig, OmegaConf
 from journeyman.agents.cli import main
 from journeyman.agents.cli.person import play
 from journeyman.agents.errors import AgentError
-from journeyman.agents.evaluation.comparison import read_entries
+from journeyman.agents.evaluation.entries import read_entries
 from journeyman.agents.evaluation.files import folder_name, folder_text, read_config
 from journeyman.agents.evaluation.metrics import summarise
 from journeyman.agents.evaluation.printing import SafeStream, one_line, printable
 from journeyman.agents.evaluation.records import EPISODES, EpisodeFile, Played
-from journeyman.agents.evaluation.report import aligned, write_summary
+from journeyman.agents.evaluation.report import write_summary
 from journeyman.agents.evaluation.scores import PartScore, Scores, StepScores
+from journeyman.agents.evaluation.tables import aligned
 from journeyman.agents.evaluation.transcript import as_text
 from journeyman.agents.evaluation.viewer.document import RunEpisodes, page, page_data
 from journeyman.agents.learning.trainers.callbacks import (
