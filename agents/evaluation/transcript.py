@@ -31,6 +31,8 @@ def as_text(played: Played, scores: bool = False) -> str:
         lines.append(said(Message("assistant", step.text)))
         if scores and played.scores is not None:
             lines.append(_scores(played.scores.steps[turn]))
+            if turn == played.scores.deciding(played.episode.success):
+                lines.append("(this turn decided)")
         lines += map(said, step.reply)
         lines += (f"(status: {note})" for note in _notes(step.results))
         if step.truncated:
@@ -81,9 +83,15 @@ def _scores(step: StepScores) -> str:
 
 
 def _credit(step: StepScores) -> str:
-    """Weight and advantage of a turn, and its grade if a judge was asked."""
+    """Weight and advantage of a turn, its grade if a judge was asked, its value if a search was."""
     grade = "" if step.grade is None else f", grade {step.grade:.4g}"
-    return f"weight {step.weight:.4g}, advantage {step.advantage:.4g}{grade}"
+    told = f"weight {step.weight:.4g}, advantage {step.advantage:.4g}{grade}"
+    if (it := step.value) is not None:
+        told += (
+            f"; value {it.before:.2f} before, {it.after:.2f} after it: {it.gain:+.2f} "
+            f"± {it.error:.2f}, {it.samples:.3g} samples"
+        )
+    return told
 
 
 def _notes(results: Sequence[ToolResult]) -> list[str]:
