@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import numbers
 import random
 import re
 from abc import abstractmethod
@@ -31,6 +32,7 @@ from journeyman.envs.errors import (
     UnknownTaskError,
 )
 from journeyman.envs.hashing import digest, seal
+from journeyman.envs.shortfall import AnswerCheck, Difference, Shortfall, differences
 from journeyman.envs.spaces import ActionSpace, MessagesSpace
 from journeyman.envs.task import ANSWER, Task, UserTurn, extract_answer, matches
 from journeyman.envs.types import LEVELS, SPLITS, AssistantTurn, Level, Message, Split
@@ -180,6 +182,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         self._turns = 0
         self._answers: tuple[str, ...] = ()
         self._over = True
+        self._verdict: bool | None = None
         self._transcript: tuple[Message, ...] = ()
 
     # What a subclass writes
@@ -304,6 +307,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         self._live.begin()
         self._state = self.open_state(task)
         self._task, self._turns, self._answers, self._over = task, 0, (), False
+        self._verdict = None
         system = f"{self.system}\n{task.policy}" if task.policy else self.system
         messages = (Message("system", system), Message("user", task.prompt))
         self._transcript = messages
@@ -319,11 +323,13 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
 
         Returns:
             The new messages (tool results, or what the user says next), reward, terminated,
-            truncated, and info: "calls" (one `ToolResult` per attempted call) and "success".
+            truncated, and info: "calls" (one `ToolResult` per attempted call), "success", and at
+            the end of an episode "score" (see `score`).
 
         Raises:
             EpisodeOverError: No episode is running.
             EnvBusyError: Another thread plays on this env.
+            InvalidEnvError: `score` is no number in 0..1.
             BadActionError: The action is of another type.
             Exception: What a tool raised that is not a `ToolError`: the infrastructure failed. The
                 episode is over then, since half a turn may have been played.
@@ -344,8 +350,10 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         self._transcript += (Message("assistant", turn.text), *messages)
         truncated = not terminated and self._turns >= self.max_turns
         self._over = terminated or truncated
-        success = terminated and self.solved()
+        self._verdict = success = terminated and self.solved()
         info = {"calls": results, "success": success, "task_id": task.id}
+        if self._over:
+            info["score"] = self.scored()
         return messages, float(success), terminated, truncated, info
 
     def render(self) -> str | None:
@@ -415,6 +423,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         self._task, self._state = snapshot.task, snapshot.state
         self._turns, self._answers = snapshot.turns, snapshot.answers
         self._over = snapshot.over
+        self._verdict = None
         self._transcript = snapshot.transcript
         self._live.seek(snapshot.played)
 
@@ -459,14 +468,67 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
             for turn, answer in zip(self.task.turns, self._answers, strict=True)
         )
 
+    def score(self) -> float:
+        """Partial credit for what was reached, 0 to 1; by default the verdict.
+
+        Asked when an episode ends, wherever it does: at the turn limit too, where not every user
+        turn has an answer. The reward stays the verdict.
+        """
+        if self._verdict is None:
+            self._verdict = len(self._answers) == len(self.task.turns) and self.solved()
+        return float(self._verdict)
+
+    def scored(self) -> float:
+        """`score` after a look at it.
+
+        Raises:
+            InvalidEnvError: It is no number in 0..1.
+        """
+        score: object = self.score()
+        if isinstance(score, numbers.Real) and 0 <= score <= 1:
+            return float(score)
+        raise InvalidEnvError(f"{type(self).__name__}.score() is {score!r:.80}: expected 0 to 1")
+
+    def shortfall(self) -> Shortfall:
+        """What an episode lacks that ended unsolved; the same wherever it ended."""
+        return Shortfall(self.difference(), self.checked_answers())
+
+    def difference(self) -> tuple[Difference, ...]:
+        """Where the state reached is not the one that the gold calls lead to.
+
+        By default of what `outcome` sees. An environment that overrides `solved` judges by
+        something else, and says nothing (an empty tuple) unless it overrides this too.
+        """
+        if type(self).solved is not ToolEnv.solved:
+            return ()
+        wanted = self.outcome(self._gold_state(self.task))
+        return differences(self.outcome(self._state), wanted)
+
+    def checked_answers(self) -> tuple[AnswerCheck, ...]:
+        """What was answered to each user turn; by the rule of `answered`."""
+        given: tuple[str | None, ...] = self._answers
+        given += (None,) * (len(self.task.turns) - len(given))
+        return tuple(
+            AnswerCheck.of(
+                answer,
+                turn.answer,
+                answer is not None and (turn.answer is None or matches(answer, turn.answer)),
+            )
+            for turn, answer in zip(self.task.turns, given, strict=True)
+        )
+
     def _gold_outcome(self, task: Task) -> str:
+        return digest(self.outcome(self._gold_state(task)))
+
+    def _gold_state(self, task: Task) -> Any:
+        """Where the gold calls lead."""
         state = task.state
         for turn in task.turns:
             for call in turn.gold:
                 # A server's tools leave the value as it is, and its session is the student's.
                 if call.name not in self._tools or self._tools[call.name].live is None:
                     state, _ = self._apply(call, state)
-        return digest(self.outcome(state))
+        return state
 
     def open_state(self, task: Task) -> Any:
         """The state an episode starts from."""

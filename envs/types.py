@@ -12,6 +12,7 @@ from enum import StrEnum
 from itertools import groupby
 from typing import Any, Literal
 
+from journeyman.envs.shortfall import Shortfall
 from journeyman.tools import CallStatus, ToolCall, ToolResult, ToolSpec
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -173,6 +174,13 @@ class Episode:
     """What there was to call, for whoever tells the conversation anew; not on disk."""
     seed: int = field(default=0, compare=False)
     """Of the student's dice."""
+    score: float | None = field(default=None, compare=False)
+    """Partial credit, 0 to 1 (`ToolEnv.score`); None where nobody asked, as of a broken episode."""
+    gold: tuple[tuple[ToolCall, ...], ...] | None = field(default=None, repr=False, compare=False)
+    """The task's gold calls, of each user turn; one that its tool is to refuse has status
+    TOOL_ERROR. None where nobody looked."""
+    shortfall: Shortfall | None = field(default=None, repr=False, compare=False)
+    """What it lacks, if it was played from its start and failed."""
 
     def __post_init__(self) -> None:
         """Check that per-token fields have one entry a token."""
@@ -198,6 +206,13 @@ class Episode:
         Text stays legible. Numbers of every token are packed (base64 of deflated little-endian
         32-bit values), so `logprobs` are rounded to float32, and `mask` is its ranges of True.
         """
+        told = {
+            "score": self.score,
+            "gold": None
+            if self.gold is None
+            else [[_gold_to_dict(c) for c in t] for t in self.gold],
+            "shortfall": None if self.shortfall is None else self.shortfall.to_dict(),
+        }
         return {
             "env_id": self.env_id,
             "task_id": self.task_id,
@@ -213,6 +228,7 @@ class Episode:
             "mask": _ranges(self.mask),
             "tokens": pack("I", self.tokens),
             "logprobs": pack("f", self.logprobs),
+            **{name: value for name, value in told.items() if value is not None},
         }
 
     @classmethod
@@ -229,6 +245,7 @@ class Episode:
             if not 0 <= start <= end <= len(mask):
                 raise ValueError(f"mask {start}..{end} of an episode of {len(mask)} tokens")
             mask[start:end] = [True] * (end - start)
+        gold, lacks = data.get("gold"), data.get("shortfall")
         return cls(
             env_id=data["env_id"],
             task_id=data["task_id"],
@@ -244,6 +261,9 @@ class Episode:
             first_step=data["first_step"],
             opening=tuple(Message(**m) for m in data["opening"]),
             seed=data["seed"],
+            score=data.get("score"),
+            gold=None if gold is None else tuple(tuple(map(_gold_from_dict, t)) for t in gold),
+            shortfall=None if lacks is None else Shortfall.from_dict(lacks),
         )
 
 
@@ -281,6 +301,16 @@ def _result_from_dict(data: Mapping[str, Any]) -> ToolResult:
         _span(data["token_span"]) if "token_span" in data else None,
     )
     return ToolResult(call, data["content"], data["seconds"])
+
+
+def _gold_to_dict(call: ToolCall) -> dict[str, Any]:
+    data: dict[str, Any] = {"name": call.name, "arguments": dict(call.arguments)}
+    return data | {"refused": True} if call.status is CallStatus.TOOL_ERROR else data
+
+
+def _gold_from_dict(data: Mapping[str, Any]) -> ToolCall:
+    call = ToolCall(data["name"], data["arguments"])
+    return call.marked(CallStatus.TOOL_ERROR) if data.get("refused") else call
 
 
 def _span(pair: Sequence[int]) -> tuple[int, int]:

@@ -20,8 +20,9 @@ from journeyman.envs.types import Role
 from journeyman.tools import CallStatus
 
 EPISODES = "episodes.jsonl"
-FORMAT = 2
-"""Of its lines: since 2 they may have scores. A line that says none is of the first."""
+FORMAT = 3
+"""Of its lines: since 2 they may have scores of teacher and credit; since 3 the environment's
+score, gold calls, and what a failed episode lacks. A line that says none is of the first."""
 TRAINING = "training"
 """The row of episodes that were played to be learned from."""
 
@@ -112,6 +113,12 @@ _STEP = {
     "truncated?": bool,
     "reply?": [_MESSAGE],
 }
+_GOLD = {"name": str, "arguments": {}, "refused?": bool}
+_TEXT = (str, None)
+_SHORTFALL = {
+    "state": [{"path": str, "reached": _TEXT, "wanted": _TEXT}],
+    "answers": [{"given": _TEXT, "wanted": _TEXT, "right": bool}],
+}
 _LINE = {
     "row": str,
     "step": (int, None),
@@ -133,6 +140,9 @@ _LINE = {
     "tokens": str,
     "logprobs": str,
     "scores?": SHAPE,
+    "score?": float,
+    "gold?": [[_GOLD]],
+    "shortfall?": _SHORTFALL,
 }
 """The shape of what `Played.to_dict` writes, as far as it is looked at."""
 

@@ -30,6 +30,7 @@ from journeyman.envs import (
     make_for_run,
 )
 from journeyman.envs.errors import EnvError
+from journeyman.envs.shortfall import Shortfall
 from journeyman.envs.types import said
 from journeyman.tools.limits import shorten
 from journeyman.tools.parsing import locate, token_ends
@@ -165,9 +166,11 @@ class _Record:
     ) -> None:
         """Make the episode of what was played, and close the environment."""
         try:
-            self._make_episode(stop, self.env.state_hash(), reward, success, error)
+            score, state = self.env.scored(), self.env.state_hash()
         except Exception as broken:
             self.fail(broken)
+            return
+        self._make_episode(stop, state, reward, success, error, score)
         self.close()
 
     def fail(self, error: Exception) -> None:
@@ -183,6 +186,16 @@ class _Record:
             self._open = False
             close_env(self.env, self.task)
 
+    def _shortfall(self) -> Shortfall | None:
+        """What the episode lacks; forks, of which a search plays thousands, are not asked."""
+        if isinstance(self.task, Fork):
+            return None
+        try:
+            return self.env.shortfall()
+        except Exception as error:  # the verdict stands, whatever can be said of it
+            self._warn(f"shortfall(): {error!r}")
+            return None
+
     def _warn(self, what: str) -> None:
         logger.warning("%s %s: %s", self.task.env_id, self.task.task_id, what)
 
@@ -193,7 +206,9 @@ class _Record:
         reward: float,
         success: bool,
         error: str | None = None,
+        score: float | None = None,
     ) -> None:
+        sound = score is not None
         self.episode = Episode(
             env_id=self.task.env_id,
             task_id=self.task.task_id,
@@ -211,6 +226,9 @@ class _Record:
             opening=self.opening,
             tools=self.tools,
             seed=self.task.seed,
+            score=score,
+            gold=tuple(turn.gold for turn in self.env.task.turns) if sound else None,
+            shortfall=self._shortfall() if sound and not success else None,
         )
 
 

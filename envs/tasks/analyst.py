@@ -405,7 +405,7 @@ class AnalystEnv(InterpreterEnv):
         """The same desk."""
         return replace(state, cells=cells)
 
-    def _gold_outcome(self, task: Task) -> str:
+    def _gold_state(self, task: Task) -> Any:
         """As ever, but without the code, which reports nothing: no sandbox is needed."""
         calls = [c for turn in task.turns for c in turn.gold if c.name != interpreter.python.name]
-        return super()._gold_outcome(replace(task, gold=tuple(calls), then=()))
+        return super()._gold_state(replace(task, gold=tuple(calls), then=()))

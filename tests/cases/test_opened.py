@@ -274,8 +274,8 @@ def fill(run: Path) -> Path:
         (b"7", r"an object"),
         (b"{}", r"row is missing"),
         (b'{"format": "1"}', r"format is not what was expected: a whole number"),
-        (b'{"format": 3, "version": "9.9"}', r"format 3.* reads 1 to 2: it was written by .*9\.9"),
-        (b'{"format": 0}', r"format 0.* reads 1 to 2"),
+        (b'{"format": 4, "version": "9.9"}', r"format 4.* reads 1 to 3: it was written by .*9\.9"),
+        (b'{"format": 0}', r"format 0.* reads 1 to 3"),
     ],
 )
 def test_a_line_that_is_no_episode_is_named(line: bytes, problem: str, tmp_path: Path) -> None:
@@ -332,9 +332,9 @@ def test_a_line_without_a_format_is_of_the_first(tmp_path: Path) -> None:
     run = fill(tmp_path / "run")
     known = EpisodeFile(run).read()
     text = (run / EPISODES).read_text()
-    assert '"format":2,' in text
-    for written in ('"format":1,', ""):
-        (run / EPISODES).write_text(text.replace('"format":2,', written))
+    assert '"format":3,' in text
+    for written in ('"format":2,', '"format":1,', ""):
+        (run / EPISODES).write_text(text.replace('"format":3,', written))
         assert EpisodeFile(run).read() == known
 
 

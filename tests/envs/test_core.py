@@ -60,7 +60,7 @@ def test_success(sum_env: SumEnv) -> None:
         assert result.call.span == (4, 4 + len(render_hermes(call)))
     messages, reward, terminated, truncated, info = sum_env.step(f"Answer: {sum_env.task.answer}")
     assert (messages, reward, terminated, truncated) == ((), 1.0, True, False)
-    assert info == {"calls": (), "success": True, "task_id": "train/0"}
+    assert info == {"calls": (), "success": True, "task_id": "train/0", "score": 1.0}
 
 
 def test_right_answer_wrong_state(sum_env: SumEnv) -> None:
