@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
 
 from journeyman.agents.errors import RunDirError, RunFileError
-from journeyman.agents.evaluation.files import json_lines, misfit
+from journeyman.agents.evaluation.files import json_lines, mend, misfit
+from journeyman.agents.evaluation.lost import Lost, SearchFile, digest_of
 from journeyman.agents.evaluation.metrics import Metrics, summarise
 from journeyman.agents.evaluation.report import write_atomically
 from journeyman.agents.evaluation.scores import SHAPE, Scores
@@ -47,6 +48,8 @@ class Played:
     """Tells the model that played from others, in an evaluation; empty where nobody looked."""
     scores: Scores | None = None
     """What teacher and credit said of it, in training."""
+    lost: tuple[Lost, ...] = ()
+    """At which turn it was lost, as far as `journeyman why` looked: a search a player."""
 
     @property
     def place(self) -> Place:
@@ -153,7 +156,10 @@ def _version() -> str:
 
 
 class EpisodeFile:
-    """Episodes are appended to it and never changed; a kill costs at most the last line."""
+    """Episodes are appended to it and never changed; a kill costs at most the last line.
+
+    What searches found of them since is in a file beside it, and is read with them.
+    """
 
     def __init__(self, run: Path) -> None:
         """The file of a run folder; it need not exist yet."""
@@ -165,23 +171,10 @@ class EpisodeFile:
         Raises:
             OSError: They could not be written.
         """
-        self._mend()
+        mend(self.path)
         lines = "".join(_line(p.to_dict()) for p in played)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(lines)
-
-    def _mend(self) -> None:
-        """Take away a last line that a kill cut short."""
-        if not self.path.exists():
-            return
-        with self.path.open("rb+") as file:
-            size = file.seek(0, 2)
-            if not size:
-                return
-            file.seek(-1, 2)
-            if file.read() != b"\n":
-                file.seek(0)
-                file.truncate(file.read().rfind(b"\n") + 1)
 
     def read(self, wanted: Callable[[Mapping[str, Any]], bool] = lambda line: True) -> list[Played]:
         """The episodes in the order they were written, without a last line cut short by a kill.
@@ -192,11 +185,15 @@ class EpisodeFile:
         Raises:
             RunFileError: A line is none that was written here.
         """
-        return [
+        lost = SearchFile(self.path.parent).read()
+        found = [
             self._played(number, line)
             for number, line in enumerate(self.lines(), 1)
             if wanted(line)
         ]
+        if not lost:
+            return found
+        return [replace(p, lost=lost.get(digest_of(p.episode), ())) for p in found]
 
     def _played(self, number: int, line: Mapping[str, Any]) -> Played:
         try:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import get_args
 
+from journeyman.agents.evaluation.lost import chance_in_words, in_words
 from journeyman.agents.evaluation.printing import one_line, printable
 from journeyman.agents.evaluation.records import Played
 from journeyman.agents.evaluation.report import aligned
@@ -28,6 +29,7 @@ def as_text(played: Played, scores: bool = False) -> str:
     """
     lines = [heading(played), *map(said, played.episode.opening)]
     for turn, step in enumerate(played.episode.steps):
+        lines += (f"({note})" for note in _chances(played, turn))
         lines.append(said(Message("assistant", step.text)))
         if scores and played.scores is not None:
             lines.append(_scores(played.scores.steps[turn]))
@@ -38,6 +40,7 @@ def as_text(played: Played, scores: bool = False) -> str:
         if step.truncated:
             lines.append("(the turn hit its token limit)")
     lines.append(verdict(played))
+    lines += (in_words(lost, played.episode) for lost in played.lost)
     if gold := _solution(played):
         lines += ("One way to solve it:", *(f"  {line}" for line in gold))
     return "\n".join(lines)
@@ -94,6 +97,12 @@ def _credit(step: StepScores) -> str:
     return told
 
 
+def _chances(played: Played, turn: int) -> list[str]:
+    """What was found of playing on from before a turn."""
+    known = ((it.at(turn), it.player) for it in played.lost)
+    return [chance_in_words(chance, player) for chance, player in known if chance is not None]
+
+
 def _notes(results: Sequence[ToolResult]) -> list[str]:
     """Statuses of calls that failed; what is wrong with them the tool has said."""
     return [result.call.status.value for result in results if not result.ok]
@@ -125,6 +134,7 @@ summary span { float: right; color: #666; }
 .message pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem; }
 .status { margin: .3rem .7rem; color: #b34700; font-size: .85rem; }
 .status.ok { color: #00664b; }
+.status.chance { color: #666; }
 .credit { margin: .3rem .7rem .3rem 3rem; color: #666; font-size: .85rem; }
 .credit table { border-spacing: 0; }
 .credit td, .credit th { padding: 0 1rem 0 0; text-align: right; font-weight: normal; }
@@ -181,6 +191,7 @@ def _section(played: Played) -> str:
         *map(_bubble, episode.opening),
     ]
     for turn, step in enumerate(episode.steps):
+        parts += (_status(note, "chance") for note in _chances(played, turn))
         if played.scores is None:
             parts.append(_bubble(Message("assistant", step.text)))
         else:
@@ -193,6 +204,7 @@ def _section(played: Played) -> str:
         if step.truncated:
             parts.append(_status("the turn hit its token limit"))
     parts.append(f'<p class="verdict">{_escaped(verdict(played))}</p>')
+    parts += (_status(in_words(lost, episode), "chance") for lost in played.lost)
     if gold := _solution(played):
         parts.append(_bubble(Message("tool", "\n".join(gold), "one way to solve it")))
     return "\n".join((*parts, "</details>"))

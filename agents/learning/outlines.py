@@ -97,7 +97,7 @@ class _Place:
     below: list[_Place] = field(default_factory=list)
 
 
-_Hops = Mapping[NodeKey, Mapping[_Hop, _Seen]]
+_Hops = dict[NodeKey, dict[_Hop, _Seen]]
 
 
 def _hops(tree: Tree) -> _Hops:
@@ -115,7 +115,7 @@ def _hops(tree: Tree) -> _Hops:
 
 def _way(own: Path, hops: _Hops) -> set[_Hop]:
     """The hops of a path, and of what it was played on from."""
-    before = {hop.end: hop for row in reversed(hops.values()) for hop in reversed(row)}
+    before = {hop.end: hop for row in reversed(list(hops.values())) for hop in reversed(list(row))}
     key, way = own.keys[0], set[_Hop]()
     while key.depth and key in before:
         way.add(before[key])
