@@ -12,7 +12,18 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from journeyman.agents.cli import compare, envs, models, play, sandbox, show, teacher, tools, worth
+from journeyman.agents.cli import (
+    compare,
+    envs,
+    models,
+    play,
+    sandbox,
+    show,
+    teacher,
+    tools,
+    why,
+    worth,
+)
 from journeyman.agents.cli.base import (
     FAILED,
     INTERRUPTED,
@@ -62,7 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return OK
     except KeyboardInterrupt:
         hint = (
-            "; run the same command to go on" if arguments[:1] in (["train"], ["collect"]) else ""
+            "; run the same command to go on"
+            if arguments[:1] in (["train"], ["collect"], ["why"])
+            else ""
         )
         complain(f"journeyman: interrupted{hint}")
         return INTERRUPTED
@@ -128,6 +141,7 @@ def _parser() -> Parser:
     play.add(commands)
     worth.add(commands)
     show.add(commands)
+    why.add(commands)
     compare.add(commands)
     envs.add(group(commands, "envs", "list, show and check environments"))
     tools.add(group(commands, "tools", "list the tools of environments"))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from journeyman.agents.cli.base import OK, Commands, command, task_id
+from journeyman.agents.cli.base import OK, Commands, command, count, task_id
 from journeyman.agents.errors import CommandError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--limit",
         metavar="N",
-        type=_limit,
+        type=count,
         default=DEFAULT_LIMIT,
         help="at most so many; 0 shows all (default: %(default)s)",
     )
@@ -44,13 +44,6 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="tables instead: by row, environment, kind, tool",
     )
-
-
-def _limit(text: str) -> int:
-    """How many, for argparse."""
-    if not text.isascii() or not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
-    return int(text)
 
 
 def _show(options: argparse.Namespace) -> int:
