@@ -110,11 +110,12 @@ def _why(options: argparse.Namespace) -> int:
         options.seed,
         tuple(options.student),
     )
-    for p in explain(run, shown, question):
+    found = explain(run, shown, question)
+    for p in found:
         (lost,) = (it for it in p.lost if it.player == options.player)
         print(f"{_told(p, lost)}\n{in_words(lost, p.episode)}\n")
     more = "" if len(shown) == len(chosen) else "; --limit 0 takes all"
-    print(f"{len(shown)} of {len(chosen)} failed episodes of {row!r}{more}")
+    print(f"{len(found)} of {len(chosen)} failed episodes of {row!r}{more}")
     return OK
 
 

@@ -49,6 +49,7 @@ from journeyman.agents.search.searches import run_searches
 from journeyman.agents.students.openai import OpenAIPlayer
 from journeyman.agents.students.player import Player
 from journeyman.envs import Episode
+from journeyman.envs.errors import StateChangedError
 
 AFTER = "student after"
 """The row of the model that a training left in its folder."""
@@ -74,6 +75,8 @@ class Question:
 def explain(run: Path, chosen: Sequence[Played], question: Question) -> list[Played]:
     """Find out where episodes were lost; each gets what is found among its `lost`.
 
+    One that cannot be played again as it was is left out, and a line says so.
+
     Args:
         run: Its folder.
         chosen: Episodes of one row that failed.
@@ -81,7 +84,7 @@ def explain(run: Path, chosen: Sequence[Played], question: Question) -> list[Pla
 
     Raises:
         CommandError: The student plays a script, or reads other tokens than the one that played.
-        StateChangedError: An episode cannot be played again as it was.
+        StateChangedError: No episode can be played again as it was.
         NoSnapshotError: An environment cannot branch.
     """
     config = _config(run)
@@ -90,19 +93,28 @@ def explain(run: Path, chosen: Sequence[Played], question: Question) -> list[Pla
     file, found = SearchFile(run), list[Played]()
     latest = file.read()
     known = {
-        it.episode: it for it in file.all() if (it.player, it.asked) == (question.player, asked)
+        it.episode: it
+        for it in file.all()
+        if (it.player, it.asked) == (question.player, asked) and all(c.tries for c in it.chances)
     }
     kwargs = {} if all(digest_of(p.episode) in known for p in chosen) else env_kwargs(config)
     player: Player | None = None
+    refused: list[StateChangedError] = []
     with tqdm(total=len(chosen), desc="why", unit="episode", mininterval=1.0) as bar:
         for p in chosen:
             lost = known.get(digest_of(p.episode))
             if lost is None:
                 # Before a model is loaded: an environment that cannot branch shows here.
-                episode = replayed(p.episode, kwargs)
+                try:
+                    episode = replayed(p.episode, kwargs)
+                except StateChangedError as error:
+                    refused.append(error)
+                    bar.update()
+                    continue
                 if question.player == STUDENT and player is None:
                     player = _load(run, config, node, question, p)
-                lost = _searched(player, episode, p, question, kwargs, asked)
+                size = config.evaluation.batch_size
+                lost = _searched(player, episode, p, question, kwargs, asked, size)
             if lost not in latest.get(lost.episode, ()):  # the last one is what is shown
                 with explaining_full_disk(run):
                     file.append(lost)
@@ -110,6 +122,10 @@ def explain(run: Path, chosen: Sequence[Played], question: Question) -> list[Pla
             order = (lost, *others) if lost.player == STUDENT else (*others, lost)
             found.append(replace(p, lost=order))
             bar.update()
+    if refused and not found:
+        raise refused[0]
+    for error in refused:
+        complain(f"Mind: left out: {error}")
     return found
 
 
@@ -135,10 +151,11 @@ def _searched(
     question: Question,
     kwargs: dict[str, Any],
     asked: dict[str, Any],
+    batch_size: int,
 ) -> Lost:
     if player is None:
         return Lost(digest_of(p.episode), ORACLE, asked, _chances(gold_counts(episode, kwargs)))
-    world = LanguageWorld(player, question.tries * max(1, len(episode.steps)), kwargs)
+    world = LanguageWorld(player, batch_size, kwargs)
     tree = world.plant([episode])
     (own,) = tree.paths
     seed = _seed(question.seed, p)

@@ -465,11 +465,16 @@ def test_what_why_refuses(
     assert not (run / SEARCHES).exists()
 
 
-def test_an_episode_of_another_environment_is_not_searched(
+def test_an_episode_of_another_environment_is_left_out(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["env"]["kwargs"] = {"max_turns": 2}
     (run / "config.yaml").write_text(yaml.safe_dump(config))
-    assert main(["why", str(run)]) == 2
-    assert "the turns of the record do not lead where they led" in capsys.readouterr().err
+    told = "the turns of the record do not lead where they led"
+    assert main(["why", str(run), "--player", "oracle"]) == 0
+    out, err = capsys.readouterr()
+    assert err.count("Mind: left out") == err.count(told) == 2
+    assert out.endswith("1 of 3 failed episodes of 'student'\n")
+    assert main(["why", str(run), "--task", "0"]) == 2
+    assert told in capsys.readouterr().err
