@@ -124,8 +124,8 @@ def explain(run: Path, chosen: Sequence[Played], question: Question) -> list[Pla
             bar.update()
     if refused and not found:
         raise refused[0]
-    for error in refused:
-        complain(f"Mind: left out: {error}")
+    for left in refused:
+        complain(f"Mind: left out: {left}")
     return found
 
 
