@@ -44,7 +44,7 @@ class StateChangedError(EnvError, RuntimeError):
     """A tool changed the state in place: snapshots and the goal of the task would change with it.
 
     The environment is wrong, not what it runs on; what was earned in it until then counts for
-    nothing.
+    nothing. Also raised where the turns of a record lead to another state than they did.
     """
 
 

@@ -24,6 +24,7 @@ from journeyman.agents.cli import (
     show,
     teacher,
     tools,
+    why,
     worth,
 )
 from journeyman.agents.cli.base import (
@@ -75,7 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return OK
     except KeyboardInterrupt:
         hint = (
-            "; run the same command to go on" if arguments[:1] in (["train"], ["collect"]) else ""
+            "; run the same command to go on"
+            if arguments[:1] in (["train"], ["collect"], ["why"])
+            else ""
         )
         complain(f"journeyman: interrupted{hint}")
         return INTERRUPTED
@@ -141,6 +144,7 @@ def _parser() -> Parser:
     play.add(commands)
     worth.add(commands)
     show.add(commands)
+    why.add(commands)
     compare.add(commands)
     pages.add(commands)
     leaderboard.add(commands)

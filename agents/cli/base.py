@@ -62,6 +62,13 @@ def task_id(text: str) -> str:
     return f"test/{text}" if text.isdecimal() else text
 
 
+def count(text: str) -> int:
+    """A whole number of at least 0, for argparse."""
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
+
 def columns(rows: Iterable[Sequence[str]]) -> str:
     """Rows as left-aligned columns."""
     listed = [tuple(map(one_line, row)) for row in rows]

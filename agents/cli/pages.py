@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from journeyman.agents.cli.base import OK, Commands, Parser, command
-from journeyman.agents.cli.show import add_choices, limit, matches, nothing
+from journeyman.agents.cli.base import OK, Commands, Parser, command, count
+from journeyman.agents.cli.show import add_choices, matches, nothing
 from journeyman.agents.errors import CommandError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def _add_runs(parser: Parser) -> None:
     parser.add_argument(
         "--limit",
         metavar="N",
-        type=limit,
+        type=count,
         default=0,
         help="of each row at most so many episodes; figures are of all (default: all)",
     )

@@ -15,6 +15,7 @@ from journeyman.agents.cli.base import (
     Commands,
     Parser,
     command,
+    count,
     table_options,
     task_id,
     write_tables,
@@ -44,7 +45,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--limit",
         metavar="N",
-        type=limit,
+        type=count,
         default=DEFAULT_LIMIT,
         help="at most so many; 0 shows all (default: %(default)s)",
     )
@@ -81,13 +82,6 @@ def add_choices(parser: Parser) -> None:
         action="store_true",
         help="only what has scores of teacher and credit, which are shown",
     )
-
-
-def limit(text: str) -> int:
-    """How many, for argparse."""
-    if not text.isascii() or not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
-    return int(text)
 
 
 def _show(options: argparse.Namespace) -> int:
@@ -142,12 +136,12 @@ def _chosen(file: EpisodeFile, options: argparse.Namespace) -> tuple[list[tuple[
         ]
         numbered.sort(key=lambda it: it[1].row == NO_OP)  # what doing nothing fails by, is known
         return numbered[:most], len(numbered)
-    count = itertools.count()
+    matching = itertools.count()
     # All are counted, and those that are shown are made into episodes.
     numbered = list(
-        file.numbered(lambda line: matches(line, options) and (next(count) < (most or math.inf)))
+        file.numbered(lambda line: matches(line, options) and (next(matching) < (most or math.inf)))
     )
-    return numbered, next(count)
+    return numbered, next(matching)
 
 
 def _about(run: Path) -> dict[str, Any]:

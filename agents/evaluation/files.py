@@ -71,6 +71,24 @@ def json_lines(
             yield record
 
 
+def mend(path: Path) -> None:
+    """Take away a last line that a kill cut short, so that more can be appended.
+
+    Raises:
+        OSError: The file cannot be changed.
+    """
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        size = file.seek(0, 2)
+        if not size:
+            return
+        file.seek(-1, 2)
+        if file.read() != b"\n":
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+
 def misfit(value: Any, shape: Shape, place: str = "") -> str | None:
     """What is wrong with a value, in words; None if it has its shape.
 

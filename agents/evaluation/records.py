@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
 
 from journeyman.agents.errors import RunDirError, RunFileError
-from journeyman.agents.evaluation.files import fitting, json_lines, misfit
+from journeyman.agents.evaluation.files import fitting, json_lines, mend, misfit
+from journeyman.agents.evaluation.lost import Lost, SearchFile, episode_key
 from journeyman.agents.evaluation.measures import NO_MEASURES, Measure
 from journeyman.agents.evaluation.metrics import Metrics, summarise
 from journeyman.agents.evaluation.report import write_atomically
@@ -52,6 +53,8 @@ class Played:
     """What teacher and credit said of it, in training."""
     env_digest: str = ""
     """Tells the environment's code from others (`env_digest`); empty where nobody looked."""
+    lost: tuple[Lost, ...] = ()
+    """At which turn it was lost, as far as `journeyman why` looked: a search a player."""
 
     @property
     def place(self) -> Place:
@@ -163,7 +166,10 @@ def _version() -> str:
 
 
 class EpisodeFile:
-    """Episodes are appended to it and never changed; a kill costs at most the last line."""
+    """Episodes are appended to it and never changed; a kill costs at most the last line.
+
+    What searches found of them since is in a file beside it, and is read with them.
+    """
 
     def __init__(self, run: Path) -> None:
         """The file of a run folder; it need not exist yet."""
@@ -175,23 +181,10 @@ class EpisodeFile:
         Raises:
             OSError: They could not be written.
         """
-        self._mend()
+        mend(self.path)
         lines = "".join(_line(p.to_dict()) for p in played)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(lines)
-
-    def _mend(self) -> None:
-        """Take away a last line that a kill cut short."""
-        if not self.path.exists():
-            return
-        with self.path.open("rb+") as file:
-            size = file.seek(0, 2)
-            if not size:
-                return
-            file.seek(-1, 2)
-            if file.read() != b"\n":
-                file.seek(0)
-                file.truncate(file.read().rfind(b"\n") + 1)
 
     def read(self, wanted: Callable[[Mapping[str, Any]], bool] = lambda line: True) -> list[Played]:
         """The episodes in the order they were written, without a last line cut short by a kill.
@@ -208,9 +201,13 @@ class EpisodeFile:
         self, wanted: Callable[[Mapping[str, Any]], bool] = lambda line: True
     ) -> Iterator[tuple[int, Played]]:
         """Like `read`, one by one as they are asked for, each with its line's number from 1."""
+        lost = SearchFile(self.path.parent).read()
         for number, line in enumerate(self.lines(), 1):
             if wanted(line):
-                yield number, self._played(number, line)
+                played = self._played(number, line)
+                if lost:
+                    played = replace(played, lost=lost.get(episode_key(played.episode), ()))
+                yield number, played
 
     def _played(self, number: int, line: Mapping[str, Any]) -> Played:
         try:

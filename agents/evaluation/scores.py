@@ -55,9 +55,9 @@ class TreeNode:
     error: float
     """Standard error of the value."""
     visits: int
-    """How often what the search played came here."""
+    """How often something was played on from here; where an episode ends, how often it came."""
     success: float | None
-    """Share of solved episodes among those that came through here and to their end."""
+    """Share of those that solved the task, among what came from here to its end."""
     text: str = ""
     """The turn that led here, as the first to come wrote it; its first `MOST_TEXT` characters."""
     calls: tuple[str, ...] = ()
@@ -118,6 +118,8 @@ class TreeNode:
         )
 
 
+_NO_GAIN = 1e-3
+"""What rounding leaves of no difference."""
 MOST_TEXT = 200
 """Characters of a turn that a tree keeps."""
 MOST_NODES = 400
@@ -159,6 +161,16 @@ class Scores:
     the teacher says nothing. None if no teacher was asked."""
     tree: TreeNode | None = None
     """What a search played, from the task's beginning; None without a search."""
+
+    def deciding(self, solved: bool) -> int | None:
+        """The turn that gained most (index), or of an episode that failed, lost most.
+
+        None where no search valued the turns, or none of them made a difference that way.
+        """
+        sign = 1 if solved else -1
+        gains = [(sign * it.value.gain, -k) for k, it in enumerate(self.steps) if it.value]
+        gain, turn = max(gains, default=(0.0, 0))
+        return -turn if gain > _NO_GAIN else None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form, numbers of every token packed as an episode's."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from journeyman.agents.evaluation.failures import INFRASTRUCTURE, failure
+from journeyman.agents.evaluation.lost import chance_in_words, in_words
 from journeyman.agents.evaluation.printing import one_line, printable
 from journeyman.agents.evaluation.records import Played
 from journeyman.agents.evaluation.scores import StepScores
@@ -25,15 +26,19 @@ def as_text(played: Played, scores: bool = False) -> str:
     """
     lines = [heading(played), *map(said, played.episode.opening)]
     for turn, step in enumerate(played.episode.steps):
+        lines += (f"({note})" for note in _chances(played, turn))
         lines.append(said(Message("assistant", step.text)))
         if scores and played.scores is not None:
             lines.append(_scores(played.scores.steps[turn]))
+            if turn == played.scores.deciding(played.episode.success):
+                lines.append("(this turn decided)")
         lines += map(said, step.reply)
         lines += (f"(status: {note})" for note in _notes(step.results))
         if step.truncated:
             lines.append("(the turn hit its token limit)")
     lines.append(verdict(played))
     lines += why(played.episode)
+    lines += (in_words(lost, played.episode) for lost in played.lost)
     if gold := known_solution(played):
         lines += ("One way to solve it:", *(f"  {line}" for line in gold))
     return "\n".join(lines)
@@ -100,9 +105,21 @@ def _scores(step: StepScores) -> str:
 
 
 def _credit(step: StepScores) -> str:
-    """Weight and advantage of a turn, and its grade if a judge was asked."""
+    """Weight and advantage of a turn, its grade if a judge was asked, its value if a search was."""
     grade = "" if step.grade is None else f", grade {step.grade:.4g}"
-    return f"weight {step.weight:.4g}, advantage {step.advantage:.4g}{grade}"
+    told = f"weight {step.weight:.4g}, advantage {step.advantage:.4g}{grade}"
+    if (it := step.value) is not None:
+        told += (
+            f"; value {it.before:.2f} before, {it.after:.2f} after it: {it.gain:+.2f} "
+            f"± {it.error:.2f}, {it.samples:.3g} samples"
+        )
+    return told
+
+
+def _chances(played: Played, turn: int) -> list[str]:
+    """What was found of playing on from before a turn."""
+    known = ((it.at(turn), it.player) for it in played.lost)
+    return [chance_in_words(chance, player) for chance, player in known if chance is not None]
 
 
 def _notes(results: Sequence[ToolResult]) -> list[str]:

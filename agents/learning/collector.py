@@ -203,7 +203,7 @@ class Collector:
             figures[NO_SIGNAL] = float(not any(it.advantages.any() for it in credit))
         if self.search is not None:
             figures |= _search_figures(forest)
-        judged = [_judgement(*it, annotations) for it in zip(episodes, credit, strict=True)]
+        judged = [_judgement(*it, annotations) for it in zip(rows, credit, strict=True)]
         return self._batch(tasks, episodes, credit, views, figures, judged)
 
     def _play(
@@ -322,11 +322,12 @@ class Collector:
         return Batch(rows, views, episodes, figures, judged)
 
 
-def _judgement(episode: Episode, credit: TokenCredit, annotations: Annotations) -> Judgement:
-    known = annotations.known(episode)
+def _judgement(row: TreeEpisode, credit: TokenCredit, annotations: Annotations) -> Judgement:
+    known = annotations.known(row.episode)
+    searched = None if row.place is None else row
     if known is None:
-        return Judgement(episode, credit)
-    return Judgement(episode, credit, known.logprobs, known.spoken)
+        return Judgement(row.episode, credit, searched=searched)
+    return Judgement(row.episode, credit, known.logprobs, known.spoken, searched)
 
 
 def _heard(credit: TokenCredit, annotations: Annotations, episode: Episode) -> TokenCredit:

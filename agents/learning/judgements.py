@@ -7,7 +7,7 @@ only for those are parts of turns looked up and means formed.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -15,13 +15,12 @@ from torch import Tensor
 
 from journeyman.agents.credit import TokenCredit
 from journeyman.agents.evaluation.scores import PartScore, Scores, StepScores
+from journeyman.agents.learning.outlines import DIGITS, outline, worth
+from journeyman.agents.search.evidence import TreeEpisode
 from journeyman.agents.students.dialect import Dialect
 from journeyman.agents.teachers.scoring import log_ratio
 from journeyman.envs import Episode, Step, StopReason
 from journeyman.tools.parsing import covering, token_ends
-
-DIGITS = 4
-"""Decimals of the means: what is finer is in the numbers of every token."""
 
 Tokens = Sequence[int]
 """Places in an episode's stream."""
@@ -37,6 +36,8 @@ class Judgement:
     """[T], the teacher's; None if no teacher was asked about it."""
     spoken: Tensor | None = None
     """[T], true where the teacher had something to say; None is everywhere."""
+    searched: TreeEpisode | None = None
+    """What a search knows of it; None without one."""
 
     def scores(self, dialect: Dialect) -> Scores:
         """The same by turn and part, without asking anybody anything.
@@ -68,12 +69,20 @@ class Judgement:
             weight, advantage = ([row[t] for t in chosen] for row in (weights, advantages))
             grade = None if self.credit.grades is None else round(self.credit.grades[k], DIGITS)
             steps.append(StepScores(_mean(weight), _mean(advantage), parts, grade))
+        tree = None
+        if self.searched is not None and (place := self.searched.place) is not None:
+            steps = [
+                replace(step, value=None if known is None else worth(known))
+                for step, known in zip(steps, self.searched.steps, strict=True)
+            ]
+            tree = outline(place.tree, place.values, place.path)
         return Scores(
             tuple(steps),
             tuple(weights),
             tuple(advantages),
             tuple(widths),
             None if told is None else tuple(told),
+            tree,
         )
 
 

@@ -330,7 +330,7 @@ class _Batch:
         try:
             read = self._read(record, turn)
             if self._keep:
-                record.branch_points.append(_branch_point(env))
+                record.branch_points.append(branch_point(env))
             if env.waits:
                 self._pool = self._pool or ThreadPoolExecutor(MAX_WORKERS)
                 self._running[self._pool.submit(_step, env, read)] = (index, turn, read)
@@ -461,7 +461,13 @@ class _Batch:
         return self._dialect.read(text, record.env.tools, record.tokens)
 
 
-def _branch_point(env: ToolEnv) -> BranchPoint:
+def branch_point(env: ToolEnv) -> BranchPoint:
+    """Where an environment is now, for forks.
+
+    Raises:
+        NoSnapshotError: It has no snapshots.
+        NoBranchError: A tool of it lives in a server that cannot be brought there again.
+    """
     try:
         return BranchPoint(env.snapshot(), env.state_hash())
     except NotImplementedError as error:

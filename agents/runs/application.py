@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from importlib.resources import files
-from typing import Any
+from typing import Any, cast
 
 import hydra
 from hydra.core.config_search_path import ConfigSearchPath
@@ -80,6 +80,38 @@ def run_app(config_name: str, job: Callable[[DictConfig], object], argv: Sequenc
     )()
     if failures:
         raise failures[0]
+
+
+def overridden(part: str, node: DictConfig, argv: Sequence[str]) -> DictConfig:
+    """A part of a run with overrides of it alone: another option of its group, or settings.
+
+    Args:
+        part: Its group, such as "student".
+        node: As the run has it.
+        argv: Overrides, such as "student=qwen3" or "student.temperature=0.7".
+
+    Raises:
+        SettingError: One is of something else.
+        Exception: Hydra's, of options and settings that there are not.
+    """
+    for override in argv:
+        if not re.match(rf"\+*{part}[.=]", override):
+            raise SettingError(f"{override!r}: expected {part}=… or {part}.…=…")
+    if not argv:
+        return node
+    _check_choices(argv)
+    _check_keys(argv)
+    if not any(override.startswith(f"{part}=") for override in argv):
+        own = OmegaConf.from_dotlist([it.lstrip("+").removeprefix(f"{part}.") for it in argv])
+        for name in map(str, own):
+            if name not in node:
+                there = ", ".join(sorted(map(str, node)))
+                raise SettingError(f"no setting {part}.{name}: there are: {there}")
+        return cast(DictConfig, OmegaConf.merge(node, own))
+    offer_options()
+    Plugins.instance().register(PackageConfigs)
+    with hydra.initialize_config_module(config_module=CONF, version_base="1.3"):
+        return cast(DictConfig, hydra.compose("eval", list(argv))[part])
 
 
 def offer_options() -> None:

@@ -29,7 +29,7 @@ from journeyman.agents.runs.provenance import environments
 
 WORK = ("metrics.jsonl", "summary.json", "table.txt")
 """Files that a run folder is not given to another run for, unless they are empty."""
-LEFT = ("episodes.jsonl", "summary.json", "plot.png")
+LEFT = ("episodes.jsonl", "searches.jsonl", "summary.json", "plot.png")
 """Files that would be taken for this run's if one with another config left them."""
 COLLECTED = "conversations.jsonl"
 """What `journeyman collect` leaves to learn from."""

@@ -105,7 +105,7 @@ def play(
     """
     run, size = Path(config.run_dir), config.evaluation.batch_size
     file = EpisodeFile(run)
-    weights = _fingerprint(player)
+    weights = fingerprint(player)
     known = _of_this_code(name, file.of_row(name, weights), tell=job.first)
     job.share([])  # before anybody writes
     tasks = attempts(config)
@@ -202,7 +202,7 @@ def _attempt_seed(seed: int, attempt: int) -> int:
     return int(np.random.SeedSequence((seed, attempt)).generate_state(1, np.uint64)[0])
 
 
-def _fingerprint(player: Player) -> str:
+def fingerprint(player: Player) -> str:
     """Tells who plays from others: weights, dialect, dice, whatever the engine; scripts have none.
 
     Every weight is read, about a second a gigabyte. Of a player whose model cannot be looked into,

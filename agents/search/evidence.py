@@ -8,7 +8,7 @@ do something else than the student, it is tried out how that ends.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -48,12 +48,25 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
+class TreePlace:
+    """Where in a tree an episode is, for whoever wants to show it."""
+
+    tree: Tree
+    values: Mapping[NodeKey, NodeValue]
+    """Of its nodes, by expected backup."""
+    path: Path
+    """The episode's; of one that was played on from another, its own part."""
+
+
+@dataclass(frozen=True, slots=True)
 class TreeEpisode:
     """An episode of a tree."""
 
     episode: Episode
     steps: tuple[Evidence | None, ...]
     """One a step; None where nothing is known (a prefix, or a step after which something broke)."""
+    place: TreePlace | None = None
+    """Where in its tree it was played; None without a search."""
 
 
 @dataclass
@@ -302,7 +315,8 @@ class TreeRollouts:
                     evidence(values[key], step.action, it.advantage, teacher.get(key, worst))
                     for key, step, it in zip(path.keys, path.steps, found, strict=False)
                 ]
-                rows.append(TreeEpisode(path.steps[0].payload, (*before, *steps)))
+                place = TreePlace(tree, values, path)
+                rows.append(TreeEpisode(path.steps[0].payload, (*before, *steps), place))
         return rows
 
 

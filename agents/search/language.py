@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from journeyman.agents.rollouts.replay import UNREAD
 from journeyman.agents.rollouts.rollout import close_env, rollout
 from journeyman.agents.rollouts.tasks import Fork, TaskRef
 from journeyman.agents.search.searches import Request
@@ -26,11 +27,9 @@ from journeyman.agents.students.player import Conversation, Player
 from journeyman.envs import Episode, StopReason, make_for_run
 from journeyman.envs.task import extract_answer, normalise
 from journeyman.envs.types import said
-from journeyman.tools import CallStatus, ToolCall
+from journeyman.tools import ToolCall
 
 logger = logging.getLogger(__name__)
-
-_UNREAD = (CallStatus.INVALID_JSON, CallStatus.UNCLOSED, CallStatus.MISSING_NAME)
 
 END = "end"
 """Context of what ended an episode: nobody reads on there."""
@@ -68,10 +67,13 @@ class LanguageWorld:
             handle and no value: nothing can be played from there.
         """
         played = itertools.groupby(self._play(tasks), lambda e: (e.env_id, e.task_id))
-        return [self._plant(list(episodes)) for _, episodes in played]
+        return [self.plant(list(episodes)) for _, episodes in played]
 
-    def _plant(self, episodes: Sequence[Episode]) -> Tree:
-        """The tree of one task's trajectories; those that broke at once say nothing of its root."""
+    def plant(self, episodes: Sequence[Episode]) -> Tree:
+        """The tree of one task's episodes, played from its start and with their branch points.
+
+        Those that broke at once say nothing of its root.
+        """
         first = next((e for e in episodes if e.branch_points), episodes[0])
         handle = Fork(first, 0, 0) if first.branch_points else None
         tree = Tree(*_keys(first)[0][1:], handle=handle)
@@ -202,7 +204,7 @@ def canonical_action(text: str, calls: Sequence[ToolCall]) -> str:
     """
     if not calls:
         return json.dumps({"answer": normalise(extract_answer(text))}, ensure_ascii=False)
-    if not any(call.status in _UNREAD for call in calls):
+    if not any(call.status in UNREAD for call in calls):
         return "\n".join(call.canonical() for call in calls)
     return text
 
