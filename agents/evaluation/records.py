@@ -22,6 +22,8 @@ from journeyman.tools import CallStatus
 EPISODES = "episodes.jsonl"
 FORMAT = 2
 """Of its lines: since 2 they may have scores. A line that says none is of the first."""
+VISITED = "visited"
+"""The environment of episodes that another program has played, where it does not say which."""
 TRAINING = "training"
 """The row of episodes that were played to be learned from."""
 
@@ -237,7 +239,9 @@ def _line(record: Mapping[str, Any]) -> str:
 
 
 def kind_of(episode: Episode) -> str:
-    """The kind of an episode's task."""
+    """The kind of an episode's task; none of one that is not an environment's."""
+    if episode.env_id == VISITED:
+        return ""
     return env_class(episode.env_id).load_task(episode.task_id).kind
 
 

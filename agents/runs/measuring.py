@@ -94,7 +94,7 @@ def play(
     """
     run, size = Path(config.run_dir), config.evaluation.batch_size
     file = EpisodeFile(run)
-    weights = _fingerprint(player)
+    weights = fingerprint(player)
     known = file.of_row(name, weights)
     job.share([])  # before anybody writes
     tasks = attempts(config)
@@ -172,7 +172,7 @@ def _attempt_seed(seed: int, attempt: int) -> int:
     return int(np.random.SeedSequence((seed, attempt)).generate_state(1, np.uint64)[0])
 
 
-def _fingerprint(player: Player) -> str:
+def fingerprint(player: Player) -> str:
     """Tells who plays from others: weights, dialect, dice, whatever the engine; scripts have none.
 
     Every weight is read, about a second a gigabyte. Of a player whose model cannot be looked into,

@@ -106,7 +106,7 @@ class OpenAIPlayer(SpokenPlayer):
         self._temperature = temperature
         self._max_tokens = max_turn_tokens
         self._seed = seed
-        self._extra = dict(extra_body or {})
+        self.extra_body = dict(extra_body or {})
         self._pace = Pace(requests_per_minute)
         read = None if prices is None else Prices.read(prices)
         self.answers = Answers(read, budget)
@@ -200,17 +200,12 @@ class OpenAIPlayer(SpokenPlayer):
             fields["seed"] = (
                 seed ^ self._seed * 0x9E3779B1
             ) & 0x7FFFFFFF  # all servers take 31 bits
-        fields |= self._extra
+        fields |= self.extra_body
         return {name: value for name, value in fields.items() if value is not None}
 
     def _ask(
         self, said: tuple[Message, ...], tools: Sequence[ToolSpec], fields: Mapping[str, Any]
     ) -> Answer:
-        self.answers.check_budget()
-        endpoint = self._endpoint
-        self._pace.wait(endpoint.stopped)
-        if endpoint.stopped.is_set():
-            raise StudentServerError(f"{endpoint.url} is asked no more")  # and nobody hears it
         body = {
             "model": self.model_name,
             "messages": as_messages(
@@ -219,15 +214,29 @@ class OpenAIPlayer(SpokenPlayer):
             **({"tools": [tool.as_function() for tool in tools]} if tools else {}),
             **fields,
         }
-        reply = endpoint.send(endpoint.client, "POST", "chat/completions", body, tries=TRIES)
+        reply = self.post(body)
         if reply.status >= 400:
             raise self._refused(reply)
-        return self._read(endpoint.content(reply))
+        return self._read(self._endpoint.content(reply))
+
+    def post(self, body: Mapping[str, Any]) -> Reply:
+        """What is answered to a request, once it may be sent; a refusal perhaps.
+
+        Raises:
+            StudentServerError: Nothing is answered.
+            BudgetSpentError: None may be paid for.
+        """
+        self.answers.check_budget()
+        endpoint = self._endpoint
+        self._pace.wait(endpoint.stopped)
+        if endpoint.stopped.is_set():
+            raise StudentServerError(f"{endpoint.url} is asked no more")  # and nobody hears it
+        return endpoint.send(endpoint.client, "POST", "chat/completions", body, tries=TRIES)
 
     def _refused(self, reply: Reply) -> AgentError:
         """What a refusal is: the end of a conversation, a broken episode, or the end of the run."""
         url = self._endpoint.url
-        if reply.status in (400, 413, 422) and _TOO_LONG.search(reply.text):
+        if self.is_too_long(reply):
             return ContextFullError(f"{url} takes no more ({reply.status}): {reply.said}")
         refusal = self._endpoint.refusal(reply)
         if reply.status in _ONE:
@@ -235,6 +244,17 @@ class OpenAIPlayer(SpokenPlayer):
         if reply.status == 404 and self._served and self.model_name not in self._served:
             return StudentServerError(f"{refusal}; it lists {some_of(self._served)}")
         return refusal
+
+    def is_too_long(self, reply: Reply) -> bool:
+        """True of a refusal to read a conversation to its end."""
+        return reply.status in (400, 413, 422) and _TOO_LONG.search(reply.text) is not None
+
+    def is_vllm(self) -> bool:
+        """True if the server says that it is vLLM's, which tells tokens if it is asked."""
+        reply = self._endpoint.send(self._endpoint.client, "GET", "models")
+        found = reply.data.get("data") if isinstance(reply.data, dict) else None
+        listed = found if isinstance(found, list) else []
+        return any(isinstance(it, dict) and it.get("owned_by") == "vllm" for it in listed)
 
     def _of_one(self, error: AgentError) -> AgentError:
         """An error as that of one conversation, if others have been answered."""

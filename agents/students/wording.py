@@ -81,7 +81,7 @@ def as_messages(
             calls = read.calls if read.answer else ()
             known = ids(messages[: i + 1])
             waiting = list(known) if len(known) == len(calls) else _made_ids(i, len(calls))
-            told.append(_assistant(read, calls, waiting))
+            told.append(assistant_message(read, calls, waiting))
         elif message.role == "tool" and waiting:
             it = {"role": "tool", "tool_call_id": waiting.pop(0), "content": message.content}
             told.append(it)
@@ -91,9 +91,16 @@ def as_messages(
     return told
 
 
-def _assistant(
+def assistant_message(
     read: AssistantTurn, calls: Sequence[ToolCall], ids: Sequence[str]
 ) -> dict[str, Any]:
+    """A turn as a message of a server's.
+
+    Args:
+        read: The turn.
+        calls: Those of its calls that stand in fields of their own; all else is its content.
+        ids: Of each of them.
+    """
     content = read.answer
     for call in reversed(calls):
         if call.span is not None:

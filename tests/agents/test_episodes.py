@@ -26,7 +26,7 @@ from journeyman.agents.learning.trainers.recording import TrainingLog
 from journeyman.agents.networks.catalogue import resolve
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import TaskRef
-from journeyman.agents.runs.measuring import _fingerprint as fingerprint
+from journeyman.agents.runs.measuring import fingerprint
 from journeyman.agents.search.playing import SearchPlayer
 from journeyman.agents.students.dialect import Dialect, Llama3
 from journeyman.agents.students.hf import HFPlayer

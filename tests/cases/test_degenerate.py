@@ -19,7 +19,7 @@ from journeyman.agents.learning.trainers.sft import _check_room
 from journeyman.agents.rollouts.tasks import MOST_TASKS, deal, shortage
 from journeyman.agents.runs.application import _check_choices
 from journeyman.agents.runs.config import check_node
-from journeyman.agents.runs.measuring import _fingerprint as fingerprint
+from journeyman.agents.runs.measuring import fingerprint
 from journeyman.agents.runs.places import check_names
 from journeyman.agents.students.dialect import Dialect
 from journeyman.agents.students.hf import HFPlayer
