@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
-from openai import OpenAI
+from openai import BadRequestError, OpenAI
 
 from journeyman.envs import AssistantTurn, Message, ToolEnv, make
 from journeyman.envs.serving import Guard
@@ -37,14 +37,17 @@ def served(app: Any) -> Iterator[str]:
 
 
 def client(url: str, **settings: Any) -> OpenAI:
+    """To be closed by whoever asked for it."""
     return OpenAI(base_url=url, api_key="none", max_retries=0, **settings)
 
 
 class Agent:
     """One conversation about one task."""
 
-    def __init__(self, to: OpenAI, env_id: str, task_id: str, **asked: Any) -> None:
-        self.env: ToolEnv = make(env_id)
+    def __init__(
+        self, to: OpenAI, env_id: str, task_id: str, most_turns: int, **asked: Any
+    ) -> None:
+        self.env: ToolEnv = make(env_id, max_turns=most_turns)
         messages, _ = self.env.reset(options={"task_id": task_id})
         self.history: list[dict[str, Any]] = [dict(m.as_dict()) for m in messages]
         self.tools = [tool.as_function() for tool in self.env.tools]
@@ -60,8 +63,13 @@ class Agent:
         ).choices[0]
 
     def turn(self) -> None:
-        message = self.ask().message
-        self.hear(message.model_dump(exclude_none=True))
+        try:
+            message = self.ask().message
+        except BadRequestError as error:
+            assert error.code == "context_length_exceeded"
+            self.done = True
+        else:
+            self.hear(message.model_dump(exclude_none=True))
 
     def hear(self, told: Mapping[str, Any]) -> None:
         """Act upon an answer."""
