@@ -61,7 +61,7 @@ class Visit:
         turn: Turn,
         step: Step,
         said: Sequence[Message] = (),
-        results: Sequence[str | None] = (),
+        results: Sequence[str] = (),
     ) -> None:
         """Write a turn down.
 
@@ -70,7 +70,7 @@ class Visit:
             turn: Its own.
             step: The same, read; its results are not known yet.
             said: What was said to the turn before this one.
-            results: Of it what answers each call of that turn; None of one that nobody answers.
+            results: Of it what answers each call of that turn.
 
         Raises:
             ValueError: The prompt does not begin with the tokens that are here.
@@ -87,11 +87,9 @@ class Visit:
         self._mask += [False] * new + [True] * chosen + [False] * forced
         self.steps.append(step)
 
-    def _answered(self, step: Step, said: Sequence[Message], results: Sequence[str | None]) -> Step:
-        found = tuple(
-            it if told is None else self._result(it.call, told)
-            for it, told in zip(step.results, results, strict=True)
-        )
+    def _answered(self, step: Step, said: Sequence[Message], results: Sequence[str]) -> Step:
+        pairs = zip(step.results, results, strict=True)
+        found = tuple(self._result(it.call, told) for it, told in pairs)
         return replace(step, results=found, reply=tuple(said))
 
     def _result(self, call: ToolCall, content: str) -> ToolResult:

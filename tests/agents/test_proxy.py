@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
 from journeyman.agents.evaluation.records import EpisodeFile, Played
+from journeyman.agents.rollouts.dialogues import UNREADABLE
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import TaskRef
 from journeyman.agents.runs.config import ProxyConfig, read
@@ -108,8 +109,13 @@ def test_a_program_plays_twenty_tasks(
     compared = 0
     for task, theirs in zip(tasks[:12], (p.episode for p in found), strict=False):
         (mine,) = rollout(greedy, [task], env_kwargs={"max_turns": MOST_TURNS})
-        if theirs.stop is StopReason.CONTEXT_FULL:  # a rollout of ours shows less of a result then
-            assert theirs.tokens == mine.tokens[: len(theirs.tokens)]
+        # A rollout of ours shows less of a result where there is no room for it, and says of a call
+        # that it cannot read what is wrong with it.
+        odd = [any(c.call.status in UNREADABLE for c in s.results) for s in theirs.steps[:-1]]
+        if theirs.stop is StopReason.CONTEXT_FULL or any(odd):
+            steps = odd.index(True) + 1 if any(odd) else len(theirs.steps)
+            end = theirs.steps[steps - 1].span[1]
+            assert theirs.tokens[:end] == mine.tokens[:end]
             continue
         compared += 1
         assert theirs.tokens == mine.tokens and theirs.mask == mine.mask
@@ -135,7 +141,7 @@ def test_one_step_of_distillation_on_what_was_played(
     run, _, _ = twenty
     learned = tmp_path / "learned"
     given = ("steps=1", "evaluation.tasks=0", "log_episodes=20", f"run_dir={learned}", "threads=1")
-    rows = ("trainer.args.per_device_train_batch_size=20", "trainer.args.save_steps=1")
+    rows = ("trainer.args.per_device_train_batch_size=20", "trainer.args.warmup_steps=0")
     done = journeyman("train", f"trainer.episodes={run}", *given, *rows)
     assert done.status == 0, done.stderr
     there, found = played_in(run), played_in(learned)
@@ -344,7 +350,11 @@ def test_limits_and_dice_are_the_client_s(open_run: tuple[str, Path]) -> None:
     assert cut["choices"][0]["finish_reason"] == "length"
     assert cut["usage"]["completion_tokens"] == 4  # and the end that was not chosen
     hot = {"temperature": 1.5, "tools": [], "max_tokens": 12}
-    texts = [message_of(said(url, *OPENING, **hot, seed=seed))["content"] for seed in (1, 1, 2, 3)]
+    messages = [message_of(said(url, *OPENING, **hot, seed=seed)) for seed in (1, 1, 2, 3)]
+    texts = [
+        json.dumps([m["content"], [c["function"] for c in m.get("tool_calls", ())]])
+        for m in messages
+    ]
     assert texts[0] == texts[1] and len(set(texts)) > 1
 
 

@@ -54,7 +54,7 @@ class _Work:
     talk: Talk
     request: ChatRequest
     new: list[Message]
-    results: list[str | None]
+    results: list[str]
     future: asyncio.Future[Written]
     gone: threading.Event
 

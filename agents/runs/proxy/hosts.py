@@ -64,8 +64,8 @@ class Written:
     """All tokens before it."""
     turn: Turn
     step: Step
-    ids: tuple[str | None, ...]
-    """One a call in it; None of one that the client is not told of."""
+    ids: tuple[str, ...]
+    """Of the calls in it, as the client knows them."""
 
 
 class Host(ABC):
@@ -150,16 +150,13 @@ class StudentHost(Host):
         text = dialect.decode(turn.tokens[:-1])
         read = dialect.read(text, visit.tools, prompt)
         step = as_step(dialect, len(prompt), turn, read, pending(read.calls))
-        readable = [call for call in read.calls if call.error is None]
-        ids = tuple(
-            None if call.error is not None else f"call_{uuid.uuid4().hex[:24]}"
-            for call in read.calls
-        )
-        message = assistant_message(read, readable, [it for it in ids if it is not None])
+        # Unreadable ones too, as `wording` tells them: the program can say what is wrong with them.
+        ids = tuple(f"call_{uuid.uuid4().hex[:24]}" for _ in read.calls)
+        message = assistant_message(read, read.calls, ids)
         spans = dialect.reasoning_in(text, prompt)
         if thought := "\n".join(dialect.unmarked(text[slice(*span)]) for span in spans).strip():
             message["reasoning_content"] = thought
-        finish = "tool_calls" if readable else "stop"
+        finish = "tool_calls" if read.calls else "stop"
         if turn.truncated:
             finish = _cut(message, student.sampling.stops, text)
         choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": finish}

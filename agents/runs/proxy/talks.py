@@ -45,7 +45,7 @@ class Talk:
         """Held while a turn is written."""
         self.keys: tuple[Key, ...] = ()
         """Of all that was said, the last answer included."""
-        self.ids: tuple[str | None, ...] = ()
+        self.ids: tuple[str, ...] = ()
         """Of the calls of the last answer."""
         self.place = 0
         """In the order in which turns were written."""
@@ -63,7 +63,7 @@ class Talk:
             and (known == 0 or not any(isinstance(it, Utterance) for it in new))
         )
 
-    def new_in(self, request: ChatRequest) -> tuple[list[Message], list[str | None]]:
+    def new_in(self, request: ChatRequest) -> tuple[list[Message], list[str]]:
         """What a request says beyond it, and of that what answers each call of the last turn.
 
         Raises:
@@ -78,7 +78,7 @@ class Talk:
             for key in request.keys[known:]
             if key[0] == "tool" and key[2] is not None
         }
-        missing = [it for it in self.ids if it is not None and it not in told]
+        missing = [it for it in self.ids if it not in told]
         if missing:
             raise ApiError(
                 400,
@@ -86,7 +86,7 @@ class Talk:
                 f"tool with its tool_call_id",
                 param="messages",
             )
-        return new, [None if it is None else told[it] for it in self.ids]
+        return new, [told[it] for it in self.ids]
 
 
 class Talks:
@@ -162,7 +162,7 @@ class Talks:
         request: ChatRequest,
         written: Written,
         new: list[Message],
-        results: list[str | None],
+        results: list[str],
         opening: Callable[[], tuple[Message, ...]],
     ) -> None:
         """Write a turn down that the client gets.

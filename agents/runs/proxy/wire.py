@@ -15,6 +15,7 @@ from typing import Any
 from journeyman.agents.errors import AgentError, ConversationError
 from journeyman.agents.learning.conversations import read_messages, read_tools
 from journeyman.agents.rollouts.dialogues import Utterance
+from journeyman.agents.students.wording import UNREADABLE
 from journeyman.envs import Message
 from journeyman.tools import ToolSpec
 
@@ -108,7 +109,8 @@ class ChatRequest:
         if not isinstance(body, dict):
             raise ApiError(400, "the body is not an object")
         try:
-            messages = read_messages(body.get("messages"))
+            told = _with_arguments(body.get("messages"))
+            messages = read_messages(told)
             tools = read_tools(body.get("tools"))
         except ConversationError as error:
             raise ApiError(400, str(error), param="messages") from error
@@ -116,7 +118,7 @@ class ChatRequest:
             raise ApiError(
                 400, "messages: expected one of user or tool at the end", param="messages"
             )
-        keys = tuple(_key(*it) for it in zip(body["messages"], messages, strict=True))
+        keys = tuple(_key(*it) for it in zip(told, messages, strict=True))
         label = Label.of(body, headers)
         return cls(body, messages, keys, tools, label, _sampling(body))
 
@@ -153,7 +155,39 @@ def _key(raw: Mapping[str, Any], read: Message | Utterance) -> Key:
 def key_of(message: Mapping[str, Any]) -> Key:
     """An answer of ours, as the client is expected to tell it again."""
     user = {"role": "user", "content": ""}
-    return _key(message, read_messages([user, message])[1])
+    (told,) = _with_arguments([message])
+    return _key(told, read_messages([user, told])[1])
+
+
+def _with_arguments(messages: Any) -> Any:
+    """Messages in which the arguments of all calls can be read: clients repeat what models write.
+
+    What is no JSON is told as one text, as servers are told of it (`wording.UNREADABLE`).
+    """
+    if not isinstance(messages, list):
+        return messages
+    return [_mended(it) if isinstance(it, dict) else it for it in messages]
+
+
+def _mended(message: dict[str, Any]) -> dict[str, Any]:
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list):
+        return message
+    mended = []
+    for call in calls:
+        function = call.get("function") if isinstance(call, dict) else None
+        body = function.get("arguments") if isinstance(function, dict) else None
+        if isinstance(body, str) and body.strip() and not _is_object(body):
+            call = {**call, "function": {**function, "arguments": {UNREADABLE: body}}}
+        mended.append(call)
+    return {**message, "tool_calls": mended}
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _sampling(body: Mapping[str, Any]) -> dict[str, Any]:
