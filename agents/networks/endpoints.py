@@ -495,6 +495,8 @@ def _inner_status(reply: Reply) -> int:
     if not isinstance(told, dict) or not isinstance(told.get("error"), dict) or "choices" in told:
         return reply.status
     code = told["error"].get("code")
+    if "output" in told:  # of OpenAI's Responses, whose codes are words
+        return {"server_error": 500, "rate_limit_exceeded": 429}.get(str(code), 400)
     return code if type(code) is int and 400 <= code < 600 else 502
 
 

@@ -54,7 +54,7 @@ def as_text(message: Mapping[str, Any], cut: bool, dialect: Dialect) -> tuple[st
     for content in contents:
         for write in (_written, _quoted):
             written = [write(name, body) for name, body, _ in calls]
-            if written and cut and write is _written and not _is_json(calls[-1][1]):
+            if written and cut and write is _written and not is_json(calls[-1][1]):
                 written[-1] = written[-1].removesuffix(f"}}\n{CLOSE}")
             text = thought + "\n".join(part for part in (content, *written) if part)
             if not calls or _agree(dialect.read(text), calls):
@@ -158,17 +158,18 @@ def _named(function: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _written(name: str, body: str) -> str:
-    body = body if _is_json(body) else body.replace("<", "\\u003c")  # no marks of ours
+    body = body if is_json(body) else body.replace("<", "\\u003c")  # no marks of ours
     named = f'"name": {json.dumps(name, ensure_ascii=False)}, ' if name else ""
     return f'{OPEN}\n{{{named}"arguments": {body}}}\n{CLOSE}'
 
 
 def _quoted(name: str, body: str) -> str:
     """The same with unreadable arguments as one text: they could be more than arguments."""
-    return _written(name, body if _is_json(body) else json.dumps(body).replace("<", "\\u003c"))
+    return _written(name, body if is_json(body) else json.dumps(body).replace("<", "\\u003c"))
 
 
-def _is_json(body: str) -> bool:
+def is_json(body: str) -> bool:
+    """True if a text is JSON, as tools read it."""
     try:
         DECODER.decode(body)
     except (ValueError, RecursionError):
@@ -182,7 +183,7 @@ def _agree(read: AssistantTurn, calls: Sequence[tuple[str, str, str]]) -> bool:
         bool(read.answer)
         and len(read.calls) == len(calls)
         and all(
-            found.error is not None or (found.name == name and _is_json(body))
+            found.error is not None or (found.name == name and is_json(body))
             for found, (name, body, _) in zip(read.calls, calls, strict=True)
         )
     )

@@ -32,8 +32,9 @@ from journeyman.agents.rollouts.rollout import as_step
 from journeyman.agents.rollouts.visits import Visit, pending
 from journeyman.agents.runs.proxy.wire import NAMES, ApiError, ChatRequest
 from journeyman.agents.students.answers import Answer
+from journeyman.agents.students.chat_api import USAGE, counts_in
 from journeyman.agents.students.dialect import Dialect
-from journeyman.agents.students.openai import OpenAIPlayer, count
+from journeyman.agents.students.openai import OpenAIPlayer
 from journeyman.agents.students.player import (
     Conversation,
     Player,
@@ -273,8 +274,11 @@ class UpstreamHost(Host):
             temperature: Whatever clients ask for; None does as they ask.
 
         Raises:
+            SettingError: It is asked in another form than clients ask here.
             StudentServerError: It is not there.
         """
+        if player.api != "chat":
+            raise SettingError(f"student.api={player.api}: expected chat, which clients speak here")
         player.check()
         self.player = self._server = player
         self.name = str(player.model_name)
@@ -304,17 +308,17 @@ class UpstreamHost(Host):
         except StudentServerError as error:
             raise ApiError(502, str(error), "upstream_error") from error
         if reply.status >= 400:
-            error = ApiError(reply.status, reply.said)
-            if isinstance(reply.data, dict) and isinstance(reply.data.get("error"), dict):
-                error.body = reply.data
             if server.is_too_long(reply):
                 visit.full = reply.said
-            raise error
+            refusal = ApiError(reply.status, reply.said)
+            if isinstance(reply.data, dict) and isinstance(reply.data.get("error"), dict):
+                refusal.body = reply.data
+            raise refusal
         answer = reply.data
         choices = answer.get("choices") if isinstance(answer, dict) else None
         choice = choices[0] if isinstance(choices, list) and choices else None
         message = choice.get("message") if isinstance(choice, dict) else None
-        if not isinstance(message, dict):
+        if not isinstance(choice, dict) or not isinstance(message, dict):
             raise ApiError(502, f"no message in what the upstream answers: {reply.said}")
         return self._written(visit, request, new, answer, choice, message)
 
@@ -348,16 +352,8 @@ class UpstreamHost(Host):
         cut = choice.get("finish_reason") == "length"
         text, ids = as_text(message, cut, dialect)
         read = dialect.read(text)
-        used = answer.get("usage")
-        used = used if isinstance(used, dict) else {}
-        cost = Answer(
-            text,
-            cut,
-            tuple(ids),
-            count(used.get("prompt_tokens")),
-            None,
-            count(used.get("completion_tokens")),
-        )
+        counts = counts_in(answer.get("usage"), USAGE)
+        cost = Answer(text, cut, tuple(ids), *counts)
         self._server.answers.add("", cost)
         usage = self._server.answers.usage(cost)
         found = _tokens(answer, choice)
@@ -371,8 +367,8 @@ class UpstreamHost(Host):
                 prompt = dialect.opening(opening, request.tools or None)
             step = as_step(dialect, len(prompt), turn, read, pending(read.calls))
         else:
-            prompt, tokens, logprobs = found
-            turn = Turn(0, tuple(tokens), tuple(logprobs), cut, usage)
+            prompt, written, logprobs = found
+            turn = Turn(0, tuple(written), tuple(logprobs), cut, usage)
             step = _step_of_ids(len(prompt), turn, text, read.calls, read.answer)
         shown = _without_tokens(answer, request.body)
         return Written(shown, tuple(prompt), turn, step, tuple(ids))
@@ -382,23 +378,20 @@ def _tokens(
     answer: Mapping[str, Any], choice: Mapping[str, Any]
 ) -> tuple[list[int], list[int], list[float]] | None:
     """Prompt, turn and its log-probabilities, where a server tells all three as vLLM does."""
-    prompt, tokens = answer.get("prompt_token_ids"), choice.get("token_ids")
+    prompt, tokens = _ids(answer.get("prompt_token_ids")), _ids(choice.get("token_ids"))
     told = choice.get("logprobs")
     entries = told.get("content") if isinstance(told, dict) else None
-    if not (_are_ids(prompt) and _are_ids(tokens) and isinstance(entries, list)):
+    if not prompt or not tokens or not isinstance(entries, list):
         return None
     values = [it.get("logprob") if isinstance(it, dict) else None for it in entries]
-    if len(values) != len(tokens) or not all(isinstance(it, int | float) for it in values):
-        return None
-    return list(prompt), list(tokens), [float(it) for it in values]
+    logprobs = [float(it) for it in values if isinstance(it, int | float)]
+    return (prompt, tokens, logprobs) if len(logprobs) == len(values) == len(tokens) else None
 
 
-def _are_ids(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) > 0
-        and all(type(it) is int and 0 <= it < 1 << 32 for it in value)
-    )
+def _ids(value: Any) -> list[int]:
+    """Token ids; none of what is no list of them."""
+    found = value if isinstance(value, list) else []
+    return found if all(type(it) is int and 0 <= it < 1 << 32 for it in found) else []
 
 
 def _step_of_ids(

@@ -177,7 +177,7 @@ def _mended(message: dict[str, Any]) -> dict[str, Any]:
     for call in calls:
         function = call.get("function") if isinstance(call, dict) else None
         body = function.get("arguments") if isinstance(function, dict) else None
-        if isinstance(body, str) and body.strip() and not _is_object(body):
+        if function and isinstance(body, str) and body.strip() and not _is_object(body):
             call = {**call, "function": {**function, "arguments": {UNREADABLE: body}}}
         mended.append(call)
     return {**message, "tool_calls": mended}
