@@ -21,8 +21,9 @@ from journeyman.agents.runs.config import ProxyConfig, make, read
 from journeyman.agents.runs.folder import RunFolder
 from journeyman.agents.runs.measuring import fingerprint
 from journeyman.agents.runs.places import check_names
-from journeyman.agents.runs.proxy.hosts import Host, StudentHost, UpstreamHost
+from journeyman.agents.runs.proxy.hosts import Host, StudentHost
 from journeyman.agents.runs.proxy.talks import Talks
+from journeyman.agents.runs.proxy.upstream import UpstreamHost
 from journeyman.agents.students.openai import OpenAIPlayer
 from journeyman.agents.students.player import Player
 
