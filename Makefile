@@ -144,7 +144,8 @@ $(VLLM_STAMP): Makefile
 
 test-vllm: vllm-extras ## the tests of the student in vLLM and of a teacher on its server
 	@$(TEST_ENV) VLLM_CACHE_ROOT=$(CURDIR)/build/vllm VLLM_LOGGING_LEVEL=ERROR VLLM_NO_USAGE_STATS=1 \
-		$(VLLM_VENV)/bin/python -m pytest tests/agents/test_vllm.py tests/agents/test_served_vllm.py -m 'vllm or not vllm' \
+		$(VLLM_VENV)/bin/python -m pytest tests/agents/test_vllm.py tests/agents/test_served_vllm.py \
+		tests/agents/test_openai_vllm.py -m 'vllm or not vllm' \
 		--cov=journeyman.agents.students.vllm --cov=journeyman.agents.students.vllm_engine --cov-config=/dev/null --cov-fail-under=90 $(ARGS)
 
 lint: setup typing-tree ## ruff, mypy, import-linter

@@ -44,6 +44,7 @@ _HYDRA_APPS = {
     "eval": "measure policies on held-out tasks (Hydra overrides)",
     "collect": "write down a policy's episodes, for trainer=sft trainer.data=… (Hydra overrides)",
 }
+_PROXY = "an OpenAI-compatible server that records what is played (Hydra overrides)"
 _DEBUG = "--debug"
 
 
@@ -92,6 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
+    if arguments[:2] == ["serve", "proxy"]:
+        return _run_hydra("proxy", arguments[2:])
     if arguments and arguments[0] in _HYDRA_APPS:
         return _run_hydra(arguments[0], arguments[1:])
     options = _parser().parse_args(arguments)
@@ -141,6 +144,8 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(metavar="command", required=True)
     for name, help_text in _HYDRA_APPS.items():  # for --help only: main() takes them first
         commands.add_parser(name, help=help_text, add_help=False)
+    serve = group(commands, "serve", "serve a student to any agent program")
+    serve.add_parser("proxy", help=_PROXY, add_help=False)  # the same: it is a Hydra application
     play.add(commands)
     worth.add(commands)
     show.add(commands)
@@ -162,6 +167,8 @@ def _run_hydra(app: str, overrides: list[str]) -> int:
         from journeyman.agents.runs.train import main as run
     elif app == "collect":
         from journeyman.agents.runs.collect import main as run
+    elif app == "proxy":
+        from journeyman.agents.runs.proxy.command import main as run
     else:
         from journeyman.agents.runs.evaluate import main as run
     run(overrides)

@@ -25,7 +25,8 @@ from journeyman.agents.credit.rubric import Rubric, UngradedError, retold
 from journeyman.agents.errors import JudgeServerError, SettingError
 from journeyman.agents.networks.endpoints import Endpoint, Reply, shown, some_of
 from journeyman.agents.students.answers import question
-from journeyman.agents.students.openai import START_PATIENCE, TRIES, count
+from journeyman.agents.students.chat_api import count
+from journeyman.agents.students.openai import START_PATIENCE, TRIES
 from journeyman.agents.students.player import Trainable
 from journeyman.agents.students.wording import text_of
 from journeyman.envs import Episode, Message, Step, StopReason

@@ -27,6 +27,8 @@ EPISODES = "episodes.jsonl"
 FORMAT = 3
 """Of its lines: since 2 they may have scores of teacher and credit; since 3 the environment's
 score, gold calls, and what a failed episode lacks. A line that says none is of the first."""
+VISITED = "visited"
+"""The environment of episodes that another program has played, where it does not say which."""
 TRAINING = "training"
 """The row of episodes that were played to be learned from."""
 
@@ -263,7 +265,9 @@ def digest_of(episode: Episode) -> str:
 
 
 def kind_of(episode: Episode) -> str:
-    """The kind of an episode's task."""
+    """The kind of an episode's task; none of one that is not an environment's."""
+    if episode.env_id == VISITED:
+        return ""
     return _kind(env_class(episode.env_id).load_task, episode.task_id)
 
 

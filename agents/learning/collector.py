@@ -23,6 +23,7 @@ from journeyman.agents.evaluation.scores import Scores
 from journeyman.agents.learning.curriculum import Curriculum
 from journeyman.agents.learning.judgements import Judgement
 from journeyman.agents.learning.losses import TeacherView
+from journeyman.agents.learning.recorded import Recorded
 from journeyman.agents.learning.samples import to_batch
 from journeyman.agents.rollouts.guidance import GuidedPlayer
 from journeyman.agents.rollouts.prefixes import Prefixes
@@ -84,6 +85,8 @@ class Collector:
     """What of the episodes the student plays."""
     prefixes: Prefixes | None = None
     """Where rows begin that the curriculum lets begin inside an earlier episode."""
+    recorded: Recorded | None = None
+    """What was played before, in place of rollouts; None plays."""
 
     def __post_init__(self) -> None:
         """Check that the parts fit together.
@@ -117,6 +120,13 @@ class Collector:
             raise SettingError(
                 f"trainer.curriculum.{name}={getattr(self.curriculum, name)}: a search grows trees "
                 f"of the student's own whole episodes; expected 0, or no search"
+            )
+        if self.recorded is not None and (
+            self.search is not None or self.lmbda < 1 or self.curriculum.changes
+        ):
+            raise SettingError(
+                "trainer.episodes: nothing is played there; leave out search, trainer.lmbda and "
+                "trainer.curriculum"
             )
         self._check_teacher()
 
@@ -210,6 +220,8 @@ class Collector:
         self, tasks: Sequence[TaskRef], theirs: Sequence[bool], annotations: Annotations, step: int
     ) -> Forest:
         """An episode a task; or trees, of fewer rows where a budget ends or something breaks."""
+        if self.recorded is not None:
+            return _alone([self.recorded.of(task) for task in tasks])
         if self.search is not None:
             greedy = self.student.at(temperature=0.0)
             master = None if self.teacher is None else self.teacher.player(greedy)
@@ -230,7 +242,7 @@ class Collector:
         found = [episodes[i] for i in range(len(tasks))]
         _check_alive(found)
         _check_room(found, self.student.max_context)
-        return Forest([TreeEpisode(e, (None,) * len(e.steps)) for e in found])
+        return _alone(found)
 
     def _student(self, step: int) -> Player:
         """The student; as long as the curriculum says so, with turns of the teacher's."""
@@ -320,6 +332,11 @@ class Collector:
         if views:
             views = views + [TeacherView.nothing()] * missing
         return Batch(rows, views, episodes, figures, judged)
+
+
+def _alone(episodes: Sequence[Episode]) -> Forest:
+    """Episodes of which no search knows more."""
+    return Forest([TreeEpisode(e, (None,) * len(e.steps)) for e in episodes])
 
 
 def _judgement(row: TreeEpisode, credit: TokenCredit, annotations: Annotations) -> Judgement:

@@ -90,6 +90,35 @@ def conversations(path: Path) -> Iterator[tuple[int, Dialogue]]:
                 raise ConversationError(f"{path}, line {number}: {misfit}") from misfit
 
 
+def read_messages(value: Any) -> tuple[Message | Utterance, ...]:
+    """Messages as a request to a server has them.
+
+    Raises:
+        ConversationError: They are none; the message says which, and what was expected.
+    """
+    messages: list[Message | Utterance] = []
+    asked: dict[str, str] = {}
+    try:
+        for i, one in enumerate(_list(value, "messages", "messages")):
+            place = f"messages[{i}]"
+            messages.append(_message(_object(one, place), place, messages, asked, True))
+    except _Misfit as misfit:
+        raise ConversationError(str(misfit)) from misfit
+    return tuple(messages)
+
+
+def read_tools(value: Any) -> tuple[ToolSpec, ...]:
+    """Tools as a request to a server has them.
+
+    Raises:
+        ConversationError: They are none; the message says which, and what was expected.
+    """
+    try:
+        return _tools(value)
+    except _Misfit as misfit:
+        raise ConversationError(str(misfit)) from misfit
+
+
 class _Misfit(ValueError):
     """A value that is not what was expected, in words."""
 

@@ -129,7 +129,7 @@ class Endpoint:
         for name, seconds in (("timeout", timeout), ("patience", patience)):
             if not seconds > 0:
                 raise SettingError(f"{name}={seconds}: expected seconds, more than 0")
-        self._secret = "" if key is None else _secret(key)
+        self._secret = "" if key is None else secret_in(key)
         self.url = base_url.rstrip("/")
         self.patience = patience
         self.timeout = timeout
@@ -469,7 +469,15 @@ class _Lines:
                 it.shutdown(socket.SHUT_RDWR)
 
 
-def _secret(key: str) -> str:
+def secret_in(key: str) -> str:
+    """What an environment variable holds that a key is named by.
+
+    Args:
+        key: The variable's name; not repeated if it looks like a key itself.
+
+    Raises:
+        SettingError: There is no such variable, or it holds what no header may have.
+    """
     named = f"key={key}" if _NAME.fullmatch(key) else "key"
     value = os.environ.get(key, "").strip()
     if not value:
@@ -487,6 +495,8 @@ def _inner_status(reply: Reply) -> int:
     if not isinstance(told, dict) or not isinstance(told.get("error"), dict) or "choices" in told:
         return reply.status
     code = told["error"].get("code")
+    if "output" in told:  # of OpenAI's Responses, whose codes are words
+        return {"server_error": 500, "rate_limit_exceeded": 429}.get(str(code), 400)
     return code if type(code) is int and 400 <= code < 600 else 502
 
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from journeyman.agents.errors import ContextFullError, NoSnapshotError
 from journeyman.agents.rollouts.tasks import Fork, TaskRef
+from journeyman.agents.students.dialect import Dialect
 from journeyman.agents.students.player import Conversation, Player, Stream, Turn
 from journeyman.envs import (
     AssistantTurn,
@@ -383,7 +384,9 @@ class _Batch:
         chosen: bool = True,
     ) -> Sequence[int]:
         """Write a played turn down; returns the reply's tokens, none if the episode is over."""
-        record.add_turn(turn, self._make_step(record, turn, read, outcome), chosen)
+        start, told = len(record.tokens), tuple(outcome.messages)
+        step = as_step(self._dialect, start, turn, read, outcome.results, told)
+        record.add_turn(turn, step, chosen)
         spent = len(record.steps) - record.first_step == self._most_turns
         if outcome.terminated or outcome.truncated or spent:
             stop = StopReason.ANSWERED if outcome.terminated else StopReason.MAX_TURNS
@@ -420,30 +423,6 @@ class _Batch:
     def _room(self, record: _Record) -> int:
         return self._player.max_context - len(record.tokens)
 
-    def _make_step(
-        self, record: _Record, turn: Turn, read: AssistantTurn, outcome: _Outcome
-    ) -> Step:
-        start = len(record.tokens)
-        body = turn.tokens[: len(turn.tokens) - 1]
-        calls = locate([r.call for r in outcome.results], token_ends(body, self._dialect.decode))
-        spans = tuple(
-            (start + c.token_span[0], start + c.token_span[1]) for c in calls if c.token_span
-        )
-        end = start + len(turn.tokens)
-        parts = {"call": spans, "stop": ((end - 1, end),)}
-        if not spans:
-            parts["answer"] = ((start, end - 1),)
-        return Step(
-            (start, end),
-            read.text,
-            outcome.results,
-            parts,
-            turn.truncated,
-            tuple(outcome.messages),
-            None if read.calls or read.answer == read.text else read.answer.strip(),
-            turn.usage,
-        )
-
     def _end_unheard(self, index: int, error: Exception) -> None:
         """Close the episode of a player that gave no turn."""
         if isinstance(error, ContextFullError):
@@ -459,6 +438,42 @@ class _Batch:
     def _read(self, record: _Record, turn: Turn) -> AssistantTurn:
         text = self._dialect.decode(turn.tokens[:-1])
         return self._dialect.read(text, record.env.tools, record.tokens)
+
+
+def as_step(
+    dialect: Dialect,
+    start: int,
+    turn: Turn,
+    read: AssistantTurn,
+    results: tuple[ToolResult, ...],
+    reply: tuple[Message, ...] = (),
+) -> Step:
+    """A turn as an episode has it.
+
+    Args:
+        dialect: Of whoever wrote it.
+        start: Tokens before it.
+        turn: Its tokens.
+        read: The same as it was understood.
+        results: What came of its calls.
+        reply: What was said to it.
+    """
+    calls = locate([r.call for r in results], token_ends(turn.tokens[:-1], dialect.decode))
+    spans = tuple((start + c.token_span[0], start + c.token_span[1]) for c in calls if c.token_span)
+    end = start + len(turn.tokens)
+    parts = {"call": spans, "stop": ((end - 1, end),)}
+    if not spans:
+        parts["answer"] = ((start, end - 1),)
+    return Step(
+        (start, end),
+        read.text,
+        results,
+        parts,
+        turn.truncated,
+        reply,
+        None if read.calls or read.answer == read.text else read.answer.strip(),
+        turn.usage,
+    )
 
 
 def branch_point(env: ToolEnv) -> BranchPoint:

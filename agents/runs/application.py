@@ -200,7 +200,7 @@ def _check_keys(argv: Sequence[str]) -> None:
     for override in argv:
         place, _, value = override.lstrip("+").partition("=")
         names = [name.strip("'\" ") for name in value.split(",")]
-        if place in ("student.key", "teacher.key", "credit.key") and not all(
+        if place in ("student.key", "teacher.key", "credit.key", "key") and not all(
             name.lower() in ("null", "") or name in os.environ for name in names
         ):
             raise SettingError(

@@ -147,6 +147,32 @@ class CollectConfig(EvalConfig):
 
 
 @dataclass(frozen=True)
+class ProxyConfig:
+    """Root of `journeyman serve proxy`."""
+
+    name: str
+    seed: Count
+    run_dir: str
+    threads: Positive | None
+    student: Node
+    host: str
+    port: Positive
+    allow: list[str]
+    key: str | None
+    temperature: Annotated[float, AtLeast(0)] | None
+    timeout: float
+    idle: float
+
+    def __post_init__(self) -> None:
+        """Times must pass, and there are so many ports."""
+        for name in ("timeout", "idle"):
+            if not getattr(self, name) > 0:
+                raise SettingError(f"{name}={getattr(self, name)}: expected seconds, more than 0")
+        if self.port >= 1 << 16:
+            raise SettingError(f"port={self.port}: expected 1 to {(1 << 16) - 1}")
+
+
+@dataclass(frozen=True)
 class TrainConfig(RunConfig):
     """Root of `journeyman train`."""
 

@@ -141,7 +141,8 @@ def _check_tasks(config: TrainConfig, job: Job) -> list[Any]:
     """See that there are tasks to play, and say where they are few; returns the validation's."""
     said = []
     ids, first = config.env.ids, config.first_task
-    if OmegaConf.select(config.trainer, "data") is None:  # else only evaluation plays
+    given = (OmegaConf.select(config.trainer, name) for name in ("data", "episodes"))
+    if all(it is None for it in given):  # else only evaluation plays
         deal(ids, config.split, first, len(ids))
         rows = OmegaConf.select(config.trainer, "args.per_device_train_batch_size")
         needed = config.steps * (rows if isinstance(rows, int) else 1)

@@ -35,6 +35,8 @@ class Answer:
     """Of these, what it had read before."""
     completion: int | None
     """Tokens that it wrote."""
+    items: tuple[Mapping[str, Any], ...] = ()
+    """All of it as it came, where the server wants that back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,8 @@ class Answers:
             try:
                 record = json.loads(line)
                 key = record.pop("key")
-                answer = Answer(**record | {"ids": tuple(record["ids"])})
+                lists = {name: tuple(record[name]) for name in ("ids", "items") if name in record}
+                answer = Answer(**record | lists)
                 self._count(answer)
             except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
                 raise RunFileError(
@@ -143,7 +146,10 @@ class Answers:
             if self._path is None:
                 return  # a question is asked once in a process
             self._found[key] = answer
-            line = json.dumps({"key": key, **asdict(answer)}, separators=(",", ":"))
+            told = {"key": key, **asdict(answer)}
+            if not answer.items:
+                del told["items"]
+            line = json.dumps(told, separators=(",", ":"))
             with self._path.open("ab") as file:
                 file.write(f"{line}\n".encode())
 

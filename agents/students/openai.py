@@ -1,4 +1,4 @@
-"""A student behind an OpenAI-compatible server of chat completions with tools.
+"""A student behind an OpenAI-compatible server: chat completions with tools, or Responses.
 
 It is asked for one turn at a time; its calls come in fields of their own (`wording.py`). What its
 server does wrong is infrastructure, never the model's failure: the run waits, the episode is
@@ -25,9 +25,10 @@ from journeyman.agents.errors import (
 )
 from journeyman.agents.networks.endpoints import Endpoint, Reply, some_of
 from journeyman.agents.students.answers import Answer, Answers, Pace, Prices, question
+from journeyman.agents.students.chat_api import ChatForm, Known, StrangeAnswerError, WireForm
 from journeyman.agents.students.player import Conversation, Sampling, Stream, turn_limit
+from journeyman.agents.students.responses_api import ResponsesForm
 from journeyman.agents.students.spoken import Speech, SpokenPlayer, plain_dialect
-from journeyman.agents.students.wording import as_messages, as_text
 from journeyman.envs import Message
 from journeyman.tools import ToolSpec
 
@@ -38,7 +39,9 @@ START_PATIENCE = 10.0
 TRIES = 6
 """How often a request may break the server (status 500) before it is not sent again."""
 REMEMBERED = 1 << 16
-"""Turns whose calls' ids are known."""
+"""Turns of which is known how the server gave them."""
+FORMS: Mapping[str, WireForm] = {"chat": ChatForm(), "responses": ResponsesForm()}
+"""What `api` may be."""
 MEANS = ("key", "concurrency", "requests_per_minute", "timeout", "patience", "budget")
 """Settings of how a server is asked, by which no answer becomes another."""
 
@@ -60,6 +63,7 @@ class OpenAIPlayer(SpokenPlayer):
         base_url: str,
         model: str | None = None,
         key: str | None = None,
+        api: str = "chat",
         temperature: float = 1.0,
         max_turn_tokens: int | None = 2048,
         seed: int | None = 0,
@@ -77,8 +81,9 @@ class OpenAIPlayer(SpokenPlayer):
             base_url: Such as http://127.0.0.1:8000/v1.
             model: Its name there; None takes the only one.
             key: Name of the environment variable with the server's key; None sends none.
+            api: How it is asked: "chat" (completions) or "responses".
             temperature: 0 takes the most probable token. `journeyman eval` sets its own.
-            max_turn_tokens: Sent as `max_tokens`; None sends none.
+            max_turn_tokens: Sent as `max_tokens` or `max_output_tokens`; None sends none.
             seed: Other dice for every conversation; 0 leaves each to its own; None sends none.
             extra_body: More fields of each request; None as a value takes a field out.
             concurrency: Requests under way at once.
@@ -100,17 +105,21 @@ class OpenAIPlayer(SpokenPlayer):
         dice = Sampling(temperature=temperature, seed=0 if seed is None else seed)
         if max_turn_tokens is not None:
             turn_limit(dice, max_turn_tokens)
+        if api not in FORMS:
+            raise SettingError(f"api={api}: expected {' or '.join(FORMS)}")
         if extra_body is not None and not isinstance(extra_body, Mapping):
             raise SettingError(f"extra_body={extra_body}: expected fields, {{name: value}}")
+        self.api = api
+        self._form = FORMS[api]
         self.model_name = model
         self._temperature = temperature
         self._max_tokens = max_turn_tokens
         self._seed = seed
-        self._extra = dict(extra_body or {})
+        self.extra_body = dict(extra_body or {})
         self._pace = Pace(requests_per_minute)
         read = None if prices is None else Prices.read(prices)
         self.answers = Answers(read, budget)
-        self._ids: OrderedDict[tuple[Message, ...], tuple[str, ...]] = OrderedDict()
+        self._known: OrderedDict[tuple[Message, ...], Known] = OrderedDict()
         self._served: list[str] = []
         self._told: set[str] = set()
 
@@ -123,7 +132,13 @@ class OpenAIPlayer(SpokenPlayer):
     @property
     def identity(self) -> str:
         """Tells it from other players; a served model cannot be looked into."""
-        return question(self._endpoint.url, self.model_name, self._fields(0))
+        return question(self._place, self.model_name, self._fields(0))
+
+    @property
+    def _place(self) -> str:
+        """Where it is asked; chat completions are asked where they always were."""
+        url = self._endpoint.url
+        return url if self.api == "chat" else f"{url}/{self._form.path}"
 
     def check(self) -> None:
         """Look for the server and its model, before anything is played.
@@ -164,7 +179,7 @@ class OpenAIPlayer(SpokenPlayer):
         said = tuple(messages)
         fields = self._fields(seed)
         key = question(
-            self._endpoint.url,
+            self._place,
             self.model_name,
             fields,
             seed,
@@ -180,10 +195,11 @@ class OpenAIPlayer(SpokenPlayer):
                     f"{self._endpoint.url} does not say how many tokens it takes, so that "
                     f"student.budget={self.answers.budget:g} cannot be kept: leave it out"
                 )
-        if answer.ids:
-            self._ids[*said, Message("assistant", answer.text)] = answer.ids
-            while len(self._ids) > REMEMBERED:
-                self._ids.popitem(last=False)
+        if answer.ids or answer.items:
+            turn = (*said, Message("assistant", answer.text))
+            self._known[turn] = Known(answer.ids, answer.items)
+            while len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
         return Speech(answer.text, answer.truncated, self.answers.usage(answer))
 
     def _tell_once(self, words: str) -> None:
@@ -200,34 +216,43 @@ class OpenAIPlayer(SpokenPlayer):
             fields["seed"] = (
                 seed ^ self._seed * 0x9E3779B1
             ) & 0x7FFFFFFF  # all servers take 31 bits
-        fields |= self._extra
+        fields = self._form.fields(fields) | self.extra_body
         return {name: value for name, value in fields.items() if value is not None}
 
     def _ask(
         self, said: tuple[Message, ...], tools: Sequence[ToolSpec], fields: Mapping[str, Any]
     ) -> Answer:
+        body = {
+            "model": self.model_name,
+            **self._form.body(said, tools, self.dialect, self._recall),
+            **fields,
+        }
+        reply = self.post(body)
+        if reply.status >= 400:
+            raise self._refused(reply)
+        return self._read(self._endpoint.content(reply))
+
+    def _recall(self, turns: Sequence[Message]) -> Known:
+        return self._known.get(tuple(turns), Known())
+
+    def post(self, body: Mapping[str, Any]) -> Reply:
+        """What is answered to a request, once it may be sent; a refusal perhaps.
+
+        Raises:
+            StudentServerError: Nothing is answered.
+            BudgetSpentError: None may be paid for.
+        """
         self.answers.check_budget()
         endpoint = self._endpoint
         self._pace.wait(endpoint.stopped)
         if endpoint.stopped.is_set():
             raise StudentServerError(f"{endpoint.url} is asked no more")  # and nobody hears it
-        body = {
-            "model": self.model_name,
-            "messages": as_messages(
-                said, self.dialect, lambda turns: self._ids.get(tuple(turns), ())
-            ),
-            **({"tools": [tool.as_function() for tool in tools]} if tools else {}),
-            **fields,
-        }
-        reply = endpoint.send(endpoint.client, "POST", "chat/completions", body, tries=TRIES)
-        if reply.status >= 400:
-            raise self._refused(reply)
-        return self._read(endpoint.content(reply))
+        return endpoint.send(endpoint.client, "POST", self._form.path, body, tries=TRIES)
 
     def _refused(self, reply: Reply) -> AgentError:
         """What a refusal is: the end of a conversation, a broken episode, or the end of the run."""
         url = self._endpoint.url
-        if reply.status in (400, 413, 422) and _TOO_LONG.search(reply.text):
+        if self.is_too_long(reply):
             return ContextFullError(f"{url} takes no more ({reply.status}): {reply.said}")
         refusal = self._endpoint.refusal(reply)
         if reply.status in _ONE:
@@ -236,39 +261,29 @@ class OpenAIPlayer(SpokenPlayer):
             return StudentServerError(f"{refusal}; it lists {some_of(self._served)}")
         return refusal
 
+    def is_too_long(self, reply: Reply) -> bool:
+        """True of a refusal to read a conversation to its end."""
+        return reply.status in (400, 413, 422) and _TOO_LONG.search(reply.text) is not None
+
+    def is_vllm(self) -> bool:
+        """True if the server says that it is vLLM's, which tells tokens if it is asked."""
+        reply = self._endpoint.send(self._endpoint.client, "GET", "models")
+        found = reply.data.get("data") if isinstance(reply.data, dict) else None
+        listed = found if isinstance(found, list) else []
+        return any(isinstance(it, dict) and it.get("owned_by") == "vllm" for it in listed)
+
     def _of_one(self, error: AgentError) -> AgentError:
         """An error as that of one conversation, if others have been answered."""
         return LostTurnError(str(error)) if self.answers.count else error
 
     def _read(self, answered: Mapping[str, Any]) -> Answer:
-        choices = answered.get("choices")
-        choice = choices[0] if isinstance(choices, list) and choices else None
-        message = choice.get("message") if isinstance(choice, dict) else None
-        if not isinstance(choice, dict) or not isinstance(message, dict):
-            raise self._of_one(self._endpoint.strange("no message", answered))
-        if choice.get("finish_reason") == "error":  # of a gateway, in the middle of a turn
-            raise self._of_one(self._endpoint.strange("a turn that broke", choice))
-        cut = choice.get("finish_reason") == "length"
-        text, ids = as_text(message, cut, self.dialect)
-        content = message.get("content")
-        if not ids and isinstance(content, str) and self.dialect.form(content):
+        try:
+            answer, content = self._form.read(answered, self.dialect)
+        except StrangeAnswerError as error:
+            raise self._of_one(self._endpoint.strange(str(error), answered)) from error
+        if not answer.ids and self.dialect.form(content):
             self._tell_once(
                 f"{self._endpoint.url} leaves calls in the text, where none counts: start it with "
                 f"a parser of tool calls (vLLM: --enable-auto-tool-choice --tool-call-parser …)"
             )
-        used = answered.get("usage")
-        used = used if isinstance(used, dict) else {}
-        details = used.get("prompt_tokens_details")
-        return Answer(
-            text,
-            cut,
-            tuple(ids),
-            count(used.get("prompt_tokens")),
-            count(details.get("cached_tokens")) if isinstance(details, dict) else None,
-            count(used.get("completion_tokens")),
-        )
-
-
-def count(value: Any) -> int | None:
-    """How many, as a server says it; None where that is no number."""
-    return value if type(value) is int and value >= 0 else None
+        return answer

@@ -54,7 +54,7 @@ def as_text(message: Mapping[str, Any], cut: bool, dialect: Dialect) -> tuple[st
     for content in contents:
         for write in (_written, _quoted):
             written = [write(name, body) for name, body, _ in calls]
-            if written and cut and write is _written and not _is_json(calls[-1][1]):
+            if written and cut and write is _written and not is_json(calls[-1][1]):
                 written[-1] = written[-1].removesuffix(f"}}\n{CLOSE}")
             text = thought + "\n".join(part for part in (content, *written) if part)
             if not calls or _agree(dialect.read(text), calls):
@@ -81,7 +81,7 @@ def as_messages(
             calls = read.calls if read.answer else ()
             known = ids(messages[: i + 1])
             waiting = list(known) if len(known) == len(calls) else _made_ids(i, len(calls))
-            told.append(_assistant(read, calls, waiting))
+            told.append(assistant_message(read, calls, waiting))
         elif message.role == "tool" and waiting:
             it = {"role": "tool", "tool_call_id": waiting.pop(0), "content": message.content}
             told.append(it)
@@ -91,9 +91,16 @@ def as_messages(
     return told
 
 
-def _assistant(
+def assistant_message(
     read: AssistantTurn, calls: Sequence[ToolCall], ids: Sequence[str]
 ) -> dict[str, Any]:
+    """A turn as a message of a server's.
+
+    Args:
+        read: The turn.
+        calls: Those of its calls that stand in fields of their own; all else is its content.
+        ids: Of each of them.
+    """
     content = read.answer
     for call in reversed(calls):
         if call.span is not None:
@@ -151,17 +158,18 @@ def _named(function: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _written(name: str, body: str) -> str:
-    body = body if _is_json(body) else body.replace("<", "\\u003c")  # no marks of ours
+    body = body if is_json(body) else body.replace("<", "\\u003c")  # no marks of ours
     named = f'"name": {json.dumps(name, ensure_ascii=False)}, ' if name else ""
     return f'{OPEN}\n{{{named}"arguments": {body}}}\n{CLOSE}'
 
 
 def _quoted(name: str, body: str) -> str:
     """The same with unreadable arguments as one text: they could be more than arguments."""
-    return _written(name, body if _is_json(body) else json.dumps(body).replace("<", "\\u003c"))
+    return _written(name, body if is_json(body) else json.dumps(body).replace("<", "\\u003c"))
 
 
-def _is_json(body: str) -> bool:
+def is_json(body: str) -> bool:
+    """True if a text is JSON, as tools read it."""
     try:
         DECODER.decode(body)
     except (ValueError, RecursionError):
@@ -175,7 +183,7 @@ def _agree(read: AssistantTurn, calls: Sequence[tuple[str, str, str]]) -> bool:
         bool(read.answer)
         and len(read.calls) == len(calls)
         and all(
-            found.error is not None or (found.name == name and _is_json(body))
+            found.error is not None or (found.name == name and is_json(body))
             for found, (name, body, _) in zip(read.calls, calls, strict=True)
         )
     )

@@ -32,11 +32,12 @@ class ChatHandler(Handler):
 
     disable_nagle_algorithm = True
     server: "ChatServer"  # type: ignore[assignment]
+    path_of_turns = "/v1/chat/completions"
 
     def do_POST(self) -> None:
         length = int(self.headers["content-length"])
         self.body = json.loads(self.rfile.read(length))
-        if self.path != "/v1/chat/completions":
+        if self.path != self.path_of_turns:
             self.send(404, {"detail": "Not Found"})
         elif self.faulty():
             pass
@@ -53,14 +54,16 @@ class ChatServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, speak: Speaker, port: int = 0) -> None:
+    def __init__(
+        self, speak: Speaker, port: int = 0, handler: type[ChatHandler] = ChatHandler
+    ) -> None:
         self.speak = speak
         self.names = [MODEL]
         self.faults: list[Fault] = []
         self.asked: list[dict[str, Any]] = []
         self.lock = threading.Lock()
         self.now = self.most = 0
-        super().__init__(("127.0.0.1", port), ChatHandler)
+        super().__init__(("127.0.0.1", port), handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Whoever was answered has gone: that is what some tests are about."""
@@ -144,9 +147,9 @@ def grades(*given: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def chatting(speak: Speaker) -> Iterator[ChatServer]:
+def chatting(speak: Speaker, kind: type[ChatServer] = ChatServer) -> Iterator[ChatServer]:
     """A server in this process."""
-    with ChatServer(speak) as server:
+    with kind(speak) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

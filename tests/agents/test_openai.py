@@ -670,6 +670,44 @@ def test_a_collection_goes_on_with_a_larger_budget_and_pays_once(
     assert "holds a run with another config" in capsys.readouterr().err
 
 
+KILLED = """
+import os, signal
+from journeyman.agents.students.answers import Answers
+add, left = Answers.add, [{count}]
+def last(self, key, answer):
+    add(self, key, answer)
+    left[0] -= 1
+    if left[0] == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+Answers.add = last
+"""
+
+
+@pytest.mark.slow
+def test_ten_kills_cost_nothing(server: ChatServer, journeyman: Any, tmp_path: Path) -> None:
+    """Killed and resumed, a run asks for each turn once, and plays each task to one end."""
+    given = (f"student.base_url={server.url}", "student.concurrency=1")
+    tasks = ("env=journeyman/Bank-v0", "evaluation.tasks=9", "evaluation.batch_size=3")
+
+    def evaluate(run: str, before: str = "") -> int:
+        where = f"run_dir={tmp_path / run}"
+        return int(
+            journeyman("eval", "student=openai", *given, *tasks, where, before=before).status
+        )
+
+    assert evaluate("whole") == 0
+    asked = sorted(json.dumps(body, sort_keys=True) for body in server.asked)
+    assert len(asked) > 20
+    server.asked.clear()
+    statuses = [evaluate("killed", KILLED.format(count=1 + i % 3)) for i in range(10)]
+    assert statuses == [-9] * 10
+    assert evaluate("killed") == 0
+    assert sorted(json.dumps(body, sort_keys=True) for body in server.asked) == asked
+    whole, killed = (EpisodeFile(tmp_path / run).read() for run in ("whole", "killed"))
+    assert [p.place for p in killed] == [p.place for p in whole]
+    assert [p.episode.tokens for p in killed] == [p.episode.tokens for p in whole]
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -28,6 +28,7 @@ from journeyman.agents.learning.curriculum import Curriculum
 from journeyman.agents.learning.losses import Loss, Predictions, TeacherView
 from journeyman.agents.learning.losses.functions import clipped_policy_gradient, weighted_mean
 from journeyman.agents.learning.losses.loss import check_number
+from journeyman.agents.learning.recorded import Recorded
 from journeyman.agents.learning.trainers.parts import (
     KeepsCredit,
     Parts,
@@ -332,6 +333,7 @@ def build(
     clip: float = 0.0,
     lmbda: float = 1.0,
     curriculum: Curriculum | None = None,
+    episodes: str | None = None,
     **kwargs: Any,
 ) -> OnPolicyDistillation:
     """The trainer of `trainer=distill`.
@@ -345,6 +347,7 @@ def build(
         clip: See `Schedule`.
         lmbda: See `Collector`.
         curriculum: What of the episodes the student plays; None is whole episodes, by itself.
+        episodes: A run whose episodes are learned from, instead of playing; None plays.
         kwargs: Passed to `transformers.Trainer`.
 
     Raises:
@@ -363,6 +366,7 @@ def build(
     if curriculum.replay:
         dialect = parts.student.dialect
         prefixes = Prefixes(dialect, parts.env_kwargs, curriculum.replay_kept)
+    recorded = None if episodes is None else Recorded.read(episodes, parts.student)
     collector = Collector(
         parts.student,
         parts.credit,
@@ -374,9 +378,11 @@ def build(
         parts.search,
         curriculum,
         prefixes,
+        recorded,
     )
     needed = tasks_needed(args, steps_per_generation, num_iterations)
-    tasks = parts.tasks(needed // collector.rows_a_task)
+    deal = parts.tasks if recorded is None else recorded.tasks
+    tasks = deal(needed // collector.rows_a_task)
     if prefixes is not None:
         check_replayable(list(dict.fromkeys(task.env_id for task in tasks)))
     return OnPolicyDistillation(
