@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 from journeyman.agents.errors import RunDirError
 from journeyman.agents.evaluation.comparison import Entry, groups
 from journeyman.agents.evaluation.files import read_config
-from journeyman.agents.evaluation.measures import Measure, Measured
+from journeyman.agents.evaluation.intervals import Measured
+from journeyman.agents.evaluation.measures import Measure
 from journeyman.agents.evaluation.metrics import TaskKey
 from journeyman.agents.evaluation.tables import ResultTable, TableCell, bounds, count, figure
 
