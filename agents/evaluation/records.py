@@ -260,7 +260,12 @@ def _line(record: Mapping[str, Any]) -> str:
 
 
 def digest_of(episode: Episode) -> str:
-    """What tells the code of an episode's environment from others; see `env_digest`."""
+    """What tells the code of an episode's environment from others; see `env_digest`.
+
+    None of one that is not an environment's.
+    """
+    if episode.env_id == VISITED:
+        return ""
     return env_digest(env_class(episode.env_id))
 
 

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from journeyman.agents.errors import AgentError
 from journeyman.agents.evaluation.records import (
     EPISODES,
     TRAINING,
+    VISITED,
     EpisodeFile,
     Played,
     metrics_of,
@@ -130,6 +132,14 @@ def test_a_resumed_run_forgets_what_it_will_play_again(run: Path) -> None:
     assert len(file.of_row("oracle")) == len(REFS)
     TrainingLog(file, 0).record(4, episodes())
     assert [p.step for p in file.read() if p.step] == [1, 1, 3]
+
+
+def test_what_another_program_played_is_learned_from(tmp_path: Path) -> None:
+    """It is in no environment that we have: there is neither a kind nor a code of it."""
+    file = EpisodeFile(tmp_path)
+    TrainingLog(file, 1).record(1, [replace(episodes()[0], env_id=VISITED, task_id="a3f")])
+    (found,) = file.read()
+    assert (found.episode.env_id, found.kind, found.env_digest) == (VISITED, "", "")
 
 
 def test_looking_at_episodes_needs_no_learning_stack() -> None:
