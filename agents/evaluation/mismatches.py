@@ -34,7 +34,7 @@ _MODEL = frozenset(
     }
 )
 """Keys of a student that say who it is and how it is reached."""
-_OWN = ("student.", "sandbox.limits.", "sandbox.packages", "sandbox._target_")
+_OWN = ("student.", "sandbox.limits.", "sandbox.packages", "sandbox._target_", "environments.")
 """Of parts that a run may have none of: compared where several have them."""
 _ABSENT = "not set"
 _LONGEST = 80
@@ -103,13 +103,21 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _machine(run: Path) -> Mapping[str, Any]:
-    """What `machine.json` says of versions: its parts that have names of their own."""
+    """What `machine.json` says of versions: its parts that have names of their own.
+
+    An environment is what its code is; commits come and go, and most leave it as it was.
+    """
     try:
         told = json.loads((run / "machine.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):  # an older run's, or a copy without it
         return {}
     parts = told.items() if isinstance(told, dict) else ()
-    return {name: part for name, part in parts if isinstance(part, dict)}
+    found = {name: part for name, part in parts if isinstance(part, dict)}
+    origins = found.pop("environments", {}).items()
+    codes = {
+        env_id: it["digest"] for env_id, it in origins if isinstance(it, dict) and it.get("digest")
+    }
+    return {**found, "environments": codes}
 
 
 def _shown(value: Any) -> str:

@@ -388,6 +388,25 @@ def test_settings_that_differ_are_told(tmp_path: Path, capsys: pytest.CaptureFix
     assert "Mind" not in told.out and told.err.count("Mind: ") == 6
 
 
+def test_environments_differ_by_their_code_alone(tmp_path: Path) -> None:
+    def entry_of(name: str, environments: str) -> Entry:
+        run = write(tmp_path / name, 0, [True])
+        (run / "machine.json").write_text(f'{{"versions": {{}}{environments}}}')
+        return read_entries(str(run))[0]
+
+    def origin(digest: str, commit: str) -> str:
+        return f', "environments": {{"e": {{"digest": "{digest}", "commit": "{commit}"}}}}'
+
+    older, a, b, c = (
+        entry_of("older", ""),  # of before they were written down
+        entry_of("a", origin("d1", "c1")),
+        entry_of("b", origin("d1", "c2")),
+        entry_of("c", origin("d2", "c2")),
+    )
+    assert mismatches([older, a, b], "") == []
+    assert mismatches([b, c], "") == [f"environments.e differs: d1 ({b.run}), d2 ({c.run})"]
+
+
 # --- sweeps ---------------------------------------------------------------------------------------
 
 
