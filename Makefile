@@ -98,7 +98,7 @@ benchmarks-extras: setup ## BFCL and tau2-bench, without their pins (see docs/be
 		python-dotenv==1.2.4
 
 test-benchmark: benchmarks-extras ## the tests of the third-party benchmarks
-	@$(TEST_ENV) $(BIN)/pytest tests/envs -m benchmark --cov=envs/bfcl --cov=envs/tau2 \
+	@$(TEST_ENV) $(BIN)/pytest tests/envs tests/agents/test_failures.py -m benchmark --cov=envs/bfcl --cov=envs/tau2 \
 		--cov-config=/dev/null --cov-fail-under=90 $(ARGS)
 
 # A venv that borrows every package it lacks from .venv, for what must not be installed there.
