@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -15,7 +15,7 @@ from journeyman.agents.evaluation.measures import estimates, measures
 from journeyman.agents.evaluation.metrics import Rate
 from journeyman.agents.evaluation.printing import one_line
 from journeyman.agents.evaluation.records import TRAINING, Played, metrics_of
-from journeyman.agents.evaluation.viewer.story import level_of
+from journeyman.envs.types import LEVELS
 
 METRICS = "metrics.jsonl"
 SCRIPTED = ("no-op", "oracle")
@@ -34,7 +34,7 @@ def row_figures(label: str, run: str, played: Sequence[Played]) -> dict[str, Any
         played: Its episodes, those that infrastructure broke too.
     """
     metrics = metrics_of(played)
-    sound = [p for p in played if not p.broken]
+    levels = metrics.by_level
     failures = Counter(filter(None, (failure(p.episode) for p in played)))
     return {
         "label": one_line(label),
@@ -50,10 +50,10 @@ def row_figures(label: str, run: str, played: Sequence[Played]) -> dict[str, Any
             for name, it in estimates(measures(), (p.episode for p in played)).items()
         },
         "tokens": metrics.tokens_per_task,
-        "cost": None if metrics.cost is None else metrics.cost / (len(played) or 1),
+        "cost": metrics.measures["cost"].value,
         "environment": {one_line(k): _rate(r) for k, r in metrics.by_env.items()},
         "kind": {one_line(k): _rate(r) for k, r in metrics.by_kind.items() if k},
-        "level": _by(sound, lambda p: level_of(p.episode.task_id)),
+        "level": {k: _rate(r) for k, r in levels.items()} if levels.keys() - {LEVELS[0]} else {},
         "failures": {one_line(name): count for name, count in failures.most_common()},
         "tools": {one_line(name): dict(found) for name, found in metrics.by_tool.items()},
     }
@@ -62,20 +62,6 @@ def row_figures(label: str, run: str, played: Sequence[Played]) -> dict[str, Any
 def _rate(rate: Rate) -> list[float | None]:
     """Share, lower and upper bound, tasks."""
     return [rate.value, *rate.interval, rate.tasks]
-
-
-def _by(played: Sequence[Played], group: Callable[[Played], str]) -> dict[str, Any]:
-    """Success by group; none if there is but one."""
-    groups: defaultdict[str, list[Played]] = defaultdict(list)
-    for p in played:
-        groups[group(p)].append(p)
-    if not groups.keys() - {""}:
-        return {}
-    rates = {
-        name: Rate(sum(p.episode.success for p in its), len(its), len({p.place[:2] for p in its}))
-        for name, its in groups.items()
-    }
-    return {name or "easy": _rate(rate) for name, rate in sorted(rates.items())}
 
 
 def curves(run: Path) -> dict[str, list[list[float]]]:

@@ -17,15 +17,13 @@ from journeyman.agents.evaluation.scores import Scores, StepScores, StepWorth
 from journeyman.agents.evaluation.transcript import known_solution
 from journeyman.envs import Message, Step
 from journeyman.envs.shortfall import Shortfall
-from journeyman.envs.types import LEVELS
+from journeyman.envs.types import LEVELS, level_of
 from journeyman.tools import CallStatus, ToolCall, ToolResult
 
 _DIGITS = 4
 """Of what is said of a token: more would not be seen."""
 _ENDLESS = 1e9
 """The page shows it so."""
-_NO_GAIN = 1e-3
-"""What rounding leaves of no difference."""
 
 
 class Texts:
@@ -43,12 +41,6 @@ class Texts:
     def listed(self) -> list[str]:
         """All of them, fit to be seen."""
         return [printable(text) for text in self._places]
-
-
-def level_of(task_id: str) -> str:
-    """The level in a task's id, "<split>/<level>/<number>"; empty where it has none."""
-    parts = task_id.split("/")
-    return parts[1] if len(parts) == 3 and parts[1] in LEVELS else ""
 
 
 def story(played: Played, place: str, row: int, texts: Texts) -> dict[str, Any]:
@@ -75,7 +67,7 @@ def story(played: Played, place: str, row: int, texts: Texts) -> dict[str, Any]:
         "env": one_line(episode.env_id),
         "task": one_line(episode.task_id),
         "kind": one_line(played.kind),
-        "level": level_of(episode.task_id),
+        "level": "" if (level := level_of(episode.task_id)) == LEVELS[0] else level,
         "attempt": played.attempt,
         "step": played.step,
         "seed": str(episode.seed),  # 64 bits: a number of a page has 53
@@ -92,7 +84,7 @@ def story(played: Played, place: str, row: int, texts: Texts) -> dict[str, Any]:
         "cost": sum(costs) if costs else None,
         "opening": [[m.role, texts.place(m.content), _name(m)] for m in episode.opening],
         "turns": turns,
-        "decides": None if scores is None else deciding_turn(scores.steps, episode.success),
+        "decides": None if scores is None else deciding_turn(scores, episode.success),
         "shortfall": None if episode.shortfall is None else _shortfall(episode.shortfall),
         "gold": _gold(played),
         "tree": _tree(scores),
@@ -100,18 +92,16 @@ def story(played: Played, place: str, row: int, texts: Texts) -> dict[str, Any]:
     return {key: value for key, value in data.items() if value not in (None, [], "")}
 
 
-def deciding_turn(steps: Sequence[StepScores], solved: bool) -> int | None:
+def deciding_turn(scores: Scores, solved: bool) -> int | None:
     """The turn that decided an episode, from 0; None if nothing that is known tells one.
 
     Where a search valued turns, it is the one that gained most, or, of an episode that failed, lost
     most. Otherwise it is the turn whose advantage is largest in size, if the turns' advantages
     differ. Of equals it is the first.
     """
-    sign = 1 if solved else -1
-    gains = [sign * step.value.gain if step.value else -math.inf for step in steps]
-    if max(gains, default=0.0) > _NO_GAIN:
-        return gains.index(max(gains))
-    sizes = [abs(step.advantage) for step in steps]
+    if (turn := scores.deciding(solved)) is not None:
+        return turn
+    sizes = [abs(step.advantage) for step in scores.steps]
     return sizes.index(max(sizes)) if len(set(sizes)) > 1 else None
 
 
