@@ -15,9 +15,10 @@ from journeyman.tools.limits import CallLimits
 from journeyman.tools.parsing import CallFormat, get_parser, parse_hermes, render_hermes
 from journeyman.tools.plugins import load_plugins, plugin_tools
 from journeyman.tools.tool import Tool, tool
-from journeyman.tools.types import CallStatus, ToolCall, ToolResult, ToolSpec
+from journeyman.tools.types import UNREAD, CallStatus, ToolCall, ToolResult, ToolSpec
 
 __all__ = [
+    "UNREAD",
     "CallFormat",
     "CallLimits",
     "CallStatus",

@@ -36,6 +36,10 @@ class CallStatus(StrEnum):
     """The tool did not answer in time."""
 
 
+UNREAD = frozenset({CallStatus.INVALID_JSON, CallStatus.UNCLOSED, CallStatus.MISSING_NAME})
+"""Statuses of calls that could not be read: they lack a name or arguments, and reached no tool."""
+
+
 @dataclass(frozen=True, slots=True)
 class ToolSpec:
     """What a model may know of a tool."""

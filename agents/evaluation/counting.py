@@ -11,13 +11,12 @@ from operator import attrgetter
 
 from journeyman.agents.evaluation.matching import (
     NAMELESS,
-    UNREAD,
     call_key,
     matching,
     user_turns,
 )
 from journeyman.envs.types import Episode, StopReason, Usage
-from journeyman.tools.types import CallStatus, ToolCall
+from journeyman.tools.types import UNREAD, CallStatus, ToolCall
 
 VALID = frozenset({CallStatus.OK, CallStatus.TOOL_ERROR, CallStatus.TIMEOUT})
 """Statuses of calls that reached a tool; the others were malformed."""

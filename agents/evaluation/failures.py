@@ -7,15 +7,15 @@ gold calls, and last for what it said. `metrics.py` counts them, `journeyman sho
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from journeyman.agents.evaluation.matching import canonical
 from journeyman.envs.task import mentions
 from journeyman.envs.types import Episode, StopReason
-from journeyman.tools import CallStatus, ToolCall
+from journeyman.tools import UNREAD, CallStatus, ToolCall
 
 INFRASTRUCTURE = "infrastructure"
 UNEXPLAINED = "unexplained"
@@ -25,7 +25,6 @@ file from before gold calls were kept."""
 PROGRAMS = frozenset({"python", "shell", "sql"})
 """Tools that take a program. Many do the same, so no call of one is held against a gold call."""
 
-_UNREADABLE = frozenset({CallStatus.INVALID_JSON, CallStatus.UNCLOSED, CallStatus.MISSING_NAME})
 _REFUSED = frozenset({CallStatus.UNKNOWN_TOOL, CallStatus.INVALID_ARGUMENTS, CallStatus.TOOL_ERROR})
 
 
@@ -75,7 +74,7 @@ class _Case:
                 count[key] += 1
         tried, accepted, extra = Counter[str](), Counter[str](), []
         for call in (result.call for result in episode.calls):
-            if call.status in _UNREADABLE:
+            if call.status in UNREAD:
                 continue
             key = _key(call)
             tried[key] += 1
@@ -124,7 +123,7 @@ class _Case:
     def malformed(self) -> bool:
         """Never got over: nothing was accepted after the last, or else all that was is gold."""
         statuses = [result.call.status for result in self.episode.calls]
-        last = max((i for i, s in enumerate(statuses) if s in _UNREADABLE), default=None)
+        last = max((i for i, s in enumerate(statuses) if s in UNREAD), default=None)
         if last is None:
             return False
         return CallStatus.OK not in statuses[last:] or bool(self.missing and not self.extra)
@@ -183,16 +182,10 @@ class _Case:
 
 
 def _key(call: ToolCall) -> str:
-    """Equal for equal calls, and for all of a tool that takes a program."""
+    """Equal for calls that `matching` calls equal, and for all of a tool that takes a program."""
     if call.name in PROGRAMS:
         return call.name
-    try:
-        return _encode([call.name, dict(call.arguments)])
-    except (TypeError, ValueError):  # no JSON: some call syntaxes have sets
-        return repr((call.name, call.arguments))
-
-
-_encode = json.JSONEncoder(sort_keys=True).encode
+    return f"{call.name} {canonical(call.arguments)}"
 
 
 RULES: Mapping[str, Callable[[_Case], bool]] = MappingProxyType(

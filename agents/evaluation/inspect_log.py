@@ -16,15 +16,13 @@ from journeyman.agents.errors import CommandError
 from journeyman.agents.evaluation.metrics import Rate
 from journeyman.agents.evaluation.records import Played, rows_of
 from journeyman.envs import Message, Step
-from journeyman.tools import CallStatus
+from journeyman.tools import UNREAD, CallStatus
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample
     from inspect_ai.model import ChatMessage, ModelUsage
     from inspect_ai.tool import ToolCall as InspectCall
     from inspect_ai.tool import ToolCallError
-
-_UNREAD = (CallStatus.INVALID_JSON, CallStatus.UNCLOSED, CallStatus.MISSING_NAME)
 
 
 def write_logs(folder: Path, shown: Sequence[Played], about: Mapping[str, Any]) -> list[Path]:
@@ -178,7 +176,7 @@ def _turn(turn: int, step: Step) -> list[ChatMessage]:
                 id=f"call-{turn}-{i}",
                 function=call.name,
                 arguments=_plain(call.arguments),
-                parse_error=call.error if call.status in _UNREAD else None,
+                parse_error=call.error if call.status in UNREAD else None,
             )
         )
     said: list[ChatMessage] = [

@@ -16,10 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from journeyman.envs.types import Episode, Step
-from journeyman.tools.types import CallStatus, ToolCall, ToolResult
+from journeyman.tools.types import UNREAD, CallStatus, ToolCall, ToolResult
 
-UNREAD = frozenset({CallStatus.INVALID_JSON, CallStatus.UNCLOSED, CallStatus.MISSING_NAME})
-"""Statuses of calls that could not be read."""
 NAMELESS = UNREAD | {CallStatus.UNKNOWN_TOOL}
 """Statuses of calls that name no tool of the environment; they match nothing."""
 

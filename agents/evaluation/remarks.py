@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from journeyman.agents.evaluation.matching import UNREAD
 from journeyman.agents.evaluation.metrics import Metrics
 from journeyman.envs import StopReason
-from journeyman.tools import CallStatus
+from journeyman.tools import UNREAD, CallStatus
 
 NO_SIGNAL = "rollout/no_signal"
 """Figure of a training that learns from rewards alone: 1 where a rollout had nothing to learn."""

@@ -16,10 +16,7 @@ from journeyman.agents.errors import DialectError
 from journeyman.agents.rollouts.demonstrations import Demonstration
 from journeyman.agents.students.dialect import Dialect
 from journeyman.envs import Episode, Message, Step
-from journeyman.tools import CallStatus, ToolCall, ToolSpec
-
-UNREADABLE = (CallStatus.INVALID_JSON, CallStatus.UNCLOSED, CallStatus.MISSING_NAME)
-"""Attempts that no list of calls can hold: they have no name and arguments."""
+from journeyman.tools import UNREAD, ToolCall, ToolSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +69,7 @@ def _utterance(
     if step.truncated:
         raise UnsayableError("a turn was cut off")
     calls = tuple(result.call for result in step.results)
-    if any(call.status in UNREADABLE for call in calls):
+    if any(call.status in UNREAD for call in calls):
         raise UnsayableError("a call could not be read")
     visible = dialect.read(step.text, tools, prompt).answer
     reasoning, after = _considered(step.text, visible, dialect)

@@ -12,10 +12,7 @@ from typing import Any
 from journeyman.agents.rollouts.rollout import branch_point
 from journeyman.envs import AssistantTurn, Episode, Step, make_for_run
 from journeyman.envs.errors import StateChangedError
-from journeyman.tools import CallStatus, ToolCall
-
-UNREAD = (CallStatus.INVALID_JSON, CallStatus.UNCLOSED, CallStatus.MISSING_NAME)
-"""Statuses of calls that could not be read, and reached no tool."""
+from journeyman.tools import UNREAD, CallStatus, ToolCall
 
 
 def replayed(episode: Episode, env_kwargs: dict[str, Any]) -> Episode:

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from journeyman.agents.rollouts.replay import UNREAD
 from journeyman.agents.rollouts.rollout import close_env, rollout
 from journeyman.agents.rollouts.tasks import Fork, TaskRef
 from journeyman.agents.search.searches import Request
@@ -27,7 +26,7 @@ from journeyman.agents.students.player import Conversation, Player
 from journeyman.envs import Episode, StopReason, make_for_run
 from journeyman.envs.task import extract_answer, normalise
 from journeyman.envs.types import said
-from journeyman.tools import ToolCall
+from journeyman.tools import UNREAD, ToolCall
 
 logger = logging.getLogger(__name__)
 

@@ -272,6 +272,10 @@ OK, NO = CallStatus.OK, CallStatus.TOOL_ERROR
             "wrong argument",
             made([call("a", OK, x=True)], [call("a", x=1)], state=True),
         ),
+        (  # and 1 is 1.0, as it is to `call_recall`
+            "wrong answer",
+            made([call("a", OK, x=1.0)], [call("a", x=1)], answer=("6", "7")),
+        ),
         (  # refused twice, then something else was accepted
             "wrong tool",
             made([call("a", NO), call("a", NO), call("c", OK)], [call("b")], state=True),

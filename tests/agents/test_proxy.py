@@ -12,7 +12,6 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
 from journeyman.agents.evaluation.records import EpisodeFile, Played
-from journeyman.agents.rollouts.dialogues import UNREADABLE
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import TaskRef
 from journeyman.agents.runs.config import ProxyConfig, read
@@ -20,7 +19,7 @@ from journeyman.agents.runs.folder import RunFolder
 from journeyman.agents.runs.proxy.command import open_gateway
 from journeyman.agents.students.hf import HFPlayer, load_student
 from journeyman.envs import StopReason, make
-from journeyman.tools import CallStatus
+from journeyman.tools import UNREAD, CallStatus
 
 pytest.importorskip("openai")  # of the developer's tools
 
@@ -111,7 +110,7 @@ def test_a_program_plays_twenty_tasks(
         (mine,) = rollout(greedy, [task], env_kwargs={"max_turns": MOST_TURNS})
         # A rollout of ours shows less of a result where there is no room for it, and says of a call
         # that it cannot read what is wrong with it.
-        odd = [any(c.call.status in UNREADABLE for c in s.results) for s in theirs.steps[:-1]]
+        odd = [any(c.call.status in UNREAD for c in s.results) for s in theirs.steps[:-1]]
         if theirs.stop is StopReason.CONTEXT_FULL or any(odd):
             steps = odd.index(True) + 1 if any(odd) else len(theirs.steps)
             end = theirs.steps[steps - 1].span[1]
