@@ -19,7 +19,7 @@ import pytest
 from journeyman.agents.cli import main
 from journeyman.agents.evaluation.intervals import wilson
 from journeyman.agents.evaluation.records import EpisodeFile
-from journeyman.agents.evaluation.scores import Scores, StepScores, StepWorth
+from journeyman.agents.evaluation.scores import StepScores, StepWorth
 from journeyman.agents.evaluation.viewer.document import as_json, page, page_data, read_runs
 from journeyman.agents.evaluation.viewer.live import LiveData, PageServer
 from journeyman.agents.evaluation.viewer.overview import curves
@@ -155,7 +155,7 @@ def test_the_deciding_turn(
         else [None] * len(advantages)
     )
     steps = [StepScores(1.0, a, value=w) for a, w in zip(advantages, worth, strict=True)]
-    assert deciding_turn(Scores(tuple(steps), (), (), ()), solved) == turn
+    assert deciding_turn(steps, solved) == turn
 
 
 def test_curves_are_thinned_by_means(tmp_path: Path, run: Path) -> None:

@@ -24,6 +24,8 @@ _DIGITS = 4
 """Of what is said of a token: more would not be seen."""
 _ENDLESS = 1e9
 """The page shows it so."""
+_NO_GAIN = 1e-3
+"""What rounding leaves of no difference."""
 
 
 class Texts:
@@ -84,7 +86,7 @@ def story(played: Played, place: str, row: int, texts: Texts) -> dict[str, Any]:
         "cost": sum(costs) if costs else None,
         "opening": [[m.role, texts.place(m.content), _name(m)] for m in episode.opening],
         "turns": turns,
-        "decides": None if scores is None else deciding_turn(scores, episode.success),
+        "decides": None if scores is None else deciding_turn(scores.steps, episode.success),
         "shortfall": None if episode.shortfall is None else _shortfall(episode.shortfall),
         "gold": _gold(played),
         "tree": _tree(scores),
@@ -92,16 +94,18 @@ def story(played: Played, place: str, row: int, texts: Texts) -> dict[str, Any]:
     return {key: value for key, value in data.items() if value not in (None, [], "")}
 
 
-def deciding_turn(scores: Scores, solved: bool) -> int | None:
+def deciding_turn(steps: Sequence[StepScores], solved: bool) -> int | None:
     """The turn that decided an episode, from 0; None if nothing that is known tells one.
 
     Where a search valued turns, it is the one that gained most, or, of an episode that failed, lost
     most. Otherwise it is the turn whose advantage is largest in size, if the turns' advantages
     differ. Of equals it is the first.
     """
-    if (turn := scores.deciding(solved)) is not None:
-        return turn
-    sizes = [abs(step.advantage) for step in scores.steps]
+    sign = 1 if solved else -1
+    gains = [sign * step.value.gain if step.value else -math.inf for step in steps]
+    if max(gains, default=0.0) > _NO_GAIN:
+        return gains.index(max(gains))
+    sizes = [abs(step.advantage) for step in steps]
     return sizes.index(max(sizes)) if len(set(sizes)) > 1 else None
 
 
