@@ -219,8 +219,8 @@ def nothing(file: EpisodeFile, options: argparse.Namespace) -> str:
 
 
 def _summary(found: Sequence[Played], chosen: Mapping[str, Measure]) -> list[ResultTable]:
-    from journeyman.agents.evaluation.overview import all_tables
     from journeyman.agents.evaluation.records import metrics_of, rows_of
+    from journeyman.agents.evaluation.results import all_tables
 
     rows = {row: metrics_of(played, chosen) for row, played in rows_of(found).items()}
     return all_tables(rows, details=True, chosen=chosen)

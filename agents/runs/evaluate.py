@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from omegaconf import DictConfig
 
 from journeyman.agents.evaluation.measures import chosen
-from journeyman.agents.evaluation.overview import in_words
 from journeyman.agents.evaluation.remarks import remarks
 from journeyman.agents.evaluation.report import plot, write_summary
+from journeyman.agents.evaluation.results import in_words
 from journeyman.agents.rollouts.job import Job
 from journeyman.agents.runs.application import run_app
 from journeyman.agents.runs.config import EvalConfig, as_mapping, read

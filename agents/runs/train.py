@@ -17,10 +17,10 @@ from journeyman.agents.credit import Credit
 from journeyman.agents.errors import AgentError, SettingError, UnsupportedModelError
 from journeyman.agents.evaluation.measures import chosen
 from journeyman.agents.evaluation.metrics import Metrics
-from journeyman.agents.evaluation.overview import in_words
 from journeyman.agents.evaluation.records import EpisodeFile
 from journeyman.agents.evaluation.remarks import remarks
 from journeyman.agents.evaluation.report import plot, write_atomically, write_summary
+from journeyman.agents.evaluation.results import in_words
 from journeyman.agents.learning.losses import Loss
 from journeyman.agents.learning.trainers.callbacks import (
     MarkComplete,

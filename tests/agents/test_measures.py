@@ -26,9 +26,9 @@ from journeyman.agents.evaluation.measures import (
     measures,
 )
 from journeyman.agents.evaluation.metrics import summarise
-from journeyman.agents.evaluation.overview import in_words
 from journeyman.agents.evaluation.passes import passes
 from journeyman.agents.evaluation.records import EpisodeFile, Played
+from journeyman.agents.evaluation.results import in_words
 from journeyman.agents.runs.config import EvaluationConfig
 from journeyman.envs.types import Episode, Step, StopReason, Usage
 from journeyman.tools import CallStatus, ToolCall, ToolResult
@@ -529,9 +529,9 @@ def test_chosen_measures_have_columns_groups_and_intervals() -> None:
         "call_recall",
         "2",
         "50.0%",
-        f"{low:.1%}",
+        f"{100 * low:.1f}",
         "-",
-        f"{high:.1%}",
+        f"{100 * high:.1f}",
     ]
     groups = rows["student"].to_dict()["groups"]
     assert groups["kind"]["one"]["call_recall"]["value"] == 1.0

@@ -12,10 +12,10 @@ from journeyman.agents.cli import main
 from journeyman.agents.errors import ModelNotFoundError, SettingError
 from journeyman.agents.evaluation.comparison import read_entries
 from journeyman.agents.evaluation.metrics import summarise
-from journeyman.agents.evaluation.overview import in_words
 from journeyman.agents.evaluation.records import EpisodeFile, Played, rows_of
 from journeyman.agents.evaluation.remarks import NO_SIGNAL, remarks
 from journeyman.agents.evaluation.report import table
+from journeyman.agents.evaluation.results import in_words
 from journeyman.agents.learning.trainers.sft import _check_room
 from journeyman.agents.rollouts.tasks import MOST_TASKS, deal, shortage
 from journeyman.agents.runs.application import _check_choices
