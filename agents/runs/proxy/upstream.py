@@ -117,6 +117,14 @@ class UpstreamHost(Host):
         counts = counts_in(answer.get("usage"), USAGE)
         cost = Answer(text, cut, tuple(ids), *counts)
         self._server.answers.add("", cost)
+        budget = self._server.answers.budget
+        if budget is not None and None in (cost.prompt, cost.completion):
+            raise ApiError(
+                502,
+                f"the upstream does not say how many tokens it takes, so that "
+                f"student.budget={budget:g} cannot be kept: leave it out",
+                "upstream_error",
+            )
         usage = self._server.answers.usage(cost)
         found = _tokens(answer, choice)
         if found is None:
