@@ -32,7 +32,7 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_module
 
-from journeyman.agents.evaluation.comparison import Entry, Interval, Outcomes, difference
+from journeyman.agents.evaluation.comparison import Entry, Interval, Outcomes, contrast
 from journeyman.agents.evaluation.report import write_atomically
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import TaskRef, deal
@@ -213,7 +213,7 @@ def rate(outcomes: Mapping[int, Outcomes]) -> Figure:
 def change(before: Outcomes, after: Mapping[int, Outcomes]) -> Figure:
     """What is added to a share, task by task, and its 95% interval, as `rate` has it."""
     first = Entry("", "before", dict.fromkeys(after, before), {})
-    found = difference(first, Entry("", "after", after, {}))
+    found = contrast(first, Entry("", "after", after, {}))
     return found.value, found.interval
 
 
