@@ -34,7 +34,7 @@ def test_cells_by_unit() -> None:
     assert figure(0.01234, "money") == "0.0123"
     assert figure(None, "seconds") == "-"
     assert difference(-0.25, "share") == "-25.0"
-    assert difference(0.5, "seconds") == "+0.50"
+    assert difference(0.5, "seconds") == "+0.5"
     assert bounds(-0.1, 0.2, "score", signed=True) == "-10.0 .. +20.0"
     assert bounds(1.0, 2.0, "tokens") == "1.0 - 2.0"
     assert bounds(1.0, 2.0, "tokens").raw == (1.0, 2.0)
