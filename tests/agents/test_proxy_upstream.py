@@ -222,6 +222,16 @@ def test_a_budget_and_keys_that_are_nowhere(
     assert not any(secret.encode() in it for secret in (SECRET, OWN_SECRET) for it in told)
 
 
+def test_a_budget_that_cannot_be_kept_is_refused(server: ChatServer, tmp_path: Path) -> None:
+    """A server that tells no tokens would be paid without end."""
+    told = {"choices": [{"index": 0, "message": said("Answer: 1"), "finish_reason": "stop"}]}
+    with before(server, tmp_path, "student.budget=10") as url:
+        server.faults.append(times(1, lambda handler: handler.send(200, told)))  # type: ignore[arg-type]
+        reply = ask(url, *OPENING)
+    assert reply.status_code == 502 and "student.budget=10" in reply.json()["error"]["message"]
+    assert not (tmp_path / "episodes.jsonl").exists()
+
+
 def test_many_at_once_are_independent(server: ChatServer, tmp_path: Path) -> None:
     """Twelve conversations over six tasks, side by side and without names."""
 
