@@ -22,6 +22,7 @@ _HARMLESS = frozenset(
         "evaluation.batch_size",  # rounding alone
         "evaluation.breakdown",
         "evaluation.every",
+        "evaluation.metrics",
         "evaluation.validation_tasks",
     }
 )
@@ -34,7 +35,7 @@ _MODEL = frozenset(
     }
 )
 """Keys of a student that say who it is and how it is reached."""
-_OWN = ("student.", "sandbox.limits.", "sandbox.packages", "sandbox._target_")
+_OWN = ("student.", "sandbox.limits.", "sandbox.packages", "sandbox._target_", "environments.")
 """Of parts that a run may have none of: compared where several have them."""
 _ABSENT = "not set"
 _LONGEST = 80
@@ -109,7 +110,16 @@ def _machine(run: Path) -> Mapping[str, Any]:
     except (OSError, ValueError):  # an older run's, or a copy without it
         return {}
     parts = told.items() if isinstance(told, dict) else ()
-    return {name: part for name, part in parts if isinstance(part, dict)}
+    found = {name: part for name, part in parts if isinstance(part, dict)}
+    if "environments" in found:
+        found["environments"] = {k: _code(it) for k, it in found["environments"].items()}
+    return found
+
+
+def _code(origin: Any) -> Any:
+    """Of where an environment comes from, what changes what comes out: its code, if known."""
+    digest = origin.get("digest") if isinstance(origin, dict) else None
+    return origin if digest is None else {"digest": digest}
 
 
 def _shown(value: Any) -> str:

@@ -29,6 +29,8 @@ FORMAT = 3
 score, gold calls, and what a failed episode lacks. A line that says none is of the first."""
 VISITED = "visited"
 """The environment of episodes that another program has played, where it does not say which."""
+UNJUDGED = "agent, unjudged"
+"""The row of conversations that ended without a verdict, so that nobody knows their success."""
 TRAINING = "training"
 """The row of episodes that were played to be learned from."""
 
@@ -260,7 +262,9 @@ def _line(record: Mapping[str, Any]) -> str:
 
 
 def digest_of(episode: Episode) -> str:
-    """What tells the code of an episode's environment from others; see `env_digest`."""
+    """What tells the code of an episode's environment from others (see `env_digest`), if any."""
+    if episode.env_id == VISITED:
+        return ""
     return env_digest(env_class(episode.env_id))
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import itertools
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ from journeyman.agents.evaluation.intervals import wilson
 from journeyman.agents.evaluation.measures import Measure, measures
 from journeyman.agents.evaluation.mismatches import mismatches
 from journeyman.agents.evaluation.ranking import common_tasks, places
-from journeyman.agents.evaluation.records import EpisodeFile, Played
+from journeyman.agents.evaluation.records import UNJUDGED, EpisodeFile, Played
 from journeyman.envs import Episode, Step, StopReason
 from journeyman.tools import CallStatus, ToolCall, ToolResult
 
@@ -386,6 +387,34 @@ def test_settings_that_differ_are_told(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["compare", str(a), str(b), "--format", "csv"]) == 0
     told = capsys.readouterr()
     assert "Mind" not in told.out and told.err.count("Mind: ") == 6
+
+
+def test_of_an_environment_its_code_is_told_alone(tmp_path: Path) -> None:
+    """Another commit of the same code plays the same; so does one that a run did not play."""
+
+    def run(name: str, commit: str, digest: str, **more: Any) -> Path:
+        folder = write(tmp_path / name, 0, [True])
+        origin = {"digest": digest, "package": "acme", "commit": commit, "dirty": False}
+        machine = {"environments": {"e": origin, **more}}
+        (folder / "machine.json").write_text(json.dumps(machine))
+        return folder
+
+    a, b = run("a", "1", "x"), run("b", "2", "x", other={"digest": "z"})
+    c = run("c", "2", "y")
+    entries = [e for it in (a, b, c) for e in read_entries(str(it))]
+    assert mismatches(entries[:2], "") == []
+    assert mismatches(entries, "") == [f"environments.e.digest differs: x ({a}, {b}), y ({c})"]
+
+
+def test_what_has_no_verdict_is_not_ranked(tmp_path: Path) -> None:
+    run = write(tmp_path / "a", 0, [True, False])
+    lines = (run / "episodes.jsonl").read_text()
+    with (run / "episodes.jsonl").open("a") as file:
+        file.write(lines.replace('"row":"student"', f'"row":"{UNJUDGED}"'))
+    for every in (True, False):
+        assert UNJUDGED not in [it.row for it in read_entries(str(run), every_row=every)]
+    (named,) = read_entries(f"{run}:{UNJUDGED}")
+    assert named.row == UNJUDGED
 
 
 # --- sweeps ---------------------------------------------------------------------------------------
