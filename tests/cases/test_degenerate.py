@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from journeyman.agents.cli import main
 from journeyman.agents.errors import ModelNotFoundError, SettingError
-from journeyman.agents.evaluation.comparison import read_entries
+from journeyman.agents.evaluation.entries import read_entries
 from journeyman.agents.evaluation.metrics import summarise
 from journeyman.agents.evaluation.overview import in_words
 from journeyman.agents.evaluation.records import EpisodeFile, Played, rows_of
