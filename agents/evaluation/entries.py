@@ -14,11 +14,13 @@ from journeyman.agents.evaluation.counting import Parts
 from journeyman.agents.evaluation.files import folder_name, folder_text, read_config
 from journeyman.agents.evaluation.measures import Measure
 from journeyman.agents.evaluation.metrics import TaskKey
-from journeyman.agents.evaluation.records import TRAINING, EpisodeFile, Played, find_runs
+from journeyman.agents.evaluation.records import TRAINING, UNJUDGED, EpisodeFile, Played, find_runs
 from journeyman.envs import StopReason
 
-UNASKED = ("no-op", "oracle", TRAINING)
-"""Rows that are compared only if they are named."""
+NO_RESULTS = (TRAINING, UNJUDGED)
+"""Rows whose success says nothing; they are compared only if they are named."""
+UNASKED = ("no-op", "oracle", *NO_RESULTS)
+"""Likewise, where all rows of models are asked for."""
 
 
 def read_entries(
@@ -42,7 +44,7 @@ def read_entries(
     known = {} if known is None else known
     groups, row = _asked(argument)
     measures = [it for it in (wanted or {}).values() if it.name != SUCCESS]
-    left_out = (TRAINING,) if every_row else UNASKED
+    left_out = NO_RESULTS if every_row else UNASKED
     entries = []
     for label, runs in groups.items():
         for run in runs.values():

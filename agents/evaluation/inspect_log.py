@@ -43,7 +43,7 @@ def write_logs(folder: Path, shown: Sequence[Played], about: Mapping[str, Any]) 
         from inspect_ai.log import write_eval_log
     except ImportError as error:
         raise CommandError(
-            "logs of inspect-ai are written by its library: pip install inspect-ai"
+            "logs of inspect-ai are written by its library: pip install 'journeyman[inspect]'"
         ) from error
     folder.mkdir(parents=True, exist_ok=True)
     files = []

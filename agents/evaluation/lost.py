@@ -88,9 +88,15 @@ class Lost:
         """Index of the turn that lost the episode; None if nothing won from its beginning either.
 
         It is the last turn from before which a continuation won: whoever wins from there could have
-        won from every place before, by the very turns of the episode; and after it none won.
+        won from every place before, by the very turns of the episode; and after it none won. One
+        that was begun earlier, and came by there on the episode's own way, is proof as well.
         """
-        return max((it.turn for it in self.chances if it.wins), default=None)
+        won = [it.turn for it in self.chances if it.wins]
+        place = self.tree
+        while place is not None and place.stop is None:
+            won += [place.turn] if place.success else []
+            place = next((it for it in place.children if it.own), None)
+        return max(won, default=None)
 
     def fall(self, turn: int, turns: int) -> Fall | None:
         """By how much the chance to win fell at a turn; None where a side of it was not tried.
@@ -243,12 +249,15 @@ def _lost_in_words(lost: Lost, episode: Episode) -> str:
         never = f"the student wins 0 of {first.tries} times (below {first.most:.0%})"
         return f"Lost before it began: from its beginning {never}."
     before, after = lost.at(lost.turn), lost.at(lost.turn + 1)
-    assert before is not None
-    who = "the gold calls still win"
-    if not gold:
+    who = "from before it the gold calls still win"
+    if before is None or not before.wins:
+        own = f" (0 of {before.tries} from here did)" if before is not None else ""
+        who = f"a try from before an earlier turn came by here and won{own}"
+    elif not gold:
         low, high = before.interval
-        who = f"the student wins {before.wins} of {before.tries} times ({low:.0%} to {high:.0%})"
-    words = f"Lost at turn {lost.turn + 1}: from before it {who}"
+        times = f"{before.wins} of {before.tries} times ({low:.0%} to {high:.0%})"
+        who = f"from before it the student wins {times}"
+    words = f"Lost at turn {lost.turn + 1}: {who}"
     if lost.turn + 1 == len(episode.steps):
         return f"{words}; then it ended ({episode.stop.replace('_', ' ')})."
     if after is None or not after.tries:

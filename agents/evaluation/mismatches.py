@@ -22,6 +22,7 @@ _HARMLESS = frozenset(
         "evaluation.batch_size",  # rounding alone
         "evaluation.breakdown",
         "evaluation.every",
+        "evaluation.metrics",
         "evaluation.validation_tasks",
     }
 )

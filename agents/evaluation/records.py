@@ -29,6 +29,8 @@ FORMAT = 3
 score, gold calls, and what a failed episode lacks. A line that says none is of the first."""
 VISITED = "visited"
 """The environment of episodes that another program has played, where it does not say which."""
+UNJUDGED = "agent, unjudged"
+"""The row of conversations that ended without a verdict, so that nobody knows their success."""
 TRAINING = "training"
 """The row of episodes that were played to be learned from."""
 

@@ -26,7 +26,7 @@ def as_text(played: Played, scores: bool = False) -> str:
     """
     lines = [heading(played), *map(said, played.episode.opening)]
     for turn, step in enumerate(played.episode.steps):
-        lines += (f"({note})" for note in _chances(played, turn))
+        lines += (f"({note})" for note in chances(played, turn))
         lines.append(said(Message("assistant", step.text)))
         if scores and played.scores is not None:
             lines.append(_scores(played.scores.steps[turn]))
@@ -116,8 +116,8 @@ def _credit(step: StepScores) -> str:
     return told
 
 
-def _chances(played: Played, turn: int) -> list[str]:
-    """What was found of playing on from before a turn."""
+def chances(played: Played, turn: int) -> list[str]:
+    """What was found of playing on from before a turn (index), a note for each search."""
     known = ((it.at(turn), it.player) for it in played.lost)
     return [chance_in_words(chance, player) for chance, player in known if chance is not None]
 

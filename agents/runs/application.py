@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import re
 import sys
@@ -75,9 +76,17 @@ def run_app(config_name: str, job: Callable[[DictConfig], object], argv: Sequenc
         except Exception as error:  # Hydra would print a line of its own before it raises
             failures.append(error)
 
-    hydra.main(version_base="1.3", config_path="pkg://journeyman.conf", config_name=config_name)(
-        run
-    )()
+    before = logging.getLogger().handlers[:]
+    try:
+        hydra.main(
+            version_base="1.3", config_path="pkg://journeyman.conf", config_name=config_name
+        )(run)()
+    finally:
+        # Hydra leaves the log of the run's folder open, for as long as the process lives.
+        for handler in logging.getLogger().handlers[:]:
+            if isinstance(handler, logging.FileHandler) and handler not in before:
+                logging.getLogger().removeHandler(handler)
+                handler.close()
     if failures:
         raise failures[0]
 

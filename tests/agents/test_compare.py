@@ -29,7 +29,7 @@ from journeyman.agents.evaluation.intervals import wilson
 from journeyman.agents.evaluation.measures import Measure, measures
 from journeyman.agents.evaluation.mismatches import mismatches
 from journeyman.agents.evaluation.ranking import common_tasks, places
-from journeyman.agents.evaluation.records import EpisodeFile, Played
+from journeyman.agents.evaluation.records import UNJUDGED, EpisodeFile, Played
 from journeyman.envs import Episode, Step, StopReason
 from journeyman.tools import CallStatus, ToolCall, ToolResult
 
@@ -405,6 +405,17 @@ def test_environments_differ_by_their_code_alone(tmp_path: Path) -> None:
     )
     assert mismatches([older, a, b], "") == []
     assert mismatches([b, c], "") == [f"environments.e differs: d1 ({b.run}), d2 ({c.run})"]
+
+
+def test_what_has_no_verdict_is_not_ranked(tmp_path: Path) -> None:
+    run = write(tmp_path / "a", 0, [True, False])
+    lines = (run / "episodes.jsonl").read_text()
+    with (run / "episodes.jsonl").open("a") as file:
+        file.write(lines.replace('"row":"student"', f'"row":"{UNJUDGED}"'))
+    for every in (True, False):
+        assert UNJUDGED not in [it.row for it in read_entries(str(run), every_row=every)]
+    (named,) = read_entries(f"{run}:{UNJUDGED}")
+    assert named.row == UNJUDGED
 
 
 # --- sweeps ---------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ def test_without_its_library_it_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "inspect_ai.log", None)
     assert main(["show", str(run), "--inspect", str(tmp_path / "logs")]) == 2
-    assert "pip install inspect-ai" in capsys.readouterr().err
+    assert "pip install 'journeyman[inspect]'" in capsys.readouterr().err
     assert not (tmp_path / "logs").exists()
 
 

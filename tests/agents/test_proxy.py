@@ -11,7 +11,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
-from journeyman.agents.evaluation.records import EpisodeFile, Played
+from journeyman.agents.evaluation.records import EpisodeFile, Played, digest_of
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import TaskRef
 from journeyman.agents.runs.config import ProxyConfig, read
@@ -236,6 +236,7 @@ def test_a_history_told_again_goes_on_and_one_with_edits_begins_anew(
     assert (told["turns"], told["streams"]) == (2, 1)
     episode = played.episode
     assert (episode.env_id, episode.task_id, played.kind) == ("visited", name, "")
+    assert digest_of(episode) == ""  # so that training can write it down
     assert played.row == "agent" and episode.success and episode.reward == 1.0
     assert len(episode.steps) == 2
     assert episode.steps[0].results[0].content == "{}"

@@ -18,14 +18,14 @@ import pytest
 
 from journeyman.agents.cli import main
 from journeyman.agents.evaluation.intervals import wilson
+from journeyman.agents.evaluation.lost import Chance, Lost, SearchFile, episode_key
 from journeyman.agents.evaluation.records import EpisodeFile
-from journeyman.agents.evaluation.scores import StepScores, StepWorth
+from journeyman.agents.evaluation.transcript import as_text
 from journeyman.agents.evaluation.viewer.document import as_json, page, page_data, read_runs
 from journeyman.agents.evaluation.viewer.live import LiveData, PageServer
 from journeyman.agents.evaluation.viewer.overview import curves
-from journeyman.agents.evaluation.viewer.story import deciding_turn
 
-from .viewed import BIDI, HOSTILE, played, scores, small_run
+from .viewed import BIDI, HOSTILE, played, scores, small_run, tree
 
 Data = dict[str, Any]
 
@@ -131,31 +131,26 @@ def test_widths_count_what_a_browser_counts(tmp_path: Path) -> None:
     assert turn["shades"]["widths"] == [2, 7]
 
 
-@pytest.mark.parametrize(
-    ("advantages", "values", "solved", "turn"),
-    [
-        ([0.1, -0.9, 0.5], None, True, 1),
-        ([0.0, 0.0], None, False, None),
-        ([0.3, 0.3], None, False, None),  # all of an episode alike: no turn decided
-        ([], None, False, None),
-        ([0.9, 0.0, 0.0], [0.5, 0.4, 0.1, 0.0], False, 1),  # falls most over the second turn
-        ([0.9, 0.0, 0.0], [0.5, 0.4, 0.9, 1.0], True, 1),
-        ([0.0, 0.2], [0.5, 0.5, 0.5], False, 1),  # the search saw no difference
-    ],
-)
-def test_the_deciding_turn(
-    advantages: list[float], values: list[float] | None, solved: bool, turn: int | None
-) -> None:
-    worth = (
-        [
-            StepWorth(a, 0.1, b, 0.1, 9.0, 0.0)
-            for a, b in zip(values or [], values[1:], strict=False)
-        ]
-        if values
-        else [None] * len(advantages)
-    )
-    steps = [StepScores(1.0, a, value=w) for a, w in zip(advantages, worth, strict=True)]
-    assert deciding_turn(steps, solved) == turn
+def test_where_it_was_lost_is_told_as_show_tells_it(tmp_path: Path) -> None:
+    it = played(1, "student", False)
+    EpisodeFile(tmp_path).append([it, played(2, "student", False)])
+    key = episode_key(it.episode)
+    tries, ways = (Chance(0, 15, 16), Chance(1, 3, 16)), (Chance(0, 1, 1), Chance(1, 0, 3))
+    SearchFile(tmp_path).append(Lost(key, "student", {}, tries, tree()))
+    SearchFile(tmp_path).append(Lost(key, "oracle", {}, ways))
+    first, other = page_data(read_runs([tmp_path]))["episodes"]
+    assert [(found["turn"], found["fell"]) for found in first["lost"]] == [(1, 0), (0, None)]
+    before = "from here the student wins 15 of 16: 94% [72%, 99%]"
+    after = "from here the student wins 3 of 16: 19% [7%, 43%]"
+    assert [turn["chances"] for turn in first["turns"]] == [
+        [before, "from here the gold calls win"],
+        [after, "from here the gold calls do not win"],
+    ]
+    assert [node["visits"] for node in first["tree"]["children"]] == [4, 3]
+    assert not {"lost", "tree"} & other.keys() and "chances" not in other["turns"][0]
+    (shown, _) = EpisodeFile(tmp_path).read()
+    for found in first["lost"]:
+        assert found["words"] in as_text(shown)
 
 
 def test_curves_are_thinned_by_means(tmp_path: Path, run: Path) -> None:
@@ -303,9 +298,11 @@ def test_what_a_run_writes_shows(tmp_path: Path) -> None:
     EpisodeFile(run).append([played(99, "student after", True)])
     assert reading.version() == 2
     assert len(json.loads(reading.data())["episodes"]) == len(before["episodes"]) + 1
+    SearchFile(run).append(Lost("0", "oracle", {}, ()))
+    assert reading.version() == 3
     with (run / "episodes.jsonl").open("a") as file:
         file.write("{}\n")  # damage is told of once, and what was read stays
-    assert (reading.version(), reading.version()) == (2, 2)
+    assert (reading.version(), reading.version()) == (3, 3)
 
 
 def test_reading_leaves_the_machine_to_the_run(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from threading import Lock
 from typing import Any
 
 from journeyman.agents.errors import RunFileError
+from journeyman.agents.evaluation.lost import SEARCHES
 from journeyman.agents.evaluation.printing import complain
 from journeyman.agents.evaluation.records import EPISODES
 from journeyman.agents.evaluation.viewer.document import as_json, page, policy
@@ -55,7 +56,7 @@ class LiveData:
         """Size and time of every file that is read."""
         found = []
         for run in self._runs:
-            for name in (EPISODES, METRICS):
+            for name in (EPISODES, METRICS, SEARCHES):
                 try:
                     stat = (run / name).stat()
                 except OSError:  # not there yet, or being replaced

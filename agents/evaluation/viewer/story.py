@@ -11,11 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from journeyman.agents.evaluation.failures import failure
+from journeyman.agents.evaluation.lost import Lost, in_words
 from journeyman.agents.evaluation.printing import one_line, printable
 from journeyman.agents.evaluation.records import Played
 from journeyman.agents.evaluation.scores import Scores, StepScores, StepWorth
-from journeyman.agents.evaluation.transcript import known_solution
-from journeyman.envs import Message, Step
+from journeyman.agents.evaluation.transcript import chances, known_solution
+from journeyman.envs import Episode, Message, Step
 from journeyman.envs.shortfall import Shortfall
 from journeyman.envs.types import LEVELS, level_of
 from journeyman.tools import CallStatus, ToolCall, ToolResult
@@ -24,8 +25,6 @@ _DIGITS = 4
 """Of what is said of a token: more would not be seen."""
 _ENDLESS = 1e9
 """The page shows it so."""
-_NO_GAIN = 1e-3
-"""What rounding leaves of no difference."""
 
 
 class Texts:
@@ -60,6 +59,9 @@ def story(played: Played, place: str, row: int, texts: Texts) -> dict[str, Any]:
     episode, scores = played.episode, played.scores
     told = scores.steps if scores else (None,) * len(episode.steps)
     turns = [_turn(step, score, scores) for step, score in zip(episode.steps, told, strict=True)]
+    for number, turn in enumerate(turns):
+        if found := chances(played, number):
+            turn["chances"] = found
     usages = [step.usage for step in episode.steps if step.usage is not None]
     costs = [usage.cost for usage in usages if usage.cost is not None]
     why = failure(episode)
@@ -86,27 +88,13 @@ def story(played: Played, place: str, row: int, texts: Texts) -> dict[str, Any]:
         "cost": sum(costs) if costs else None,
         "opening": [[m.role, texts.place(m.content), _name(m)] for m in episode.opening],
         "turns": turns,
-        "decides": None if scores is None else deciding_turn(scores.steps, episode.success),
+        "decides": None if scores is None else scores.deciding(episode.success),
         "shortfall": None if episode.shortfall is None else _shortfall(episode.shortfall),
         "gold": _gold(played),
-        "tree": _tree(scores),
+        "lost": [_lost(it, episode) for it in played.lost],
+        "tree": _tree(played),
     }
     return {key: value for key, value in data.items() if value not in (None, [], "")}
-
-
-def deciding_turn(steps: Sequence[StepScores], solved: bool) -> int | None:
-    """The turn that decided an episode, from 0; None if nothing that is known tells one.
-
-    Where a search valued turns, it is the one that gained most, or, of an episode that failed, lost
-    most. Otherwise it is the turn whose advantage is largest in size, if the turns' advantages
-    differ. Of equals it is the first.
-    """
-    sign = 1 if solved else -1
-    gains = [sign * step.value.gain if step.value else -math.inf for step in steps]
-    if max(gains, default=0.0) > _NO_GAIN:
-        return gains.index(max(gains))
-    sizes = [abs(step.advantage) for step in steps]
-    return sizes.index(max(sizes)) if len(set(sizes)) > 1 else None
 
 
 def _tokens(played: Played) -> int:
@@ -258,9 +246,19 @@ def _gold(played: Played) -> list[str]:
     ]
 
 
-def _tree(scores: Scores | None) -> Any:
-    """The search tree that judged it, where one was kept."""
-    return None if scores is None or scores.tree is None else _fit(scores.tree.to_dict())
+def _lost(found: Lost, episode: Episode) -> dict[str, Any]:
+    """What playing on from inside it showed: in words, and which turns (index) to mark."""
+    return {
+        "words": in_words(found, episode),
+        "turn": found.turn,
+        "fell": found.deciding(len(episode.steps)),
+    }
+
+
+def _tree(played: Played) -> Any:
+    """The tree of the search that judged it, or else of the one for where it was lost."""
+    kept = (None if played.scores is None else played.scores.tree, *(it.tree for it in played.lost))
+    return next((_fit(tree.to_dict()) for tree in kept if tree is not None), None)
 
 
 def _fit(value: Any) -> Any:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from journeyman.agents.evaluation.records import VISITED, EpisodeFile, Played, kind_of
+from journeyman.agents.evaluation.records import UNJUDGED, VISITED, EpisodeFile, Played, kind_of
 from journeyman.agents.rollouts.dialogues import Utterance
 from journeyman.agents.rollouts.visits import Verdict, Visit
 from journeyman.agents.runs.folder import explaining_full_disk
@@ -27,7 +27,7 @@ from journeyman.agents.runs.proxy.wire import NAMES, ApiError, ChatRequest, Key,
 from journeyman.envs import Message, env_class
 from journeyman.envs.errors import EnvError
 
-JUDGED, UNJUDGED, ASIDE = "agent", "agent, unjudged", "agent, aside"
+JUDGED, ASIDE = "agent", "agent, aside"
 """Rows of the table: episodes with a verdict; those that ended without one, whose success is not
 known and counted as none; and further token streams of a judged episode, which have its verdict: a
 history that the program told anew in other words, or conversations under one name."""

@@ -47,7 +47,9 @@ function turnBox(it, index, by, most, other) {
   const turn = it.turns[index], score = turn.score, decides = it.decides === index;
   const calls = turn.calls || [];
   const head = el('div', { class: 'turn-head' }, el('b', {}, `turn ${index + 1}`),
-    decides && el('span', { class: 'badge decides', title: 'Of an episode that was valued by search, the turn over which V fell (or rose) most; else the one of the largest |advantage|' }, 'deciding step'),
+    decides && el('span', { class: 'badge decides', title: 'The turn over which the search’s value V fell most (rose most, of a solved episode)' }, 'deciding step'),
+    (it.lost || []).map((found) => found.turn === index ? el('span', { class: 'badge decides', title: found.words }, 'lost here')
+      : found.fell === index && el('span', { class: 'badge decides', title: found.words }, 'fell most')),
     other && el('span', { class: 'badge differs' }, 'first difference'),
     turn.cut && el('span', { class: 'badge bad' }, 'hit its token limit'),
     turn.usage && el('small', {}, [turn.usage[1] !== null && many(turn.usage[1], 'token'), turn.usage[2] !== null && `cost ${number(turn.usage[2])}`].filter(Boolean).join(', ')),
@@ -58,7 +60,8 @@ function turnBox(it, index, by, most, other) {
   const said = turn.shades ? el('pre', { class: 'said shaded' }, shaded(turn, by, most))
     : turn.said === undefined ? el('pre', { class: 'said' }, turn.text)
     : [turn.said && el('pre', { class: 'said' }, turn.said)];
-  return el('section', { class: `turn ${decides ? 'decides' : ''}`, id: `turn-${index + 1}`, 'aria-label': `turn ${index + 1}` }, head, said, calls.map(callBox),
+  return el('section', { class: `turn ${decides ? 'decides' : ''}`, id: `turn-${index + 1}`, 'aria-label': `turn ${index + 1}` }, head,
+    (turn.chances || []).map((told) => el('p', { class: 'note' }, told)), said, calls.map(callBox),
     !turn.shades && turn.said !== undefined && el('details', { class: 'raw' }, el('summary', {}, 'as written'), el('pre', {}, turn.text)),
     score && score.parts && el('details', { class: 'raw' }, el('summary', {}, 'scores by part'), partTable(score.parts)),
     (turn.more || []).map(([role, words, name]) => bubble(role, words, name)));
@@ -85,6 +88,7 @@ function whyBox(it) {
   const wrong = found ? found.answers.filter((answer) => !answer[2]) : [];
   const cell = (value) => el('td', {}, value === null ? el('i', {}, 'absent') : el('code', {}, value));
   return el('section', { class: 'card why' }, el('h2', {}, 'Why it failed'), it.failure && el('p', { class: 'cause' }, it.failure),
+    (it.lost || []).map((found) => el('p', {}, found.words)),
     found && found.state.length > 0 && el('table', { class: 'difference' }, el('caption', {}, 'state'),
       el('thead', {}, el('tr', {}, ['', 'reached', 'wanted'].map((name) => el(name ? 'th' : 'td', name ? { scope: 'col' } : {}, name)))),
       el('tbody', {}, found.state.map(([path, reached, wanted]) => el('tr', {}, el('th', { scope: 'row' }, el('code', {}, path)), cell(reached), cell(wanted))))),
