@@ -89,7 +89,7 @@ def test_version(run: Run) -> None:
     ("arguments", "message"),
     [
         (["evla"], "no command 'evla'; did you mean 'eval'? (try: journeyman --help)"),
-        (["xyzzy"], "no command 'xyzzy'; there are: train, eval, collect, play"),
+        (["xyzzy"], "no command 'xyzzy'; there are: train, eval, collect, serve, play"),
         (["envs", "lst"], "no command 'lst'; did you mean 'list'? (try: journeyman envs --help)"),
         ([], "required: command"),
         (["models"], "required: command"),

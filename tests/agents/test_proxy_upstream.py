@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from journeyman.agents.networks import endpoints
 from journeyman.agents.runs.proxy import gateway
+from journeyman.agents.runs.proxy.talks import Talks
 from journeyman.tools import CallStatus
 
 pytest.importorskip("openai")  # of the developer's tools
@@ -177,6 +179,38 @@ def test_who_hangs_up_has_asked_for_nothing(server: ChatServer, tmp_path: Path) 
         message_of(ask(url, *history, name="e"))
         told = judge(url, "e", {"success": True}).json()
         assert (told["turns"], told["streams"]) == (2, 1)
+
+
+def test_a_verdict_waits_for_the_turn_that_is_being_written(
+    server: ChatServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, waiting, go = threading.Event(), threading.Event(), threading.Event()
+    busy = Talks.busy
+
+    def seen(talks: Talks, name: str) -> Any:
+        talk = busy(talks, name)
+        if talk is not None:
+            waiting.set()
+        return talk
+
+    def slow(body: dict[str, Any]) -> dict[str, Any]:
+        begun.set()
+        assert go.wait(30)
+        return gold(body)
+
+    monkeypatch.setattr(Talks, "busy", seen)
+    with before(server, tmp_path) as url, ThreadPoolExecutor(2) as pool:
+        one = message_of(ask(url, *OPENING, name="e"))
+        server.speak = slow
+        turn = pool.submit(ask, url, *OPENING, one, *answered(one, "7"), name="e")
+        assert begun.wait(30)
+        verdict = pool.submit(judge, url, "e", {"success": True})
+        assert waiting.wait(30)
+        go.set()
+        message_of(turn.result())
+        told = verdict.result().json()
+        assert (told["turns"], told["streams"]) == (2, 1)
+    assert [it.row for it in played_in(tmp_path)] == ["agent"]
 
 
 def test_a_turn_that_takes_too_long(server: ChatServer, tmp_path: Path) -> None:

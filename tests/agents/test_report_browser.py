@@ -1,5 +1,6 @@
 """The page in headless Chromium: every part of it, by mouse and by keyboard, in both themes."""
 
+import json
 import os
 import re
 import threading
@@ -60,8 +61,7 @@ class Watched:
         self.tab.wait_for_selector("h1, main:empty", state="attached")
 
     def at(self, address: str) -> Tab:
-        self.tab.evaluate("it => { location.hash = it }", address)
-        self.tab.wait_for_timeout(60)
+        go(self.tab, address)
         return self.tab
 
     def where(self) -> str:
@@ -82,6 +82,19 @@ def episode_of(tab: Tab, test: str) -> str:
     """The id of the first episode that a script of a page says yes to."""
     found: str = tab.evaluate(f"store.data.episodes.find((it) => {test}).id")
     return found
+
+
+def go(tab: Tab, address: str) -> None:
+    """Be at an address of the page, drawn; its own listener is older than this one."""
+    tab.evaluate(
+        """it => new Promise(done => {
+            if (location.hash === it) return done()
+            const drawn = () => requestAnimationFrame(() => requestAnimationFrame(done))
+            addEventListener("hashchange", drawn, { once: true })
+            location.hash = it
+        })""",
+        address,
+    )
 
 
 def until(tab: Tab, test: str) -> None:
@@ -155,8 +168,11 @@ def test_the_list_is_filtered_searched_and_sorted(watched: Watched) -> None:
     watched.at("#/episodes")
     tab.keyboard.press("/")
     tab.keyboard.type("BILL 7.")
-    tab.wait_for_timeout(250)
-    assert rows.count() == 4 and "q=BILL" in watched.where()
+    until(
+        tab,
+        "location.hash.includes('q=BILL') && document.querySelectorAll('tbody tr').length === 4",
+    )
+    assert rows.count() == 4
     tab.keyboard.press("Escape")
     tab.get_by_role("button", name="sort by task").click()
     tab.get_by_role("button", name="sort by policy").click()
@@ -238,19 +254,15 @@ def test_keys_lead_everywhere(watched: Watched) -> None:
         press(key)
     chosen = tab.evaluate("document.activeElement.getAttribute('href')")
     press("Enter")
-    tab.wait_for_timeout(60)
-    assert watched.where() == chosen
+    until(tab, f"location.hash === {json.dumps(chosen)}")
     press("j")
-    tab.wait_for_timeout(60)
+    until(tab, f"location.hash !== {json.dumps(chosen)}")
     following = watched.where()
-    assert following != chosen
     press("Escape")
-    tab.wait_for_timeout(60)
-    assert watched.where() == "#/episodes"
-    assert tab.evaluate("document.activeElement.getAttribute('href')") == following
+    until(tab, "location.hash === '#/episodes'")
+    until(tab, f"document.activeElement.getAttribute('href') === {json.dumps(following)}")
     press("Escape")
-    tab.wait_for_timeout(60)
-    assert watched.where() == "#/"
+    until(tab, "location.hash === '#/'")
     press("?")
     assert tab.get_by_role("dialog").is_visible()
     press("Escape")
@@ -318,8 +330,7 @@ def test_axe_finds_nothing_serious(watched: Watched) -> None:
     tab = context.new_page()
     tab.goto(watched.url)
     for address in addresses(tab):
-        tab.evaluate("it => { location.hash = it }", address)
-        tab.wait_for_timeout(80)
+        go(tab, address)
         for it in axe.run(tab).response["violations"]:
             if it["impact"] in ("serious", "critical"):
                 found.append((address, it["id"], [node["html"][:160] for node in it["nodes"][:3]]))

@@ -147,7 +147,11 @@ class Gateway:
             raise ApiError(400, f"the body is no JSON: {error}") from error
         if not isinstance(body, dict):
             raise ApiError(400, "the body is not an object")
-        return JSONResponse(self._talks.judge(name, read_verdict(body)))
+        verdict = read_verdict(body)
+        while (talk := self._talks.busy(name)) is not None:
+            async with talk.lock:
+                pass
+        return JSONResponse(self._talks.judge(name, verdict))
 
     async def _chat(self, request: Request) -> Response:
         self._admit(request)

@@ -190,6 +190,10 @@ class Talks:
         if talk not in self._open:
             self._open.append(talk)
 
+    def busy(self, name: str) -> Talk | None:
+        """One of that name in which a turn is being written; the turn would open it again."""
+        return next((it for it in self._open if it.name == name and it.lock.locked()), None)
+
     def judge(self, name: str, verdict: Verdict) -> dict[str, Any]:
         """End what goes by a name.
 
