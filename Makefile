@@ -76,11 +76,11 @@ test-browser: setup ## the tests of the report's page in headless Chromium (inst
 	@$(PIP) install --quiet --editable '.[browser]'
 	@if ! test -x /usr/bin/chromium; then \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-			echo "test-browser: apt-get install chromium"; export DEBIAN_FRONTEND=noninteractive; \
+			echo "test-browser: apt-get install chromium fonts-dejavu-core"; export DEBIAN_FRONTEND=noninteractive; \
 			apt-get update -qq </dev/null; \
-			apt-get install -qq --yes --no-install-recommends chromium </dev/null >/dev/null; \
+			apt-get install -qq --yes --no-install-recommends chromium fonts-dejavu-core </dev/null >/dev/null; \
 		else \
-			echo "test-browser: the tests need Chromium: sudo apt-get install chromium" >&2; exit 1; \
+			echo "test-browser: the tests need Chromium: sudo apt-get install chromium fonts-dejavu-core" >&2; exit 1; \
 		fi; fi
 	@$(TEST_ENV) $(BIN)/pytest tests/agents/test_report_browser.py -m browser $(ARGS)
 
