@@ -9,7 +9,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from journeyman.agents.evaluation.failures import failure
 from journeyman.agents.evaluation.files import json_lines
 from journeyman.agents.evaluation.measures import estimates, measures
 from journeyman.agents.evaluation.metrics import Rate
@@ -35,7 +34,8 @@ def row_figures(label: str, run: str, played: Sequence[Played]) -> dict[str, Any
     """
     metrics = metrics_of(played)
     levels = metrics.by_level
-    failures = Counter(filter(None, (failure(p.episode) for p in played)))
+    timed = {name: it for name, it in measures().items() if name not in metrics.measures}
+    figures = {**metrics.measures, **estimates(timed, (p.episode for p in played))}
     return {
         "label": one_line(label),
         "run": one_line(run),
@@ -47,14 +47,16 @@ def row_figures(label: str, run: str, played: Sequence[Played]) -> dict[str, Any
         "success": _rate(metrics.success),
         "measures": {
             name: [it.value, it.low, it.high]
-            for name, it in estimates(measures(), (p.episode for p in played)).items()
+            for name, it in ((name, figures[name]) for name in measures())
         },
         "tokens": metrics.tokens_per_task,
         "cost": metrics.measures["cost"].value,
         "environment": {one_line(k): _rate(r) for k, r in metrics.by_env.items()},
         "kind": {one_line(k): _rate(r) for k, r in metrics.by_kind.items() if k},
         "level": {k: _rate(r) for k, r in levels.items()} if levels.keys() - {LEVELS[0]} else {},
-        "failures": {one_line(name): count for name, count in failures.most_common()},
+        "failures": {
+            one_line(name): count for name, count in Counter(metrics.by_failure).most_common()
+        },
         "tools": {one_line(name): dict(found) for name, found in metrics.by_tool.items()},
     }
 
