@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from journeyman.agents.evaluation.measures import measures
+from journeyman.agents.evaluation.measures import Measure, measures
 from journeyman.agents.evaluation.printing import one_line
 from journeyman.agents.evaluation.records import EpisodeFile, Played, rows_of
 from journeyman.agents.evaluation.viewer.overview import curves, row_figures
@@ -54,6 +54,14 @@ def read_runs(
     ]
 
 
+_FIRST = ("success", "tool_call_success", "valid_calls", "calls", "turns", "tokens", "cost")
+"""What a reader looks for, before the table has to be pushed aside."""
+
+
+def _column(measure: Measure) -> int:
+    return _FIRST.index(measure.name) if measure.name in _FIRST else len(_FIRST)
+
+
 def page_data(runs: Sequence[RunEpisodes], limit: int = 0) -> dict[str, Any]:
     """All that a page shows of some runs.
 
@@ -81,7 +89,7 @@ def page_data(runs: Sequence[RunEpisodes], limit: int = 0) -> dict[str, Any]:
         "rows": rows,
         "measures": [
             {"name": it.name, "title": it.title, "unit": it.unit, "about": it.about}
-            for it in measures().values()
+            for it in sorted(measures().values(), key=_column)
         ],
         "curves": [
             {"run": one_line(run.name), "series": found}
