@@ -31,6 +31,7 @@ READERS = {
     "compare": ["compare", f"{RUN}:student", f"{RUN}:no-op"],
     "compare --metric": ["compare", f"{RUN}:student", f"{RUN}:no-op", "--metric", "valid_calls"],
     "leaderboard": ["leaderboard", RUN],
+    "report": ["report", RUN, "-o", "page.html"],
 }
 
 

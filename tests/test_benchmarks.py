@@ -114,7 +114,7 @@ def test_evaluation(tmp_path: Path) -> None:
     assert "| eval |" in told and "| the rest |" in told
     figures = json.loads((tmp_path / "figures.json").read_text())
     parts = figures["parts"]
-    assert parts.keys() > {"eval", "show", "show --summary", "compare", "leaderboard"}
+    assert parts.keys() > {"eval", "show", "show --summary", "compare", "leaderboard", "report"}
     assert parts["eval"]["peak_mb"] < 1000
     assert all(it["cpu_seconds"] < 60 for it in parts.values())
     assert parts["show"]["peak_mb"] < 200  # no model library is there
