@@ -248,27 +248,35 @@ def test_two_policies_are_compared_task_by_task(watched: Watched) -> None:
 
 def test_keys_lead_everywhere(watched: Watched) -> None:
     tab, press = watched.tab, watched.tab.keyboard.press
+
+    def lies_at(page: str, address: str | None = None) -> None:
+        """It is drawn, too: the next key is for it."""
+        until(tab, f"document.querySelector('main').className === {json.dumps(page)}")
+        if address is not None:
+            until(tab, f"location.hash === {json.dumps(address)}")
+
     press("e")
-    assert watched.where() == "#/episodes"
+    lies_at("episodes", "#/episodes")
     for key in "jjjk":
         press(key)
     chosen = tab.evaluate("document.activeElement.getAttribute('href')")
     press("Enter")
-    until(tab, f"location.hash === {json.dumps(chosen)}")
+    lies_at("episode", chosen)
     press("j")
     until(tab, f"location.hash !== {json.dumps(chosen)}")
     following = watched.where()
+    until(tab, f"'#/episode/' + store.last === {json.dumps(following)}")
     press("Escape")
-    until(tab, "location.hash === '#/episodes'")
+    lies_at("episodes", "#/episodes")
     until(tab, f"document.activeElement.getAttribute('href') === {json.dumps(following)}")
     press("Escape")
-    until(tab, "location.hash === '#/'")
+    lies_at("overview", "#/")
     press("?")
     assert tab.get_by_role("dialog").is_visible()
     press("Escape")
     assert not tab.get_by_role("dialog").is_visible()
     tab.go_back()
-    assert watched.where() == "#/episodes"
+    lies_at("episodes", "#/episodes")
 
 
 def test_every_thing_to_press_is_reached_by_tab(watched: Watched) -> None:
