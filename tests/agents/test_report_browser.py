@@ -17,6 +17,7 @@ from journeyman.agents.evaluation.viewer.live import LiveData, PageServer
 from .viewed import HOSTILE, played, small_run
 
 pytestmark = pytest.mark.browser
+LISTED = "document.querySelectorAll('.list tbody tr').length"
 CHROMIUM = "/usr/bin/chromium"
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 800}
 Tab = Any
@@ -150,6 +151,7 @@ def test_overview_shows_figures_and_pictures(watched: Watched) -> None:
 
 def test_a_bar_leads_to_its_episodes(watched: Watched) -> None:
     watched.tab.locator("svg[aria-label^='Failed'] a").first.click()
+    until(watched.tab, "document.querySelector('main').className === 'episodes'")
     assert re.fullmatch(r"#/episodes\?row=\d&failure=[\w+]+", watched.where())
     assert 0 < watched.tab.locator(".list tbody tr").count() < 50
 
@@ -157,22 +159,19 @@ def test_a_bar_leads_to_its_episodes(watched: Watched) -> None:
 def test_the_list_is_filtered_searched_and_sorted(watched: Watched) -> None:
     tab = watched.at("#/episodes")
     rows = tab.locator(".list tbody tr")
-    assert rows.count() == 52
+    until(tab, f"{LISTED} === 52")
     tab.get_by_label("every policy").select_option(label="student before")
     tab.get_by_label("every outcome").select_option("solved")
-    assert rows.count() == 4
+    until(tab, f"{LISTED} === 4")
     assert tab.locator(".count").inner_text() == "4 episodes, 4 solved"
     tab.get_by_label("every level").select_option("hard")
-    assert rows.count() == 0
+    until(tab, f"{LISTED} === 0")
     tab.go_back()
     watched.at("#/episodes")
     tab.keyboard.press("/")
     tab.keyboard.type("BILL 7.")
-    until(
-        tab,
-        "location.hash.includes('q=BILL') && document.querySelectorAll('tbody tr').length === 4",
-    )
-    assert rows.count() == 4
+    until(tab, "location.hash.includes('q=BILL')")
+    until(tab, f"{LISTED} === 4")
     tab.keyboard.press("Escape")
     tab.get_by_role("button", name="sort by task").click()
     tab.get_by_role("button", name="sort by policy").click()
@@ -201,7 +200,7 @@ def test_an_episode_tells_what_happened(watched: Watched) -> None:
     assert tab.locator("#turn-1 .less4").count() == 4
     assert 'transfer(source: "A1", target: "A2", amount: 5)' in tab.locator(".gold").inner_text()
     tab.locator(".steps a").nth(1).click()
-    assert watched.where().endswith("/2")
+    until(tab, "location.hash.endsWith('/2')")
     assert tab.evaluate("document.activeElement.id") == "turn-2"
 
 
@@ -226,7 +225,7 @@ def test_a_tree_is_walked_by_keys_and_mouse(watched: Watched) -> None:
     tab.locator(".node-line").first.locator(".twist").click()
     assert seen.count() == 1
     tab.keyboard.press("Escape")
-    assert not watched.where().endswith("tree")
+    until(tab, "!location.hash.endsWith('tree')")
 
 
 def test_two_policies_are_compared_task_by_task(watched: Watched) -> None:
@@ -243,7 +242,7 @@ def test_two_policies_are_compared_task_by_task(watched: Watched) -> None:
     assert tab.locator(".pair > section").count() == 2
     assert tab.locator(".badge.differs").count() == 2
     tab.keyboard.press("Escape")
-    assert watched.where().startswith("#/rows")
+    until(tab, "location.hash.startsWith('#/rows')")
 
 
 def test_keys_lead_everywhere(watched: Watched) -> None:
