@@ -197,6 +197,11 @@ class Episode:
             )
 
     @property
+    def chosen(self) -> int:
+        """How many tokens the student chose."""
+        return sum(self.mask)
+
+    @property
     def calls(self) -> tuple[ToolResult, ...]:
         """All attempted calls in order."""
         return tuple(result for step in self.steps for result in step.results)

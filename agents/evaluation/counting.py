@@ -135,7 +135,7 @@ def tool_seconds(episode: Episode) -> float:
 def tokens(episode: Episode) -> float:
     """Tokens that the student chose; where a server wrote them, by its count."""
     usages = _usages(episode)
-    return _total(usage.completion for usage in usages) if usages else sum(episode.mask)
+    return _total(usage.completion for usage in usages) if usages else episode.chosen
 
 
 def billed(part: Callable[[Usage], float | None]) -> Count:

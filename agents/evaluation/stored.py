@@ -82,6 +82,12 @@ class StoredEpisode(Episode):
             self.__dict__.pop(name, None)
         self.__dict__["_packed"] = packed
 
+    @property
+    def chosen(self) -> int:
+        """How many tokens the student chose."""
+        held = self.__dict__.get("_packed")
+        return super().chosen if held is None else sum(end - at for at, end in held["mask"])
+
     def packed(self) -> Mapping[str, Any]:
         """The numbers of every token as they lie on disk."""
         held: Mapping[str, Any] | None = self.__dict__.get("_packed")

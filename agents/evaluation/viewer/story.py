@@ -101,7 +101,7 @@ def _tokens(played: Played) -> int:
     """Tokens that the player wrote: by its server's count where there is one."""
     counted = [step.usage.completion for step in played.episode.steps if step.usage is not None]
     known = [count for count in counted if count is not None]
-    return sum(known) if known else sum(played.episode.mask)
+    return sum(known) if known else played.episode.chosen
 
 
 def _name(message: Message) -> str:
