@@ -152,8 +152,8 @@ def _checks(tools: Sequence[ToolSpec]) -> Mapping[str, Tool]:
 
 
 def _elsewhere(**arguments: Any) -> None:
-    """Tools of a visitor run where he is."""
-    raise NotImplementedError
+    """Stands for a tool that runs at the visitor's; only its schema is asked here."""
+    raise AssertionError(f"a visitor's tool was called here, with {arguments}")
 
 
 def _refusal(content: str) -> str | None:
