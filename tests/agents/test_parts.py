@@ -238,7 +238,9 @@ def offer(points: list[EntryPoint], name: str, value: str, group: str = "losses"
 
 
 def options() -> list[str]:
-    return [name.removesuffix(".yaml") for name in ConfigStore.instance().list("loss")]
+    # the group is not there at all before something has been offered in it
+    stored = ConfigStore.instance().repo.get("loss", {})
+    return [name.removesuffix(".yaml") for name in stored]
 
 
 def test_what_must_be_given_is_an_open_setting(offered: list[EntryPoint]) -> None:
