@@ -164,17 +164,9 @@ def same_end(run: Path, unbroken: Path, steps: int) -> None:
 # --- killed at a known moment ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    "trainer",
-    [
-        pytest.param("distill", marks=pytest.mark.slow),
-        "shared rollouts",
-        pytest.param("trees", marks=pytest.mark.slow),
-        pytest.param("critic", marks=pytest.mark.slow),
-        pytest.param("sft", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("trainer", MOMENTS)
 def test_killed_at_any_moment_it_ends_the_same(
     trainer: str, tmp_path: Path, journeyman: Any, other_model: Path
 ) -> None:
