@@ -40,8 +40,9 @@ def combinations(items: list[pytest.Item]) -> set[pytest.Item]:
     """Those whose inputs were each given before, beside others, to the same test.
 
     An input is what one `parametrize` or one fixture gives: with one of them, no test combines.
+    Its identity is the same in every process; how a set is written is not.
     """
-    met: set[tuple[str, ...]] = set()
+    met: set[tuple[object, ...]] = set()
     found = set()
     for item in items:
         given: dict[str, object] = getattr(getattr(item, "callspec", None), "params", {})
@@ -49,7 +50,7 @@ def combinations(items: list[pytest.Item]) -> set[pytest.Item]:
         groups = [re.findall(r"\w+", it) if isinstance(it, str) else it for it in named]
         alone = [[name] for name in given if not any(name in group for group in groups)]
         inputs = {
-            (item.nodeid.split("[")[0], *(f"{name}={given.get(name)!r}" for name in group))
+            (item.nodeid.split("[")[0], *((name, id(given.get(name))) for name in group))
             for group in (*groups, *alone)
         }
         if len(inputs) > 1 and inputs <= met:
