@@ -1,17 +1,62 @@
+import importlib
+import os
+import re
 import shutil
 import sys
 
 import pytest
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    """Load the largest libraries before lines are counted, which slows all of Python down."""
+    if hasattr(config, "workerinput") and config.getoption("cov_source", None):
+        for name in ("transformers.models.smollm3.modeling_smollm3", "trl.trainer.sft_trainer"):
+            importlib.import_module(name)
+
+
+@pytest.hookimpl(trylast=True)  # what is not run at all is gone by then
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Where many inputs go over lines that other tests cover, they are not counted.
 
-    Counting doubles what it costs to run Python.
+    Counting doubles what it costs to run Python. The share of lines that is found can only be too
+    low by this. The second time that the suite is run, from the wheel and as somebody else, what
+    only combines inputs anew is left out of the tests of `agents`: they hang on no user.
     """
+    combined = combinations(items)
     for item in items:
-        if "cases" in item.path.parts or hasattr(getattr(item, "function", None), "hypothesis"):
+        if (
+            "cases" in item.path.parts
+            or hasattr(getattr(item, "function", None), "hypothesis")
+            or item in combined
+        ):
             item.add_marker("no_cover")  # pytest-cov's
+    if "JOURNEYMAN_FROM_WHEEL" in os.environ:
+        left = [item for item in items if item in combined and "agents" in item.path.parts]
+        items[:] = [item for item in items if item not in set(left)]
+        config.hook.pytest_deselected(items=left)
+
+
+def combinations(items: list[pytest.Item]) -> set[pytest.Item]:
+    """Those whose inputs were each given before, beside others, to the same test.
+
+    An input is what one `parametrize` or one fixture gives: with one of them, no test combines.
+    Its identity is the same in every process; how a set is written is not.
+    """
+    met: set[tuple[object, ...]] = set()
+    found = set()
+    for item in items:
+        given: dict[str, object] = getattr(getattr(item, "callspec", None), "params", {})
+        named = [mark.args[0] for mark in item.iter_markers("parametrize")]
+        groups = [re.findall(r"\w+", it) if isinstance(it, str) else it for it in named]
+        alone = [[name] for name in given if not any(name in group for group in groups)]
+        inputs = {
+            (item.nodeid.split("[")[0], *((name, id(given.get(name))) for name in group))
+            for group in (*groups, *alone)
+        }
+        if len(inputs) > 1 and inputs <= met:
+            found.add(item)
+        met |= inputs
+    return found
 
 
 @pytest.fixture(scope="session")

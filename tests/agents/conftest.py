@@ -42,6 +42,7 @@ for line in sys.stdin:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
+    print(child, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
@@ -57,7 +58,10 @@ class Finished:
 
 
 class ForkServer:
-    """Runs command lines, one after the other."""
+    """Runs command lines, one after the other.
+
+    Call it for a command that runs to its end, or start it, do something to its process, and wait.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -77,14 +81,28 @@ class ForkServer:
 
     def __call__(self, *arguments: object, before: str = "") -> Finished:
         """Run `journeyman <arguments>`; `before` is Python that the child executes first."""
+        self.start(*arguments, before=before)
+        return self.wait()
+
+    def start(self, *arguments: object, before: str = "") -> int:
+        """Like a call, without its end; returns the number of the process."""
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         job = {
             "arguments": [str(a) for a in arguments],
             "before": before,
             "folder": str(self._folder),
         }
         print(json.dumps(job), file=self._process.stdin, flush=True)
+        return self._answer()
+
+    def wait(self) -> Finished:
+        """The end of what was started."""
+        status = self._answer()
+        out, err = ((self._folder / name).read_text() for name in ("stdout", "stderr"))
+        return Finished(status, out, err)
+
+    def _answer(self) -> int:
+        assert self._process.stdout is not None
         try:
             answer = self._process.stdout.readline()
         except BaseException:  # such as a test's time being up
@@ -96,8 +114,7 @@ class ForkServer:
         if not answer:
             self._log.seek(0)
             raise RuntimeError(f"the fork server ended: {self._log.read().decode()}")
-        out, err = ((self._folder / name).read_text() for name in ("stdout", "stderr"))
-        return Finished(int(answer), out, err)
+        return int(answer)
 
     def close(self) -> None:
         self._process.communicate()
