@@ -163,13 +163,7 @@ def _parser() -> Parser:
 
 
 def _run_hydra(app: str, overrides: list[str]) -> int:
-    if app == "train":
-        from journeyman.agents.runs.train import main as run
-    elif app == "collect":
-        from journeyman.agents.runs.collect import main as run
-    elif app == "proxy":
-        from journeyman.agents.runs.proxy.command import main as run
-    else:
-        from journeyman.agents.runs.evaluate import main as run
-    run(overrides)
+    from journeyman.agents.runs.application import run_app
+
+    run_app(app, overrides)
     return OK
