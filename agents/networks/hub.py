@@ -48,7 +48,7 @@ def objection(hub_id: str) -> str | None:
     seconds = constants.HF_HUB_ETAG_TIMEOUT
     hub = constants.ENDPOINT
     try:
-        url = hf_hub_url(hub_id, files[0], endpoint=hub)
+        url = hf_hub_url(hub_id, files[0])
         answer = get_session().head(url, headers=build_hf_headers(), timeout=seconds)
         if not answer.is_redirect:
             hf_raise_for_status(answer)

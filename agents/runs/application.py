@@ -86,6 +86,7 @@ def run_app(name: str, argv: Sequence[str]) -> None:
     """
     if "" not in sys.path:
         sys.path.append("")  # a part may lie in the current folder: loss._target_=my_script.Huber
+    ConfigStore.instance().__class__ = _SharedStore
     offer_options()
     _check_choices(argv)
     _check_env_choice(argv)
@@ -109,9 +110,7 @@ def run_app(name: str, argv: Sequence[str]) -> None:
 
     before = logging.getLogger().handlers[:]
     try:
-        hydra.main(
-            version_base="1.3", config_path="pkg://journeyman.conf", config_name=name
-        )(run)()
+        hydra.main(version_base="1.3", config_path="pkg://journeyman.conf", config_name=name)(run)()
     finally:
         # Hydra leaves the log of the run's folder open, for as long as the process lives.
         for handler in logging.getLogger().handlers[:]:
@@ -120,6 +119,13 @@ def run_app(name: str, argv: Sequence[str]) -> None:
                 handler.close()
     if failures:
         raise failures[0]
+
+
+class _SharedStore(ConfigStore):
+    """Hydra copies all options for each group it lists: two seconds of `--help`, for a look."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _SharedStore:
+        return self
 
 
 def _look_over(config: DictConfig, kind: type[Any]) -> None:

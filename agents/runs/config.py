@@ -225,7 +225,9 @@ def _read(kind: type[T], config: DictConfig, place: str) -> T:
             raise SettingError(_stranger(f"{place}{name!s}", str(name), tuple(fields)))
     values: dict[str, Any] = {}
     # Parts last: their settings are held against what they make, whose libraries load for seconds.
-    for name in sorted(fields, key=lambda name: Node in (hints[name], *typing.get_args(hints[name]))):
+    for name in sorted(
+        fields, key=lambda name: Node in (hints[name], *typing.get_args(hints[name]))
+    ):
         spec = fields[name]
         if name not in config:
             if type(None) in typing.get_args(hints[name]):
