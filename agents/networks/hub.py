@@ -50,8 +50,7 @@ def objection(hub_id: str) -> str | None:
     try:
         url = hf_hub_url(hub_id, files[0])
         answer = get_session().head(url, headers=build_hf_headers(), timeout=seconds)
-        if not answer.is_redirect:
-            hf_raise_for_status(answer)
+        hf_raise_for_status(answer)
     except GatedRepoError:
         return f"{hub} keeps it for those who were let in: ask there, then set HF_TOKEN"
     except RepositoryNotFoundError:

@@ -187,8 +187,9 @@ def asked(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
             self.send_response(
                 {"there": 200, "gated": 403, "moved": 307, "ill": 500}.get(owner, 404)
             )
-            codes = {"gated": "GatedRepo", "bare": "EntryNotFound"}
-            self.send_header("X-Error-Code", codes.get(owner, "RepoNotFound"))
+            codes = {"gated": "GatedRepo", "bare": "EntryNotFound", "acme": "RepoNotFound"}
+            if owner in codes:
+                self.send_header("X-Error-Code", codes[owner])
             if owner == "moved":
                 self.send_header("Location", "/there/model/resolve/main/config.json")
             self.end_headers()
@@ -210,7 +211,8 @@ def test_the_hub_is_asked_once(asked: list[str]) -> None:
     for name, reason in (("acme/nothing", "has no such model"), ("gated/model", "HF_TOKEN")):
         with pytest.raises(ModelNotFoundError, match=reason):
             check(name)
-    names = "there/model", "moved/model", "bare/adapter", "ill/model", "acme/nothing", "gated/model"
+    names = ["there/model", "moved/model", "there/model"]  # where it has moved to
+    names += ["bare/adapter", "ill/model", "acme/nothing", "gated/model"]
     assert asked == [f"/{name}/resolve/main/config.json" for name in names]
 
 
