@@ -120,3 +120,11 @@ def test_evaluation(tmp_path: Path) -> None:
     assert parts["show"]["peak_mb"] < 200  # no model library is there
     spent = figures["student"]
     assert spent["model"] + spent["environments"] > 0.75 * spent["all"]
+
+
+def test_loaded(tmp_path: Path) -> None:
+    told = run("loaded.py", tmp_path, "--steps", "1")
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    losses = {it["loss"] for cells in figures.values() for cell in cells.values() for it in cell}
+    assert len(losses) == 1  # how threads wait changes no figure
+    assert told.count("\n| ") == len(figures)

@@ -38,6 +38,7 @@ from journeyman.agents.cli.base import (
 )
 from journeyman.agents.errors import AgentError
 from journeyman.agents.evaluation.printing import complain, guard_streams
+from journeyman.agents.runs.threads import wait_passively
 
 _HYDRA_APPS = {
     "train": "train a student (Hydra overrides; try: journeyman train --help)",
@@ -59,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         interrupted. Errors that are not the user's are raised as they are.
     """
     guard_streams()
+    wait_passively()
     given = list(sys.argv[1:] if argv is None else argv)
     debug = _DEBUG in given or os.environ.get("JOURNEYMAN_DEBUG", "") not in ("", "0")
     arguments = [a for a in given if a != _DEBUG]  # it may stand anywhere, overrides included
@@ -163,13 +165,7 @@ def _parser() -> Parser:
 
 
 def _run_hydra(app: str, overrides: list[str]) -> int:
-    if app == "train":
-        from journeyman.agents.runs.train import main as run
-    elif app == "collect":
-        from journeyman.agents.runs.collect import main as run
-    elif app == "proxy":
-        from journeyman.agents.runs.proxy.command import main as run
-    else:
-        from journeyman.agents.runs.evaluate import main as run
-    run(overrides)
+    from journeyman.agents.runs.application import run_app
+
+    run_app(app, overrides)
     return OK

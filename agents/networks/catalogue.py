@@ -18,12 +18,13 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from journeyman.agents.errors import DiskFullError, ModelNotFoundError, ModelPullError
+from journeyman.agents.networks import hub
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -94,9 +95,41 @@ def resolve(name_or_path: str) -> str:
     if is_folder or _HUB_ID.fullmatch(name_or_path):
         return name_or_path
     names = [*EMBEDDED, *PULLABLE]
-    near = difflib.get_close_matches(name_or_path, names, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names)}"
+    near = _nearest(name_or_path, names)
+    hint = f"did you mean {near!r}?" if near else f"there are: {', '.join(names)}"
     raise ModelNotFoundError(f"no model and no folder {name_or_path!r}; {hint}")
+
+
+def check(name_or_path: str) -> None:
+    """See that a model can be loaded by its name; of a hub id that is not cached, the hub is asked.
+
+    Raises:
+        ModelNotFoundError: It cannot; the message says how to get it, or what may be meant.
+    """
+    if resolve(name_or_path) != name_or_path or Path(name_or_path).is_dir():
+        return
+    reason = hub.objection(name_or_path)
+    if reason is None:
+        return
+    near = _nearest(name_or_path, [*EMBEDDED, *PULLABLE, *hub.cached()])
+    ways = ", ".join([*EMBEDDED, *(f"{name} (journeyman models pull {name})" for name in PULLABLE)])
+    hint = f"did you mean {near!r}?" if near else f"without a hub there are: {ways}"
+    raise ModelNotFoundError(f"no folder and no model {name_or_path!r}: {reason}; {hint}")
+
+
+def _nearest(name: str, names: Sequence[str]) -> str | None:
+    """What may have been meant: a folder with a model, whose path is much alike, or a name."""
+    place = Path("/" if name.startswith("/") else ".")
+    for part in Path(name).parts:
+        if not (place / part).is_dir():
+            with contextlib.suppress(OSError):  # a folder that is not ours to read
+                folders = sorted(path.name for path in place.iterdir() if path.is_dir())
+                part = next(iter(difflib.get_close_matches(part, folders, n=1)), part)
+        place /= part
+    for found in (place, place / "model", place.parent):  # a run's folder, or a file of a model's
+        if _is_model(found) or (found / "adapter_config.json").is_file():
+            return str(found)
+    return next(iter(difflib.get_close_matches(name, names, n=1)), None)
 
 
 def available() -> dict[str, Path | None]:

@@ -1,7 +1,13 @@
-"""The commands that are Hydra applications: which options there are, and what runs them."""
+"""The commands that are Hydra applications: which options there are, and what runs them.
+
+Arguments -> composed config -> what can be seen of it without a library that learns -> the job.
+Nothing here imports torch, which takes seconds: whoever asks for help, or mistypes a name, has the
+answer before. A job's module is imported when its config has been looked over.
+"""
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import logging
 import os
@@ -9,6 +15,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from importlib.resources import files
 from typing import Any, cast
@@ -22,10 +29,17 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from transformers.utils.logging import disable_progress_bar
 
 from journeyman.agents.errors import SettingError
 from journeyman.agents.evaluation.files import folder_name
+from journeyman.agents.runs.config import (
+    CollectConfig,
+    EvalConfig,
+    ProxyConfig,
+    TrainConfig,
+    read,
+)
+from journeyman.agents.runs.places import check_names
 from journeyman.envs import env_class, env_ids
 from journeyman.tools.doors import load_group
 
@@ -42,12 +56,29 @@ CONFIGS = "journeyman.conf"
 """Entry-point group of packages with YAML files of their own."""
 
 
-def run_app(config_name: str, job: Callable[[DictConfig], object], argv: Sequence[str]) -> None:
-    """Run a job as a Hydra application.
+@dataclass(frozen=True)
+class App:
+    """A command: its root config, and the function that is called with it, where that is."""
+
+    kind: type[Any]
+    job: str
+    """Such as "package.module:function"; imported late."""
+
+
+APPS = {
+    "train": App(TrainConfig, "journeyman.agents.runs.train:train"),
+    "eval": App(EvalConfig, "journeyman.agents.runs.evaluate:evaluate_student"),
+    "collect": App(CollectConfig, "journeyman.agents.runs.collect:collect"),
+    "proxy": App(ProxyConfig, "journeyman.agents.runs.proxy.command:serve_proxy"),
+}
+"""By the name of the root config in `journeyman.conf`."""
+
+
+def run_app(name: str, argv: Sequence[str]) -> None:
+    """Run a command as a Hydra application: its job once, or once a run of a sweep.
 
     Args:
-        config_name: Root config in `journeyman.conf`.
-        job: Called with the composed config, once a run of a sweep.
+        name: A key of `APPS`.
         argv: Overrides and Hydra's own flags.
 
     Raises:
@@ -55,14 +86,14 @@ def run_app(config_name: str, job: Callable[[DictConfig], object], argv: Sequenc
     """
     if "" not in sys.path:
         sys.path.append("")  # a part may lie in the current folder: loss._target_=my_script.Huber
+    ConfigStore.instance().__class__ = _SharedStore
     offer_options()
     _check_choices(argv)
     _check_env_choice(argv)
     _check_keys(argv)
-    disable_progress_bar()  # transformers' own, one for each file it reads or writes
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise instead of printing and exiting
     Plugins.instance().register(PackageConfigs)
-    sys.argv = [f"journeyman {config_name}", *argv]
+    sys.argv = [f"journeyman {name}", *argv]
     OmegaConf.register_new_resolver("groups", _list_groups, replace=True)
     OmegaConf.register_new_resolver("folder", folder_name, replace=True)
 
@@ -72,15 +103,14 @@ def run_app(config_name: str, job: Callable[[DictConfig], object], argv: Sequenc
         if HydraConfig.get().mode is RunMode.MULTIRUN:  # every run of a sweep has its own folder
             config.run_dir = HydraConfig.get().runtime.output_dir
         try:
-            job(config)
+            _look_over(config, APPS[name].kind)
+            _job(APPS[name].job)(config)
         except Exception as error:  # Hydra would print a line of its own before it raises
             failures.append(error)
 
     before = logging.getLogger().handlers[:]
     try:
-        hydra.main(
-            version_base="1.3", config_path="pkg://journeyman.conf", config_name=config_name
-        )(run)()
+        hydra.main(version_base="1.3", config_path="pkg://journeyman.conf", config_name=name)(run)()
     finally:
         # Hydra leaves the log of the run's folder open, for as long as the process lives.
         for handler in logging.getLogger().handlers[:]:
@@ -89,6 +119,33 @@ def run_app(config_name: str, job: Callable[[DictConfig], object], argv: Sequenc
                 handler.close()
     if failures:
         raise failures[0]
+
+
+class _SharedStore(ConfigStore):
+    """Hydra copies all options for each group it lists: two seconds of `--help`, for a look."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _SharedStore:
+        return self
+
+
+def _look_over(config: DictConfig, kind: type[Any]) -> None:
+    """Check what needs no job: names of models, and settings, those of parts last.
+
+    Raises:
+        ModelNotFoundError: A part is to load a model that is not there.
+        SettingError: A setting has another type, or is out of its range.
+    """
+    check_names(config)
+    read(kind, config)
+
+
+def _job(place: str) -> Callable[[DictConfig], object]:
+    module, _, function = place.partition(":")
+    found: Callable[[DictConfig], object] = getattr(importlib.import_module(module), function)
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # transformers' own, one for each file it reads or writes
+    return found
 
 
 def overridden(part: str, node: DictConfig, argv: Sequence[str]) -> DictConfig:

@@ -23,7 +23,6 @@ from journeyman.agents.evaluation.report import table, write_atomically, write_s
 from journeyman.agents.learning.conversations import as_record
 from journeyman.agents.rollouts.dialogues import UnsayableError, dialogue_of
 from journeyman.agents.rollouts.job import Job
-from journeyman.agents.runs.application import run_app
 from journeyman.agents.runs.config import CollectConfig, Keep, as_mapping, read
 from journeyman.agents.runs.folder import COLLECTED, RunFolder, explaining_full_disk, machine
 from journeyman.agents.runs.measuring import looked_over, play, searching, student_of, tested
@@ -33,11 +32,6 @@ from journeyman.envs import ToolEnv, make_for_run
 from journeyman.tools import CallStatus, ToolSpec
 
 _SERVED = f"{OpenAIPlayer.__module__}.{OpenAIPlayer.__qualname__}"
-
-
-def main(argv: Sequence[str]) -> None:
-    """Entry of the command line."""
-    run_app("collect", collect, argv)
 
 
 def collect(composed: DictConfig) -> None:

@@ -224,7 +224,11 @@ def _read(kind: type[T], config: DictConfig, place: str) -> T:
         if name not in fields:
             raise SettingError(_stranger(f"{place}{name!s}", str(name), tuple(fields)))
     values: dict[str, Any] = {}
-    for name, spec in fields.items():
+    # Parts last: their settings are held against what they make, whose libraries load for seconds.
+    for name in sorted(
+        fields, key=lambda name: Node in (hints[name], *typing.get_args(hints[name]))
+    ):
+        spec = fields[name]
         if name not in config:
             if type(None) in typing.get_args(hints[name]):
                 values[name] = None  # Hydra leaves out a group that nobody chose

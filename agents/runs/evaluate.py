@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from omegaconf import DictConfig
 
 from journeyman.agents.evaluation.measures import chosen
@@ -11,7 +9,6 @@ from journeyman.agents.evaluation.remarks import remarks
 from journeyman.agents.evaluation.report import plot, write_summary
 from journeyman.agents.evaluation.results import in_words
 from journeyman.agents.rollouts.job import Job
-from journeyman.agents.runs.application import run_app
 from journeyman.agents.runs.config import EvalConfig, as_mapping, read
 from journeyman.agents.runs.folder import RunFolder, machine
 from journeyman.agents.runs.measuring import (
@@ -23,11 +20,6 @@ from journeyman.agents.runs.measuring import (
     tested,
 )
 from journeyman.agents.runs.tracking import Tracking, load_tracker
-
-
-def main(argv: Sequence[str]) -> None:
-    """Entry of the command line."""
-    run_app("eval", evaluate_student, argv)
 
 
 def evaluate_student(composed: DictConfig) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
+
 from journeyman.agents.errors import SettingError
-from journeyman.agents.networks.catalogue import resolve
+from journeyman.agents.networks.catalogue import check
 from journeyman.agents.rollouts.tasks import shortage
-from journeyman.agents.runs.config import Node, RunConfig, make
+from journeyman.agents.runs.config import RunConfig, make
 from journeyman.envs import constructor_arguments, make_for_run
 
 
@@ -18,17 +21,27 @@ def env_kwargs(config: RunConfig) -> dict[str, Any]:
     return config.env.kwargs | {"sandbox": make(config.sandbox, "sandbox")}
 
 
-def check_names(*nodes: Node) -> None:
+def check_names(*nodes: DictConfig) -> None:
     """Look for the models of parts of ours by their names, before the first of them is loaded.
 
+    Args:
+        nodes: Parts, or what holds parts at any depth, such as the config of a run.
+
     Raises:
-        ModelNotFoundError: There is none of that name.
+        ModelNotFoundError: A part asks for one that is not there.
     """
-    for node in nodes:
-        name = node.get("model")
-        here = str(node["_target_"]).startswith("journeyman.agents.") and "base_url" not in node
-        if isinstance(name, str) and here:
-            resolve(name)
+    for name in dict.fromkeys(name for node in nodes for name in _models(node)):
+        check(name)
+
+
+def _models(node: DictConfig) -> Iterator[str]:
+    for key in (key for key in node if not OmegaConf.is_missing(node, str(key))):
+        if isinstance(node[key], DictConfig):
+            yield from _models(node[key])
+    name = node.get("model")
+    here = str(node.get("_target_")).startswith("journeyman.agents.") and "base_url" not in node
+    if isinstance(name, str) and here:
+        yield name
 
 
 def check_environments(config: RunConfig) -> None:

@@ -35,7 +35,6 @@ from journeyman.agents.learning.trainers.recording import TrainingLog
 from journeyman.agents.learning.trainers.validation import Validation
 from journeyman.agents.rollouts.job import Job
 from journeyman.agents.rollouts.tasks import TaskRef, deal, pool, shortage
-from journeyman.agents.runs.application import run_app
 from journeyman.agents.runs.config import Node, TrainConfig, as_mapping, make, read
 from journeyman.agents.runs.folder import RunFolder, explaining_full_disk, machine
 from journeyman.agents.runs.measuring import attempts, bounds, evaluate, tested
@@ -53,11 +52,6 @@ from journeyman.agents.teachers import Teacher
 
 OPTIMISER_COPIES = 3
 """A checkpoint holds the weights and AdamW's two moments."""
-
-
-def main(argv: Sequence[str]) -> None:
-    """Entry of the command line."""
-    run_app("train", train, argv)
 
 
 def train(composed: DictConfig) -> None:

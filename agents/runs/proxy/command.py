@@ -8,7 +8,6 @@ the run's folder like those of an evaluation: `journeyman show` tells them, and
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
@@ -16,7 +15,6 @@ from omegaconf import DictConfig, OmegaConf
 from journeyman.agents.errors import MissingExtraError, SettingError
 from journeyman.agents.evaluation.records import EPISODES
 from journeyman.agents.networks.endpoints import secret_in
-from journeyman.agents.runs.application import run_app
 from journeyman.agents.runs.config import ProxyConfig, make, read
 from journeyman.agents.runs.folder import RunFolder
 from journeyman.agents.runs.measuring import fingerprint
@@ -32,11 +30,6 @@ if TYPE_CHECKING:
 
 _WAYS = ("host", "port", "allow", "key", "timeout", "idle")
 """Settings by which no turn becomes another: with others the folder is gone on with."""
-
-
-def main(argv: Sequence[str]) -> None:
-    """Entry of the command line."""
-    run_app("proxy", serve_proxy, argv)
 
 
 def serve_proxy(composed: DictConfig) -> None:
