@@ -152,7 +152,7 @@ class Shaken:
     start: str
     exam: Exam
     window: Window
-    strengths: tuple[float, ...] = (0.04, 0.045, 0.05, 0.035, 0.03)
+    strengths: tuple[float, ...] = (0.05, 0.045, 0.055, 0.06)
     seeds: int = 5
 
     def __call__(self, folder: Path) -> Made:

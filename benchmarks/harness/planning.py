@@ -214,21 +214,28 @@ def prepare(study: Study, name: str) -> None:
 
 def prepare_all(study: Study, names: Sequence[str], jobs: int) -> dict[str, str]:
     """Prepare what does not hang on each other, side by side; what failed, by name."""
-    failed = {}
+    failed: dict[str, str] = {}
     left = [
         name for name in names if not (study.reference_file(name).exists() or study.is_made(name))
     ]
+    work = partial(prepare, study)
+
+    def tell(name: str, told: str | None) -> None:
+        if told:
+            failed[name] = told
+        print(f"{name}: {told or 'is there'}", flush=True)
+
+    def log_of(name: str) -> Path:
+        return study.folder / "ingredients" / f"{name}.log"
+
+    if jobs == 1:
+        for name in left:
+            tell(name, attempt(work, name, log_of(name)))
+        return failed
     with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=die_with_parent) as pool:
-        work = partial(prepare, study)
-        asked = {
-            pool.submit(attempt, work, name, study.folder / "ingredients" / f"{name}.log"): name
-            for name in left
-        }
+        asked = {pool.submit(attempt, work, name, log_of(name)): name for name in left}
         for future in as_completed(asked):
-            name, told = asked[future], future.result()
-            if told:
-                failed[name] = str(told)
-            print(f"{name}: {told or 'is there'}", flush=True)
+            tell(asked[future], future.result())
     return failed
 
 
