@@ -57,7 +57,7 @@ RATES = {
 }
 """Candidates by family of losses: the trainers' own rate and one on each side, lower where outcomes
 alone are learned from. The middle one stands until rates are tuned."""
-_TREE_COST = {"tokens": 62.0, "seconds": 1.6}
+_TREE_COST = {"tokens": 65.0, "seconds": 2.0}
 ARMS = {
     # Who plays is the teacher, or nobody: the student never sees its own mistakes.
     "sft": Arm(
@@ -67,7 +67,7 @@ ARMS = {
         teacher=False,
         plays=False,
         tokens=67,
-        seconds=0.9,
+        seconds=1.0,
     ),
     "kd": Arm("forward KL on the teacher's episodes", ("method=kd",), "forward", tokens=67),
     # The student plays, the teacher judges.
@@ -122,13 +122,13 @@ OURS = "gated_gradient" if GRADIENT else "gated"
 REGIMES = {
     "A": Regime("a teacher that is right", "embedded-student", "embedded-teacher", seeds=3),
     "B": Regime("a teacher that is right four times in five", "embedded-student", "early_teacher"),
-    # Twice the tokens: the student has everything to learn, and one family against its teacher.
+    # More tokens: the student has everything to learn, and one family against its teacher.
     "C": Regime(
         "a teacher that is wrong on one family of each domain, a student weak everywhere",
         "weak_student",
         "lazy_teacher",
         families=tuple(FAMILIES.items()),
-        budget=96_000,
+        budget=72_000,
     ),
     "D": Regime("no teacher", "embedded-student", None, seeds=3),
     "E": Regime(
@@ -138,9 +138,9 @@ REGIMES = {
         level="/hard",
         max_turns=16,
         max_context=960,
-        budget=96_000,
+        budget=60_000,
         longer=2.4,
-        exam_seconds=0.2,
+        exam_seconds=0.25,
     ),
     # One turn in five is lost to a fault: as much more room to play.
     "F": Regime(
@@ -237,8 +237,8 @@ DESIGN = Design(
     ingredients,
     {
         "early_teacher": 160,
-        "lazy_teacher": 150,
-        "weak_student": 200,
+        "lazy_teacher": 180,
+        "weak_student": 60,
         "hard_teacher": 1500,
         "narrow_student": 2400,
     },

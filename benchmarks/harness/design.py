@@ -24,7 +24,7 @@ class Arm:
     """Whether there are rollouts."""
     tokens: float = 95.0
     """That a row costs on the easy level, until that is measured."""
-    seconds: float = 1.35
+    seconds: float = 1.3
     """CPU seconds that a thousand tokens take; see `planning.py`."""
     alone: bool = False
     """Only where no teacher is."""
@@ -47,12 +47,12 @@ class Regime:
     """Kinds of task that the teacher gets wrong: half of the exam."""
     max_turns: int = 8
     max_context: int = 640
-    budget: float = 48_000
+    budget: float = 28_000
     """Tokens of a run."""
     seeds: int = 5
     longer: float = 1.0
     """Tokens of a row, by those of the easy level."""
-    exam_seconds: float = 0.05
+    exam_seconds: float = 0.07
     """CPU seconds of an exam, by task."""
 
     def exam(self, split: str, tasks: int, looked: int = 0) -> Exam:
@@ -79,9 +79,9 @@ class Scale:
     share: float = 1.0
     """Of the budgets."""
     tasks: int = 600
-    looked: int = 150
+    looked: int = 60
     """Tasks of the looks on the way."""
-    looks: int = 4
+    looks: int = 3
     making: float = 1.0
     """Of the steps that make the ingredients."""
     strict: bool = True

@@ -22,7 +22,7 @@ from journeyman.agents.students.scripted import ScriptedPlayer, no_op, oracle
 
 TUNING_SEED = 99
 """Rates are chosen with it, and it is never reported."""
-TUNED_ON = 150
+TUNED_ON = 100
 """Validation tasks by which they are chosen."""
 GOLD_ROW = 67.0
 """Gold tokens of a task of the easy level."""
