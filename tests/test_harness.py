@@ -44,7 +44,7 @@ def test_an_interval_over_tasks_alone_is_that_of_a_mean(load: Any) -> None:
 def test_seeds_that_differ_widen_it_and_tasks_do_not_make_up_for_them(load: Any) -> None:
     """Seeds at 20, 40, 60 and 80%, each on very many tasks: what is left is chance of seeds."""
     rates = np.array([0.2, 0.4, 0.6, 0.8])
-    values = (np.arange(20_000) % 100 < rates[:, None] * 100).astype(float)
+    values = (np.arange(2_000) % 100 < rates[:, None] * 100).astype(float)
     figure = load("harness.statistics").mean(values)
     reference = stats.bootstrap((rates,), np.mean, n_resamples=20_000, method="percentile", rng=0)
     low, high = reference.confidence_interval
@@ -135,14 +135,14 @@ def test_looks_are_at_whole_rollouts_and_at_the_end(load: Any, tmp_path: Path) -
         20: [4, 8, 12, 16, 20],
         32: [8, 16, 24, 32],
         36: [8, 16, 24, 36],
-        44: [12, 24, 44],
+        44: [12, 24, 36, 44],
     }
 
 
 def test_the_study_fits_into_its_hours_and_its_arms_into_the_configs(
     load: Any, tmp_path: Path
 ) -> None:
-    """Every arm of every regime is a config that `journeyman train` takes, at the same cost."""
+    """Every arm costs the same in every regime, and is a config that `journeyman train` takes."""
     study, planning, cells = load("study"), load("harness.planning"), load("harness.cells")
     config = importlib.import_module("journeyman.agents.runs.config")
     it = planning.Study(study.DESIGN, tmp_path, study.FULL)
@@ -154,12 +154,14 @@ def test_the_study_fits_into_its_hours_and_its_arms_into_the_configs(
     assert float(hours) <= 8
     for regime, arms in chosen.items():
         for arm in arms:
-            cell = it.cell(regime, arm, 0)
-            read = config.read(config.TrainConfig, cells.composed(cells.settings(cell)))
-            assert read.steps % 4 == 0
-            budget, a_row = it.regime(regime).budget, it.choice(regime, arm)[1]
+            cell, a_row = it.cell(regime, arm, 0), it.choice(regime, arm)[1]
             spent = cell.gold + cell.steps * cells.BATCH * a_row
-            assert spent == pytest.approx(budget, abs=2.01 * cells.BATCH * a_row)  # half a rollout
+            half_a_rollout = 2 * cells.BATCH * a_row
+            assert abs(spent - it.regime(regime).budget) <= half_a_rollout + 1
+            assert cell.steps % 4 == 0
+    for arm in study.ARMS:
+        cell = it.cell("D" if arm == "credit" else "C", arm, 0)
+        config.read(config.TrainConfig, cells.composed(cells.settings(cell)))
     for regime, comparison in study.PRIMARY.items():
         assert {comparison.ours, *comparison.rivals} <= chosen[regime].keys()
 

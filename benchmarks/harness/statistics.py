@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 Array = NDArray[np.float64]
-DRAWS = 4000
+DRAWS = 2000
 
 
 class Figure(NamedTuple):
@@ -54,10 +55,17 @@ def drawn(arms: Mapping[str, Array], draws: int = DRAWS) -> dict[str, Array]:
     shapes = {name: values.shape for name, values in arms.items()}
     if len(set(shapes.values())) != 1 or not all(next(iter(shapes.values()))):
         raise ValueError(f"[seeds, tasks] of arms: {shapes}: expected the same of all, not empty")
-    (seeds, tasks), rng = next(iter(shapes.values())), np.random.default_rng(0)
+    rows, columns = _weights(*next(iter(shapes.values())), draws)
+    return {name: ((rows @ values) * columns).sum(1) for name, values in arms.items()}
+
+
+@lru_cache(maxsize=16)
+def _weights(seeds: int, tasks: int, draws: int) -> tuple[Array, Array]:
+    """How much each seed and each task counts in every draw: [draws, seeds], [draws, tasks]."""
+    rng = np.random.default_rng(0)
     rows = rng.multinomial(seeds, np.full(seeds, 1 / seeds), draws) / seeds
     columns = rng.multinomial(tasks, np.full(tasks, 1 / tasks), draws) / tasks
-    return {name: ((rows @ values) * columns).sum(1) for name, values in arms.items()}
+    return rows, columns
 
 
 def mean(values: Array) -> Figure:
