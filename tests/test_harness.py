@@ -159,6 +159,9 @@ def test_the_study_fits_into_its_hours_and_its_arms_into_the_configs(
             half_a_rollout = 2 * cells.BATCH * a_row
             assert abs(spent - it.regime(regime).budget) <= half_a_rollout + 1
             assert cell.steps % 4 == 0
+    # A gold program does not try again what a fault has lost: it would be shown wrongly.
+    shown = {arm: " ".join(it.cell("F", arm, 0).overrides) for arm in ("sft", "kd")}
+    assert "Faulty" in shown["kd"] and "Faulty" not in shown["sft"]
     for arm in study.ARMS:
         cell = it.cell("D" if arm == "credit" else "C", arm, 0)
         config.read(config.TrainConfig, cells.composed(cells.settings(cell)))

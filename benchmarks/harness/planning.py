@@ -15,7 +15,7 @@ from harness.cells import BATCH, ON_POLICY, ROWS, Cell, Exam, attempt, die_with_
 from harness.costs import written
 from harness.design import Arm, Design, Regime, Scale
 from harness.ingredients import Made, Shaken, Taught, make_once
-from harness.planted import TOLD
+from harness.planted import OFFICE, TOLD
 from harness.results import references
 from journeyman.agents.students.player import Player
 from journeyman.agents.students.scripted import ScriptedPlayer, no_op, oracle
@@ -151,12 +151,14 @@ class Study:
             student = f"{READER}{regime}"
             made = self.make(student) if self.is_made(student) else None
             gold = min(made.gold if made else budget, budget / 2)
+        # A gold program does not try again what a fault has lost: it is shown without any.
+        ids = TOLD if how.reads_hints else it.ids if how.plays else OFFICE
         whole = ROWS // BATCH
         steps = whole * max(1, round((budget - gold) / (tokens * BATCH) / whole))
         overrides = (
             *how.overrides,
             *(ON_POLICY if how.plays else ()),
-            f"env.ids=[{','.join(TOLD if how.reads_hints else it.ids)}]",
+            f"env.ids=[{','.join(ids)}]",
             f"split=train{it.level}",
             f"student.model={self.model(student)}",
             *((f"teacher.model={self.model(it.teacher)}",) if how.teacher and it.teacher else ()),
