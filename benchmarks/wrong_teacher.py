@@ -174,7 +174,7 @@ def report(
     name: str, fixed: Mapping[str, Any], trained: Mapping[str, Results], family: Sequence[bool]
 ) -> dict[str, Any]:
     """The table: the family that the teacher gets wrong, all else, and what it cost."""
-    print(f"\n### A student that is {name} of the family\n\n{table(fixed, trained, family)}\n")
+    print(f"\n### The {name} student\n\n{table(fixed, trained, family)}\n")
     figures: dict[str, Any] = {"before": {who: mean(it) for who, it in fixed.items()}, "arms": {}}
     for arm, found in trained.items():
         figures["arms"][arm] = {"seeds": found.runs, "failed": found.failed}
