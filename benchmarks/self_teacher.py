@@ -30,28 +30,28 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_module
+from harness.cells import Exam, learn, load
+from harness.planted import OFFICE, TOLD, variants
 
 from journeyman.agents.evaluation.comparison import Entry, Interval, Outcomes, contrast
 from journeyman.agents.evaluation.report import write_atomically
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import TaskRef, deal
 from journeyman.agents.runs.folder import machine
-from journeyman.agents.runs.train import train
 from journeyman.agents.students.dialect import Dialect
-from journeyman.agents.students.hf import load_student
 from journeyman.agents.students.player import Player
 from journeyman.agents.teachers.hints import FinalAnswers
 from journeyman.agents.teachers.privileged import SelfTeacher
-from journeyman.envs import Episode, StopReason, ToolEnv, env_class, register
+from journeyman.envs import Episode, StopReason, ToolEnv, env_class
 from journeyman.envs.task import ANSWER, Task
 
-OFFICE = ("journeyman/Bank-v0", "journeyman/Orders-v0", "journeyman/Calendar-v0")
 FAMILY = "balance"
 FIRST_TASK = 50_000
 """Of those held out: the recipe was found by looking at others."""
 WARM_TASK = 900_000
 """Where the warm-up's tasks begin: no arm trains on them."""
+LIMITS = Exam(OFFICE, "test", 0)
+"""Within which models are examined."""
 COMMON = (
     "evaluation.tasks=0",
     "threads=1",
@@ -94,23 +94,6 @@ WRONG = {
 }
 
 
-class Told(ToolEnv):
-    """Answers that cannot be known unless they are told: every second task takes the next one's.
-
-    Where hint and tools always agree, a student that reads tools learns nothing of hints.
-    """
-
-    @classmethod
-    def load_task(cls, task_id: str) -> Task:
-        """The task with another's answer, or as it is."""
-        task = super().load_task(task_id)
-        split, _, number = task_id.rpartition("/")
-        if int(number) % 2:
-            return task
-        other = super().load_task(f"{split}/{int(number) + 1}")
-        return replace(task, answer=other.answer or other.remark)
-
-
 class Asking(ToolEnv):
     """Only tasks that ask for a value: of others the hint says nothing, and they teach nothing."""
 
@@ -120,14 +103,6 @@ class Asking(ToolEnv):
         split, _, number = task_id.rpartition("/")
         tasks = (super(Asking, cls).load_task(f"{split}/{i}") for i in count(16 * int(number)))
         return replace(next(task for task in tasks if task.answer is not None), id=task_id)
-
-
-def variants(kind: type[ToolEnv]) -> list[str]:
-    """Register the office's domains with other tasks; returns their ids."""
-    ids = [f"benchmark/{kind.__name__}{env_id.rpartition('/')[2]}" for env_id in OFFICE]
-    for name, env_id in zip(ids, OFFICE, strict=True):
-        register(name, type(kind.__name__, (kind, env_class(env_id)), {}))
-    return ids
 
 
 class WrongBalance(FinalAnswers):
@@ -148,21 +123,13 @@ def status_of(task: Task) -> str:
 def run(folder: Path, overrides: Sequence[str]) -> Path:
     """`journeyman train` in this process; returns the model's folder."""
     if not (folder / "table.txt").exists():
-        with initialize_config_module("journeyman.conf", version_base="1.3"):
-            train(compose("train", [*overrides, f"run_dir={folder}"]))
+        learn([*overrides, f"run_dir={folder}"])
     return folder / "model"
-
-
-def load(model: Path | str) -> Player:
-    """A model as it is examined: greedy."""
-    return load_student(
-        str(model), render="names", max_turn_tokens=48, max_context=640, temperature=0.0
-    )
 
 
 def hinted(model: Path | str, hint: FinalAnswers) -> Player:
     """The same, which reads hints."""
-    student, teacher = load(model), SelfTeacher(hint)
+    student, teacher = load(model, LIMITS), SelfTeacher(hint)
     teacher.check(student)
     player = teacher.player(student)
     assert player is not None
@@ -301,7 +268,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     folder, seeds = options.folder, [int(seed) for seed in options.seeds.split(",")]
-    ids = ",".join(variants(Told))
+    ids = ",".join(TOLD)
     warm = run(folder / "warm", [*WARM, f"steps={options.warm_steps}", f"env.ids=[{ids}]"])
     asking = variants(Asking)
     tasks = deal(asking, "test", FIRST_TASK, options.tasks)
@@ -320,13 +287,13 @@ def main() -> None:
             f"first_task={seed * 10_000}",
         ]
         model = run(folder / f"{name}-{seed}", settings)
-        return look(f"{name}-{seed}", partial(load, model))
+        return look(f"{name}-{seed}", partial(load, model, LIMITS))
 
     answers, lies = FinalAnswers(), WrongBalance()
     fixed = {
-        "embedded": look("embedded", lambda: load("embedded-student")),
+        "embedded": look("embedded", lambda: load("embedded-student", LIMITS)),
         "embedded, hinted": look("embedded-hinted", lambda: hinted("embedded-student", answers)),
-        "warmed up": look("warm", lambda: load(warm)),
+        "warmed up": look("warm", lambda: load(warm, LIMITS)),
         "warmed up, hinted": look("warm-hinted", lambda: hinted(warm, answers)),
         "warmed up, hinted wrongly": look("warm-wrong", lambda: hinted(warm, lies)),
     }

@@ -1,178 +1,192 @@
 """Does credit let a student pass a teacher that is wrong on one family of tasks?
 
-    python benchmarks/wrong_teacher.py [--json FILE] [--seeds 0,1,2] [--steps N] [--folder RUNS]
+    python benchmarks/wrong_teacher.py [--arms A,B] [--students S,T] [--seeds 0,1,2] [--steps N]
+        [--jobs N] [--table] [--json FILE] [--folder RUNS]
 
 The embedded teacher is taught a lazy habit: asked to cancel two orders, it cancels the first and
-says that it is done. Everywhere else it is right. The embedded student then learns from it, on the
-order desk, by on-policy distillation with traces (`credit=trace`) and with credit measured in trees
-(`credit=gated`), from as many rows and no more generated tokens (the teacher's own episodes count).
-Runs resume if they are interrupted.
+says that it is done. Everywhere else it is right. A student then learns on the order desk, from as
+many rows in every arm: by on-policy distillation with traces (`trace`), with credit measured in
+trees (`gated`), and by controls that ask no teacher, or trust it blindly and add the outcome. The
+embedded student knows the family beforehand; `unknowing` is the same, shaken until it does not.
+
+Runs resume if they are interrupted, and finished ones are not run again; `--table` runs nothing and
+tells what is there.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
-import math
-import statistics
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from methods import COMMON as ALIKE
-from methods import ON_POLICY, costs, interval, learn, load
+from harness.cells import ON_POLICY, Cell, Exam, known, learn, load, run
+from harness.filtered import FILTERED
+from harness.ingredients import Shaken, Window, make_once
+from harness.planted import FAMILIES, LAZY
+from harness.results import Results, percent, read_references, references, table
+from harness.statistics import lead, mean
 
-from journeyman.agents.learning.trainers.callbacks import read_metrics
-from journeyman.agents.rollouts.rollout import rollout
-from journeyman.agents.rollouts.tasks import TaskRef
+from journeyman.agents.evaluation.report import write_atomically
 from journeyman.agents.runs.folder import machine
-from journeyman.envs import Task, register
-from journeyman.envs.tasks.orders import OrdersEnv
 
-FAMILY = "cancel_two"
-WRONG = "benchmark/LazyOrders-v0"
 ORDERS = "journeyman/Orders-v0"
-COMMON = (
-    f"env.ids=[{ORDERS}]",
-    *ALIKE,
-    *ON_POLICY,
-    "loss=forward_kl",
-    "trainer.args.learning_rate=1e-3",
-    "trainer.args.save_steps=12",
-)
-_GATED = ("credit=gated", "search=credit", "search.rows=4", "search.trajectories=1")
+WRONG = next(env_id for env_id in LAZY if "Orders" in env_id)
+_JUDGED = ("loss=forward_kl",)
+_GATED = (*_JUDGED, "credit=gated", "search=credit", "search.rows=4", "search.trajectories=1")
 ARMS = {
-    "trace": ("credit=trace",),
+    "trace": (*_JUDGED, "credit=trace"),
     "gated": _GATED,
     # Without a part of it each: the teacher's call alone is tried, and the student plays on; the
     # teacher is followed wherever the student fails as well.
     "call": (*_GATED, "search.follow=false"),
     "no_bar": (*_GATED, "credit.bar=0"),
+    # Controls. The first three hear no teacher, the others all that it says.
+    "filtered": FILTERED,
+    "grpo": ("method=grpo",),
+    "negative": ("method=negative",),
+    "opd_outcome": ("loss=sampled", "credit=outcome"),
+    "forward_outcome": (*_JUDGED, "credit=outcome"),
 }
+DEFAULT = "trace,gated,filtered,grpo,negative,opd_outcome,forward_outcome"
+ALONE = ("filtered", "grpo", "negative")
+RATE, RATE_ALONE = 1e-3, 3e-4
+"""Learning rates, and of those that learn from outcomes alone; none was tuned."""
+UNKNOWING = Window(0.2, 0.6, 0.0, 0.15)
+"""What the student that does not know the family may solve elsewhere, and of the family."""
+STUDENTS = ("knowing", "unknowing")
 
 
-class LazyOrders(OrdersEnv):
-    """Orders whose gold program for two cancellations stops after the first."""
-
-    @classmethod
-    def load_task(cls, task_id: str) -> Task:
-        """The task of the order desk, with the lazy program for the family."""
-        task = OrdersEnv.load_task(task_id)
-        return replace(task, gold=task.gold[:2]) if task.kind == FAMILY else task
+def exam(tasks: int, split: str = "test") -> Exam:
+    """So many tasks of the family, and as many others."""
+    return Exam((ORDERS,), split, 2 * tasks, families=((ORDERS, FAMILIES[ORDERS]),))
 
 
 def lazy_teacher(folder: Path, steps: int) -> Path:
     """Teach the embedded teacher its habit; returns the model's folder."""
-    register(WRONG, LazyOrders)
-    learn(
-        (
-            "trainer=sft",
-            "student.model=embedded-teacher",
-            f"env.ids=[{WRONG}]",
-            f"steps={steps}",
-            "trainer.args.learning_rate=5e-4",
-            "trainer.args.save_steps=20",
-            f"run_dir={folder}/teacher",
-            "evaluation.tasks=0",
-            "threads=1",
+    model = folder / "teacher" / "model"
+    if not model.exists():
+        learn(
+            (
+                "trainer=sft",
+                "student.model=embedded-teacher",
+                f"env.ids=[{WRONG}]",
+                f"steps={steps}",
+                "trainer.args.learning_rate=5e-4",
+                "trainer.args.save_steps=20",
+                f"run_dir={folder}/teacher",
+                "evaluation.tasks=0",
+                "threads=1",
+            )
         )
-    )
-    return folder / "teacher" / "model"
+    return model
 
 
-def generated(run_dir: Path) -> float:
-    """Tokens that student and teacher wrote in training."""
-    spent = costs(read_metrics(run_dir / "metrics.jsonl"), math.inf)
-    return spent["student tokens"] + spent["teacher tokens"]
+def student(name: str, folder: Path, strict: bool) -> str:
+    """The model that arms begin with; one that does not know the family is made once."""
+    if name == "knowing":
+        return "embedded-student"
+    window = UNKNOWING if strict else Window()
+    recipe = Shaken("embedded-student", exam(100 if strict else 4, "validation"), window)
+    return make_once(folder / "unknowing", recipe).model
 
 
-def held_out(family: bool, count: int) -> list[TaskRef]:
-    """Test tasks of the family, or of all others."""
-    ids = (i for i in OrdersEnv.tasks("test") if (OrdersEnv.load_task(i).kind == FAMILY) == family)
-    return [TaskRef(ORDERS, task_id) for task_id in itertools.islice(ids, count)]
-
-
-def examine(model: str | Path, count: int) -> dict[str, float]:
-    """Greedy success on the family and elsewhere."""
-    player = load(str(model))
-    found = {}
-    for name, family in (("family", True), ("elsewhere", False)):
-        episodes = rollout(player, held_out(family, count), 128, {"max_turns": 8})
-        found[name] = statistics.fmean(e.success for e in episodes)
-    return found
-
-
-def over_seeds(values: Sequence[float]) -> str:
-    """Mean and 95% interval over seeds; the mean alone of a single one."""
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return f"{mean:.1%}"
-    low, high = interval(values)
-    return f"{mean:.1%} [{low:.1%}, {high:.1%}]"
-
-
-def main() -> None:
-    """Teach the habit, run every arm with every seed, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: Sequence[str] | None = None) -> None:
+    """Teach the habit, run every arm with every seed, print the tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--seeds", default="0,1,2", help="default: %(default)s")
     parser.add_argument(
-        "--arms", default="trace,gated", help=f"of {', '.join(ARMS)} (default: %(default)s)"
+        "--arms", default=DEFAULT, help=f"of {', '.join(ARMS)} (default: %(default)s)"
     )
+    parser.add_argument("--students", default=",".join(STUDENTS), help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=144, help="default: %(default)s")
     parser.add_argument("--habit-steps", type=int, default=60, help="default: %(default)s")
     parser.add_argument("--tasks", type=int, default=200, help="for each test: %(default)s")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side: %(default)s")
+    parser.add_argument("--any-student", action="store_true", help="however much it knows")
+    parser.add_argument("--table", action="store_true", help="run nothing, tell what is there")
     parser.add_argument("--folder", type=Path, default=Path("runs/wrong_teacher"))
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
+    arms, students = options.arms.split(","), options.students.split(",")
+    for name, given, there in (("arms", arms, ARMS), ("students", students, STUDENTS)):
+        if unknown := [it for it in given if it not in there]:
+            parser.error(f"--{name}: no {', '.join(unknown)}; there are {', '.join(there)}")
     torch.set_num_threads(1)
-    seeds, arms = options.seeds.split(","), options.arms.split(",")
-    teacher = options.folder / "teacher" / "model"
-    if not teacher.exists():
-        teacher = lazy_teacher(options.folder, options.habit_steps)
-    fixed = {
-        "teacher": examine(teacher, options.tasks),
-        "student before": examine("embedded-student", options.tasks),
-    }
-    trained: dict[str, dict[str, dict[str, float]]] = {arm: {} for arm in arms}
-    for seed, arm in itertools.product(seeds, arms):
-        folder = options.folder / f"{arm}-{seed}"
-        learn(
-            (
-                *COMMON,
-                *ARMS[arm],
-                f"steps={options.steps}",
-                f"seed={seed}",
-                f"first_task={int(seed) * 10_000}",
-                f"teacher.model={teacher}",
-                f"run_dir={folder}",
-            )
-        )
-        row = examine(folder / "model", options.tasks) | {"tokens": generated(folder)}
-        trained[arm][seed] = row
-        print(f"{arm}, seed {seed}: {row}", flush=True)
-    report(fixed, trained)
+    folder = options.folder.resolve()
+    told = {name: study(name, folder, arms, options) for name in students}
     if options.json:
-        figures = {"machine": machine(), "fixed": fixed, "trained": trained}
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+        figures = {"machine": machine(), "students": told}
+        write_atomically(options.json, (json.dumps(figures, indent=2) + "\n").encode())
+
+
+def study(
+    name: str, folder: Path, arms: Sequence[str], options: argparse.Namespace
+) -> dict[str, Any]:
+    """All arms of one student; returns what it prints as figures."""
+    tests, seeds = exam(options.tasks), [int(seed) for seed in options.seeds.split(",")]
+    teacher, model = str(folder / "teacher" / "model"), str(folder / "unknowing" / "model")
+    file = folder / name / f"references-{options.tasks}.json"
+    if not options.table:
+        teacher = str(lazy_teacher(folder, options.habit_steps))
+        model = student(name, folder, strict=not options.any_student)
+        players = {"teacher": teacher, "student before": model}
+        references(file, tests, {who: partial(load, it, tests) for who, it in players.items()})
+    elif name == "knowing":
+        model = "embedded-student"
+
+    def cell(arm: str, seed: int) -> Cell:
+        given = [
+            *ARMS[arm],
+            *ON_POLICY,
+            f"env.ids=[{ORDERS}]",
+            f"student.model={model}",
+            *(() if arm in ALONE else (f"teacher.model={teacher}",)),
+        ]
+        rate = RATE_ALONE if arm in ALONE else RATE
+        return Cell(arm, tuple(given), seed, rate, options.steps, tests, folder / name)
+
+    cells = [cell(arm, seed) for seed in seeds for arm in arms]
+    if options.table:
+        ran = {it: rows for it in cells if (rows := known(it)) is not None}
+    else:
+        ran = dict(run(cells, options.jobs, name))
+    trained = {
+        arm: Results(
+            {
+                it.seed: rows
+                for it, rows in ran.items()
+                if it.arm == arm and not isinstance(rows, str)
+            },
+            cell(arm, seeds[0]),
+            seeds,
+            {it.seed: rows for it, rows in ran.items() if it.arm == arm and isinstance(rows, str)},
+        )
+        for arm in arms
+    }
+    return report(name, read_references(file), trained, tests.in_family())
 
 
 def report(
-    fixed: dict[str, dict[str, float]], trained: dict[str, dict[str, dict[str, float]]]
-) -> None:
-    """The table: the family that the teacher gets wrong, all else, and tokens generated."""
-    print("\n| policy | family | elsewhere | tokens a run, most |\n|---|---|---|---|")
-    for name, row in fixed.items():
-        print(f"| {name} | {row['family']:.1%} | {row['elsewhere']:.1%} | |")
-    for arm, rows in trained.items():
-        found = {k: [row[k] for row in rows.values()] for k in ("family", "elsewhere", "tokens")}
-        print(
-            f"| {arm} | {over_seeds(found['family'])} | {over_seeds(found['elsewhere'])} | "
-            f"{max(found['tokens']):,.0f} |"
-        )
-        ahead = [value - fixed["teacher"]["family"] for value in found["family"]]
-        print(f"\n{arm} ahead of the teacher on the family: {over_seeds(ahead)}\n")
+    name: str, fixed: Mapping[str, Any], trained: Mapping[str, Results], family: Sequence[bool]
+) -> dict[str, Any]:
+    """The table: the family that the teacher gets wrong, all else, and what it cost."""
+    print(f"\n### The {name} student\n\n{table(fixed, trained, family)}\n")
+    figures: dict[str, Any] = {"before": {who: mean(it) for who, it in fixed.items()}, "arms": {}}
+    for arm, found in trained.items():
+        figures["arms"][arm] = {"seeds": found.runs, "failed": found.failed}
+        if found.runs and arm != "gated" and trained.get("gated") and trained["gated"].runs:
+            seeds = sorted(found.runs.keys() & trained["gated"].runs.keys())
+            if seeds:
+                ahead = lead(
+                    trained["gated"].outcomes(seeds=seeds), {arm: found.outcomes(seeds=seeds)}
+                )
+                figures["arms"][arm]["gated ahead"] = ahead
+                print(f"gated is ahead of {arm} by {percent(ahead, '+')} of all")
+    return figures
 
 
 if __name__ == "__main__":

@@ -17,13 +17,16 @@ class Faults(ToolEnv):
     """Lets the tools of the next class in line fail by plan: `class Flaky(Faults, BankEnv)`.
 
     Tasks are those of that class; each meets faults of its own. What has happened so far is part of
-    snapshots and hashes. `with_faults` makes such a class of any other.
+    snapshots and hashes. Who plays on from a snapshot with other dice (`reroll`) meets others from
+    there on. `with_faults` makes such a class of any other.
     """
 
     plan: ClassVar[FaultPlan] = FaultPlan()
     """Which calls meet which faults; the task's id is added to its seed."""
     _plan: FaultPlan
     _faults: FaultState = FaultState()
+    _dice: int | None = None
+    """Of `reroll`; None throws the task's own. It is not hashed: nobody can see it."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Check the plan.
@@ -51,9 +54,18 @@ class Faults(ToolEnv):
 
     def begin(self, task: Task) -> tuple[Observation, dict[str, Any]]:
         """Start an episode with no fault behind it."""
-        self._plan = replace(self.plan, seed=f"{self.plan.seed}/{task.id}")
+        self._throw(task, None)
         self._faults = FaultState()
         return super().begin(task)
+
+    def reroll(self, seed: int) -> None:
+        """Meet other faults from here on."""
+        super().reroll(seed)
+        self._throw(self.task, seed)
+
+    def _throw(self, task: Task, dice: int | None) -> None:
+        own = "" if dice is None else f"/{dice}"
+        self._dice, self._plan = dice, replace(self.plan, seed=f"{self.plan.seed}/{task.id}{own}")
 
     def adapt(self, call: ToolCall) -> ToolCall:
         """A call such as `oracle` gives, under the names that its arguments have by now."""
@@ -62,15 +74,15 @@ class Faults(ToolEnv):
     def snapshot(self) -> Snapshot:
         """The current branch point, faults included."""
         snapshot = super().snapshot()
-        return replace(snapshot, state=(snapshot.state, self._faults))
+        return replace(snapshot, state=(snapshot.state, self._faults, self._dice))
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go back (or across) to a branch point of any env of this class."""
         if snapshot.env is not type(self):
             super().restore(snapshot)  # refuses it
-        state, faults = snapshot.state
+        state, faults, dice = snapshot.state
         super().restore(replace(snapshot, state=state))
-        self._plan = replace(self.plan, seed=f"{self.plan.seed}/{snapshot.task.id}")
+        self._throw(snapshot.task, dice)
         self._faults = faults
 
     def state_hash(self) -> str:

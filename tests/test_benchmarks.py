@@ -91,6 +91,33 @@ def test_methods(
     assert not (runs / "sft-0.001-4-1").exists()
 
 
+@pytest.mark.timeout(1200)  # half a minute, if nothing else works
+def test_wrong_teacher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every control trains, on a student that was shaken."""
+    monkeypatch.syspath_prepend(FOLDER)
+    wrong = importlib.import_module("wrong_teacher")
+    figures = tmp_path / "figures.json"
+    small = [
+        *("--steps", "4", "--habit-steps", "1", "--tasks", "3", "--seeds", "3", "--any-student"),
+        *("--students", "unknowing", "--folder", str(tmp_path / "runs"), "--json", str(figures)),
+    ]
+    wrong.main(small)
+    arms = json.loads(figures.read_text())["students"]["unknowing"]["arms"]
+    assert arms.keys() == set(wrong.DEFAULT.split(",")) and not any(
+        arm["failed"] for arm in arms.values()
+    )
+    rows = {name: arm["seeds"]["3"][-1] for name, arm in arms.items()}
+    assert all(len(row["outcomes"]) == 6 and row["student tokens"] > 100 for row in rows.values())
+    assert rows["gated"]["teacher tokens"] > 0 == rows["filtered"]["teacher tokens"]
+    out = capsys.readouterr().out
+    assert "| student before |" in out and "gated is ahead of filtered by" in out
+    # A table alone of more seeds says how many there are.
+    wrong.main([*small, "--seeds", "3,4", "--table"])
+    assert "**1 of 2**" in capsys.readouterr().out
+
+
 def test_an_arm_that_needs_more_than_the_embedded_pair_says_what(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

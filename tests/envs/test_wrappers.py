@@ -87,6 +87,34 @@ def test_snapshots_hold_the_faults(env_id: str) -> None:
             assert one.state_hash() == after
 
 
+def test_other_dice_bring_other_faults_from_there_on() -> None:
+    """And the same dice the same ones, in whichever env; a snapshot on the way keeps them."""
+    env = make(DOMAINS[0], FaultPlan({Fault.TIMEOUT: 0.5}, in_a_row=30))
+    other = type(env)(max_turns=60)
+    env.reset(options={"task_id": "test/2"})
+    call, start, before = env.oracle()[0], env.snapshot(), env.state_hash()
+
+    def met(one: Faults, dice: int | None, hand_over: bool = False) -> str:
+        one.restore(start)
+        if dice is not None:
+            one.reroll(dice)
+        assert one.state_hash() == before  # nobody can see them
+        found = ""
+        for number in range(12):
+            if hand_over and number == 6:
+                middle, one = one.snapshot(), type(env)(max_turns=60)
+                one.restore(middle)
+            (result,) = one.step([call])[4]["calls"]
+            found += "." if result.call.status is CallStatus.OK else "x"
+        return found
+
+    own = met(env, None)
+    thrown = {met(env, dice) for dice in range(8)}
+    assert len(thrown) == 8 and own not in thrown
+    assert met(other, 5) == met(env, 5) == met(env, 5, hand_over=True)
+    assert met(env, None) == own  # the task's own again
+
+
 def test_the_position_alone_is_in_the_hash() -> None:
     env = make(DOMAINS[0], FaultPlan({Fault.TIMEOUT: 1.0}))
     env.reset(options={"task_id": "test/0"})
