@@ -9,23 +9,35 @@ environment.
 
 from __future__ import annotations
 
-import difflib
 import functools
-import warnings
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from journeyman.agents.errors import DialectError
 from journeyman.agents.students.contents import ContentGuard, clean, mapped, unescaped
+from journeyman.agents.students.dialect.template import (
+    GOLD,
+    REASONING_FIELDS,
+    REFUSALS,
+    RESULT,
+    SAID,
+    SPOKEN,
+    THOUGHT,
+    USER,
+    ChatTemplate,
+    after_answer,
+    as_call,
+    first_that_works,
+    gold_in,
+)
+from journeyman.agents.students.dialect.turns import TurnWriter
 from journeyman.envs import AssistantTurn, Message
 from journeyman.envs.types import Role
 from journeyman.tools import ToolCall, ToolSpec
-from journeyman.tools.doors import load_group
 from journeyman.tools.parsing import (
-    ANALYSIS,
     MARKS,
     THINK,
     CallFormat,
@@ -39,10 +51,6 @@ from journeyman.tools.parsing import (
 ToolRender = Literal["full", "signature", "names"]
 """How the prompt shows the tools: JSON schemas through the chat template; one signature a line with
 a note on the call form; or names only, for students trained on these very tools."""
-
-ENTRY_POINTS = "journeyman.dialects"
-REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
-"""What chat templates and servers call the reasoning of a message."""
 
 
 class Dialect:
@@ -63,7 +71,19 @@ class Dialect:
     reasoning: ClassVar[tuple[Marks, ...]] = (THINK,)
     """What it reasons between, beside the marks that its chat template names."""
     results_as: ClassVar[Role] = "tool"
-    """Who tells it what tools said: "user" where the chat template knows no tools."""
+    """Who tells it what tools said; "user" is also taken where the chat template knows no tools."""
+    with_marks: ClassVar[tuple[str, ...]] = ()
+    """Texts that all stand in its chat template as well, where one of `marks` does."""
+    marks_in_vocabulary: ClassVar[bool] = False
+    """Any of `marks` in the vocabulary tells it too, where no template does."""
+    answers: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """Marks before and after an answer, in a template that writes them."""
+    call_ends: ClassVar[tuple[str, ...]] = ()
+    """Marks of its calls that end a turn."""
+    call_id: ClassVar[str] = "call{number:05d}"
+    """Of a call, by its `name` and `number`, for templates that ask."""
+    calls_before_results: ClassVar[bool] = False
+    """The chat template tells a result by the call before it; others are asked both ways."""
 
     def __init__(
         self,
@@ -86,78 +106,137 @@ class Dialect:
                 shows tools while `render` is "full", or no end-of-turn token that it ends turns by,
                 or it cannot be rendered, or it cannot go on from a turn with what a tool said.
         """
-        template = tokenizer.chat_template
-        if not template:
-            raise DialectError(
-                "the tokenizer has no chat template; set tokenizer.chat_template or use an "
-                "instruction-tuned model"
-            )
-        shows_tools = "tools" in str(template)
+        self._chat = ChatTemplate(tokenizer, template_kwargs or {})
+        template = self._chat.text
         if render is None:
-            render = "full" if shows_tools else "signature"
+            render = "full" if self._chat.shows_tools else "signature"
         if render not in ("full", "signature", "names"):
             raise DialectError(f"tools render {render!r}: use full, signature or names")
-        if render == "full" and not shows_tools:
+        if render == "full" and not self._chat.shows_tools:
             raise DialectError(
                 "the chat template shows no tools; use render=signature to list them in the system "
                 "message"
             )
         self.tokenizer = tokenizer
         self.render = render
-        self.template_kwargs = dict(template_kwargs or {})
-        self._reasoning = self._marks_of(str(template))
-        own = [self.form.render(*[_EXAMPLE] * 2), *self.marks]
+        self.template_kwargs = self._chat.variables
+        self._reasoning = self._marks_of(template)
+        own = [
+            self.form.render(*[_EXAMPLE] * 2),
+            *self.marks,
+            *(m for a in self.answers for m in a),
+        ]
         own += [mark for pair in self._reasoning for mark in (pair.open, pair.close, *pair.before)]
-        self._guard = ContentGuard(tokenizer, "\n".join((*own, str(template))))
-        self._own = {token for text in own for token in self._guard.found(text)}
-        """Control tokens that a student writes to call and to reason."""
+        self._guard = ContentGuard(tokenizer, "\n".join((*own, template)))
         eos_id = _token_id(tokenizer)
         try:
-            probed = self._template(list(_PROBE), False)
-        except TemplateError as error:
+            probed = self._chat.render([USER, SPOKEN], False)
+        except REFUSALS as error:
             raise DialectError(
                 f"the chat template cannot be used with this tokenizer: {error}"
             ) from error
         # Files of other formats may name another end of turn than the model was trained with.
-        told = self._guard.end_after(probed.rpartition(_PROBE_TEXT)[2])
+        self._closing, told = self._ending(probed)
         end = told or str(tokenizer.convert_ids_to_tokens(eos_id))
-        self._ended = _PROBE_TEXT + end
-        if self._ended not in probed:
+        self._ended = f"{SAID}{self._closing}{end}"
+        if told is None and self._ended not in probed:
             raise DialectError(f"the chat template does not end an assistant's turn with {end!r}")
         self.eos_id = self._guard.ids[told.strip()] if told else eos_id
-        self.end_ids = tuple(dict.fromkeys((self.eos_id, eos_id, *ends)))
+        after_user = self._chat.render([USER], True)
+        self.results, after_tool, self.call_end_id = self._check_results()
+        self.end_ids = tuple(dict.fromkeys((self.eos_id, eos_id, self.call_end_id, *ends)))
         """Tokens of which any ends a turn; the first is what the template ends turns by."""
-        after_user = self._template(list(_PROBE[:1]), True)
-        prompts = (after_user, self._check_results())
-        self._begins = tuple(begun_in(prompt, self._reasoning) for prompt in prompts)
+        self._begins = tuple(begun_in(it, self._reasoning) for it in (after_user, after_tool))
         """The reasoning that prompts begin, after a user's message and after a tool's."""
         self._no_reasoning = self._without_reasoning(after_user, probed)
-        self._another_form = self._form_told(str(template)) not in (None, self.form.name)
+        self._answer = self._around_answer(after_user, probed)
+        self.shown_call, gold = self._shown_gold()
+        """How the template writes a call, or "" if it shows none."""
+        self._around_calls = self._beside(gold)
+        self._another_form = bool(self.shown_call) and gold is None
         """True if the template tells the student to call in another form than is read."""
+        own += self._around_calls
+        self._turns = TurnWriter(
+            self._guard, self.form, self._around_calls, self._reasoning, [*own, *self.call_ends]
+        )
         # Templates and tokenizers take their time, and forks of an episode hear the same again.
         self._piece = functools.lru_cache(1 << 16)(self._decode)
         self._reply = functools.lru_cache(1 << 12)(self._render_reply)
 
+    @classmethod
+    def mark_in(cls, template: str) -> str | None:
+        """The mark that tells this family in a chat template."""
+        if not all(mark in template for mark in cls.with_marks):
+            return None
+        return next((mark for mark in cls.marks if mark in template), None)
+
     def _marks_of(self, template: str) -> tuple[Marks, ...]:
         told = (pair for pair in MARKS if pair.open in template or pair.close in template)
         return tuple(dict.fromkeys((*self.reasoning, *told)))
+
+    def _ending(self, probed: str) -> tuple[str, str | None]:
+        """What closes an answer, and the token that ends its turn, with the space before it.
+
+        A template may end a turn by nothing but the mark that begins the next message.
+        """
+        after = probed.rpartition(SAID)[2]
+        if not after.strip():
+            after = self._chat.shown([USER, SPOKEN, USER]).rpartition(SAID)[2]
+        closers = [closer for _, closer in self.answers if closer and after.startswith(closer)]
+        return "".join(closers[:1]), after_answer(after, self._guard, closers)[0]
 
     def _without_reasoning(self, prompt: str, probed: str) -> str:
         """How a turn begins that only ends the reasoning that its prompt began."""
         begun = self._begins[0] or self._begins[1]
         if begun is None:
             return ""
-        written = probed[len(prompt) :].rpartition(self._ended)[0]
+        written = probed[len(prompt) :].rpartition(SAID)[0]
         ended = probed.startswith(prompt) and written.strip() == begun.close
         return written if ended else f"\n{begun.close}\n\n"
 
-    @staticmethod
-    def _form_told(template: str) -> str | None:
-        """The call form that a template tells, if it tells one."""
-        for family in FAMILIES:
-            if any(mark in template for mark in family.marks):
-                return family.form.name
-        return Hermes.form.name if "<tool_call>" in template else None
+    def _around_answer(self, prompt: str, probed: str) -> tuple[str, str]:
+        """What an answer is written between, beside what its prompt has begun."""
+        lead = probed[len(prompt) :].partition(SAID)[0] if probed.startswith(prompt) else ""
+        opened = next((mark for mark, _ in self.answers if lead.endswith(mark)), "")
+        return opened, self._closing
+
+    def _shown_gold(self) -> tuple[str, ToolCall | None]:
+        """The call that the template was asked to show, and what is read of it."""
+        text = self._chat.calling(as_call(self._id_of(GOLD.name, 0), GOLD))
+        if not text:
+            return "", None
+        prompt = self._chat.shown([USER], True)
+        text = text.removeprefix(prompt) if text.startswith(prompt) else text
+        found = gold_in(text, self.form)
+        if found is None or found.error or (found.name, found.arguments) != (*_said_by(GOLD),):
+            return text, None
+        return text, found
+
+    def _beside(self, gold: ToolCall | None) -> tuple[str, str]:
+        """What the template writes around the calls of a turn, beside the form's own marks."""
+        if gold is None or gold.span is None:
+            return "", ""
+        opened, found, closed = self.shown_call[slice(*gold.span)].partition(self.form.render(GOLD))
+        return (opened, closed) if found else ("", "")
+
+    def check_call(self) -> None:
+        """A call that the chat template writes must be read as itself.
+
+        Raises:
+            DialectError: It is not; it says what was written and what was read.
+        """
+        if not self.shown_call or gold_in(self.shown_call, self.form) is not None:
+            return
+        read = ", ".join(map(_in_words, self.form(self.shown_call))) or "as an answer"
+        raise DialectError(
+            f"the chat template writes a call as {self.shown_call[-200:]!r}, of which the dialect "
+            f"{self.name} reads {read}: name the dialect that reads it by student.dialect=, or any "
+            f"(such as hermes) to have the student told to call in that form instead"
+        )
+
+    @classmethod
+    def _id_of(cls, name: str, number: int) -> str:
+        return cls.call_id.format(name=name, number=number)
 
     def opening(self, messages: Sequence[Message], tools: Sequence[ToolSpec] | None) -> list[int]:
         """Tokens of the first prompt, up to where the student starts to write.
@@ -171,14 +250,14 @@ class Dialect:
             conversation = [self._message(m, veil) for m in self._told_as(messages)]
             schemas: list[Any] | None = None
             if tools is None:
-                return self._template(conversation, True)
+                return self._chat.render(conversation, True)
             if self.render == "full":
                 schemas = [mapped(t.as_function(), veil, named=False) for t in tools]
                 if self._another_form:
                     conversation = _told(conversation, self.how_to_call)
             else:
                 conversation = _told(conversation, self._listing(tools, veil))
-            return self._template(conversation, True, schemas)
+            return self._chat.render(conversation, True, schemas)
 
         return self._encode(shown)
 
@@ -211,11 +290,13 @@ class Dialect:
 
     def _told_as(self, messages: Sequence[Message]) -> Sequence[Message]:
         """Messages in the roles that the template knows; it may ask that they alternate."""
-        if self.results_as == "tool":
+        folds = messages[0].role == "system" and not self._chat.takes_system
+        if self.results != "user" and not folds:
             return messages
         told: list[Message] = []
         for message in messages:
-            role = self.results_as if message.role == "tool" else message.role
+            user = message.role == "system" or (message.role == "tool" and self.results == "user")
+            role: Role = "user" if user and (folds or message.role == "tool") else message.role
             if told and told[-1].role == role:
                 told[-1] = Message(role, f"{told[-1].content}\n{message.content}")
             else:
@@ -224,34 +305,80 @@ class Dialect:
 
     def _message(self, message: Message, veil: Veil) -> dict[str, str]:
         own = message.role == "assistant" and veil is not clean
-        content = self._veil_turn(message.content) if own else veil(message.content)
+        content = self._turns.veil(message.content) if own else veil(message.content)
         told = {"role": message.role, "content": content}
         return told if message.name is None else told | {"name": veil(message.name)}
 
     def _continuation(self, messages: Sequence[Message], veil: Veil) -> str:
-        told = (self._message(m, veil) for m in self._told_as(messages))
-        text = self._template([*_PROBE, *told], True)
+        called = self.results == "calls" and messages[0].role == "tool"
+        return self._continued(messages, veil, called)[1]
+
+    def _continued(
+        self, messages: Sequence[Message], veil: Veil, called: bool
+    ) -> tuple[str | None, str]:
+        """The token that ends the turn before some messages, and the text after it.
+
+        Args:
+            messages: What is said after a turn.
+            veil: See `_encode`.
+            called: The turn is one that calls, since the template tells results by their calls.
+        """
+        told = [self._message(m, veil) for m in self._told_as(messages)]
+        if called:
+            return self._after_calls(told)
+        text = self._chat.render([USER, SPOKEN, *told], True)
         # What stands before the end of the probe's turn does not matter: a template may write the
         # last turn with reasoning (be it none) and earlier ones without.
-        _, ended, new = text.partition(self._ended)
-        if not ended:
+        _, said, new = text.partition(SAID)
+        if not said:
             raise DialectError("the chat template rewrites earlier turns; it cannot be continued")
-        return new
+        end, after = after_answer(new, self._guard, [self._closing])
+        if end is None:
+            raise DialectError("the chat template does not end a turn before the next message")
+        return end, after
 
-    def _check_results(self) -> str:
-        """How a prompt continues after a tool's result; it must show the result."""
-        try:
-            text = self._continuation([Message("tool", _RESULT, "probe")], clean)
-        except TemplateError as error:
-            raise DialectError(
-                f"the chat template refuses a tool's result ({error}); use a model trained on tools"
-            ) from error
-        if _RESULT not in text:
-            raise DialectError(
-                "the chat template does not show a message of the role tool; use a model whose "
-                "template does"
-            )
-        return text
+    def _after_calls(self, told: Sequence[dict[str, str]]) -> tuple[str | None, str]:
+        calls = []
+        for number, message in enumerate(told):
+            if message["role"] != "tool":
+                break
+            name = message.get("name", GOLD.name)
+            message["tool_call_id"] = self._id_of(name, number)
+            call = ToolCall(name, GOLD.arguments)
+            calls.append(as_call(message["tool_call_id"], call))
+        text = self._chat.calling(*calls, results=told)
+        call = gold_in(text, self.form)
+        if call is None or call.span is None:
+            raise DialectError("the chat template shows no call before a tool's result")
+        last = call.span[1]
+        # The mark that ends a call may be the one that ends its turn.
+        ended = next((end for end in self.call_ends if text.endswith(end, 0, last)), None)
+        end, after = after_answer(text[last:], self._guard, ())
+        return (ended, text[last:]) if ended else (end, after)
+
+    def _check_results(self) -> tuple[str, str, int]:
+        """In whose name a result is told, how a prompt goes on after one, and what ends the call.
+
+        Raises:
+            DialectError: The template shows a tool's result in no way.
+        """
+        result = [Message("tool", RESULT, "probe")]
+
+        def attempt(way: str) -> str:
+            self.results = way
+            end, text = self._continued(result, clean, way == "calls")
+            if RESULT not in text:
+                raise DialectError(
+                    "the chat template does not show a message of the role tool; use a model whose "
+                    "template does"
+                )
+            self.call_end_id = self._guard.ids[end.strip()] if end else self.eos_id
+            return text
+
+        ways = ["calls", "tool"] if self.calls_before_results else ["tool", "calls"]
+        ways = [*ways, "user"] if self.results_as == "tool" else ["user"]
+        way, text = first_that_works(ways, attempt)
+        return way, text, self.call_end_id
 
     def read(
         self, text: str, tools: Sequence[ToolSpec] = (), prompt: Sequence[int] | None = None
@@ -266,6 +393,8 @@ class Dialect:
         """
         form, begun = self.form, self._begun_in(prompt)
         calls, visible = read_turn(text, lambda it: form(it, tools), self._reasoning, begun)
+        for mark in {mark for pair in self.answers for mark in pair} - {""}:
+            visible = visible.replace(mark, " " * len(mark))
         return AssistantTurn(text, calls, visible)
 
     def reasoning_in(
@@ -287,6 +416,9 @@ class Dialect:
             text: What is said; one that has marks of reasoning is left as it is.
             prompt: See `read`.
         """
+        opened, closed = self._answer
+        if (opened or closed) and not self.form(text) and not _MARK.search(text):
+            text = f"{opened}{text}{closed}"
         begun = self._begun_in(prompt)
         if begun is None or begun.open in text or begun.close in text:
             return text
@@ -294,7 +426,8 @@ class Dialect:
 
     def write_call(self, *calls: ToolCall) -> str:
         """The text that makes a call, or several in one turn."""
-        return self.form.render(*calls)
+        opened, closed = self._around_calls
+        return f"{opened}{self.form.render(*calls)}{closed}"
 
     def say(
         self,
@@ -318,11 +451,17 @@ class Dialect:
         text = content
         if calls:
             written = self.write_call(*calls)
-            text = f"{content}{self._before_calls}{written}" if content else written
-        text = self._reasoned(reasoning, text, prompt) if reasoning else self.spoken(text, prompt)
+            text = self.joined(content, written) if content else written
+        if reasoning:
+            opened, closed = ("", "") if calls else self._answer
+            text = self.reasoned(reasoning, f"{opened}{text}{closed}", prompt)
+        else:
+            text = self.spoken(text, prompt)
         found = self.read(text, (), prompt).calls
         wrong = next((call.error for call in found if call.error), None)
-        if wrong or [call.name for call in found] != [call.name for call in calls]:
+        # Written again they are the same text: a form of plain text knows no types.
+        same = self.form.render(*found) == self.form.render(*calls)
+        if wrong or not same or [call.name for call in found] != [call.name for call in calls]:
             names = ", ".join(call.name for call in found if call.name) or "none"
             raise DialectError(
                 f"{self.name} cannot write this turn: of {len(calls)} calls the text "
@@ -330,7 +469,16 @@ class Dialect:
             )
         return text
 
-    def _reasoned(self, reasoning: str, text: str, prompt: Sequence[int] | None) -> str:
+    def joined(self, content: str, calls: str) -> str:
+        """What is said and the calls after it, as one turn has them."""
+        return f"{content}{self._before_calls}{calls}"
+
+    def reasoned(self, reasoning: str, text: str, prompt: Sequence[int] | None) -> str:
+        """A turn that reasons first.
+
+        Raises:
+            DialectError: The chat template shows no reasoning.
+        """
         if self._around_reasoning is None:
             raise DialectError(
                 "it has reasoning, and the student's chat template shows none (or is told to leave "
@@ -352,10 +500,8 @@ class Dialect:
     @functools.cached_property
     def _before_calls(self) -> str:
         """What the chat template writes between what is said and the calls of a turn."""
-        function = {"name": _EXAMPLE.name, "arguments": dict(_EXAMPLE.arguments)}
-        call = {"type": "function", "id": "call00000", "function": function}
-        written = self._shown_of({"content": _PROBE_SAID, "tool_calls": [call]})
-        after = written.partition(_PROBE_SAID)[2]
+        written = self._chat.calling(as_call(self._id_of(GOLD.name, 0), GOLD), content=_BEFORE)
+        after = written.partition(_BEFORE)[2]
         found = self.form(after)
         between = after[: found[0].span[0]] if found and found[0].span else "\n"
         return "\n" if between.strip() else between
@@ -366,11 +512,11 @@ class Dialect:
 
         None where the chat template shows no reasoning, or more around it than its marks.
         """
-        fields = dict.fromkeys(REASONING_FIELDS, _PROBE_THOUGHT)
-        written = self._shown_of({"content": _PROBE_TEXT, **fields})
-        before, _, after = written.partition(_PROBE_THOUGHT)
-        closed = after.partition(self._ended)[0]
-        prompt = self._template(list(_PROBE[:1]), True)
+        fields = dict.fromkeys(REASONING_FIELDS, THOUGHT)
+        written = self._chat.shown([USER, {**SPOKEN, **fields}])
+        before, _, after = written.partition(THOUGHT)
+        closed = after.partition(SAID)[0]
+        prompt = self._chat.render([USER], True)
         begun = self._begins[0]
         head = len(prompt) if begun is None else prompt.rindex(begun.open)
         opened = before[head:]
@@ -378,48 +524,18 @@ class Dialect:
         known = (opened.strip(), closed.strip()) in marks
         return (opened, prompt[head:], closed) if known and before[:head] == prompt[:head] else None
 
-    def _shown_of(self, turn: Mapping[str, Any]) -> str:
-        """A turn as the chat template shows it; "" if it refuses."""
-        try:
-            return self._template([_PROBE[0], {"role": "assistant", **turn}], False)
-        except (TemplateError, TypeError, ValueError):
-            return ""
-
     def turn(self, text: str) -> list[int]:
         """Tokens of a whole student turn, end-of-turn token included (for demonstrations).
 
         The family's marks are control tokens where they call or end reasoning; in the arguments of
         a call, and all others anywhere, they are text.
         """
-        text = clean(text)
-        veiled = self._veil_turn(text) if self._guard.found(text) else text
-        return [*self._guard.encode(text, veiled), self.eos_id]
-
-    def _veil_turn(self, text: str) -> str:
-        """A turn with all veiled but the marks that it calls and reasons by."""
-        text = clean(text)
-        veiled = list(self._guard.veil(text))
-        arguments = self._arguments(text)
-        for start, end, token in self._guard.places(text):
-            if token in self._own and not arguments.intersection(range(start, end)):
-                veiled[start:end] = token
-        return "".join(veiled)
-
-    def _arguments(self, text: str) -> set[int]:
-        """Critical places in the arguments of calls that stand there as they are written here."""
-        found: set[int] = set()
-        unmarked = not self._guard.found(self.form.render(_EXAMPLE))
-        for call in read_turn(text, self.form, self._reasoning)[0]:
-            if call.error is None and call.span is not None:
-                start, end = call.span
-                arguments = mapped(call.arguments, self._guard.veil)
-                hidden = self.form.render(ToolCall(self._guard.veil(call.name), arguments))
-                if unmarked:
-                    found |= set(range(start, end))
-                elif self._guard.unveil(hidden) == text[start:end]:
-                    pairs = enumerate(zip(hidden, text[start:end], strict=True), start)
-                    found |= {i for i, (there, bare) in pairs if there != bare}
-        return found
+        end = self.eos_id
+        if self.call_end_id != end and read_turn(text, self.form, self._reasoning)[0]:
+            end = self.call_end_id
+            for mark in self.call_ends:
+                text = text.removesuffix(mark)
+        return [*self._turns.encode(text), end]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of student tokens, markers kept."""
@@ -444,19 +560,6 @@ class Dialect:
         example = self.form.render(ToolCall("<tool>", {"<argument>": "<value>"}))
         return f"To use a tool, write only: {self.hint or example}"
 
-    def _template(
-        self, conversation: list[Any], prompt: bool, tools: list[Any] | None = None
-    ) -> str:
-        return str(
-            self.tokenizer.apply_chat_template(
-                conversation,
-                tools=tools,
-                tokenize=False,
-                add_generation_prompt=prompt,
-                **self.template_kwargs,
-            )
-        )
-
 
 Veil = Callable[[str], str]
 
@@ -472,10 +575,19 @@ def _told(conversation: list[dict[str, str]], more: str) -> list[dict[str, str]]
 _TAIL = 32
 """Tokens that hold a mark at the end of a prompt, be they bytes."""
 _EXAMPLE = ToolCall("tool", {"argument": "value"})
-_RESULT = "1024"
-_PROBE_TEXT = "ok"
-_PROBE_SAID, _PROBE_THOUGHT = "saidbefore", "thoughtbefore"
-_PROBE = ({"role": "user", "content": "hi"}, {"role": "assistant", "content": _PROBE_TEXT})
+_BEFORE = "contentbefore"
+_MARK = re.compile(r"<\|[^|>]*\|>")
+"""A mark of a turn that says itself what it is."""
+
+
+def _said_by(call: ToolCall) -> tuple[str, Mapping[str, Any]]:
+    return call.name, call.arguments
+
+
+def _in_words(call: ToolCall) -> str:
+    return (
+        f"a call of {call.name!r}" if call.error is None else f"a call with an error ({call.error})"
+    )
 
 
 def _token_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -483,128 +595,3 @@ def _token_id(tokenizer: PreTrainedTokenizerBase) -> int:
     if not isinstance(token_id, int):
         raise DialectError("the tokenizer has no single eos_token that ends a turn")
     return token_id
-
-
-class Hermes(Dialect):
-    """Hermes, Qwen 2.5 and Qwen 3: JSON between `<tool_call>` markers."""
-
-    hint = '<tool_call>\n{"name": "<tool>", "arguments": {"<argument>": <value>}}\n</tool_call>'
-
-
-class Qwen3Coder(Dialect):
-    """Qwen 3.5 and later, Qwen3-Coder, Nemotron 3: `<function=…>` with `<parameter=…>`."""
-
-    name = "qwen3_coder"
-    form = get_parser("qwen3_coder")
-    marks = ("<function=",)
-
-
-class GLM45(Dialect):
-    """GLM 4.5 and later: `<arg_key>` and `<arg_value>` pairs."""
-
-    name = "glm45"
-    form = get_parser("glm45")
-    marks = ("<arg_key>",)
-
-
-class Mistral(Dialect):
-    """Mistral: `[TOOL_CALLS]`."""
-
-    name = "mistral"
-    form = get_parser("mistral")
-    reasoning = (Marks("[THINK]", "[/THINK]"), THINK)
-    marks = ("[TOOL_CALLS]",)
-
-
-class Harmony(Dialect):
-    """gpt-oss: calls in a channel of their own."""
-
-    name = "harmony"
-    form = get_parser("harmony")
-    reasoning = (ANALYSIS, THINK)
-    marks = ("<|channel|>",)
-
-
-class Llama3(Dialect):
-    """Llama 3.1 and later: bare JSON with `parameters`."""
-
-    name = "llama3_json"
-    form = get_parser("llama3_json")
-    marks = ("<|python_tag|>", '"parameters": ')
-
-
-class Pythonic(Dialect):
-    """LFM2, Llama 4: a list of Python calls."""
-
-    name = "pythonic"
-    form = get_parser("pythonic")
-    marks = (
-        *("<|tool_call_start|>", "<|tool_call_end|>", "<|tool_list_start|>"),
-        *("<|python_start|>", "<|python_end|>", "[func_name1("),
-    )
-
-
-FAMILIES = (Hermes, Qwen3Coder, GLM45, Mistral, Harmony, Llama3, Pythonic)
-
-
-@functools.cache
-def dialects() -> Mapping[str, type[Dialect]]:
-    """All families by name, those of other packages first: a template may be told by them too."""
-    found: dict[str, type[Dialect]] = {}
-    for name, loaded in load_group(ENTRY_POINTS, _is_dialect).items():
-        if loaded.name == name:  # a trained model is remembered by it
-            found[name] = loaded
-        else:
-            warnings.warn(
-                f"dialect {name!r} is left out: its class is named {loaded.name!r}; the entry "
-                f"point and the class must have one name",
-                stacklevel=2,
-            )
-    return found | {family.name: family for family in FAMILIES}
-
-
-def _is_dialect(loaded: object) -> str | None:
-    """What is wrong with what a package offers as a dialect."""
-    if isinstance(loaded, type) and issubclass(loaded, Dialect):
-        return None
-    return f"expected a subclass of Dialect, not {loaded!r}"
-
-
-def dialect_of(
-    tokenizer: PreTrainedTokenizerBase,
-    name: str | None = None,
-    render: ToolRender | None = "full",
-    template_kwargs: Mapping[str, Any] | None = None,
-    ends: Sequence[int] = (),
-) -> Dialect:
-    """A tokenizer's dialect.
-
-    Args:
-        tokenizer: Has the chat template.
-        name: Of the family; None asks the template, and takes Hermes where nothing speaks.
-        render: See `Dialect`.
-        template_kwargs: See `Dialect`.
-        ends: See `Dialect`.
-
-    Raises:
-        DialectError: No dialect of that name, or the template does not carry an episode.
-    """
-    return family_of(tokenizer, name)(tokenizer, render, template_kwargs, ends)
-
-
-def family_of(tokenizer: PreTrainedTokenizerBase, name: str | None = None) -> type[Dialect]:
-    """The family of a tokenizer; see `dialect_of`.
-
-    Raises:
-        DialectError: No dialect of that name.
-    """
-    known = dialects()
-    if name is not None:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
-            raise DialectError(f"no dialect {name!r}; {hint}")
-        return known[name]
-    template = str(tokenizer.chat_template or "")
-    told = (family for family in known.values() if any(m in template for m in family.marks))
-    return next(told, Hermes)

@@ -1,0 +1,156 @@
+"""What a tokenizer's chat template does, found out by rendering with it: no template is read.
+
+How it ends a turn, whether it shows tools and calls, and in whose name it tells a tool's result.
+A dialect asks once, when it is made.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from journeyman.agents.errors import DialectError
+from journeyman.agents.students.contents import ContentGuard
+from journeyman.tools import ToolCall
+from journeyman.tools.parsing import CallFormat
+
+REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
+"""What chat templates and servers call the reasoning of a message."""
+
+REFUSALS = (TemplateError, TypeError, ValueError, KeyError, AttributeError)
+"""What a template raises that was not written for what it is given."""
+
+SAID, THOUGHT, RESULT = "saidbefore", "thoughtbefore", "1024"
+USER: Mapping[str, Any] = {"role": "user", "content": "hi"}
+SPOKEN: Mapping[str, Any] = {"role": "assistant", "content": SAID}
+GOLD = ToolCall("tool", {"argument": SAID})
+"""The call that a template is asked to show."""
+
+Json = dict[str, Any]
+
+
+class ChatTemplate:
+    """A chat template with its variables."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, variables: Mapping[str, Any]) -> None:
+        """Take a tokenizer's template.
+
+        Raises:
+            DialectError: It has none.
+        """
+        if not tokenizer.chat_template:
+            raise DialectError(
+                "the tokenizer has no chat template; set tokenizer.chat_template or use an "
+                "instruction-tuned model"
+            )
+        self._tokenizer = tokenizer
+        self.text = str(tokenizer.chat_template)
+        self.variables = dict(variables)
+
+    def render(
+        self, conversation: Sequence[Any], prompt: bool, tools: Sequence[Any] | None = None
+    ) -> str:
+        """A conversation as text; with `prompt`, up to where the student starts to write."""
+        return str(
+            self._tokenizer.apply_chat_template(
+                list(conversation),
+                tools=None if tools is None else list(tools),
+                tokenize=False,
+                add_generation_prompt=prompt,
+                **self.variables,
+            )
+        )
+
+    def shown(
+        self, conversation: Sequence[Any], prompt: bool = False, tools: Sequence[Any] | None = None
+    ) -> str:
+        """The same; "" if the template refuses."""
+        try:
+            return self.render(conversation, prompt, tools)
+        except REFUSALS:
+            return ""
+
+    @functools.cached_property
+    def shows_tools(self) -> bool:
+        """A prompt says what may be called."""
+        if "tools" not in self.text:
+            return False
+        function = {"name": SAID, "description": "", "parameters": {"type": "object"}}
+        tools = [{"type": "function", "function": function}]
+        # One that refuses so plain a conversation is left to say so where it is used.
+        text = self.shown([USER], True, tools)
+        return not text or SAID in text
+
+    @functools.cached_property
+    def takes_system(self) -> bool:
+        """A conversation may begin with a system message."""
+        return SAID in self.shown([{"role": "system", "content": SAID}, USER], True)
+
+    def calling(self, *calls: Json, content: str = "", results: Sequence[Json] = ()) -> str:
+        """A turn that calls, and what the tools say after it, as the template shows them.
+
+        Most templates take arguments as they are, some as JSON.
+        """
+        as_text = [
+            {
+                **c,
+                "function": {**c["function"], "arguments": json.dumps(c["function"]["arguments"])},
+            }
+            for c in calls
+        ]
+        for given in (list(calls), as_text):
+            turn = {"role": "assistant", "content": content, "tool_calls": given}
+            if SAID in (text := self.shown([USER, turn, *results], bool(results))):
+                return text
+        return ""
+
+
+def as_call(call_id: str, call: ToolCall) -> Json:
+    """A call as chat templates take it."""
+    function = {"name": call.name, "arguments": dict(call.arguments)}
+    return {"type": "function", "id": call_id, "function": function}
+
+
+def gold_in(text: str, form: CallFormat) -> ToolCall | None:
+    """The call of a rendered conversation that holds the gold argument, if it is read at all."""
+    place = text.rfind(SAID)
+    for call in form(text):
+        if call.span is not None and call.span[0] <= place < call.span[1]:
+            return call
+    return None
+
+
+def after_answer(text: str, guard: ContentGuard, closers: Sequence[str]) -> tuple[str | None, str]:
+    """The token that ends a turn at which a text begins, space before it included; and the rest.
+
+    Args:
+        text: What stands after what the turn says.
+        guard: Knows the control tokens.
+        closers: Control tokens of which an answer is written, that do not end the turn.
+    """
+    for closer in closers:
+        text = text.removeprefix(closer)
+    end = guard.end_after(text)
+    return end, text[len(end or "") :]
+
+
+def first_that_works(ways: Sequence[str], attempt: Callable[[str], str]) -> tuple[str, str]:
+    """The first way in which something can be rendered, and the text.
+
+    Raises:
+        DialectError: There is none; it says why the first one failed.
+    """
+    failures: list[str] = []
+    for way in ways:
+        try:
+            return way, attempt(way)
+        except DialectError as error:
+            failures.append(str(error))
+        except REFUSALS as error:
+            failures.append(f"the chat template refuses a tool's result ({error})")
+    raise DialectError(failures[0])
