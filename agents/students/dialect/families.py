@@ -220,7 +220,7 @@ def dialect_of(
     """
     dialect = family_of(tokenizer, name)(tokenizer, render, template_kwargs, ends)
     if name is None:
-        dialect.check_call()
+        dialect.calling.check()
     return dialect
 
 

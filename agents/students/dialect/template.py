@@ -91,23 +91,56 @@ class ChatTemplate:
         """A conversation may begin with a system message."""
         return SAID in self.shown([{"role": "system", "content": SAID}, USER], True)
 
-    def calling(self, *calls: Json, content: str = "", results: Sequence[Json] = ()) -> str:
-        """A turn that calls, and what the tools say after it, as the template shows them.
+    def with_calls(
+        self, conversation: Sequence[Json], prompt: bool, tools: Sequence[Any] | None = None
+    ) -> str:
+        """A conversation with calls in it: most templates take arguments as they are, some as JSON.
 
-        Most templates take arguments as they are, some as JSON.
+        Raises:
+            Exception: One of `REFUSALS`: the template takes them in no way.
         """
-        as_text = [
-            {
-                **c,
-                "function": {**c["function"], "arguments": json.dumps(c["function"]["arguments"])},
-            }
-            for c in calls
-        ]
-        for given in (list(calls), as_text):
-            turn = {"role": "assistant", "content": content, "tool_calls": given}
-            if SAID in (text := self.shown([USER, turn, *results], bool(results))):
+        try:
+            return self.render(conversation, prompt, tools)
+        except REFUSALS:
+            return self.render([_in_json(message) for message in conversation], prompt, tools)
+
+    def calling(
+        self,
+        *calls: Json,
+        content: str = "",
+        results: Sequence[Json] = (),
+        must_show: str = SAID,
+    ) -> str:
+        """A turn that calls, and what the tools say after it; "" if the template does not show it.
+
+        Args:
+            calls: As `as_call` gives them.
+            content: What is said before them.
+            results: What the tools say; with them it is a prompt.
+            must_show: A text that stands in one of the calls.
+        """
+        turn = {"role": "assistant", "content": content, "tool_calls": list(calls)}
+        for told in (turn, _in_json(turn)):
+            text = self.shown([USER, told, *results], bool(results))
+            if text and must_show in text:
                 return text
         return ""
+
+
+def _in_json(message: Json) -> Json:
+    if "tool_calls" not in message:
+        return message
+    calls = [
+        {
+            **call,
+            "function": {
+                **call["function"],
+                "arguments": json.dumps(call["function"]["arguments"], ensure_ascii=False),
+            },
+        }
+        for call in message["tool_calls"]
+    ]
+    return {**message, "tool_calls": calls}
 
 
 def as_call(call_id: str, call: ToolCall) -> Json:
