@@ -38,6 +38,8 @@ class _Listed:
     named: str = "name"
     closed: bool = True
     """The closing marker is written, not only read."""
+    layout: tuple[str, str, str] = ("[", ", ", "]")
+    """Before, between and after the items."""
 
     @property
     def _stops(self) -> tuple[str, ...]:
@@ -77,8 +79,11 @@ class _Listed:
         return failed(CallStatus.INVALID_JSON, error, (begin, place + len(mark)))
 
     def write(self, calls: Sequence[ToolCall]) -> str:
-        items = ", ".join(to_json(self.write_one(i, call)) for i, call in enumerate(calls))
-        return f"{self.opens}[{items}]{self.closes if self.closed else ''}" if calls else ""
+        if not calls:
+            return ""
+        first, between, last = self.layout
+        items = between.join(to_json(self.write_one(i, call)) for i, call in enumerate(calls))
+        return f"{self.opens}{first}{items}{last}{self.closes if self.closed else ''}"
 
     def form(self, name: str) -> CallFormat:
         within = in_object(*self.keys, named=self.named)
@@ -95,7 +100,8 @@ def _numbered(number: int, call: ToolCall) -> dict[str, Any]:
 
 
 COHERE = _Listed(
-    *("<|START_ACTION|>", "<|END_ACTION|>"), _numbered, ("parameters", "arguments"), "tool_name"
+    *("<|START_ACTION|>", "<|END_ACTION|>", _numbered, ("parameters", "arguments"), "tool_name"),
+    layout=("[\n    ", ",\n    ", "\n]"),
 ).form("cohere")
 GRANITE = _Listed("<|tool_call|>", "<|/tool_call|>", _plain, closed=False).form("granite")
 PHI4 = _Listed("<|tool_call|>", "<|/tool_call|>", _plain).form("phi4_mini")

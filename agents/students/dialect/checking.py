@@ -104,7 +104,7 @@ def _features(dialect: Dialect) -> Iterator[tuple[str, str]]:
     pairs = (f"{pair.open} … {pair.close}" for pair in dialect.reasons)
     begun = "; a prompt begins it" if dialect.begins_reasoning else ""
     yield "reasons between", " or ".join(pairs) + begun
-    switch = next((it for it in _SWITCHES if it in str(dialect.tokenizer.chat_template)), "")
+    switch = next((it for it in _SWITCHES if it in dialect.chat.variables_asked), "")
     yield "thinking switch", f"student.template_kwargs.{switch}" if switch else "none"
 
 

@@ -165,6 +165,8 @@ class Dialect(FamilyTraits):
         schemas: list[Any] | None = None
         if tools is not None and self.render == "full":
             schemas = [mapped(t.as_function(), veil, named=False) for t in tools]
+            if self.chat.shows_tools_with_system:
+                conversation = _told(conversation, "")
             if self.calling.another_form:
                 conversation = _told(conversation, self.how_to_call)
         elif tools is not None:
@@ -222,7 +224,7 @@ class Dialect(FamilyTraits):
         """
         form, begun = self.form, self._begun_in(prompt)
         calls, visible = read_turn(text, lambda it: form(it, tools), self.reasons, begun)
-        for mark in {mark for pair in self.answers for mark in pair} - {""}:
+        for mark in {*self.unsaid, *(mark for pair in self.answers for mark in pair)} - {""}:
             visible = visible.replace(mark, " " * len(mark))
         return AssistantTurn(text, calls, visible)
 
@@ -245,14 +247,18 @@ class Dialect(FamilyTraits):
             text: What is said; one that has marks of reasoning is left as it is.
             prompt: See `read`.
         """
+        calls = [call.span for call in self.form(text) if call.span and call.error is None]
+        around = text
+        for start, end in calls:  # marks in their arguments are no marks
+            around = around[:start] + " " * (end - start) + around[end:]
         opened, closed = self._answer
-        marked = any(mark and mark in text for pair in self.answers for mark in pair)
-        if (opened or closed) and not marked:
-            # Where the template knows no calls they are answers to it.
-            if not self.calling.shown or not (self.form(text) or _MARK.search(text)):
-                text = f"{opened}{text}{closed}"
+        marked = any(mark and mark in around for pair in self.answers for mark in pair)
+        # Where the template knows no calls they are answers to it.
+        called = self.calling.shown and (calls or _MARK.search(text))
+        if (opened or closed) and not marked and not called:
+            text = f"{opened}{text}{closed}"
         begun = self._begun_in(prompt)
-        if begun is None or begun.open in text or begun.close in text:
+        if begun is None or begun.open in around or begun.close in around:
             return text
         return self._no_reasoning + text
 
@@ -337,7 +343,7 @@ class Dialect(FamilyTraits):
         fields = dict.fromkeys(REASONING_FIELDS, THOUGHT)
         written = self.chat.shown([USER, {**SPOKEN, **fields}])
         before, _, after = written.partition(THOUGHT)
-        closed = after.partition(SAID)[0]
+        closed = after.partition(SAID)[0].removesuffix(self._answer[0])
         prompt = self.chat.render([USER], True)
         begun = self._begins[0]
         head = len(prompt) if begun is None else prompt.rindex(begun.open)
@@ -408,6 +414,8 @@ Veil = Callable[[str], str]
 def _told(conversation: list[dict[str, str]], more: str) -> list[dict[str, str]]:
     """A conversation whose system message ends with something more."""
     if conversation and conversation[0]["role"] == "system":
+        if not more:
+            return conversation
         content = f"{conversation[0]['content']}\n{more}"
         return [{"role": "system", "content": content}, *conversation[1:]]
     return [{"role": "system", "content": more}, *conversation]

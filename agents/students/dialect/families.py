@@ -65,6 +65,7 @@ class Harmony(Dialect):
     reasoning = (ANALYSIS, THINK)
     marks = ("<|channel|>",)
     answers = (("<|channel|>final<|message|>", ""),)
+    unsaid = ("<|start|>assistant",)
     call_ends = ("<|call|>",)
     calls_before_results = True
 

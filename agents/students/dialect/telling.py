@@ -54,7 +54,7 @@ class Telling:
         """The token that ends a turn, with the space before it."""
         if end is None and f"{SAID}{self.closing}{eos}" not in probed:
             raise DialectError(f"the chat template does not end an assistant's turn with {eos!r}")
-        self.call_end = self.end
+        self.call_end, self._tail = self.end, ""
         """The token that ends a turn which calls."""
         self.results, self.after_result = self._check_results()
         """In whose name results are told, and how a prompt goes on after one."""
@@ -121,14 +121,29 @@ class Telling:
             call = ToolCall(name, GOLD.arguments)
             calls.append(as_call(message["tool_call_id"], call))
         text = self._chat.calling(*calls, results=told)
-        call = gold_in(text, self._family.form)
-        if call is None or call.span is None:
-            raise DialectError("the chat template shows no call before a tool's result")
-        last = call.span[1]
+        last = self._end_of_calls(text, len(calls))
         # The mark that ends a call may be the one that ends its turn.
         ended = next((end for end in self._family.call_ends if text.endswith(end, 0, last)), None)
         end, after = after_answer(text[last:], self._guard, ())
         return (ended, text[last:]) if ended else (end or self.end, after)
+
+    def _end_of_calls(self, text: str, count: int) -> int:
+        """Where the calls end that were put before some results.
+
+        A call is known by its argument and what was seen to follow it, as its name is anybody's.
+        """
+        end, place = None, -1
+        for _ in range(count):
+            place = text.find(SAID, place + 1)
+            if place >= 0 and self._tail and text.startswith(self._tail, place + len(SAID)):
+                end = place + len(SAID) + len(self._tail)
+        if end is None:
+            call = gold_in(text, self._family.form)
+            if call is None or call.span is None:
+                raise DialectError("the chat template shows no call before a tool's result")
+            end = call.span[1]
+            self._tail = self._tail or text[text.index(SAID) + len(SAID) : end]
+        return end
 
     def _check_results(self) -> tuple[str, str]:
         result = {"role": "tool", "content": RESULT, "name": "probe"}

@@ -11,7 +11,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from jinja2 import TemplateError
+from jinja2 import Environment, TemplateError
+from jinja2.meta import find_undeclared_variables
 from transformers import PreTrainedTokenizerBase
 
 from journeyman.agents.errors import DialectError
@@ -27,6 +28,7 @@ REFUSALS = (TemplateError, TypeError, ValueError, KeyError, AttributeError)
 
 SAID, THOUGHT, RESULT = "saidbefore", "thoughtbefore", "1024"
 USER: Mapping[str, Any] = {"role": "user", "content": "hi"}
+_SYSTEM: Mapping[str, Any] = {"role": "system", "content": SAID}
 SPOKEN: Mapping[str, Any] = {"role": "assistant", "content": SAID}
 GOLD = ToolCall("tool", {"argument": SAID})
 """The call that a template is asked to show."""
@@ -80,16 +82,32 @@ class ChatTemplate:
         """A prompt says what may be called."""
         if "tools" not in self.text:
             return False
-        function = {"name": SAID, "description": "", "parameters": {"type": "object"}}
-        tools = [{"type": "function", "function": function}]
         # One that refuses so plain a conversation is left to say so where it is used.
-        text = self.shown([USER], True, tools)
-        return not text or SAID in text
+        return self._shown_tools([USER]) or self.shows_tools_with_system
+
+    @functools.cached_property
+    def shows_tools_with_system(self) -> bool:
+        """It does so in its system message alone: without one nothing is said of tools."""
+        return not self._shown_tools([USER]) and self._shown_tools([_SYSTEM, USER])
+
+    def _shown_tools(self, conversation: Sequence[Any]) -> bool:
+        function = {"name": THOUGHT, "description": "", "parameters": {"type": "object"}}
+        text = self.shown(conversation, True, [{"type": "function", "function": function}])
+        return not text or THOUGHT in text
+
+    @functools.cached_property
+    def variables_asked(self) -> frozenset[str]:
+        """Names that the template asks for and does not set itself."""
+        environment = Environment(extensions=["jinja2.ext.loopcontrols"])
+        try:
+            return frozenset(find_undeclared_variables(environment.parse(self.text)))
+        except TemplateError:
+            return frozenset()  # it is written in more than Jinja
 
     @functools.cached_property
     def takes_system(self) -> bool:
         """A conversation may begin with a system message."""
-        return SAID in self.shown([{"role": "system", "content": SAID}, USER], True)
+        return SAID in self.shown([_SYSTEM, USER], True)
 
     def with_calls(
         self, conversation: Sequence[Json], prompt: bool, tools: Sequence[Any] | None = None

@@ -29,6 +29,8 @@ class FamilyTraits:
     """Any of `marks` in the vocabulary tells it too, where no template does."""
     answers: ClassVar[tuple[tuple[str, str], ...]] = ()
     """Marks before and after an answer, in a template that writes them."""
+    unsaid: ClassVar[tuple[str, ...]] = ()
+    """Marks of a turn that are no part of what it says."""
     call_ends: ClassVar[tuple[str, ...]] = ()
     """Marks of its calls that end a turn."""
     call_id: ClassVar[str] = "call{number:05d}"
