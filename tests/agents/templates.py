@@ -125,6 +125,10 @@ SMOLLM3 = """\
 {%- if enable_thinking is defined and not enable_thinking %}{{ '<think>\\n</think>\\n' }}{% endif %}
 {%- endif %}"""
 
+CHATML = """\
+{%- for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}
+{%- endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
+
 PHI4_MINI = """\
 {%- for m in messages %}{{ '<|' + m.role + '|>' + m.content }}
 {%- if m.tools %}{{ '<|tool|>' + m.tools + '<|/tool|>' }}{% endif %}{{ '<|end|>' }}{% endfor %}
@@ -138,6 +142,7 @@ OWN = {
     "command_a": COMMAND_A,
     "granite3": GRANITE3,
     "deepseek_v31": DEEPSEEK_V31,
+    "smollm2": CHATML,
     "smollm3": SMOLLM3,
     "phi4_mini": PHI4_MINI,
 }

@@ -69,6 +69,7 @@ FAMILY: dict[str, tuple[str, str, str, str]] = {
     "cohere": ("hermes", "user", "<|END_OF_TURN_TOKEN|>", EQUAL),
     "cohere2": ("cohere", "user", "<|END_OF_TURN_TOKEN|>", EQUAL),
     "command_a": ("cohere", "calls", "<|END_OF_TURN_TOKEN|>", EQUAL),
+    "smollm2": ("hermes", "tool", "<|im_end|>", EQUAL),
     "smollm3": ("hermes", "tool", "<|im_end|>", EQUAL),
     "granite3": ("granite", "tool", "<|end_of_text|>", EQUAL),
 }

@@ -21,20 +21,18 @@ from journeyman.agents.students.contents import ContentGuard, clean, mapped, une
 from journeyman.agents.students.dialect.calling import Calling
 from journeyman.agents.students.dialect.telling import Telling
 from journeyman.agents.students.dialect.template import (
-    REASONING_FIELDS,
     REFUSALS,
     SAID,
     SPOKEN,
-    THOUGHT,
     USER,
     ChatTemplate,
 )
+from journeyman.agents.students.dialect.thinking import Thinking, marks_of
 from journeyman.agents.students.dialect.traits import FamilyTraits
 from journeyman.agents.students.dialect.turns import TurnWriter
 from journeyman.envs import AssistantTurn, Message
 from journeyman.tools import ToolCall, ToolSpec
 from journeyman.tools.parsing import (
-    MARKS,
     Marks,
     begun_in,
     read_turn,
@@ -88,7 +86,7 @@ class Dialect(FamilyTraits):
         self.tokenizer = tokenizer
         self.render = render
         self.template_kwargs = self.chat.variables
-        self.reasons = self._marks_of(template)
+        self.reasons = marks_of(template, self.reasoning)
         own = [
             self.form.render(*[_EXAMPLE] * 2),
             *self.marks,
@@ -112,31 +110,17 @@ class Dialect(FamilyTraits):
         )
         self.end_ids = tuple(dict.fromkeys((self.eos_id, eos_id, self.call_end_id, *ends)))
         """Tokens of which any ends a turn; the first is what the template ends turns by."""
-        after_user = self.chat.render([USER], True)
-        prompts = (after_user, self.telling.after_result)
-        self._begins = tuple(begun_in(prompt, self.reasons) for prompt in prompts)
-        """The reasoning that prompts begin, after a user's message and after a tool's."""
-        self._no_reasoning = self._without_reasoning(after_user, probed)
-        self._answer = self._around_answer(after_user, probed)
+        self._answer = self._around_answer(self.chat.render([USER], True), probed)
+        self._thinking = Thinking(
+            self.chat, self.reasons, self.telling.after_result, probed, self._answer[0]
+        )
+        self._begins = self._thinking.begins
         self.calling = Calling(self.chat, type(self))
         own += [*self.calling.around, *self.call_ends]
         self._turns = TurnWriter(self._guard, self.form, self.calling.around, self.reasons, own)
         # Templates and tokenizers take their time, and forks of an episode hear the same again.
         self._piece = functools.lru_cache(1 << 16)(self._decode)
         self._reply = functools.lru_cache(1 << 12)(self._render_reply)
-
-    def _marks_of(self, template: str) -> tuple[Marks, ...]:
-        told = (pair for pair in MARKS if pair.open in template or pair.close in template)
-        return tuple(dict.fromkeys((*self.reasoning, *told)))
-
-    def _without_reasoning(self, prompt: str, probed: str) -> str:
-        """How a turn begins that only ends the reasoning that its prompt began."""
-        begun = self._begins[0] or self._begins[1]
-        if begun is None:
-            return ""
-        written = probed[len(prompt) :].rpartition(SAID)[0]
-        ended = probed.startswith(prompt) and written.strip() == begun.close
-        return written if ended else f"\n{begun.close}\n\n"
 
     def _around_answer(self, prompt: str, probed: str) -> tuple[str, str]:
         """What an answer is written between, beside what its prompt has begun."""
@@ -247,20 +231,21 @@ class Dialect(FamilyTraits):
             text: What is said; one that has marks of reasoning is left as it is.
             prompt: See `read`.
         """
+        begun, (opened, closed) = self._begun_in(prompt), self._answer
+        if begun is None and not (opened or closed):
+            return text
         calls = [call.span for call in self.form(text) if call.span and call.error is None]
         around = text
         for start, end in calls:  # marks in their arguments are no marks
             around = around[:start] + " " * (end - start) + around[end:]
-        opened, closed = self._answer
         marked = any(mark and mark in around for pair in self.answers for mark in pair)
         # Where the template knows no calls they are answers to it.
         called = self.calling.shown and (calls or _MARK.search(text))
         if (opened or closed) and not marked and not called:
             text = f"{opened}{text}{closed}"
-        begun = self._begun_in(prompt)
         if begun is None or begun.open in around or begun.close in around:
             return text
-        return self._no_reasoning + text
+        return self._thinking.none + text
 
     def write_call(self, *calls: ToolCall) -> str:
         """The text that makes a call, or several in one turn."""
@@ -316,13 +301,13 @@ class Dialect(FamilyTraits):
         Raises:
             DialectError: The chat template shows no reasoning.
         """
-        if self._around_reasoning is None:
+        if self._thinking.around is None:
             raise DialectError(
                 "it has reasoning, and the student's chat template shows none (or is told to leave "
                 "it out by student.template_kwargs): take the field out of the data, or choose a "
                 "student that reasons"
             )
-        opened, begun, closed = self._around_reasoning
+        opened, begun, closed = self._thinking.around
         if self._begun_in(prompt) is not None:
             opened = opened.removeprefix(begun)
         return f"{opened}{reasoning}{closed}{text}"
@@ -333,24 +318,6 @@ class Dialect(FamilyTraits):
         for pair in self.reasons:
             text = text.removeprefix(pair.open).removesuffix(pair.close)
         return text.strip("\n")
-
-    @functools.cached_property
-    def _around_reasoning(self) -> tuple[str, str, str] | None:
-        """What stands before and after reasoning, and what of the former a prompt may begin.
-
-        None where the chat template shows no reasoning, or more around it than its marks.
-        """
-        fields = dict.fromkeys(REASONING_FIELDS, THOUGHT)
-        written = self.chat.shown([USER, {**SPOKEN, **fields}])
-        before, _, after = written.partition(THOUGHT)
-        closed = after.partition(SAID)[0].removesuffix(self._answer[0])
-        prompt = self.chat.render([USER], True)
-        begun = self._begins[0]
-        head = len(prompt) if begun is None else prompt.rindex(begun.open)
-        opened = before[head:]
-        marks = {(pair.open, pair.close) for pair in self.reasons}
-        known = (opened.strip(), closed.strip()) in marks
-        return (opened, prompt[head:], closed) if known and before[:head] == prompt[:head] else None
 
     def turn(self, text: str) -> list[int]:
         """Tokens of a whole student turn, end-of-turn token included (for demonstrations).
