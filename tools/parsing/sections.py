@@ -81,11 +81,11 @@ class _Sections:
             return unclosed(self.end, (begin, end)), end, False
         named, given = self._parts(text, body, place)
         name = self._name(text, named)
-        end = object_end(text, given)
-        if end is not None:
-            closed = marker_end(text, marker_end(text, end, _END_FENCE) or end, self.end)
+        whole = object_end(text, given)
+        if whole is not None:
+            closed = marker_end(text, marker_end(text, whole, _END_FENCE) or whole, self.end)
             if closed is not None:
-                return read_arguments(name, text[given:end], (begin, closed)), closed, True
+                return read_arguments(name, text[given:whole], (begin, closed)), closed, True
         place, mark = next_marker(text, given, *stops)
         if mark != self.end:
             return unclosed(self.end, (begin, place), name), place, False
