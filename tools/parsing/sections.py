@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from journeyman.tools.parsing.body import Span, failed, read_arguments, to_json, unclosed
 from journeyman.tools.parsing.form import CallFormat
-from journeyman.tools.parsing.scanning import marker_end, next_marker, object_end, skip_space
+from journeyman.tools.parsing.scanning import marker_end, next_marker, object_end
 from journeyman.tools.parsing.within import CallPlaces, arguments_at, trimmed
 from journeyman.tools.types import CallStatus, ToolCall
 
