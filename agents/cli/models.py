@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from journeyman.agents.cli.base import OK, Commands, columns, command
+from journeyman.agents.cli.base import FAILED, OK, Commands, columns, command, print_json
 
 
 def add(commands: Commands) -> None:
@@ -15,6 +15,18 @@ def add(commands: Commands) -> None:
     path = command(commands, "path", _models_path, "print what a name stands for")
     for parser in (pull, path):
         parser.add_argument("name", help="such as smollm2-135m")
+    check = command(
+        commands,
+        "check",
+        _models_check,
+        "try a model's tokenizer: can a student be played with it?",
+    )
+    check.add_argument(
+        "name", help="a folder with a tokenizer (weights are not read), a name or id"
+    )
+    check.add_argument("--dialect", metavar="NAME", help="as student.dialect=; else it is told")
+    check.add_argument("--calls", type=int, default=500, help="random calls to try (%(default)s)")
+    check.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _models_list(options: argparse.Namespace) -> int:
@@ -41,3 +53,14 @@ def _models_path(options: argparse.Namespace) -> int:
 
     print(catalogue.resolve(options.name))
     return OK
+
+
+def _models_check(options: argparse.Namespace) -> int:
+    from journeyman.agents.students.tokenizers import checked
+
+    found = checked(options.name, options.dialect, options.calls)
+    if options.json:
+        print_json({"playable": found.playable, **dict(found.rows())})
+    else:
+        print(columns(found.rows()))
+    return OK if found.playable else FAILED

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
 from journeyman.agents.errors import (
     DivergedError,
@@ -27,11 +27,11 @@ from journeyman.agents.students.player import (
     Sampling,
     Stream,
     Turn,
-    end_ids,
     longest_turn,
     turn_limit,
 )
 from journeyman.agents.students.settings import NAMES, recall
+from journeyman.agents.students.tokenizers import end_ids_at
 from journeyman.agents.students.vllm_engine import Engine
 from journeyman.envs import Message
 
@@ -184,7 +184,7 @@ def load_student(
         sampling = turn_limit(sampling, max_turn_tokens)
     path = resolve(model)
     spoken = dialect_of(
-        AutoTokenizer.from_pretrained(path), dialect, render, template_kwargs, _end_ids(path)
+        AutoTokenizer.from_pretrained(path), dialect, render, template_kwargs, end_ids_at(path)
     )
     arguments = dict(engine or {})
     if max_context is not None and max_turn_tokens is not None:
@@ -194,12 +194,3 @@ def load_student(
     if max_turn_tokens is None:
         sampling = replace(sampling, max_tokens=longest_turn(started.max_length))
     return VLLMPlayer(started, spoken, sampling, max_context)
-
-
-def _end_ids(path: str) -> tuple[int, ...]:
-    """The tokens that end a turn by a model's generation config; without one, by its config."""
-    try:
-        found = GenerationConfig.from_pretrained(path)
-    except OSError:
-        found = GenerationConfig.from_model_config(AutoConfig.from_pretrained(path))
-    return end_ids(found)

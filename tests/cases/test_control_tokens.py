@@ -171,6 +171,8 @@ def test_benign_contents_are_encoded_as_ever(name: str) -> None:
         tools = [SPEC.as_function()] if spoken.render == "full" else None
         if tools is None:
             said[0]["content"] += f"\nTools:\n{SPEC.signature()}: Pay.\n{spoken.how_to_call}"
+        if not spoken.chat.takes_system:
+            said = [{"role": "user", "content": f"{said[0]['content']}\n{content}"}]
         text = words.apply_chat_template(
             said, tools=tools, tokenize=False, add_generation_prompt=True
         )

@@ -16,7 +16,8 @@ from journeyman.agents.rollouts.tasks import TaskRef
 from journeyman.agents.students.dialect import Dialect
 from journeyman.agents.students.hf import HFPlayer, alike, load_student
 from journeyman.agents.students.player import Conversation, Sampling
-from journeyman.agents.students.vllm import VLLMPlayer, _end_ids
+from journeyman.agents.students.tokenizers import end_ids_at
+from journeyman.agents.students.vllm import VLLMPlayer
 from journeyman.envs import Message, make
 
 from ..agents.tiny import chat, llama, tokenizer
@@ -147,7 +148,7 @@ def test_loaded_students_know_all_ends(folder: Path, config: str) -> None:
         (folder / "generation_config.json").unlink()
         second = THIRD
     assert load_student(str(folder), render="names").dialect.end_ids == (END, second)
-    assert _end_ids(str(folder)) == (END, second)
+    assert end_ids_at(str(folder)) == (END, second)
 
 
 class Recorded:

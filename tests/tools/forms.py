@@ -85,6 +85,70 @@ def glm45(*calls: tuple[str, Arguments]) -> str:
     return "\n".join(one(*call) for call in calls)
 
 
+def deepseek_v3(*calls: tuple[str, Arguments]) -> str:
+    written = "\n".join(
+        f"<｜tool▁call▁begin｜>function<｜tool▁sep｜>{n}\n```json\n{dump(a)}\n```<｜tool▁call▁end｜>"
+        for n, a in calls
+    )
+    return f"<｜tool▁calls▁begin｜>{written}<｜tool▁calls▁end｜>"
+
+
+def deepseek_v31(*calls: tuple[str, Arguments]) -> str:
+    written = "".join(
+        f"<｜tool▁call▁begin｜>{n}<｜tool▁sep｜>{dump(a)}<｜tool▁call▁end｜>" for n, a in calls
+    )
+    return f"<｜tool▁calls▁begin｜>{written}<｜tool▁calls▁end｜>"
+
+
+def kimi_k2(*calls: tuple[str, Arguments]) -> str:
+    written = "".join(
+        f"<|tool_call_begin|>functions.{n}:{i}<|tool_call_argument_begin|>{dump(a)}<|tool_call_end|>"
+        for i, (n, a) in enumerate(calls)
+    )
+    return f"<|tool_calls_section_begin|>{written}<|tool_calls_section_end|>"
+
+
+def cohere(*calls: tuple[str, Arguments]) -> str:
+    """With the line breaks that Command's own template puts between the calls."""
+    listed = ",\n".join(
+        "    " + dump({"tool_call_id": str(i), "tool_name": n, "parameters": a})
+        for i, (n, a) in enumerate(calls)
+    )
+    return f"<|START_ACTION|>[\n{listed}\n]<|END_ACTION|>"
+
+
+def granite(*calls: tuple[str, Arguments]) -> str:
+    return f"<|tool_call|>{dump([{'name': n, 'arguments': a} for n, a in calls])}"
+
+
+def phi4(*calls: tuple[str, Arguments]) -> str:
+    return f"{granite(*calls)}<|/tool_call|>"
+
+
+def minimax(*calls: tuple[str, Arguments]) -> str:
+    def one(name: str, arguments: Arguments) -> str:
+        lines = (f'<parameter name="{k}">{text_of(v)}</parameter>\n' for k, v in arguments.items())
+        return f'<invoke name="{name}">\n{"".join(lines)}</invoke>\n'
+
+    return f"<minimax:tool_call>\n{''.join(one(*call) for call in calls)}</minimax:tool_call>"
+
+
+def gemma4(*calls: tuple[str, Arguments]) -> str:
+    def key(it: str) -> str:
+        return it if it.isidentifier() else value(it)
+
+    def value(it: Any) -> str:
+        if isinstance(it, str):
+            return f'<|"|>{it}<|"|>'
+        if isinstance(it, Mapping):
+            return f"{{{','.join(f'{key(k)}:{value(v)}' for k, v in it.items())}}}"
+        if isinstance(it, list):
+            return f"[{','.join(map(value, it))}]"
+        return dump(it)
+
+    return "".join(f"<|tool_call>call:{n}{value(a)}<tool_call|>" for n, a in calls)
+
+
 WRITERS: dict[str, tuple[str, Writer]] = {
     "hermes": ("hermes", hermes),
     "llama3": ("llama3_json", llama3),
@@ -97,6 +161,14 @@ WRITERS: dict[str, tuple[str, Writer]] = {
     "harmony": ("harmony", harmony),
     "harmony role": ("harmony", harmony_role),
     "glm45": ("glm45", glm45),
+    "gemma4": ("gemma4", gemma4),
+    "cohere": ("cohere", cohere),
+    "deepseek_v3": ("deepseek_v3", deepseek_v3),
+    "deepseek_v31": ("deepseek_v31", deepseek_v31),
+    "kimi_k2": ("kimi_k2", kimi_k2),
+    "minimax_m2": ("minimax_m2", minimax),
+    "granite": ("granite", granite),
+    "phi4_mini": ("phi4_mini", phi4),
 }
 """Parser and writer by dialect."""
 

@@ -405,6 +405,123 @@ TABLE: dict[str, dict[str, tuple[str, list[Expected]]]] = {
             [J()],
         ),
     },
+    "gemma4": {
+        "prose": ("call:a{}", []),
+        "one": ("<|tool_call>call:a{}<tool_call|>", [P("a")]),
+        "markers in text": ('<|tool_call>call:a{x:<|"|><tool_call|><|"|>}<tool_call|>', [P("a")]),
+        "spaces": ("<|tool_call> call:a{ x : [ 1 , 2 ] , }\n<tool_call|>", [P("a")]),
+        "no name": ("<|tool_call>call:{}<tool_call|>", [M]),
+        "no colon": ("<|tool_call>a{}<tool_call|>", [J()]),
+        "bare text": ("<|tool_call>call:a{x:y}<tool_call|>", [J("a")]),
+        "two values": ("<|tool_call>call:a{x:1 2}<tool_call|>", [J("a")]),
+        "no key": ("<|tool_call>call:a{:1}<tool_call|>", [J("a")]),
+        "too large a number": ("<|tool_call>call:a{x:1e999}<tool_call|>", [J("a")]),
+        "too deep": (f"<|tool_call>call:a{{x:{'[' * 120}{']' * 120}}}<tool_call|>", [J("a")]),
+        "text not closed": ('<|tool_call>call:a{x:<|"|>y}<tool_call|>', [J("a")]),
+        "more after it": ("<|tool_call>call:a{}}<tool_call|>", [J("a")]),
+        "cut": ('<|tool_call>call:a{x:<|"|>y', [U("a")]),
+        "not closed before the next": (
+            "<|tool_call>call:a{<|tool_call>call:b{}<tool_call|>",
+            [U("a"), P("b")],
+        ),
+        "half a pair": ('<|tool_call>call:a{x:<|"|>\ud83e<|"|>}<tool_call|>', [J()]),
+    },
+    "cohere": {
+        "one": (
+            '<|START_ACTION|>[{"tool_name": "a", "parameters": {}}]<|END_ACTION|>',
+            [P("a")],
+        ),
+        "no name": ('<|START_ACTION|>[{"name": "a", "parameters": {}}]<|END_ACTION|>', [M]),
+        "no list": ('<|START_ACTION|>{"tool_name": "a"}<|END_ACTION|>', [J()]),
+        "empty list": ("<|START_ACTION|>[]<|END_ACTION|>", [J()]),
+        "the good one beside the bad": (
+            '<|START_ACTION|>[{"tool_name": "a"}, {"tool_name" "b"}]<|END_ACTION|>',
+            [P("a"), J()],
+        ),
+        "marker in text": (
+            '<|START_ACTION|>[{"tool_name": "a", "parameters": {"x": "]<|END_ACTION|>"}}]',
+            [P("a")],
+        ),
+        "cut": ('<|START_ACTION|>[{"tool_name": "a"}, {"tool', [P("a"), U()]),
+        "marker alone": ("<|START_ACTION|>", [U()]),
+    },
+    "deepseek_v3": {
+        "no section": (
+            "<｜tool▁call▁begin｜>function<｜tool▁sep｜>a\n```json\n{}\n```<｜tool▁call▁end｜>",
+            [P("a")],
+        ),
+        "no fence": (
+            "<｜tool▁call▁begin｜>function<｜tool▁sep｜>a\n{}<｜tool▁call▁end｜>",
+            [P("a")],
+        ),
+        "the later way": ("<｜tool▁call▁begin｜>a<｜tool▁sep｜>{}<｜tool▁call▁end｜>", [P("a")]),
+        "no separator": ("<｜tool▁call▁begin｜>a<｜tool▁call▁end｜>", [J()]),
+        "bad JSON": (
+            "<｜tool▁call▁begin｜>function<｜tool▁sep｜>a\n```json\n{?}\n```<｜tool▁call▁end｜>",
+            [J("a")],
+        ),
+        "section alone": ("<｜tool▁calls▁begin｜>", [U()]),
+        "section of nothing": ("<｜tool▁calls▁begin｜>so<｜tool▁calls▁end｜>", [J()]),
+        "cut": ('<｜tool▁call▁begin｜>function<｜tool▁sep｜>a\n```json\n{"x', [U("a")]),
+    },
+    "deepseek_v31": {
+        "marker in text": (
+            '<｜tool▁call▁begin｜>a<｜tool▁sep｜>{"x": "<｜tool▁call▁end｜>"}<｜tool▁call▁end｜>',
+            [P("a")],
+        ),
+        "no name": ("<｜tool▁call▁begin｜><｜tool▁sep｜>{}<｜tool▁call▁end｜>", [M]),
+        "a list": ("<｜tool▁call▁begin｜>a<｜tool▁sep｜>[]<｜tool▁call▁end｜>", [J("a")]),
+    },
+    "kimi_k2": {
+        "without a number": (
+            "<|tool_call_begin|>functions.a<|tool_call_argument_begin|>{}<|tool_call_end|>",
+            [P("a")],
+        ),
+        "a dot in the name": (
+            "<|tool_call_begin|>functions.a.b:12<|tool_call_argument_begin|>{}<|tool_call_end|>",
+            [P("a.b")],
+        ),
+        "cut in the name": ("<|tool_calls_section_begin|><|tool_call_begin|>func", [U()]),
+        "not closed before the next": (
+            "<|tool_call_begin|>a:0<|tool_call_argument_begin|>{<|tool_call_begin|>b:1"
+            "<|tool_call_argument_begin|>{}<|tool_call_end|>",
+            [U("a"), P("b")],
+        ),
+    },
+    "minimax_m2": {
+        "prose": ('<invoke name="a"></invoke>', []),
+        "two": (
+            '<minimax:tool_call><invoke name="a"></invoke><invoke name="b"></invoke>'
+            "</minimax:tool_call>",
+            [P("a"), P("b")],
+        ),
+        "no name": ('<minimax:tool_call><invoke name=""></invoke></minimax:tool_call>', [M]),
+        "marker in a value": (
+            '<minimax:tool_call><invoke name="a"><parameter name="x"></parameter> it</parameter>'
+            "</invoke></minimax:tool_call>",
+            [P("a")],
+        ),
+        "value not closed": (
+            '<minimax:tool_call><invoke name="a"><parameter name="x">1</invoke>'
+            "</minimax:tool_call>",
+            [J()],
+        ),
+        "the good one beside the bad": (
+            '<minimax:tool_call><invoke name="a"></invoke><invoke b></minimax:tool_call>',
+            [P("a"), J()],
+        ),
+        "cut": ('<minimax:tool_call><invoke name="a"><parameter name="x">1', [U()]),
+        "block not closed": ('<minimax:tool_call><invoke name="a"></invoke>', [P("a")]),
+    },
+    "granite": {
+        "one": ('<|tool_call|>[{"name": "a", "arguments": {}}]', [P("a")]),
+        "text after": ('<|tool_call|>[{"name": "a"}] so [1]', [P("a")]),
+        "one alone": ('<|tool_call|>{"name": "a"}', [U()]),
+    },
+    "phi4_mini": {
+        "one": ('<|tool_call|>[{"name": "a", "arguments": {}}]<|/tool_call|>', [P("a")]),
+        "no list": ('<|tool_call|>{"name": "a"}<|/tool_call|>', [J()]),
+    },
 }
 CASES = [
     pytest.param(form, text, expected, id=f"{form}: {name}")
@@ -469,7 +586,7 @@ VALUES: list[tuple[str, dict[str, object], object]] = [
 
 
 @pytest.mark.parametrize(("text", "schema", "value"), VALUES)
-@pytest.mark.parametrize("form", ["qwen3_coder", "glm45"])
+@pytest.mark.parametrize("form", ["qwen3_coder", "glm45", "minimax_m2"])
 def test_values_take_the_types_of_the_schema(
     form: str, text: str, schema: dict[str, object], value: object
 ) -> None:
@@ -477,6 +594,8 @@ def test_values_take_the_types_of_the_schema(
         "qwen3_coder": f"<tool_call><function=a><parameter=x>\n{text}\n</parameter></function>"
         "</tool_call>",
         "glm45": f"<tool_call>a<arg_key>x</arg_key><arg_value>{text}</arg_value></tool_call>",
+        "minimax_m2": f'<minimax:tool_call><invoke name="a"><parameter name="x">{text}</parameter>'
+        "</invoke></minimax:tool_call>",
     }[form]
     spec = ToolSpec("a", "", {"type": "object", "properties": {"x": schema}})
     expected = text if value == text else value
@@ -506,7 +625,7 @@ def test_a_tool_runs_on_what_a_form_of_plain_text_says() -> None:
 
 
 def test_get_parser() -> None:
-    with pytest.raises(KeyError, match=r"no parser 'herms'; there are: glm45, .*hermes"):
+    with pytest.raises(KeyError, match=r"no parser 'herms'; there are: cohere, .*hermes"):
         get_parser("herms")
 
 

@@ -9,7 +9,7 @@ from journeyman.tools import ToolCall
 from journeyman.tools.parsing import CallPlaces, covering, get_parser
 from journeyman.tools.parsing.form import CallFormat
 
-from .forms import WRITERS, Arguments, dump, text_of
+from .forms import WRITERS, Arguments, dump, gemma4, text_of
 
 ARGUMENTS: list[Arguments] = [
     {},
@@ -30,6 +30,12 @@ def written(form: str, key: str, value: Any) -> str:
             return f"<parameter={key}>\n{text_of(value)}\n</parameter>"
         case "glm45":
             return f"<arg_key>{key}</arg_key>\n<arg_value>{text_of(value)}</arg_value>"
+        case "minimax_m2":
+            return f'<parameter name="{key}">{text_of(value)}</parameter>'
+        case "gemma4":
+            return gemma4(("f", {key: value})).removeprefix("<|tool_call>call:f{")[
+                : -len("}<tool_call|>")
+            ]
     return f"{dump(key)}: {dump(value)}"
 
 
@@ -63,6 +69,16 @@ SPELLINGS = {
     "no functions.": ("harmony", '<|channel|>analysis to=f<|message|>{"a":1}'),
     "bare function": ("qwen3_coder", "<function=f><parameter=a>1</parameter></function>"),
     "close": ("glm45", "<tool_call>f<arg_key>a</arg_key><arg_value>1</arg_value></tool_call>"),
+    "one quote": (
+        "minimax_m2",
+        "<minimax:tool_call><invoke name='f'><parameter name=a>1</parameter></invoke>",
+    ),
+    "no section": (
+        "kimi_k2",
+        '<|tool_call_begin|>f<|tool_call_argument_begin|>{"a":1}<|tool_call_end|>',
+    ),
+    "no fence": ("deepseek_v3", '<｜tool▁call▁begin｜>f<｜tool▁sep｜>{"a":1}<｜tool▁call▁end｜>'),
+    "JSON's quotes": ("gemma4", '<|tool_call>call:f{"a": 1}<tool_call|>'),
     "spaced": ("pythonic", "<|tool_call_start|>[ f ( a=1 ) ]<|tool_call_end|>"),
 }
 

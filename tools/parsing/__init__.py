@@ -16,10 +16,13 @@ from __future__ import annotations
 from journeyman.tools.errors import UnknownParserError
 from journeyman.tools.parsing.body import MAX_DEPTH
 from journeyman.tools.parsing.form import CallFormat, Scanner
+from journeyman.tools.parsing.gemma4 import GEMMA4
 from journeyman.tools.parsing.glm45 import GLM45
 from journeyman.tools.parsing.harmony import HARMONY
 from journeyman.tools.parsing.hermes import HERMES
+from journeyman.tools.parsing.listed import COHERE, GRANITE, PHI4
 from journeyman.tools.parsing.llama3 import LLAMA3_JSON
+from journeyman.tools.parsing.minimax import MINIMAX_M2
 from journeyman.tools.parsing.mistral import MISTRAL
 from journeyman.tools.parsing.pythonic import PYTHONIC
 from journeyman.tools.parsing.qwen3_coder import QWEN3_CODER
@@ -32,6 +35,7 @@ from journeyman.tools.parsing.reasoning import (
     read_turn,
     reasoning_in,
 )
+from journeyman.tools.parsing.sections import DEEPSEEK_V3, DEEPSEEK_V31, KIMI_K2
 from journeyman.tools.parsing.tokens import covering, locate, token_ends
 from journeyman.tools.parsing.within import CallPlaces
 
@@ -58,7 +62,10 @@ __all__ = [
 
 PARSERS: dict[str, CallFormat] = {
     form.name: form
-    for form in (HERMES, LLAMA3_JSON, PYTHONIC, QWEN3_CODER, MISTRAL, HARMONY, GLM45)
+    for form in (
+        *(HERMES, LLAMA3_JSON, PYTHONIC, QWEN3_CODER, MISTRAL, HARMONY, GLM45, GEMMA4, COHERE),
+        *(DEEPSEEK_V3, DEEPSEEK_V31, KIMI_K2, MINIMAX_M2, GRANITE, PHI4),
+    )
 }
 """Call forms by the name that configs use (`student.parser=hermes`)."""
 

@@ -14,7 +14,7 @@ MAX_DEPTH = 100
 
 Span = tuple[int, int]
 
-_NO_ARGUMENTS = ("name", "id", "type")
+_NO_ARGUMENTS = ("name", "id", "type", "tool_name", "tool_call_id")
 """Keys of a call that may stand beside its arguments."""
 
 
@@ -40,7 +40,12 @@ def well_formed(name: str, arguments: Mapping[str, Any], span: Span) -> ToolCall
     return ToolCall(name, arguments, span=span)
 
 
-def read_json(body: str, span: Span, keys: Sequence[str] = ("arguments", "parameters")) -> ToolCall:
+def read_json(
+    body: str,
+    span: Span,
+    keys: Sequence[str] = ("arguments", "parameters"),
+    named: str = "name",
+) -> ToolCall:
     """Read `{"name": …, "arguments": {…}}`.
 
     Args:
@@ -48,13 +53,14 @@ def read_json(body: str, span: Span, keys: Sequence[str] = ("arguments", "parame
         span: The call's place, markers included.
         keys: Names that the arguments go by, the family's own first; the first that is there
             counts. Models write another family's too.
+        named: What the name goes by.
     """
     value = _decode(body, span)
     if isinstance(value, ToolCall):
         return value
-    name = value.get("name")
+    name = value.get(named)
     if not isinstance(name, str) or not name:
-        return failed(CallStatus.MISSING_NAME, 'The call has no "name".', span)
+        return failed(CallStatus.MISSING_NAME, f'The call has no "{named}".', span)
     key = next((key for key in keys if key in value), None)
     if key is None and (astray := [k for k in value if k not in _NO_ARGUMENTS]):
         # Unheard, the call would run without what the model gave it.

@@ -32,16 +32,17 @@ def nowhere(call: str) -> CallPlaces:
     return CallPlaces()
 
 
-def in_object(*keys: str) -> Within:
+def in_object(*keys: str, named: str = "name") -> Within:
     """Reads `{"name": …, "arguments": {…}}`.
 
     Args:
         keys: Names that the arguments go by, the family's own first, as in `read_json`.
+        named: What the name goes by.
     """
 
     def places(call: str) -> CallPlaces:
         found = members(call, max(call.find("{"), 0))
-        name = found.get("name")
+        name = found.get(named)
         key = next((key for key in keys if key in found), None)
         return CallPlaces(
             (name[1] + 1, name[2] - 1) if name and call[name[1]] == '"' else None,
