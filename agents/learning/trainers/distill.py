@@ -37,6 +37,7 @@ from journeyman.agents.learning.trainers.parts import (
     tasks_needed,
 )
 from journeyman.agents.learning.trainers.schedule import BEGAN, HELD, Schedule
+from journeyman.agents.learning.trainers.watching import CollapseWatch
 from journeyman.agents.networks.heads import Head
 from journeyman.agents.rollouts.prefixes import Prefixes, check_replayable
 from journeyman.agents.rollouts.tasks import TaskRef
@@ -250,6 +251,7 @@ def build(
     clip_high: float | None = None,
     kl: float | None = None,
     advantages: str = "none",
+    on_collapse: str = "warn",
     lmbda: float = 1.0,
     curriculum: Curriculum | None = None,
     episodes: str | None = None,
@@ -267,6 +269,7 @@ def build(
         clip_high: See `Schedule`.
         kl: See `Schedule`; None is 0 beside a teacher, and `HELD` without one.
         advantages: See `Collector`.
+        on_collapse: See `CollapseWatch`.
         lmbda: See `Collector`.
         curriculum: What of the episodes the student plays; None is whole episodes, by itself.
         episodes: A run whose episodes are learned from, instead of playing; None plays.
@@ -306,6 +309,10 @@ def build(
         advantages,
     )
     needed = tasks_needed(args, steps_per_generation, num_iterations)
+    rollouts = -(-args.max_steps // (steps_per_generation * num_iterations))
+    watch = CollapseWatch(on_collapse, needed / rollouts / collector.rows_a_task)
+    if recorded is None:  # else figures are of another time
+        kwargs["callbacks"] = [watch, *(kwargs.get("callbacks") or ())]
     deal = parts.tasks if recorded is None else recorded.tasks
     tasks = deal(needed // collector.rows_a_task)
     if prefixes is not None:
