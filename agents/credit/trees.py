@@ -111,6 +111,8 @@ class PolicyTarget(Additive):
         # next to 0 is not lost beside 1. With little temperature the target is the best choice
         # alone, with much of it the student itself.
         chosen = [(p, q) for p, q in known.choices if p > 0]
+        if not chosen:
+            return 0.0  # nothing that the student would do is known
         best = max(q for _, q in chosen)
         own = _settled(known.value.mean + known.advantage.mean, [q for _, q in chosen])
         total = math.fsum(p for p, _ in chosen)

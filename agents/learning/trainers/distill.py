@@ -25,7 +25,7 @@ from journeyman.agents.evaluation.scores import Scores
 from journeyman.agents.learning.collector import LOGGED_TURNS, Collector
 from journeyman.agents.learning.curriculum import Curriculum
 from journeyman.agents.learning.losses import Loss, Predictions, TeacherView
-from journeyman.agents.learning.losses.functions import weighted_mean
+from journeyman.agents.learning.losses.functions import checked, weighted_mean
 from journeyman.agents.learning.recorded import Recorded
 from journeyman.agents.learning.trainers.beginning import hidden_states
 from journeyman.agents.learning.trainers.parts import (
@@ -185,10 +185,11 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
         targets = inputs["completion_ids"][chosen]
         predictions = Predictions(states, Head.of(unwrapped_student), targets, reinforced)
         teacher = _joined(self._views, inputs["row"], states.device)
-        values = self._loss(predictions, teacher, tokens)
+        values = checked(self._loss(predictions, teacher, tokens))
         loss = weighted_mean(values, tokens["weights"], count)
         if reinforced:
-            loss = loss + self._schedule.policy_loss(predictions.logprobs, tokens).sum() / count
+            gained = checked(self._schedule.policy_loss(predictions.logprobs, tokens))
+            loss = loss + gained.sum() / count
         if not loss.requires_grad and torch.is_grad_enabled():
             loss = loss + 0 * states.sum()  # nothing to learn from this microbatch
         self.note(by_turn(values.detach(), tokens["turns"], teacher))
