@@ -18,7 +18,7 @@ from journeyman.agents.learning.trainers.beginning import Beginning
 BEGAN = "began_logprobs"
 """Column of rows: log-probabilities under the student as the run began with it."""
 MOST = 1e6
-HELD = 0.1
+HELD = 0.5
 """Weight of the divergence from the beginning where no teacher holds the student."""
 
 
