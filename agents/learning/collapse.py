@@ -112,14 +112,14 @@ class Detector:
             return None  # partly the teacher's success, and less so from rollout to rollout
         found = None
         for name, curve in self._curves.items():
-            share = figures.get(name)
-            if not _number(share):
+            share = _number(figures.get(name))
+            if share is None:
                 continue
             tasks = self._tasks if name == SUCCESS else float(figures.get("eval/tasks", ENOUGH))
             if curve.add(share, tasks):
                 what = "success" if name == SUCCESS else "success on validation tasks"
                 found = f"{what} is {curve.recent():.0%} and was {curve.best:.0%}"
-        if _number(figures.get(SUCCESS)):
+        if _number(figures.get(SUCCESS)) is not None:
             found = found or self._less(figures)
         if found is None or self.told:
             return None
@@ -132,8 +132,8 @@ class Detector:
         if first:
             self._first.append(float(figures[SUCCESS]))
         for name in LEAST:
-            if _number(value := figures.get(name)):
-                (self._begun if first else self._latest)[name].append(float(value))
+            if (value := _number(figures.get(name))) is not None:
+                (self._begun if first else self._latest)[name].append(value)
         began = fmean(self._first)
         if first or began >= 0.9 or self._curves[SUCCESS].recent() > began:
             return None  # who can do nearly all, or ever more, may well be brief and sure
@@ -148,5 +148,5 @@ class Detector:
         return None
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
