@@ -124,7 +124,7 @@ def test_two_bounds_are_daposs(low: float, high: float | None) -> None:
         beyond = (advantage > 0 and ratio > top) or (advantage < 0 and ratio < 1 - low)
         bound = top if advantage > 0 else 1 - low
         value = -(bound if beyond else ratio) * advantage
-        assert float(found[i]) == pytest.approx(value, abs=1e-12)
+        assert found[i].item() == pytest.approx(value, abs=1e-12)
         assert float(slope[i]) == pytest.approx(0.0 if beyond else value, abs=1e-12)
         stopped += beyond
     assert 5 < stopped < 55
@@ -139,7 +139,7 @@ def test_ratios_beyond_all_bounds_stay_numbers(far: float, clip: float) -> None:
     (slope,) = torch.autograd.grad(found.sum(), now)
     assert found.isfinite().all()
     assert slope.isfinite().all()
-    assert float(found[0]) == 0
+    assert found[0].item() == 0
 
 
 def test_the_estimate_of_a_divergence_is_k3() -> None:
