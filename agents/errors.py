@@ -112,12 +112,13 @@ class ConversationError(AgentError, ValueError):
 
 
 class DivergedError(AgentError, ValueError):
-    """The model that plays gives logits that are not finite."""
+    """A model gives logits that are not finite, or nothing that a loss can be formed from."""
 
-    def __init__(self) -> None:
-        """Say so; it is the same mistake wherever it shows."""
+    def __init__(self, message: str | None = None) -> None:
+        """Say so; of a student that plays it is the same mistake wherever it shows."""
         super().__init__(
-            "the student's logits are not finite: its training diverged; lower "
+            message
+            or "the student's logits are not finite: its training diverged; lower "
             "trainer.args.learning_rate and start anew"
         )
 

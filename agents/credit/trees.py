@@ -18,6 +18,8 @@ from journeyman.envs import Episode
 
 _NORMAL = NormalDist()
 _ROUNDING = 1e-9
+_LARGEST = 80.0
+"""Of a log-ratio: e^80 is the most that is a number in float32 with room to be multiplied."""
 
 
 def _settled(value: float, among: Sequence[float]) -> float:
@@ -105,15 +107,23 @@ class PolicyTarget(Additive):
         self._temperature = temperature
 
     def _advantage(self, known: Evidence) -> float:
-        # Measured from the best choice no power is above 0, so that none overflows: with little
-        # temperature the target is the best choice alone, with much of it the student itself.
-        best = max(q for _, q in known.choices)
-        own = _settled(known.value.mean + known.advantage.mean, [q for _, q in known.choices])
-        mean = sum(p * self._power(q - best) for p, q in known.choices)
-        return self._reinforce * (self._power(own - best) / mean - 1)
-
-    def _power(self, below: float) -> float:
-        return math.exp(below / self._temperature)
+        # In log space, measured from the best choice: none overflows, none vanishes, and what is
+        # next to 0 is not lost beside 1. With little temperature the target is the best choice
+        # alone, with much of it the student itself.
+        chosen = [(p, q) for p, q in known.choices if p > 0]
+        if not chosen:
+            return 0.0  # nothing that the student would do is known
+        best = max(q for _, q in chosen)
+        own = _settled(known.value.mean + known.advantage.mean, [q for _, q in chosen])
+        total = math.fsum(p for p, _ in chosen)
+        lost = math.fsum(p * math.expm1((q - best) / self._temperature) for p, q in chosen) / total
+        if lost > -0.5:
+            mean = math.log1p(lost)
+        else:
+            mean = math.log(
+                math.fsum(p * math.exp((q - best) / self._temperature) for p, q in chosen) / total
+            )
+        return self._reinforce * math.expm1(min((own - best) / self._temperature - mean, _LARGEST))
 
 
 class Gated(Additive):

@@ -15,6 +15,9 @@ from journeyman.tools import UNREAD, CallStatus
 NO_SIGNAL = "rollout/no_signal"
 """Figure of a training that learns from rewards alone: 1 where a rollout had nothing to learn."""
 
+COLLAPSED = "collapsed"
+"""Figure of the line of a training where it was found to collapse: 1."""
+
 
 def remarks(rows: Mapping[str, Metrics], history: Sequence[Mapping[str, Any]] = ()) -> list[str]:
     """What a reader of a table must know beside it; empty where nothing is odd.
@@ -30,6 +33,12 @@ def remarks(rows: Mapping[str, Metrics], history: Sequence[Mapping[str, Any]] = 
             "training: nothing was learned: in every rollout all episodes had the same reward; "
             "take easier tasks (split=train/easy), more episodes a rollout, or a teacher with a "
             "loss=…"
+        )
+    fallen = next((entry["step"] for entry in history if entry.get(COLLAPSED) == 1), None)
+    if fallen is not None:
+        found.append(
+            f"training: collapsed, as was seen at step {fallen}: take a smaller "
+            f"trainer.args.learning_rate or a larger trainer.kl"
         )
     return found
 

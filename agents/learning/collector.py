@@ -20,6 +20,7 @@ from journeyman.agents.credit import Credit, Experience, TokenCredit
 from journeyman.agents.errors import BrokenRolloutError, SettingError
 from journeyman.agents.evaluation.remarks import NO_SIGNAL
 from journeyman.agents.evaluation.scores import Scores
+from journeyman.agents.learning.advantages import check_scale, scaled
 from journeyman.agents.learning.curriculum import Curriculum
 from journeyman.agents.learning.judgements import Judgement
 from journeyman.agents.learning.losses import TeacherView
@@ -87,14 +88,16 @@ class Collector:
     """Where rows begin that the curriculum lets begin inside an earlier episode."""
     recorded: Recorded | None = None
     """What was played before, in place of rollouts; None plays."""
+    advantages: str = "none"
+    """What advantages are divided by, see `scaled`."""
 
     def __post_init__(self) -> None:
         """Check that the parts fit together.
 
         Raises:
             SettingError: The student has a temperature; `lmbda` is no probability, or the teacher
-                is to play where trees are to grow; or what is asked of the teacher is more than it
-                can tell.
+                is to play where trees are to grow; advantages cannot be scaled so; or what is
+                asked of the teacher is more than it can tell.
         """
         # Log-probabilities, advantages and importance weights are those of the model itself: the
         # mean of a policy gradient over samples of another temperature is that of no policy.
@@ -128,6 +131,7 @@ class Collector:
                 "trainer.episodes: nothing is played there; leave out search, trainer.lmbda and "
                 "trainer.curriculum"
             )
+        check_scale(self.advantages, self.rows_a_task)
         self._check_teacher()
 
     def _check_teacher(self) -> None:
@@ -195,7 +199,7 @@ class Collector:
         episodes = [row.episode for row in rows]
         evidence = None if self.search is None else [row.steps for row in rows]
         experience = Experience(episodes, evidence, annotations, model, step)
-        credit = self.credit.assign(experience)
+        credit = scaled(self.credit.assign(experience), episodes, self.advantages)
         if learning:
             self.credit.learn(experience)
             self._keep(episodes, theirs)

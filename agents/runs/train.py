@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from journeyman.agents.learning.trainers.callbacks import (
 from journeyman.agents.learning.trainers.parts import Parts, Record
 from journeyman.agents.learning.trainers.recording import TrainingLog
 from journeyman.agents.learning.trainers.validation import Validation
+from journeyman.agents.learning.trainers.watching import CollapseWatch
 from journeyman.agents.rollouts.job import Job
 from journeyman.agents.rollouts.tasks import TaskRef, deal, pool, shortage
 from journeyman.agents.runs.config import Node, TrainConfig, as_mapping, make, read
@@ -80,7 +81,9 @@ def train(composed: DictConfig) -> None:
     trainer.add_callback(tracking)
     size = sum(p.numel() * p.element_size() for p in parts.student.model.parameters())
     kept = OmegaConf.select(config.trainer, "args.save_total_limit") or 2
-    folder.need_space(size * (OPTIMISER_COPIES * (kept + 1) + 1))
+    folder.need_space(
+        size * (OPTIMISER_COPIES * (kept + 1) + (3 if config.evaluation.every else 1))
+    )
     folder.claim()
     tracking.open(as_mapping(composed))
 
@@ -100,6 +103,19 @@ def train(composed: DictConfig) -> None:
             for words in said:
                 print(f"Mind: {words}")
     if config.evaluation.every:
+        watch = next(
+            (it for it in trainer.callback_handler.callbacks if isinstance(it, CollapseWatch)), None
+        )
+        best = None if watch is None else folder.path / "best"
+
+        def tell(step: int, figures: Mapping[str, Any]) -> None:
+            if job.first:
+                tracking.log(step, figures)
+            if watch is not None:
+                watch.see(step, figures)
+
+        if watch is not None:
+            watch.best = best
         trainer.add_callback(
             Validation(
                 parts.student,
@@ -109,7 +125,8 @@ def train(composed: DictConfig) -> None:
                 config.evaluation.batch_size,
                 parts.env_kwargs,
                 job,
-                tracking.log,
+                tell,
+                best,
             )
         )
     fit(trainer, folder.path)

@@ -16,11 +16,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from journeyman.agents.errors import DivergedError
 from journeyman.agents.networks.heads import Head
 from journeyman.agents.students.dialect import Dialect
 from journeyman.agents.students.player import Player, Trainable
 from journeyman.agents.teachers.spans import number_spans
 from journeyman.envs import Episode
+
+RULED_OUT = -1e4
+"""Least log-probability, in nats, that a teacher is heard with: what it rules out (-inf) is as good
+as impossible with it, and ratios, their sums and their means are numbers."""
 
 
 class Detail(IntEnum):
@@ -205,8 +210,9 @@ class Annotations:
                     f"{len(new)} rows"
                 )
             for row, signal in zip(new, signals, strict=True):
-                _check_length(row, signal)
-                self._known[id(row)] = (row, self._cut(row, signal))
+                _check(row, signal)
+                finite = replace(signal, logprobs=signal.logprobs.clamp(min=RULED_OUT))
+                self._known[id(row)] = (row, self._cut(row, finite))
         return [
             self._known[id(row)][1] if any(row.mask) else Signal(torch.zeros(len(row.tokens)))
             for row in rows
@@ -219,12 +225,17 @@ class Annotations:
         return replace(signal, spans=number_spans(row, self._dialect.decode))
 
 
-def _check_length(row: Episode, signal: Signal) -> None:
+def _check(row: Episode, signal: Signal) -> None:
     """The one place where scores meet an episode."""
     if signal.logprobs.shape != (len(row.tokens),):
         raise ValueError(
             f"{tuple(signal.logprobs.shape)} teacher scores for an episode of {len(row.tokens)} "
             f"tokens ({row.env_id} {row.task_id})"
+        )
+    if signal.logprobs.isnan().any():
+        raise DivergedError(
+            f"the teacher gives NaN for tokens of {row.env_id} {row.task_id}: its weights or its "
+            f"type do not carry it; choose another teacher.model or teacher.dtype=float32"
         )
     chosen = sum(row.mask)
     lists = None if signal.top is None else signal.top.ids

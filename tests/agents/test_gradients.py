@@ -34,7 +34,7 @@ from journeyman.agents.learning.losses import (
     TopKReverseKL,
 )
 from journeyman.agents.learning.samples import to_batch
-from journeyman.agents.learning.trainers import distill
+from journeyman.agents.learning.trainers import beginning, distill
 from journeyman.agents.learning.trainers.distill import OnPolicyDistillation, Schedule
 from journeyman.agents.rollouts.tasks import TaskRef
 from journeyman.agents.students.hf import HFPlayer
@@ -478,7 +478,7 @@ def test_the_divergence_at_other_tokens_has_no_effect(
 ) -> None:
     """Prompts and results are context: what either model would say there is never compared."""
     # All rows together, so that the hooks below know which is which.
-    for module in (distill, local):
+    for module in (beginning, local):
         monkeypatch.setattr(module, "similar_lengths", lambda rows, *_: [list(range(len(rows)))])
     before = setting.gradient(batch)
     width = batch["prompt_ids"].shape[1]

@@ -20,6 +20,7 @@ from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
 from journeyman.agents.learning.losses.functions import (
     IMPOSSIBLE,
+    checked,
     entropy_of,
     generalised_jsd,
     log_probabilities,
@@ -110,7 +111,7 @@ def compare_by(
             parts = zip(student.split(size), teacher.split(size), tokens.split(size), strict=True)
             found = [checkpoint(piece, *part, use_reentrant=False) for part in parts]
             value, entropy, chosen = map(torch.cat, zip(*found, strict=True))
-    return Comparison(value, entropy, chosen[:, 0] if targets is not None else None)
+    return Comparison(checked(value), entropy, chosen[:, 0] if targets is not None else None)
 
 
 def _exact(head: Head, states: Tensor) -> Callable[[Tensor], Tensor]:
@@ -179,10 +180,14 @@ def _some_logits(states: Tensor, head: Head, ids: Tensor) -> Tensor:
     return _capped(logits, head)
 
 
-def _bias(head: Head) -> Tensor | None:
-    """A projection's, finite: the kernels multiply what a model rules out by its probability."""
+def _bias(head: Head, temperature: float = 1.0) -> Tensor | None:
+    """A projection's, finite: the kernels multiply what a model rules out by its probability.
+
+    It stands for log 0 once it is scaled and divided by the temperature: a hundredth of it would
+    not.
+    """
     bias: Tensor | None = head.projection.bias
-    return None if bias is None else bias.clamp(min=IMPOSSIBLE)
+    return None if bias is None else bias.clamp(min=IMPOSSIBLE * max(1, temperature / head.scale))
 
 
 def _tiled_logprobs(
@@ -198,7 +203,7 @@ def _tiled_logprobs(
         logprobs, entropy, *_ = ChunkedLogProbFunction.apply(
             states.float(),
             head.projection.weight,
-            _bias(head),
+            _bias(head, temperature),
             targets,
             temperature,
             VOCABULARY_TILE,
@@ -248,10 +253,10 @@ def _tiled(
     divergence, entropy = ChunkedDivergenceFunction.apply(
         student,
         ours.weight,
-        _bias(student_head),
+        _bias(student_head, temperature),
         teacher,
         theirs.weight,
-        _bias(teacher_head),
+        _bias(teacher_head, temperature),
         beta,
         temperature,
         student_head.scale,
@@ -262,4 +267,4 @@ def _tiled(
     logprobs = None
     if targets is not None:
         logprobs, _ = _tiled_logprobs(student, student_head, targets)
-    return Comparison(divergence, entropy.detach(), logprobs)
+    return Comparison(checked(divergence), entropy.detach(), logprobs)

@@ -7,8 +7,13 @@ import math
 import torch
 from torch import Tensor
 
+from journeyman.agents.errors import DivergedError
+
 IMPOSSIBLE = -1e4
 """A log-probability, in nats, that stands for log 0: times the probability 0 it is 0."""
+FARTHEST = 20.0
+"""Log-ratios, in nats, are held within this, either way: a bound of the arithmetic (verl has the
+same), far beyond what any clip lets through."""
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
@@ -18,6 +23,23 @@ def log_probabilities(logits: Tensor) -> Tensor:
     both would be NaN.
     """
     return logits.log_softmax(-1).clamp(min=IMPOSSIBLE)
+
+
+def checked(values: Tensor) -> Tensor:
+    """Values of tokens [N] as they are.
+
+    Raises:
+        DivergedError: One is no number. A distribution that rules out every token has none, and
+            neither has one of a NaN: its gradient would be lost without a word, or be NaN as well.
+    """
+    if values.isnan().any():
+        places = values.isnan().nonzero().flatten()
+        raise DivergedError(
+            f"the loss of {len(places)} of {len(values)} tokens is no number (NaN), first of token "
+            f"{int(places[0])}: student or teacher gives NaN, or rules every token out there (all "
+            f"logits -inf); look at the models, or take a smaller trainer.args.learning_rate"
+        )
+    return values
 
 
 def entropy_of(logits: Tensor) -> Tensor:
@@ -37,6 +59,15 @@ def weighted_mean(values: Tensor, weights: Tensor, count: Tensor | float) -> Ten
     return (values * weights).sum() / count
 
 
+def ratio_of(logprobs: Tensor, sampled_logprobs: Tensor) -> Tensor:
+    """Importance ratios [N] of the current policy to the one that sampled, with gradient.
+
+    Beyond e to the `FARTHEST`, either way, they are held, and give no gradient: e^100 in float32 is
+    infinite, and infinity times an advantage of zero is NaN.
+    """
+    return (logprobs - sampled_logprobs).clamp(-FARTHEST, FARTHEST).exp()
+
+
 def policy_gradient(logprobs: Tensor, sampled_logprobs: Tensor, advantages: Tensor) -> Tensor:
     """Per-token loss -ratio * advantage [N] whose gradient is that of the expected advantage.
 
@@ -48,7 +79,7 @@ def policy_gradient(logprobs: Tensor, sampled_logprobs: Tensor, advantages: Tens
         sampled_logprobs: [N] under the policy that sampled them.
         advantages: [N].
     """
-    return -(logprobs - sampled_logprobs).exp() * advantages
+    return -ratio_of(logprobs, sampled_logprobs) * advantages
 
 
 def generalised_jsd(student: Tensor, teacher: Tensor, beta: float) -> Tensor:
@@ -64,9 +95,17 @@ def generalised_jsd(student: Tensor, teacher: Tensor, beta: float) -> Tensor:
         beta: In [0, 1].
 
     Returns:
-        [N], in nats.
+        [N], in nats: finite also where logits are -inf. Where one of the two rules out what the
+        other says and the divergence is infinite, it stands at -`IMPOSSIBLE` times that mass, and
+        its gradient is that of the tokens that are left.
+
+    Raises:
+        DivergedError: All logits of a row are -inf, or one is NaN.
     """
-    log_s, log_t = log_probabilities(student), log_probabilities(teacher)
+    return checked(_jsd(log_probabilities(student), log_probabilities(teacher), beta))
+
+
+def _jsd(log_s: Tensor, log_t: Tensor, beta: float) -> Tensor:
     if beta == 0:
         return (log_t.exp() * (log_t - log_s)).sum(-1)
     if beta == 1:
@@ -136,21 +175,46 @@ def _to_unit(values: Tensor) -> Tensor:
 
 
 def clipped_policy_gradient(
-    logprobs: Tensor, sampled_logprobs: Tensor, advantages: Tensor, clip: float
+    logprobs: Tensor,
+    sampled_logprobs: Tensor,
+    advantages: Tensor,
+    clip: float,
+    clip_high: float | None = None,
 ) -> Tensor:
-    """Per-token loss [N] like `policy_gradient`, with PPO's clipping (Schulman et al. 2017).
+    """Per-token loss like `policy_gradient` [N], with PPO's clipping (Schulman et al. 2017).
+
+    max(-ratio A, -clamp(ratio, 1 - clip, 1 + clip_high) A). Two bounds are DAPO's (Yu et al. 2025,
+    arXiv:2503.14476, section 3.1): with more room above, a rare token may become likelier.
 
     Args:
         logprobs: [N] of the sampled tokens under the current policy, with gradient.
         sampled_logprobs: [N] under the policy that sampled them.
         advantages: [N].
         clip: Ratios beyond 1 - clip and 1 + clip give no more gradient; 0 clips nothing.
+        clip_high: In the place of `clip` above 1; None is the same.
     """
-    loss = policy_gradient(logprobs, sampled_logprobs, advantages)
+    ratio = ratio_of(logprobs, sampled_logprobs)
     if clip == 0:
-        return loss
-    ratio = (logprobs - sampled_logprobs).exp().clamp(1 - clip, 1 + clip)
-    return torch.maximum(loss, -ratio * advantages)
+        return -ratio * advantages
+    high = 1 + (clip if clip_high is None else clip_high)
+    return torch.maximum(-ratio * advantages, -ratio.clamp(1 - clip, high) * advantages)
+
+
+def kl_estimate(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
+    """Estimate [N] of KL(student || reference) by sampled tokens alone, never below zero.
+
+    k3 = r - 1 - log r with r = p_reference / p_student (Schulman 2020, Approximating KL Divergence,
+    http://joschu.net/blog/kl-approx.html; the penalty of GRPO, arXiv:2402.03300, equation 4). Its
+    mean over the student's own samples is the KL; the mean of its gradient there, (1 - r) times
+    that of log p_student, is that of KL(reference || student) (Tang & Munos 2025,
+    arXiv:2506.09477): what the reference says and the student gives up pulls the more.
+
+    Args:
+        logprobs: [N] of the sampled tokens under the student, with gradient.
+        reference_logprobs: [N] under the reference.
+    """
+    ahead = (reference_logprobs - logprobs).clamp(-FARTHEST, FARTHEST)
+    return ahead.exp() - 1 - ahead
 
 
 def top_k_reverse_kl(student: Tensor, teacher: Tensor, tail: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,9 +25,9 @@ from journeyman.agents.evaluation.scores import Scores
 from journeyman.agents.learning.collector import LOGGED_TURNS, Collector
 from journeyman.agents.learning.curriculum import Curriculum
 from journeyman.agents.learning.losses import Loss, Predictions, TeacherView
-from journeyman.agents.learning.losses.functions import clipped_policy_gradient, weighted_mean
-from journeyman.agents.learning.losses.loss import check_number
+from journeyman.agents.learning.losses.functions import checked, weighted_mean
 from journeyman.agents.learning.recorded import Recorded
+from journeyman.agents.learning.trainers.beginning import hidden_states
 from journeyman.agents.learning.trainers.parts import (
     KeepsCredit,
     Parts,
@@ -37,60 +36,12 @@ from journeyman.agents.learning.trainers.parts import (
     check_settings,
     tasks_needed,
 )
-from journeyman.agents.networks.batching import similar_lengths
-from journeyman.agents.networks.heads import Head, backbone
+from journeyman.agents.learning.trainers.schedule import BEGAN, HELD, Schedule
+from journeyman.agents.learning.trainers.watching import CollapseWatch
+from journeyman.agents.networks.heads import Head
 from journeyman.agents.rollouts.prefixes import Prefixes, check_replayable
 from journeyman.agents.rollouts.tasks import TaskRef
 from journeyman.envs import Episode
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How rollouts are dealt among optimiser steps; 1 and 1 is strictly on policy."""
-
-    steps_per_generation: int = 1
-    """Steps that the episodes of a rollout are dealt among: decoding is the faster the more rows it
-    has."""
-    num_iterations: int = 1
-    """Times that each rollout is learned from. Both as in TRL's GRPO."""
-    clip: float = 0.0
-    """The policy gradient's trust region where a rollout is learned from more than once: ratios
-    beyond 1 - clip and 1 + clip give no more gradient (PPO); 0 clips nothing."""
-
-    def __post_init__(self) -> None:
-        """Check the settings.
-
-        Raises:
-            SettingError: A count is below one, or `clip` is not within 0 and 1.
-        """
-        check_number("trainer.clip", self.clip, 0, 1)
-        for name in ("steps_per_generation", "num_iterations"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise SettingError(f"trainer.{name}={value}: expected a whole number, 1 or more")
-
-    def check(self, args: DistillationConfig, rows_a_task: int) -> None:
-        """See whether checkpoints and tasks fall between rollouts.
-
-        Raises:
-            SettingError: Checkpoints would fall between a rollout and its last step. A run could
-                not go on from there as if it had not stopped: the rollout is not in a checkpoint.
-                Or a task's rows would be cut.
-        """
-        steps = self.steps_per_generation * self.num_iterations
-        if args.save_strategy == "steps" and args.save_steps % steps:
-            raise SettingError(
-                f"trainer.args.save_steps={args.save_steps:g}: expected a multiple of trainer."
-                f"steps_per_generation={self.steps_per_generation} * "
-                f"num_iterations={self.num_iterations}"
-            )
-        rows = args.per_device_train_batch_size * args.gradient_accumulation_steps
-        if rows * self.steps_per_generation % rows_a_task:
-            raise SettingError(
-                f"search.rows={rows_a_task}: expected a divisor of "
-                f"{rows * self.steps_per_generation}, the rows of a rollout (batch size * "
-                f"accumulation * steps_per_generation)"
-            )
 
 
 class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
@@ -102,7 +53,7 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
         loss: Loss,
         args: DistillationConfig,
         tasks: Sequence[TaskRef],
-        schedule: Schedule = Schedule(),
+        schedule: Schedule = Schedule(),  # noqa: B008 - frozen
         **kwargs: Any,
     ) -> None:
         """Join the parts.
@@ -125,6 +76,7 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
         args.remove_unused_columns = False
         args.shuffle_dataset = False
         self._collector, self._loss, self._schedule = collector, loss, schedule
+        self._beginning = schedule.beginning(collector.student.model, kwargs.get("peft_config"))
         self.credit, self.teacher = collector.credit, collector.teacher
         self.prefixes = collector.prefixes
         super().__init__(
@@ -209,7 +161,8 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
             scores = batch.scores(self._collector.student.dialect)
             self._record(int(self.state.global_step) + 1, batch.episodes, scores)
         self.note(batch.figures)
-        return {name: it.to(self.accelerator.device) for name, it in batch.rows.items()}
+        rows = {name: it.to(self.accelerator.device) for name, it in batch.rows.items()}
+        return rows | ({} if self._beginning is None else {BEGAN: self._beginning.logprobs(rows)})
 
     def _compute_loss(
         self,
@@ -227,24 +180,24 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
         states = hidden_states(unwrapped_student, inputs, chosen)
         if not len(states):
             return states.sum(), states.sum().detach(), chosen.sum()
-        tokens = {name: inputs[name][chosen] for name in PER_TOKEN}
-        reinforced = bool(tokens["advantages"].any())
+        tokens = {name: inputs[name][chosen] for name in PER_TOKEN if name in inputs}
+        reinforced = bool(self._schedule.kl or tokens["advantages"].any())
         targets = inputs["completion_ids"][chosen]
         predictions = Predictions(states, Head.of(unwrapped_student), targets, reinforced)
         teacher = _joined(self._views, inputs["row"], states.device)
-        values = self._loss(predictions, teacher, tokens)
+        values = checked(self._loss(predictions, teacher, tokens))
         loss = weighted_mean(values, tokens["weights"], count)
         if reinforced:
-            known = tokens["sampled_logprobs"], tokens["advantages"], self._schedule.clip
-            loss = loss + clipped_policy_gradient(predictions.logprobs, *known).sum() / count
+            gained = checked(self._schedule.policy_loss(predictions.logprobs, tokens))
+            loss = loss + gained.sum() / count
         if not loss.requires_grad and torch.is_grad_enabled():
             loss = loss + 0 * states.sum()  # nothing to learn from this microbatch
         self.note(by_turn(values.detach(), tokens["turns"], teacher))
         return loss, predictions.entropy.sum(), chosen.sum()
 
 
-PER_TOKEN = ("weights", "advantages", "sampled_logprobs", "turns")
-"""Columns of `to_batch` that losses read."""
+PER_TOKEN = ("weights", "advantages", "sampled_logprobs", "turns", BEGAN)
+"""Columns of rows that losses read; the last only where something is held to it."""
 
 
 def _seed(*key: int) -> int:
@@ -266,41 +219,6 @@ def by_turn(values: Tensor, turns: Tensor, teacher: TeacherView | None = None) -
 
 def _forget(step: int, episodes: Sequence[Episode], scores: Iterable[Scores]) -> None:
     """Nobody keeps what was played."""
-
-
-def hidden_states(model: PreTrainedModel, inputs: dict[str, Tensor], chosen: Tensor) -> Tensor:
-    """Last hidden states [N, H] from which the chosen tokens are predicted, in their order.
-
-    TRL's own counts positions from the left edge of the padding. Here a token has the position it
-    was sampled at, without which learned position embeddings would see another text.
-
-    Args:
-        model: The student.
-        inputs: Rows of `to_batch`.
-        chosen: [B, C], true on the N tokens of completions that are to be predicted.
-    """
-    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
-    attention = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
-    before = inputs["prompt_ids"].shape[1] - 1
-    predicting = torch.nn.functional.pad(chosen, (before, 1))  # the state before each chosen token
-    order = torch.arange(ids.numel(), device=ids.device).view_as(ids)
-    states, places = [], []
-    for group in similar_lengths(attention.sum(1).tolist()):
-        rows = torch.tensor(group, device=ids.device)
-        mask = attention[rows]
-        used = mask.any(0).nonzero()[:, 0].tolist() or [0]
-        columns = slice(used[0], used[-1] + 1)
-        mask = mask[:, columns]
-        output = backbone(model)(
-            input_ids=ids[rows, columns],
-            attention_mask=mask,
-            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-            use_cache=False,
-        )
-        wanted = predicting[rows, columns]
-        states.append(output.last_hidden_state[wanted])
-        places.append(order[rows, columns][wanted])
-    return torch.cat(states)[torch.cat(places).argsort()]
 
 
 def _as_dataset(tasks: Sequence[TaskRef]) -> Dataset:
@@ -331,6 +249,10 @@ def build(
     steps_per_generation: int = 1,
     num_iterations: int = 1,
     clip: float = 0.0,
+    clip_high: float | None = None,
+    kl: float | None = None,
+    advantages: str = "none",
+    on_collapse: str = "warn",
     lmbda: float = 1.0,
     curriculum: Curriculum | None = None,
     episodes: str | None = None,
@@ -345,6 +267,10 @@ def build(
         steps_per_generation: See `Schedule`.
         num_iterations: See `Schedule`.
         clip: See `Schedule`.
+        clip_high: See `Schedule`.
+        kl: See `Schedule`; None is 0 beside a teacher, and `HELD` without one.
+        advantages: See `Collector`.
+        on_collapse: See `CollapseWatch`.
         lmbda: See `Collector`.
         curriculum: What of the episodes the student plays; None is whole episodes, by itself.
         episodes: A run whose episodes are learned from, instead of playing; None plays.
@@ -360,7 +286,9 @@ def build(
             f"trainer.lmbda={lmbda}: {type(parts.loss).__name__} learns from the student's own "
             f"tokens; expected 1, or another loss=…"
         )
-    schedule = Schedule(steps_per_generation, num_iterations, clip)
+    if kl is None:
+        kl = 0.0 if parts.teacher is not None else HELD
+    schedule = Schedule(steps_per_generation, num_iterations, clip, clip_high, kl)
     curriculum = curriculum or Curriculum()
     prefixes = None
     if curriculum.replay:
@@ -379,8 +307,13 @@ def build(
         curriculum,
         prefixes,
         recorded,
+        advantages,
     )
     needed = tasks_needed(args, steps_per_generation, num_iterations)
+    rollouts = -(-args.max_steps // (steps_per_generation * num_iterations))
+    watch = CollapseWatch(on_collapse, needed / rollouts / collector.rows_a_task)
+    if recorded is None:  # else figures are of another time
+        kwargs["callbacks"] = [watch, *(kwargs.get("callbacks") or ())]
     deal = parts.tasks if recorded is None else recorded.tasks
     tasks = deal(needed // collector.rows_a_task)
     if prefixes is not None:

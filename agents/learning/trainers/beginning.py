@@ -1,0 +1,108 @@
+"""The student as a run began with it: what a run is held to by `trainer.kl`.
+
+`distill.py` asks it once a rollout for the log-probabilities of the chosen tokens; `schedule.py`
+makes a penalty of them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from journeyman.agents.learning.losses.divergence import chosen_logprobs
+from journeyman.agents.networks.batching import similar_lengths
+from journeyman.agents.networks.heads import Head, backbone
+
+UNTOUCHED = (True, "gaussian")
+"""Ways to begin LoRA adapters (`init_lora_weights`) that add nothing at first and leave the weights
+below as they are."""
+
+
+class Beginning:
+    """Reads rows with the weights that the run began with, whatever a resumed run goes on from."""
+
+    def __init__(self, model: PreTrainedModel, adapters: Any = None) -> None:
+        """Keep them.
+
+        Args:
+            model: The student's, before the trainer adds adapters to it.
+            adapters: Their `peft.LoraConfig`; without them the student is what it was, and no copy
+                is made. Of other kinds, and of None, it is.
+        """
+        bare = getattr(adapters, "init_lora_weights", None) in UNTOUCHED
+        bare = bare and not getattr(adapters, "modules_to_save", None)
+        self._copy = None if bare else copy.deepcopy(model).eval().requires_grad_(False)
+        self._model = model
+
+    @torch.no_grad()
+    def logprobs(self, rows: dict[str, Tensor]) -> Tensor:
+        """[B, C] of the chosen tokens of `to_batch`'s rows, 0 elsewhere; where the rows are."""
+        chosen = (rows["tool_mask"] * rows["completion_mask"]).bool()
+        found = torch.zeros_like(rows["sampled_logprobs"])
+        if not chosen.any():
+            return found
+        with self._as_it_was() as model:
+            states = hidden_states(model, rows, chosen)
+            known, _ = chosen_logprobs(states, Head.of(model), rows["completion_ids"][chosen])
+        return found.masked_scatter(chosen, known.to(found.dtype))
+
+    @contextmanager
+    def _as_it_was(self) -> Iterator[PreTrainedModel]:
+        if self._copy is not None:
+            device = self._model.device
+            yield self._copy if self._copy.device == device else self._copy.to(device)
+            return
+        from peft.tuners.tuners_utils import BaseTunerLayer  # an optional package
+
+        layers = [it for it in self._model.modules() if isinstance(it, BaseTunerLayer)]
+        training = self._model.training
+        self._model.eval()
+        for layer in layers:
+            layer.enable_adapters(False)
+        try:
+            yield self._model
+        finally:
+            for layer in layers:
+                layer.enable_adapters(True)
+            self._model.train(training)
+
+
+def hidden_states(model: PreTrainedModel, inputs: dict[str, Tensor], chosen: Tensor) -> Tensor:
+    """Last hidden states [N, H] from which the chosen tokens are predicted, in their order.
+
+    TRL's own counts positions from the left edge of the padding. Here a token has the position it
+    was sampled at, without which learned position embeddings would see another text.
+
+    Args:
+        model: The student.
+        inputs: Rows of `to_batch`.
+        chosen: [B, C], true on the N tokens of completions that are to be predicted.
+    """
+    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+    attention = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+    before = inputs["prompt_ids"].shape[1] - 1
+    predicting = torch.nn.functional.pad(chosen, (before, 1))  # the state before each chosen token
+    order = torch.arange(ids.numel(), device=ids.device).view_as(ids)
+    states, places = [], []
+    for group in similar_lengths(attention.sum(1).tolist()):
+        rows = torch.tensor(group, device=ids.device)
+        mask = attention[rows]
+        used = mask.any(0).nonzero()[:, 0].tolist() or [0]
+        columns = slice(used[0], used[-1] + 1)
+        mask = mask[:, columns]
+        output = backbone(model)(
+            input_ids=ids[rows, columns],
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            use_cache=False,
+        )
+        wanted = predicting[rows, columns]
+        states.append(output.last_hidden_state[wanted])
+        places.append(order[rows, columns][wanted])
+    return torch.cat(states)[torch.cat(places).argsort()]
