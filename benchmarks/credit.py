@@ -49,11 +49,11 @@ Array = NDArray[np.float64]
 TRAJECTORIES = 8
 OURS, EVEN, TEACHES, PUBLISHED = "tree", "tree_even", "gradient", "vineppo"
 """For values, and that without its adaptive half; for the gradient; VinePPO as published."""
-GRID = (0, 0.5, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+GRID = (0, 0.5, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 """Budgets, in multiples of the trajectories' own steps."""
 OURS_UP_TO = 16
 """The tree estimators need no more; their searches cost more time per step than the others."""
-SHOWN = (0, 1, 4, 16, 64)
+SHOWN = (0, 1, 4, 16, 32)
 LEVEL = 0.5
 AT = 4
 """The budget at which gradients are compared."""
@@ -187,6 +187,7 @@ def _spend(
     for i, budget in enumerate(budgets):
         search.budget = Budget(int(budget * own))
         run_searches(world, [search])
+        weights = sample_weights(tree)
         for name, estimator in group.items():
             if unit == "tokens":
                 values = [s.advantage for row in estimator.steps(tree, paths) for s in row]
@@ -197,7 +198,7 @@ def _spend(
                 forms = {
                     "own": form(tree.paths[:TRAJECTORIES], every[:TRAJECTORIES]),
                     "all": form(tree.paths, every),
-                    "reach": form(tree.paths, every, sample_weights(tree)),
+                    "reach": form(tree.paths, every, weights),
                 }
                 found[name][unit] = np.array([compared(forms[it], truth) for it in FORMS])
     if unit == "tokens":

@@ -11,10 +11,9 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from journeyman.agents.errors import SettingError
 from journeyman.agents.search.backup import NodeValue, expected_backup, shrink
 from journeyman.agents.search.searches import Budget, CreditSearch
 from journeyman.agents.search.tree import Action, Kind, NodeKey, Path, Tree
@@ -110,16 +109,8 @@ class GradientCredit(TreeCredit):
     share `adaptive` goes from inside them to where the error of the gradient is largest. Values
     are by expected backup. Without dice the effective samples count against the early steps, whose
     values are means over the most episodes and matter most: the advantage is shrunk by the
-    action's own samples instead. `outcome` times what the episode came to, less the root's value,
-    is added: where an action stands alone in its node, that is all that speaks for or against it.
+    action's own samples instead, so that in a tree it is RTMC's.
     """
-
-    def __init__(self, kappa: float = 1.0, adaptive: float = 0.5, outcome: float = 0.1) -> None:
-        """See `TreeCredit`; `outcome` is the share of the episode's own return, 0 or more."""
-        super().__init__(kappa, adaptive)
-        if not 0 <= outcome < math.inf:
-            raise SettingError(f"outcome={outcome}: expected a finite number, 0 or more")
-        self.outcome = outcome
 
     def search(
         self, tree: Tree, trajectories: Sequence[Path], budget: Budget, seed: int = 0
@@ -134,19 +125,6 @@ class GradientCredit(TreeCredit):
             seed=seed,
             aim="gradient",
         )
-
-    def steps(
-        self, tree: Tree, paths: Sequence[Path], given: Sequence[Path] | None = None
-    ) -> list[list[StepValue]]:
-        """Q - V, and a share of the outcome for whole episodes."""
-        rows = super().steps(tree, paths, given)
-        root = _Returns(tree, tree.paths).root
-        found = []
-        for path, row in zip(paths, rows, strict=True):
-            whole = path.complete and path.keys[0] == tree.root
-            more = self.outcome * (path.returns()[0] - root) if whole else 0.0
-            found.append([replace(it, advantage=it.advantage + more) for it in row])
-        return found
 
     def _shrunk(self, tree: Tree, node: NodeValue, action: Action) -> float:
         if tree.dice:
