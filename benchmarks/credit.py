@@ -118,9 +118,9 @@ def gradient(
             if i or path.kind is Kind.SAMPLED:
                 weight = 1.0 if weights is None else weights.get(key, 0.0)
                 count, total = count + 1, total + weight
-                state: Any = key.state
+                state, action = int(str(key.state)), int(str(step.action))
                 push = weight * value.advantage
-                found[key.depth][state, step.action] += push
+                found[key.depth][state, action] += push
                 found[key.depth][state] -= push * mdp.policy[key.depth][state]
     flat = np.concatenate([layer.ravel() for layer in found])
     return flat * (mdp.horizon / (total if weights is not None else count))

@@ -1,10 +1,12 @@
 """The gradient that training sums of a search's rows, against exact policy gradients."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from journeyman.agents.credit import Experience, Uniform
 from journeyman.agents.credit.trees import Additive
@@ -70,6 +72,14 @@ def test_outcomes_count_whoever_chose() -> None:
 
 # What training sums
 
+Array = NDArray[np.float64]
+
+
+def number(value: object) -> int:
+    """A state or an action of a finite MDP."""
+    assert isinstance(value, int)
+    return value
+
 
 class Exact(TreeCredit):
     """Exact advantages, with the search of another estimator."""
@@ -79,12 +89,12 @@ class Exact(TreeCredit):
         self._world = world
 
     def steps(
-        self, tree: Tree, paths: list[Path], given: list[Path] | None = None
+        self, tree: Tree, paths: Sequence[Path], given: Sequence[Path] | None = None
     ) -> list[list[StepValue]]:
         value = self._world
         return [
             [
-                StepValue(value.exact_q(key, step.action) - value.exact_v(key))
+                StepValue(value.exact_q(key, number(step.action)) - value.exact_v(key))
                 for key, step in zip(p.keys, p.steps, strict=False)
             ]
             for p in paths
@@ -93,14 +103,14 @@ class Exact(TreeCredit):
 
 def as_episodes(tree: Tree, mdp: MDP) -> Tree:
     """The same tree with an episode of one token a turn for each path, as a language world's is."""
-    copy = Tree(*tree.root[1:])
+    copy = Tree(tree.root.state)
     for path in tree.paths:
         first = path.keys[0].depth
         own = path.kind is Kind.SAMPLED
-        tokens = (0,) * (1 + first) + tuple(step.action for step in path.steps)
+        tokens = (0,) * (1 + first) + tuple(number(step.action) for step in path.steps)
         mask = (False,) * (1 + first) + (own,) + (True,) * (len(path.steps) - 1)
         logprobs = (0.0,) * (1 + first) + tuple(
-            float(np.log(mdp.policy[key.depth][key.state, step.action]))
+            float(np.log(mdp.policy[key.depth][number(key.state), number(step.action)]))
             for key, step in zip(path.keys, path.steps, strict=False)
         )
         turns = tuple(Step((1 + k, 2 + k), "") for k in range(first + len(path.steps)))
@@ -110,7 +120,7 @@ def as_episodes(tree: Tree, mdp: MDP) -> Tree:
     return copy
 
 
-def trained(tree: Tree, mdp: MDP, values: TreeCredit, reach: bool) -> np.ndarray:
+def trained(tree: Tree, mdp: MDP, values: TreeCredit, reach: bool) -> Array:
     """The gradient of the loss over logits of a table, by the code that trains networks."""
     grown = as_episodes(tree, mdp)
     rows = TreeRollouts(values=values).episodes(Grown(grown))
@@ -124,22 +134,22 @@ def trained(tree: Tree, mdp: MDP, values: TreeCredit, reach: bool) -> np.ndarray
     places = torch.zeros_like(batch["completion_ids"])
     for i, path in enumerate(grown.paths):
         for key in path.keys[:-1]:
-            places[i, key.depth] = int(starts[key.depth]) + key.state
+            places[i, key.depth] = int(starts[key.depth]) + number(key.state)
     chosen = (batch["tool_mask"] * batch["completion_mask"]).bool()
     logprobs = table.log_softmax(-1)[places[chosen], batch["completion_ids"][chosen]]
     known = batch["sampled_logprobs"][chosen], batch["advantages"][chosen], 0.2
     loss = clipped_policy_gradient(logprobs, *known).sum() / batch["num_items_in_batch"]
     (found,) = torch.autograd.grad(-loss * mdp.horizon, table)
-    return found.numpy().ravel()
+    return np.asarray(found.numpy().ravel(), dtype=np.float64)
 
 
-def exact_gradient(mdp: MDP) -> np.ndarray:
+def exact_gradient(mdp: MDP) -> Array:
     """sum_s rho(s) sum_a p(a) A(s, a) (e_a - p)."""
     layers = zip(mdp.reach, mdp.policy, mdp.q, mdp.v, strict=False)
     return np.concatenate([(r[:, None] * p * (q - v[:, None])).ravel() for r, p, q, v in layers])
 
 
-def cosine(a: np.ndarray, b: np.ndarray) -> float:
+def cosine(a: Array, b: Array) -> float:
     return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
 
 
@@ -155,17 +165,18 @@ def grow(world: TabularWorld, count: int, seed: int) -> Tree:
     return tree
 
 
-def summed(tree: Tree, world: TabularWorld, reach: bool) -> np.ndarray:
+def summed(tree: Tree, world: TabularWorld, reach: bool) -> Array:
     """What the student's own steps sum to with exact advantages, node by node."""
     mdp, weights = world.mdp, sample_weights(tree)
     found = [np.zeros_like(policy) for policy in mdp.policy]
     for key, node in tree.nodes.items():
         for action, edge in node.edges.items():
             if edge.sampled:
-                push = edge.sampled * (world.exact_q(key, action) - world.exact_v(key))
+                push = edge.sampled * (world.exact_q(key, number(action)) - world.exact_v(key))
                 push *= weights[key] if reach else 1.0
-                found[key.depth][key.state, action] += push
-                found[key.depth][key.state] -= push * mdp.policy[key.depth][key.state]
+                state = number(key.state)
+                found[key.depth][state, number(action)] += push
+                found[key.depth][state] -= push * mdp.policy[key.depth][state]
     return np.concatenate([layer.ravel() for layer in found])
 
 
