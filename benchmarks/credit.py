@@ -315,7 +315,7 @@ def gradients(by_name: dict[str, dict[str, Array]], unit: str, drawn: Array) -> 
         }
     rival = max((n for n in found if n not in MINE), key=lambda n: float(found[n]["cosine"]))
     gap = chosen[TEACHES][:, 0] - chosen[rival][:, 0]
-    low, high = interval(share @ gap)
+    low, high = interval((share @ gap).round(9))  # rounding is no difference
     return {
         "estimators": found,
         "rival": rival,
