@@ -1,13 +1,21 @@
-"""Credit against exact values: how well each estimator finds the advantages of 8 trajectories.
+"""Credit against exact values and exact policy gradients, from 8 trajectories of a student.
 
-    python benchmarks/credit.py [--json FILE] [--png FILE] [--quick]
+    python benchmarks/credit.py [--json FILE] [--png FILE] [--quick] [--mdps N]
 
-On finite MDPs whose Q and V are known (`journeyman/ExactMDP-v0`), every estimator in
-`conf/values/`, and ours without the adaptive half of its budget (`tree_even`), values every step of
-8 trajectories of the student, and may spend a budget of further environment steps on it, given in
-multiples of the trajectories' own. EV = 1 - MSE / E[A^2], over all steps of all MDPs of a family;
-advantages of 0 score 0. Intervals are 95%, by bootstrap over MDPs. Ends with status 1 if a bound
-that must hold does not (`RATIOS`, `CEILINGS`); a quick run, with few MDPs, only prints.
+On finite MDPs whose Q and V are known (`envs/exact.py`), every estimator in `conf/values/`, and
+`tree` without the adaptive half of its budget (`tree_even`), may spend a budget beside the
+trajectories, given in multiples of their own steps. Two things are measured.
+
+Values: EV = 1 - MSE / E[A^2] over the trajectories' steps in all MDPs of a family; advantages of 0
+score 0. And the gradient that training would form of the rows (`gradient`), for a tabular softmax
+policy, against the exact one: cosine, and squared error over its squared length. For it the budget
+is counted twice: in sampled tokens, all turns being equally long, of which a continuation from
+inside takes no more than its own; and in environment steps where there are no snapshots, so that a
+continuation is replayed from the start. (With snapshots, environment steps are as tokens.)
+
+A rival that plays from inside is taken in the form of rows that serves it best in the family
+(`FORMS`), since papers differ. Intervals are 95%, by bootstrap over MDPs. Ends with status 1 if a
+bound that must hold does not (`bounds`); a quick run, with few MDPs, only prints.
 """
 
 from __future__ import annotations
@@ -18,6 +26,8 @@ import json
 import multiprocessing
 import os
 import time
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,26 +37,42 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from journeyman.agents.runs.folder import machine
-from journeyman.agents.search import Budget, Tree, run_searches
-from journeyman.agents.search.estimators import StepEstimator
+from journeyman.agents.search import Budget, Kind, NodeKey, Tree, run_searches
+from journeyman.agents.search import Path as Played
+from journeyman.agents.search.estimators import StepEstimator, StepValue
+from journeyman.agents.search.reach import sample_weights
 from journeyman.agents.search.tabular import TabularWorld
-from journeyman.envs.exact import FAMILIES, make_mdp
+from journeyman.envs.exact import FAMILIES, MDP, make_mdp
 
 Array = NDArray[np.float64]
 
 TRAJECTORIES = 8
-OURS, EVEN, RIVAL = "tree", "tree_even", "vineppo"
-GRID = (0, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+OURS, EVEN, TEACHES, PUBLISHED = "tree", "tree_even", "gradient", "vineppo"
+"""For values, and that without its adaptive half; for the gradient; VinePPO as published."""
+GRID = (0, 0.5, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 """Budgets, in multiples of the trajectories' own steps."""
 OURS_UP_TO = 16
 """The tree estimators need no more; their searches cost more time per step than the others."""
-SHOWN = (0, 0.5, 1, 2, 4, 8, 16, 32, 64)
+SHOWN = (0, 1, 4, 16, 32)
 LEVEL = 0.5
+AT = 4
+"""The budget at which gradients are compared."""
+FORMS = ("own", "all", "reach")
+"""Rows a gradient is made of: the trajectories alone; all rows as played; all rows, weighted by how
+likely the student comes to each step (what training does by default)."""
+UNITS = {"tokens": False, "steps": True}
+"""What a budget is counted in, and whether a continuation is replayed from the start then."""
 RATIOS = {"tree": 4.0, "critical": 4.0, "wide_peaked": 2.0, "wide_flat": 1.0}
-"""Lower bounds of the interval of VinePPO's budget to EV >= LEVEL over ours."""
+"""Lower bounds of the interval of VinePPO's budget, as published, to EV >= LEVEL over ours."""
 CEILINGS = {"graph_6": 6.0, "graph_40": 6.0}
 """Upper bounds of the interval of our own budget to EV >= LEVEL."""
+ENOUGH = 9
+"""Families of twelve in which our gradient may not be below the best rival's."""
+MINE = (OURS, EVEN, TEACHES)
 SSE, SSA, SPEARMAN, SPENT = range(4)
+
+Results = dict[str, dict[str, dict[str, Array]]]
+"""By family, estimator and part (see `measure`), with MDPs in front."""
 
 
 def estimators() -> dict[str, StepEstimator]:
@@ -57,40 +83,127 @@ def estimators() -> dict[str, StepEstimator]:
     return {**every, EVEN: instantiate(OmegaConf.create(found[OURS]), adaptive=0.0)}
 
 
-def measure(family: str, index: int, budgets: tuple[float, ...]) -> dict[str, Array]:
-    """One MDP: [budget, (SSE, SSA, SPEARMAN, SPENT)] for each estimator.
-
-    Estimators that spend their budget in the same way look at the same rollouts.
-    """
-    world = TabularWorld(make_mdp(family, index))
-    ways: dict[object, dict[str, StepEstimator]] = {}
+def ways() -> list[dict[str, StepEstimator]]:
+    """The estimators, those together that spend a budget alike: they see the same rollouts."""
+    found: dict[object, dict[str, StepEstimator]] = {}
     for name, estimator in estimators().items():
-        way = EVEN if name == EVEN else type(estimator).search
-        ways.setdefault(way, {})[name] = estimator
-    found = {}
-    for group in ways.values():
-        tree = Tree(0)
-        paths = world.trajectories(tree, TRAJECTORIES, seed=index)
-        own = tree.env_steps
-        exact = np.array(
-            [
-                world.exact_q(key, int(str(step.action))) - world.exact_v(key)
-                for path in paths
-                for key, step in zip(path.keys, path.steps, strict=False)
-            ]
-        )
-        search = next(iter(group.values())).search(tree, paths, Budget(0), index)
-        rows = {name: np.full((len(budgets), 4), np.nan) for name in group}
-        for i, budget in enumerate(budgets):
-            if group.keys() & {OURS, EVEN} and budget > OURS_UP_TO:
-                break
-            search.budget = Budget(int(budget * own))
-            run_searches(world, [search])
-            for name, estimator in group.items():
+        way = name if name in (OURS, EVEN, TEACHES) else type(estimator).search
+        found.setdefault(way, {})[name] = estimator
+    return list(found.values())
+
+
+def gradient(
+    mdp: MDP,
+    paths: Sequence[Played],
+    values: Sequence[Sequence[StepValue]],
+    weights: Mapping[NodeKey, float] | None = None,
+) -> Array:
+    """The gradient of a tabular softmax policy that training forms of these rows, for an episode.
+
+    A step adds its advantage times the gradient of log p(a), which is 1 - p at the action's logit
+    and -p at the others; a first action that was not the student's own is masked. The sum is
+    divided by the count of steps, as a loss is, and times the steps of an episode.
+
+    Args:
+        mdp: Layers are put one after the other.
+        paths: The rows.
+        values: What is known of each step.
+        weights: Of a step's advantage, by node: `sample_weights`, which training brings to a mean
+            of 1. None weighs all alike.
+    """
+    found = [np.zeros_like(policy) for policy in mdp.policy]
+    count, total = 0, 0.0
+    for path, row in zip(paths, values, strict=True):
+        for i, (key, step, value) in enumerate(zip(path.keys, path.steps, row, strict=False)):
+            if i or path.kind is Kind.SAMPLED:
+                weight = 1.0 if weights is None else weights.get(key, 0.0)
+                count, total = count + 1, total + weight
+                state, action = int(str(key.state)), int(str(step.action))
+                push = weight * value.advantage
+                found[key.depth][state, action] += push
+                found[key.depth][state] -= push * mdp.policy[key.depth][state]
+    flat = np.concatenate([layer.ravel() for layer in found])
+    return flat * (mdp.horizon / (total if weights is not None else count))
+
+
+def exact_gradient(mdp: MDP) -> Array:
+    """sum_s rho(s) sum_a p(a) A(s, a) grad log p(a), by layers (Sutton et al. 2000)."""
+    layers = zip(mdp.reach, mdp.policy, mdp.q, mdp.v, strict=False)
+    parts = [rho[:, None] * p * (q - v[:, None]) for rho, p, q, v in layers]
+    return np.concatenate([part.ravel() for part in parts])
+
+
+def compared(found: Array, exact: Array) -> tuple[float, float]:
+    """Cosine (0 with a gradient of 0), and squared error over squared length."""
+    norm = float(np.linalg.norm(found) * np.linalg.norm(exact))
+    cosine = float(found @ exact) / norm if norm else 0.0
+    return cosine, float(((found - exact) ** 2).sum() / (exact @ exact))
+
+
+def measure(family: str, index: int, budgets: tuple[float, ...]) -> dict[str, dict[str, Array]]:
+    """One MDP, for each estimator.
+
+    Returns:
+        "values": [budget, (SSE, SSA, SPEARMAN, SPENT)]; and by unit of the budget, which is `AT`,
+        "tokens" and "steps": [form, (cosine, relative squared error)].
+    """
+    found: dict[str, dict[str, Array]] = {name: {} for name in estimators()}
+    for group in ways():
+        for unit, replay in UNITS.items():
+            world = TabularWorld(make_mdp(family, index), replay)
+            limit = max(budgets) if not replay else AT
+            if group.keys() & {OURS, EVEN, TEACHES}:
+                limit = min(limit, OURS_UP_TO)
+            wanted = tuple(b for b in budgets if b <= limit) if not replay else (AT,)
+            if TEACHES in group and not replay:
+                wanted = tuple(b for b in wanted if b <= AT)
+            _spend(found, group, world, index, wanted, unit, len(budgets))
+    return found
+
+
+def _spend(
+    found: dict[str, dict[str, Array]],
+    group: dict[str, StepEstimator],
+    world: TabularWorld,
+    index: int,
+    budgets: tuple[float, ...],
+    unit: str,
+    places: int,
+) -> None:
+    """Measure estimators of one way, at rising budgets."""
+    tree = Tree(0)
+    paths = world.trajectories(tree, TRAJECTORIES, seed=index)
+    own = tree.env_steps
+    exact = np.array(
+        [
+            world.exact_q(key, int(str(step.action))) - world.exact_v(key)
+            for path in paths
+            for key, step in zip(path.keys, path.steps, strict=False)
+        ]
+    )
+    truth = exact_gradient(world.mdp)
+    search = next(iter(group.values())).search(tree, paths, Budget(0), index)
+    rows = {name: np.full((places, 4), np.nan) for name in group}
+    for i, budget in enumerate(budgets):
+        search.budget = Budget(int(budget * own))
+        run_searches(world, [search])
+        weights = sample_weights(tree)
+        for name, estimator in group.items():
+            if unit == "tokens":
                 values = [s.advantage for row in estimator.steps(tree, paths) for s in row]
                 rows[name][i] = score(np.array(values), exact, (tree.env_steps - own) / own)
-        found.update(rows)
-    return found
+            if budget == AT:
+                every = estimator.steps(tree, tree.paths, paths)
+                form = partial(gradient, world.mdp)
+                forms = {
+                    "own": form(tree.paths[:TRAJECTORIES], every[:TRAJECTORIES]),
+                    "all": form(tree.paths, every),
+                    "reach": form(tree.paths, every, weights),
+                }
+                found[name][unit] = np.array([compared(forms[it], truth) for it in FORMS])
+    if unit == "tokens":
+        for name in group:
+            found[name]["values"] = rows[name]
 
 
 def score(values: Array, exact: Array, spent: float) -> tuple[float, float, float, float]:
@@ -134,48 +247,97 @@ def interval(samples: Array) -> list[float]:
     return [float(x) for x in np.quantile(samples, (0.025, 0.975), method="nearest")]
 
 
-def summarise(results: dict[str, dict[str, Array]], resamples: int = 1000) -> dict[str, Any]:
-    """Figures with intervals, from [MDP, budget, 4] rows by family and estimator."""
+def summarise(results: Results, resamples: int = 1000) -> dict[str, Any]:
+    """Figures with intervals."""
     rng = np.random.default_rng(0)
     summary: dict[str, Any] = {}
     for family, by_name in results.items():
-        count = len(by_name[OURS])
+        rows = {name: parts["values"] for name, parts in by_name.items()}
+        count = len(rows[OURS])
         drawn = rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(float)
         once = np.ones((1, count))
-        last = max(GRID)
-        budgets = {name: needed(rows, drawn) for name, rows in by_name.items()}
-        points = {name: needed(rows, once)[0] for name, rows in by_name.items()}
-        rival, ours = np.minimum(budgets[RIVAL], last), budgets[OURS]
+        budgets = {name: needed(it, drawn) for name, it in rows.items()}
+        points = {name: float(needed(it, once)[0]) for name, it in rows.items()}
+        rivals = {name: point for name, point in points.items() if name not in MINE}
+        best = min(rivals, key=lambda name: (rivals[name], -_reached(rows[name], once)))
         summary[family] = {
             "estimators": {
                 name: {
-                    "ev": explained(rows, once)[0].tolist(),
-                    "ev_interval": [interval(column) for column in explained(rows, drawn).T],
-                    "spearman": rows[:, :, SPEARMAN].mean(axis=0).tolist(),
-                    "spent": rows[:, :, SPENT].mean(axis=0).tolist(),
-                    "needed": float(points[name]),
+                    "ev": explained(it, once)[0].tolist(),
+                    "ev_interval": [interval(column) for column in explained(it, drawn).T],
+                    "spearman": it[:, :, SPEARMAN].mean(axis=0).tolist(),
+                    "spent": it[:, :, SPENT].mean(axis=0).tolist(),
+                    "needed": points[name],
                     "needed_interval": interval(budgets[name]),
                 }
-                for name, rows in by_name.items()
+                for name, it in rows.items()
             },
-            "ratio": float(min(points[RIVAL], last) / points[OURS]),
-            "ratio_interval": interval(rival / ours),
-            "ratio_with_own": float((min(points[RIVAL], last) + 1) / (points[OURS] + 1)),
-            "ratio_with_own_interval": interval((rival + 1) / (ours + 1)),
-            "rival_reached": bool(np.isfinite(points[RIVAL])),
+            "ratios": {
+                which: _ratio(budgets, points, name)
+                for which, name in (("best", best), ("published", PUBLISHED))
+            },
+            **{unit: gradients(by_name, unit, drawn) for unit in UNITS},
         }
     return summary
 
 
+def _reached(rows: Array, once: Array) -> float:
+    """The highest EV."""
+    return float(np.nanmax(explained(rows, once)))
+
+
+def _ratio(budgets: dict[str, Array], points: dict[str, float], rival: str) -> dict[str, Any]:
+    """A rival's budget to EV >= LEVEL over ours; one that never gets there counts as the last."""
+    last = max(GRID)
+    return {
+        "rival": rival,
+        "ratio": min(points[rival], last) / points[OURS],
+        "interval": interval(np.minimum(budgets[rival], last) / budgets[OURS]),
+        "reached": bool(np.isfinite(points[rival])),
+    }
+
+
+def gradients(by_name: dict[str, dict[str, Array]], unit: str, drawn: Array) -> dict[str, Any]:
+    """Each estimator's gradient, and ours less the best rival's, MDP by MDP."""
+    share = drawn / drawn.sum(axis=1, keepdims=True)
+    chosen, found = {}, {}
+    for name, parts in by_name.items():
+        forms = parts[unit]  # [MDP, form, 2]
+        best = FORMS.index("reach") if name in MINE else int(forms[:, :, 0].mean(axis=0).argmax())
+        chosen[name] = forms[:, best]
+        cosine, error = chosen[name].mean(axis=0).tolist()
+        found[name] = {
+            "form": FORMS[best],
+            "cosine": cosine,
+            "cosine_interval": interval(share @ chosen[name][:, 0]),
+            "relative_mse": error,
+            "forms": {f: forms[:, i].mean(axis=0).tolist() for i, f in enumerate(FORMS)},
+        }
+    rival = max((n for n in found if n not in MINE), key=lambda n: float(found[n]["cosine"]))
+    gap = chosen[TEACHES][:, 0] - chosen[rival][:, 0]
+    low, high = interval((share @ gap).round(9))  # rounding is no difference
+    return {
+        "estimators": found,
+        "rival": rival,
+        "difference": float(gap.mean()),
+        "interval": [low, high],
+        "verdict": "above" if low > 0 else "below" if high < 0 else "level",
+    }
+
+
 def bounds(summary: dict[str, Any]) -> list[tuple[str, float, str, float, bool]]:
-    """(family, figure, relation, bound, holds)."""
+    """(what, figure, relation, bound, holds)."""
     found = []
     for family, least in RATIOS.items():
-        low = summary[family]["ratio_interval"][0]
-        found.append((family, low, ">=", least, low >= least))
+        low = summary[family]["ratios"]["published"]["interval"][0]
+        found.append((f"{family}: ratio to {PUBLISHED}, lower end", low, ">=", least, low >= least))
     for family, most in CEILINGS.items():
         high = summary[family]["estimators"][OURS]["needed_interval"][1]
-        found.append((family, high, "<=", most, high <= most))
+        found.append((f"{family}: our budget, upper end", high, "<=", most, high <= most))
+    for unit in UNITS:
+        held = sum(part[unit]["verdict"] != "below" for part in summary.values())
+        what = f"gradient at equal {unit}: families not below the best rival"
+        found.append((what, held, ">=", ENOUGH, held >= ENOUGH))
     return found
 
 
@@ -190,85 +352,111 @@ def _span(pair: list[float], digits: int = 1) -> str:
 def report(summary: dict[str, Any]) -> str:
     """Markdown tables."""
     lines = []
-    for family, part in summary.items():
-        lines += [f"\n### {family}\n"]
-        head = " | ".join(f"{b:g}x" for b in SHOWN)
+    for unit in UNITS:
         lines += [
-            f"| estimator | budget to EV {LEVEL} | 95% | EV at {head} | Spearman at 4x |",
-            "|" + "---|" * (len(SHOWN) + 4),
+            f"\n### Gradient at {AT}x, equal {unit}: `{TEACHES}` against the best rival\n",
+            "| family | ours | best rival | its rows | its cosine | difference | 95% | "
+            "| relative MSE, ours | rival's |",
+            "|" + "---|" * 10,
         ]
-        ranked = sorted(part["estimators"].items(), key=lambda item: item[1]["needed"])
-        for name, it in ranked:
-            at = [it["ev"][GRID.index(b)] for b in SHOWN]
-            cells = " | ".join("" if np.isnan(ev) else f"{ev:.2f}" for ev in at)
+        for family, part in summary.items():
+            it = part[unit]
+            ours, rival = it["estimators"][TEACHES], it["estimators"][it["rival"]]
             lines.append(
-                f"| {name} | {_times(it['needed'], 2)} | {_span(it['needed_interval'], 2)} "
-                f"| {cells} | {it['spearman'][GRID.index(4)]:.2f} |"
+                f"| {family} | {ours['cosine']:.3f} | {it['rival']} | {rival['form']} "
+                f"| {rival['cosine']:.3f} | {it['difference']:+.3f} "
+                f"| {it['interval'][0]:+.3f} - {it['interval'][1]:+.3f} | {it['verdict']} "
+                f"| {ours['relative_mse']:.2f} | {rival['relative_mse']:.2f} |"
             )
-        lines.append(f"| A = 0 | never | | {' | '.join('0.00' for _ in SHOWN)} | 0.00 |")
+    for unit in UNITS:
+        lines += ["", f"### Cosine at {AT}x, equal {unit}\n", *_across(summary, unit)]
+    lines += [f"\n### Budget to EV {LEVEL}\n", *_across(summary, "needed")]
+    lines += [f"\n### Spearman at {AT}x\n", *_across(summary, "spearman")]
     lines += [
-        f"\n### {RIVAL}'s budget over ours\n",
-        "| family | ratio | 95% | with the trajectories' own steps | 95% |",
-        "|---|---|---|---|---|",
+        f"\n### A rival's budget to EV {LEVEL} over that of `{OURS}`\n",
+        f"| family | best rival | ratio | 95% | {PUBLISHED} as published | 95% |",
+        "|---|---|---|---|---|---|",
     ]
     for family, part in summary.items():
-        least = "" if part["rival_reached"] else "above "
+        best, published = part["ratios"]["best"], part["ratios"]["published"]
         lines.append(
-            f"| {family} | {least}{part['ratio']:.1f} | {_span(part['ratio_interval'])} "
-            f"| {least}{part['ratio_with_own']:.1f} | {_span(part['ratio_with_own_interval'])} |"
+            f"| {family} | {best['rival']} | {_ratio_cell(best)} | {_span(best['interval'])} "
+            f"| {_ratio_cell(published)} | {_span(published['interval'])} |"
         )
     lines += ["\n| must hold | figure | bound | |", "|---|---|---|---|"]
-    for family, figure, relation, bound, holds in bounds(summary):
-        what = "our budget, upper end" if relation == "<=" else "ratio, lower end"
+    for what, figure, relation, bound, holds in bounds(summary):
         verdict = "holds" if holds else "FAILS"
-        lines.append(
-            f"| {family}: {what} | {_times(figure, 2)} | {relation} {bound:g} | {verdict} |"
-        )
+        lines.append(f"| {what} | {_times(figure, 2)} | {relation} {bound:g} | {verdict} |")
     return "\n".join(lines)
 
 
+def _ratio_cell(it: dict[str, Any]) -> str:
+    return ("" if it["reached"] else "above ") + f"{it['ratio']:.1f}"
+
+
+def _across(summary: dict[str, Any], what: str) -> list[str]:
+    """A row an estimator, a column a family."""
+    lines = [f"| estimator | {' | '.join(summary)} |", "|" + "---|" * (len(summary) + 1)]
+    for name in next(iter(summary.values()))["estimators"]:
+        cells = []
+        for part in summary.values():
+            if what in UNITS:
+                cells.append(f"{part[what]['estimators'][name]['cosine']:.2f}")
+            elif what == "needed":
+                cells.append(_times(part["estimators"][name]["needed"]))
+            else:
+                cells.append(f"{part['estimators'][name]['spearman'][GRID.index(AT)]:.2f}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
 def draw(summary: dict[str, Any], file: Path) -> None:
-    """EV against budget, a panel a family."""
+    """EV against budget, and cosines of gradients below: a panel a family."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(2, 3, figsize=(13, 7.5), sharey=True)
-    for panel, (family, part) in zip(panels.flat, summary.items(), strict=True):
+    figure, panels = pyplot.subplots(4, 6, figsize=(20, 13))
+    names = list(next(iter(summary.values()))["estimators"])
+    colours = {name: f"C{i % 10}" for i, name in enumerate(names)}
+    for i, (family, part) in enumerate(summary.items()):
+        curves, bars = panels[2 * (i // 6), i % 6], panels[2 * (i // 6) + 1, i % 6]
         for name, it in part["estimators"].items():
             ours = name == OURS
             x, y = np.array(it["spent"], float), np.array(it["ev"], float)
-            (line,) = panel.plot(
-                x, y, label=name, linewidth=2.5 if ours else 1.2, zorder=3 if ours else 2
-            )
+            curves.plot(x, y, color=colours[name], linewidth=2.5 if ours else 1, zorder=2 + ours)
             low, high = np.array(it["ev_interval"], float).T
-            panel.fill_between(x, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
-        panel.axhline(0, color="black", linewidth=0.8, linestyle=":")
-        panel.axhline(LEVEL, color="black", linewidth=0.8, linestyle="--")
-        panel.set_xscale("symlog", base=2, linthresh=GRID[1])
-        panel.set_xticks(SHOWN, [f"{b:g}" for b in SHOWN])
-        panel.set(title=family, ylim=(-1, 1), xlim=(0, max(GRID)))
-    for panel in panels[:, 0]:
-        panel.set_ylabel("EV = 1 - MSE / E[A^2]")
-    for panel in panels[1]:
-        panel.set_xlabel("budget / the trajectories' own steps")
-    handles, labels = panels.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False)
-    figure.tight_layout(rect=(0, 0.04, 1, 1))
-    figure.savefig(file, dpi=90)
+            curves.fill_between(x, low, high, color=colours[name], alpha=0.15, linewidth=0)
+        curves.axhline(LEVEL, color="black", linewidth=0.8, linestyle="--")
+        curves.set_xscale("symlog", base=2, linthresh=GRID[1])
+        curves.set_xticks(SHOWN, [f"{b:g}" for b in SHOWN])
+        curves.set(title=f"{family}: EV", ylim=(-1, 1), xlim=(0, max(GRID)))
+        cosines = {name: it for name, it in part["tokens"]["estimators"].items() if name != EVEN}
+        ranked = sorted(cosines, key=lambda name: float(cosines[name]["cosine"]))
+        for y, name in enumerate(ranked):
+            low, high = cosines[name]["cosine_interval"]
+            bars.barh(y, cosines[name]["cosine"], color=colours[name])
+            bars.plot([low, high], [y, y], color="black", linewidth=0.8)
+        bars.set_yticks(range(len(ranked)), ranked, fontsize=7)
+        bars.set(title=f"cosine at {AT}x, equal tokens", xlim=(0, 1))
+    figure.tight_layout()
+    figure.savefig(file, dpi=60)
 
 
-def run(mdps: int, budgets: tuple[float, ...], processes: int) -> dict[str, dict[str, Array]]:
-    """[MDP, budget, 4] rows by family and estimator."""
-    jobs = [(family, i, budgets) for family in FAMILIES for i in range(mdps)]
+def run(mdps: int, budgets: tuple[float, ...], processes: int) -> Results:
+    """[MDP, …] rows of `measure`, by family, estimator and part."""
+    jobs = [(family, i, budgets) for i in range(mdps) for family in FAMILIES]
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        done = pool.starmap(measure, jobs, chunksize=5)
+        done = pool.starmap(measure, jobs, chunksize=3)
     return {
         family: {
-            name: np.stack(
-                [rows[name] for (f, _, _), rows in zip(jobs, done, strict=True) if f == family]
-            )
+            name: {
+                part: np.stack(
+                    [it[name][part] for (f, *_), it in zip(jobs, done, strict=True) if f == family]
+                )
+                for part in ("values", *UNITS)
+            }
             for name in estimators()
         }
         for family in FAMILIES
@@ -289,11 +477,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write all figures here")
     parser.add_argument("--png", type=Path, help="draw the curves here")
-    parser.add_argument("--quick", action="store_true", help="10 MDPs a family instead of 100")
+    parser.add_argument("--quick", action="store_true", help="8 MDPs a family")
+    parser.add_argument("--mdps", type=int, default=100, help="MDPs a family")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     started = time.perf_counter()
-    mdps = 10 if options.quick else 100
+    mdps = 8 if options.quick else options.mdps
     summary = summarise(run(mdps, GRID, options.processes))
     seconds = time.perf_counter() - started
     ran = sum(os.times()[:4])  # this process and the pool's, which has ended

@@ -1,9 +1,10 @@
 """`journeyman/ExactMDP-v0`: small finite MDPs whose Q and V are known exactly.
 
-Six families of layered MDPs, each with a tabular student whose values are the truth that credit
+Twelve families of layered MDPs, each with a tabular student whose values are the truth that credit
 estimators are measured against (`benchmarks/credit.py`). An episode is a fixed number of choices;
-reward is 0 or 1 and comes at the end. The same MDPs are a registered environment with one tool,
-`choose`, which anything that can call a tool can play.
+reward is 0 or 1 and comes at the end, but for `dense`, where every choice may earn some. The first
+six families (`PLAYED`) are a registered environment too, with one tool, `choose`, which anything
+that can call a tool can play.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ class MDP:
     """[N_H] reward of each final state, 0 or 1."""
     policy: tuple[Array, ...]
     """H arrays [N_t, K]: the student's probabilities."""
+    gains: tuple[Array, ...] | None = None
+    """H arrays [N_t, K]: reward of each action; None if none earns any before the end."""
 
     @property
     def horizon(self) -> int:
@@ -53,10 +56,11 @@ class MDP:
     def q(self) -> tuple[Array, ...]:
         """H arrays [N_t, K]: exact values of the student's policy, by backward induction."""
         value, found = self.wins, []
-        for successors, chances, policy in zip(
-            self.successors[::-1], self.chances[::-1], self.policy[::-1], strict=True
-        ):
-            q = (chances * value[successors]).sum(axis=2)
+        for t in reversed(range(self.horizon)):
+            policy = self.policy[t]
+            q = (self.chances[t] * value[self.successors[t]]).sum(axis=2)
+            if self.gains is not None:
+                q = q + self.gains[t]
             found.append(q)
             value = (policy * q).sum(axis=1)
         return tuple(found[::-1])
@@ -66,6 +70,16 @@ class MDP:
         """H + 1 arrays [N_t]: exact state values."""
         inner = ((p * q).sum(axis=1) for p, q in zip(self.policy, self.q, strict=True))
         return (*inner, self.wins)
+
+    @functools.cached_property
+    def reach(self) -> tuple[Array, ...]:
+        """H arrays [N_t]: the student's probability to come to each state."""
+        found = [np.ones(1)]
+        for t in range(self.horizon - 1):
+            flow = found[t][:, None, None] * self.policy[t][:, :, None] * self.chances[t]
+            size = len(self.policy[t + 1])
+            found.append(np.bincount(self.successors[t].ravel(), flow.ravel(), minlength=size))
+        return tuple(found)
 
 
 def _softmax(logits: Array) -> Array:
@@ -112,6 +126,37 @@ def _graph(
     )
 
 
+def _won_by(rng: np.random.Generator, rate: float) -> MDP:
+    """The deterministic tree; the best leaves win, as many as the student comes to at that rate."""
+    mdp = _tree(rng, actions=4, horizon=6, sharpness=1.0)
+    score = rng.normal(size=len(mdp.wins))
+    for t in range(mdp.horizon):  # leaves that lie near each other are about as good
+        near = rng.normal(size=mdp.actions ** (t + 1))
+        score += np.repeat(near, len(score) // len(near))
+    chance = np.ones(1)
+    for policy in mdp.policy:
+        chance = (chance[:, None] * policy).ravel()
+    best = np.argsort(-score)
+    count = max(1, int(np.searchsorted(chance[best].cumsum(), rate)))
+    return replace(mdp, wins=np.isin(np.arange(len(score)), best[:count]).astype(np.float64))
+
+
+def _skilled(rng: np.random.Generator) -> MDP:
+    """The deterministic tree with a student that has learned: what wins is e^4 times as likely."""
+    mdp = _tree(rng, actions=4, horizon=6, sharpness=1.0)
+    return replace(
+        mdp,
+        policy=tuple(_softmax(np.log(p) + 4 * q) for p, q in zip(mdp.policy, mdp.q, strict=True)),
+    )
+
+
+def _dense(rng: np.random.Generator) -> MDP:
+    """The deterministic tree with one good edge in four, each worth its share of 1; no end wins."""
+    mdp = _tree(rng, actions=4, horizon=6, sharpness=1.0)
+    gains = tuple((rng.random(p.shape) < 0.25) / mdp.horizon for p in mdp.policy)
+    return replace(mdp, wins=np.zeros(len(mdp.wins)), gains=gains)
+
+
 FAMILIES: dict[str, Callable[[np.random.Generator], MDP]] = {
     "tree": lambda rng: _tree(rng, actions=4, horizon=6, sharpness=1.0),
     "critical": lambda rng: _tree(rng, actions=4, horizon=6, sharpness=1.0, critical=True),
@@ -119,8 +164,16 @@ FAMILIES: dict[str, Callable[[np.random.Generator], MDP]] = {
     "wide_flat": lambda rng: _tree(rng, actions=12, horizon=4, sharpness=0.3),
     "graph_6": lambda rng: _graph(rng, width=6),
     "graph_40": lambda rng: _graph(rng, width=40),
+    "deep": lambda rng: _tree(rng, actions=2, horizon=12, sharpness=1.0),
+    "wide": lambda rng: _tree(rng, actions=24, horizon=3, sharpness=1.0),
+    "rare": lambda rng: _won_by(rng, 0.05),
+    "common": lambda rng: _won_by(rng, 0.9),
+    "skilled": _skilled,
+    "dense": _dense,
 }
-"""The families by name, each drawing an MDP."""
+"""The families by name, each drawing an MDP. Its place here is part of the seed: add at the end."""
+PLAYED = tuple(FAMILIES)[:6]
+"""Families that the environment draws tasks of."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -195,7 +248,7 @@ class ExactMDPEnv(ToolEnv):
     @classmethod
     def generate(cls, rng: random.Random, split: Split, level: Level) -> Task:
         """Draw a family and an MDP of it."""
-        family = rng.choice(list(FAMILIES))
+        family = rng.choice(PLAYED)
         gold: tuple[int, ...] | None = None
         while gold is None:
             seed = len(SPLITS) * rng.randrange(2**28) + SPLITS.index(split)  # splits share none

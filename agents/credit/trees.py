@@ -29,19 +29,28 @@ def _settled(value: float, among: Sequence[float]) -> float:
 
 
 class Additive(OnBase):
-    """Distillation plus the measured advantage of each step (form i)."""
+    """Distillation plus the measured advantage of each step (form i).
+
+    Rows that a search played on from inside come to late states more often than the student does.
+    With `reach` each advantage is weighted so that all rows together sum to the policy gradient,
+    every task counting the same (`agents/search/reach.py`); the weights have mean 1 over the batch.
+    Weights of the divergence stay as they are.
+    """
 
     needs_search = True
 
-    def __init__(self, base: Credit, reinforce: float = 1.0) -> None:
+    def __init__(self, base: Credit, reinforce: float = 1.0, reach: bool = True) -> None:
         """Add to `base`.
 
         Args:
             base: Gives the weights of the divergence.
             reinforce: Multiplies the estimator's advantages (lambda).
+            reach: Weigh advantages by how likely the student comes to the step; False takes all
+                rows as they were played.
         """
         super().__init__(base)
         self._reinforce = reinforce
+        self._reach = reach
 
     def assign(self, experience: Experience) -> list[TokenCredit]:
         """The base's weights, times what `_factors` says; advantages from evidence.
@@ -55,9 +64,23 @@ class Additive(OnBase):
         credit = self._base.assign(experience)
         experience.figures.update(self._figures(evidence))
         factors = self._factors(evidence)
+        scale = self._scale(episodes, evidence)
         return [
-            self._join(*parts) for parts in zip(episodes, credit, evidence, factors, strict=True)
+            self._join(*parts, scale)
+            for parts in zip(episodes, credit, evidence, factors, strict=True)
         ]
+
+    def _scale(
+        self, episodes: Sequence[Episode], evidence: Sequence[Sequence[Evidence | None]]
+    ) -> float:
+        """Brings the weights of the student's own steps to a mean of 1."""
+        own = [
+            known.reach
+            for episode, steps in zip(episodes, evidence, strict=True)
+            for step, known in zip(episode.steps, steps, strict=True)
+            if known is not None and any(episode.mask[slice(*step.span)])
+        ]
+        return len(own) / sum(own) if any(own) else 1.0
 
     def _figures(self, evidence: Sequence[Sequence[Evidence | None]]) -> dict[str, float]:
         return {}
@@ -74,13 +97,15 @@ class Additive(OnBase):
         credit: TokenCredit,
         evidence: Sequence[Evidence | None],
         factors: Sequence[float],
+        scale: float,
     ) -> TokenCredit:
         weights, advantages = credit.weights.clone(), credit.advantages.clone()
         for step, known, factor in zip(episode.steps, evidence, factors, strict=True):
             start, end = step.span
             weights[start:end] *= factor
             if known is not None:
-                advantages[start:end] += self._advantage(known)
+                weight = known.reach * scale if self._reach else 1.0
+                advantages[start:end] += weight * self._advantage(known)
         return replace(credit, weights=weights, advantages=advantages)
 
 
@@ -93,15 +118,22 @@ class PolicyTarget(Additive):
     exp(Q / temperature) / sum p exp(Q / temperature) - 1.
     """
 
-    def __init__(self, base: Credit, reinforce: float = 1.0, temperature: float = 1.0) -> None:
+    def __init__(
+        self,
+        base: Credit,
+        reinforce: float = 1.0,
+        temperature: float = 1.0,
+        reach: bool = True,
+    ) -> None:
         """Add to `base`.
 
         Args:
             base: See `Additive`.
             reinforce: See `Additive`.
             temperature: In units of reward; the smaller, the farther from the student.
+            reach: See `Additive`.
         """
-        super().__init__(base, reinforce)
+        super().__init__(base, reinforce, reach)
         if not 0 < temperature < math.inf:
             raise SettingError(f"temperature={temperature}: expected above 0")
         self._temperature = temperature
@@ -149,6 +181,7 @@ class Gated(Additive):
         doubt: float = 0.1,
         correct: float = 1.0,
         bar: float = 0.5,
+        reach: bool = True,
     ) -> None:
         """Multiply the weights of `base`.
 
@@ -160,8 +193,9 @@ class Gated(Additive):
             doubt: Standard error added to each measured one: few samples look surer than they are.
             correct: Strength of the student's own call where the teacher's is found worse.
             bar: Success that a teacher must come to for being followed at all.
+            reach: See `Additive`.
         """
-        super().__init__(base, reinforce)
+        super().__init__(base, reinforce, reach)
         if epsilon <= 0 or doubt <= 0:
             raise SettingError(f"epsilon={epsilon}, doubt={doubt}: expected above 0")
         self._epsilon = epsilon

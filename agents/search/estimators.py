@@ -8,12 +8,13 @@ units of reward, never divided by a standard deviation, so that they can be held
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from journeyman.agents.search.backup import expected_backup, shrink
+from journeyman.agents.search.backup import NodeValue, expected_backup, shrink
 from journeyman.agents.search.searches import Budget, CreditSearch
 from journeyman.agents.search.tree import Action, Kind, NodeKey, Path, Tree
 
@@ -87,7 +88,7 @@ class TreeCredit:
                 return StepValue(0.0)
             it = node.actions[action]
             return StepValue(
-                node.advantage(action).shrunk(self.kappa),
+                self._shrunk(tree, node, action),
                 Estimate(it.q, it.variance),
                 Estimate(node.value, node.variance),
             )
@@ -96,6 +97,39 @@ class TreeCredit:
             [value(key, step.action) for key, step in zip(p.keys, p.steps, strict=False)]
             for p in paths
         ]
+
+    def _shrunk(self, tree: Tree, node: NodeValue, action: Action) -> float:
+        return node.advantage(action).shrunk(self.kappa)
+
+
+class GradientCredit(TreeCredit):
+    """Ours for learning: what comes of it as a policy gradient counts, and not each value.
+
+    The budget goes to whole episodes; once the environment has shown dice, and can be forked, the
+    share `adaptive` goes from inside them to where the error of the gradient is largest. Values
+    are by expected backup. Without dice the effective samples count against the early steps, whose
+    values are means over the most episodes and matter most: the advantage is shrunk by the
+    action's own samples instead, so that in a tree it is RTMC's.
+    """
+
+    def search(
+        self, tree: Tree, trajectories: Sequence[Path], budget: Budget, seed: int = 0
+    ) -> CreditSearch:
+        """Whole episodes, and from inside where that tells more."""
+        return CreditSearch(
+            tree,
+            trajectories,
+            budget,
+            nodes=[tree.root],
+            adaptive=self.adaptive,
+            seed=seed,
+            aim="gradient",
+        )
+
+    def _shrunk(self, tree: Tree, node: NodeValue, action: Action) -> float:
+        if tree.dice:
+            return super()._shrunk(tree, node, action)
+        return shrink(node.advantage(action).mean, node.actions[action].visits, self.kappa)
 
 
 class _Episodes:
@@ -112,13 +146,20 @@ class _Episodes:
 class Broadcast(_Episodes):
     """GRPO: each step gets its episode's return less the episodes' mean (arXiv:2402.03300)."""
 
+    def __init__(self, scaled: bool = False) -> None:
+        """`scaled` divides by the episodes' standard deviation + 1e-4, as TRL's trainer does."""
+        self.scaled = scaled
+
     def steps(
         self, tree: Tree, paths: Sequence[Path], given: Sequence[Path] | None = None
     ) -> list[list[StepValue]]:
         """The same for all steps of an episode; 0 for one that broke."""
-        mean = _Returns(tree, tree.paths).root
+        returns = _Returns(tree, tree.paths)
+        scale = returns.deviation + 1e-4 if self.scaled else 1.0
         return [
-            [StepValue(p.returns()[0] - mean if p.complete else 0.0)] * len(p.steps) for p in paths
+            [StepValue((p.returns()[0] - returns.root) / scale if p.complete else 0.0)]
+            * len(p.steps)
+            for p in paths
         ]
 
 
@@ -273,6 +314,28 @@ class LeafMeans(_Nodes):
         return StepValue(q.mean - (v.mean if self.centred else 0.0), q, v)
 
 
+class Siblings(_Nodes):
+    """What is played on from one state is one group: return from there less the group's mean.
+
+    As BPO compares the branches of a snapshot (arXiv:2607.14171), from its abstract.
+    """
+
+    def steps(
+        self, tree: Tree, paths: Sequence[Path], given: Sequence[Path] | None = None
+    ) -> list[list[StepValue]]:
+        """0 for what stands alone, or broke."""
+        returns = _Returns(tree, tree.paths)
+        found = []
+        for path in paths:
+            togo = path.returns() if path.complete else []
+            row = [StepValue(0.0)] * (len(path.steps) - len(togo))
+            for key, value in zip(path.keys, togo, strict=False):
+                v = returns.v(key)
+                row.append(StepValue(0.0) if v is None else StepValue(value - v.mean, v=v))
+            found.append(row)
+        return found
+
+
 class _Returns:
     """Returns of the student's own play, pooled by node and by action."""
 
@@ -300,6 +363,7 @@ class _Returns:
         ]
         self.root = sum(whole) / len(whole) if whole else 0.0
         self._spread = _squares(whole) / len(whole) if whole else 0.0
+        self.deviation = math.sqrt(_squares(whole) / (len(whole) - 1)) if len(whole) > 1 else 0.0
 
     def v(self, key: NodeKey) -> Estimate | None:
         return self._estimate(self.by_node.get(key))

@@ -17,6 +17,7 @@ from journeyman.agents.rollouts.tasks import Fork, TaskRef
 from journeyman.agents.search.backup import Advantage, NodeValue, expected_backup
 from journeyman.agents.search.estimators import Estimate, StepEstimator, TreeCredit
 from journeyman.agents.search.language import LanguageWorld
+from journeyman.agents.search.reach import sample_weights
 from journeyman.agents.search.searches import Budget, Purse, Request, request_seed, run_searches
 from journeyman.agents.search.tree import Action, Kind, NodeKey, Path, Tree
 from journeyman.agents.students.player import Player
@@ -40,6 +41,8 @@ class Evidence:
     teacher: Estimate | None
     """What following the teacher from here is worth. Where that was not tried, the worst that was
     found of it in this tree: who was wrong once may be so again. None if it was tried nowhere."""
+    reach: float = 1.0
+    """Weight with which the step counts in the policy gradient of its task (`reach.py`)."""
 
     @property
     def influence(self) -> float:
@@ -298,7 +301,7 @@ class TreeRollouts:
     def episodes(self, grown: Grown) -> list[TreeEpisode]:
         """A tree's episodes, in the order they were played, with what is known of their steps."""
         tree = grown.tree
-        values = expected_backup(tree)
+        values, reach = expected_backup(tree), sample_weights(tree)
         teacher = dict(grown.followed)
         if not self.follow:
             for key, action in grown.theirs.items():
@@ -312,7 +315,13 @@ class TreeRollouts:
             if path.steps:
                 before: list[Evidence | None] = [None] * path.keys[0].depth
                 steps = [
-                    evidence(values[key], step.action, it.advantage, teacher.get(key, worst))
+                    evidence(
+                        values[key],
+                        step.action,
+                        it.advantage,
+                        teacher.get(key, worst),
+                        reach.get(key, 0.0),
+                    )
                     for key, step, it in zip(path.keys, path.steps, found, strict=False)
                 ]
                 place = TreePlace(tree, values, path)
@@ -321,7 +330,7 @@ class TreeRollouts:
 
 
 def evidence(
-    node: NodeValue, action: Action, credit: float, teacher: Estimate | None
+    node: NodeValue, action: Action, credit: float, teacher: Estimate | None, reach: float = 1.0
 ) -> Evidence | None:
     """What is known of an action in a node; None if that is nothing.
 
@@ -330,9 +339,10 @@ def evidence(
         action: What the student did there.
         credit: What the estimator says of it.
         teacher: What following the teacher from there is worth.
+        reach: Weight of the student's samples there in the policy gradient.
     """
     if node.value is None or action not in node.actions:
         return None
     choices = tuple((it.policy, it.q) for it in node.actions.values() if it.policy)
     value = Estimate(node.value, node.variance)
-    return Evidence(credit, value, node.advantage(action), choices, teacher)
+    return Evidence(credit, value, node.advantage(action), choices, teacher, reach)

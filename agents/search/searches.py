@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from journeyman.agents.search.backup import NodeValue, expected_backup
+from journeyman.agents.search.reach import squared_reach
 from journeyman.agents.search.select import (
     Array,
     Counts,
@@ -89,6 +90,9 @@ def run_searches(world: World, searches: Sequence[Search]) -> None:
 Rule = Literal["gumbel", "puct"]
 """How an `ImprovementSearch` chooses: Gumbel top-k with sequential halving, or AlphaZero's PUCT."""
 
+Aim = Literal["values", "gradient"]
+"""What a `CreditSearch` serves."""
+
 PATIENCE = 16
 """Continuations that break in a row, after which a search gives up."""
 
@@ -147,6 +151,7 @@ class CreditSearch:
         adaptive: float = 0.5,
         width: int = 8,
         seed: int = 0,
+        aim: Aim = "values",
     ) -> None:
         """Prepare a search.
 
@@ -160,6 +165,11 @@ class CreditSearch:
             adaptive: Share of the steps that goes where it helps most, 0 to below 1.
             width: Requests a round. Wider rounds decide on older values.
             seed: Another seed, other dice.
+            aim: What the adaptive share serves: the values of the trajectories' steps, each as
+                often as it occurs; or the policy gradient, to which a step counts by the square of
+                how likely the student comes to take it, whoever played it. For the gradient the
+                share is 0 until the tree has shown dice (without them a whole episode tells as much
+                of its nodes, and of how likely they are too) and where continuations are replayed.
 
         Raises:
             ValueError: No trajectories, or a setting out of its range.
@@ -179,6 +189,7 @@ class CreditSearch:
         self._requests = 0
         self._broken = 0
         self._start = (tree.env_steps, tree.tokens, len(tree.paths))
+        self._aim = aim
         self._wanted: Counter[tuple[NodeKey, Action]] = Counter(
             (key, step.action)
             for path in trajectories
@@ -215,18 +226,19 @@ class CreditSearch:
                 break
             requests.append(self._request(*self._branches.pop(0), Kind.TEACHER))
         probes: _Probes | None = None
+        share = self._share
         while len(requests) < self.width:
             chosen: tuple[NodeKey, Action | None] | None = None
-            if self._balance > 0:
-                probes = probes or _Probes(self.tree, self._wanted)
+            if share and self._balance > 0:
+                probes = probes or _Probes(self.tree, self._weights())
                 chosen = probes.best(purse)
                 if chosen:
-                    self._balance -= (1 - self._adaptive) * self.tree.nodes[chosen[0]].steps_left
+                    self._balance -= (1 - share) * self.tree.nodes[chosen[0]].steps_left
             if chosen is None:
                 chosen = self._next_in_round(purse)
                 if chosen is None:
                     break
-                self._balance += self._adaptive * self.tree.nodes[chosen[0]].steps_left
+                self._balance += share * self.tree.nodes[chosen[0]].steps_left
             key, action = chosen
             requests.append(
                 self._request(key, action, Kind.SAMPLED if action is None else Kind.FORCED)
@@ -237,6 +249,16 @@ class CreditSearch:
         """Grow the tree."""
         self._broken = self._broken + 1 if continuation.failure is not None else 0
         self.tree.add(request.key, continuation, request.kind)
+
+    @property
+    def _share(self) -> float:
+        """Of the steps, that goes where it helps most."""
+        forked = self.tree.dice and not self.tree.replays
+        return self._adaptive if self._aim == "values" or forked else 0.0
+
+    def _weights(self) -> Mapping[tuple[NodeKey, Action], float]:
+        """How much the squared error of each advantage counts."""
+        return self._wanted if self._aim == "values" else squared_reach(self.tree)
 
     def _next_in_round(self, purse: Purse) -> tuple[NodeKey, None] | None:
         for _ in self._round:
@@ -261,6 +283,7 @@ class Purse:
     def __init__(self, tree: Tree, budget: Budget, spent: Budget) -> None:
         """Open it with `budget` less what was `spent`."""
         self._nodes = tree.nodes
+        self._replays = tree.replays
         self._steps = _left(budget.env_steps, spent.env_steps)
         self._tokens = _left(budget.tokens, spent.tokens)
         self._continuations = _left(budget.continuations, spent.continuations)
@@ -268,7 +291,7 @@ class Purse:
 
     def fits(self, key: NodeKey) -> bool:
         """True if a continuation from a node can still be paid."""
-        steps = self._nodes[key].steps_left
+        steps = self._price(key)
         fits = steps <= self._steps and steps * self._tokens_a_step <= self._tokens
         return fits and self._continuations >= 1
 
@@ -276,11 +299,15 @@ class Purse:
         """Set aside a continuation from a node, if it fits."""
         if not self.fits(key):
             return False
-        steps = self._nodes[key].steps_left
+        steps = self._price(key)
         self._steps -= steps
         self._tokens -= steps * self._tokens_a_step
         self._continuations -= 1
         return True
+
+    def _price(self, key: NodeKey) -> float:
+        """Environment steps of a continuation from a node, its replay included."""
+        return self._nodes[key].steps_left + (key.depth if self._replays else 0)
 
 
 def _left(limit: int | None, spent: int | None) -> float:

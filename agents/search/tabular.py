@@ -16,9 +16,15 @@ from journeyman.envs.exact import MDP
 class TabularWorld:
     """Plays requests in one MDP; a node's state is its number within its layer."""
 
-    def __init__(self, mdp: MDP) -> None:
-        """Play in `mdp`."""
+    def __init__(self, mdp: MDP, replay: bool = False) -> None:
+        """Play in `mdp`.
+
+        Args:
+            mdp: With its student.
+            replay: It has no snapshots: to go back to a node costs the steps that lead there.
+        """
         self.mdp = mdp
+        self._replay = replay
         self._policy: dict[tuple[int, int], list[float]] = {}
         self._outcomes: dict[tuple[int, int, int], tuple[list[float], list[int]]] = {}
 
@@ -52,15 +58,16 @@ class TabularWorld:
         while depth < horizon:
             if action is None:
                 action = bisect(self._chances(depth, state), draw())
+            gains = self.mdp.gains
+            reward = 0.0 if gains is None else float(gains[depth][state, _number(action)])
             bounds, states = self._leads(depth, state, _number(action))
             state = states[bisect(bounds, draw())] if bounds else states[0]
             depth += 1
             end = depth == horizon
-            steps.append(
-                Move(action, float(self.mdp.wins[state]) if end else 0.0, state, terminal=end)
-            )
+            reward += float(self.mdp.wins[state]) if end else 0.0
+            steps.append(Move(action, reward, state, terminal=end))
             action = None
-        return Continuation(tuple(steps))
+        return Continuation(tuple(steps), env_steps=horizon if self._replay else None)
 
     def _chances(self, depth: int, state: int) -> list[float]:
         """Inner bounds of the student's choice: `bisect` of a draw in [0, 1) is the action."""

@@ -172,6 +172,8 @@ class Tree:
         """All that was added, in order."""
         self.dice = False
         """True once an action was seen to lead to two nodes: the environment has dice."""
+        self.replays = False
+        """True once a continuation cost more steps than it played: there are no snapshots."""
         self.env_steps = 0
         self.tokens = 0
 
@@ -200,6 +202,7 @@ class Tree:
                 f"a continuation of {len(steps)} steps from {start} neither ended the episode nor "
                 "names a failure: play to the end, or set `failure`"
             )
+        self.replays = self.replays or continuation.cost > len(steps)
         self.env_steps += continuation.cost
         self.tokens += continuation.tokens
         node, keys, how = self.nodes[start], [start], kind

@@ -25,10 +25,13 @@ def test_values_by_hand() -> None:
     assert mdp.v[0].tolist() == pytest.approx([0.25 * 0.8 + 0.75 * 0.4])
 
 
+SHAPES = {"wide_peaked": (12, 4), "wide_flat": (12, 4), "wide": (24, 3), "deep": (2, 12)}
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families(family: str) -> None:
     mdp = make_mdp(family, 3)
-    assert (mdp.actions, mdp.horizon) == ((12, 4) if family.startswith("wide") else (4, 6))
+    assert (mdp.actions, mdp.horizon) == SHAPES.get(family, (4, 6))
     for t in range(mdp.horizon):
         assert mdp.policy[t].sum(axis=1) == pytest.approx(1)
         assert mdp.chances[t].sum(axis=2) == pytest.approx(1)
@@ -50,6 +53,36 @@ def test_one_step_is_critical() -> None:
     spread = [float(np.ptp(q, axis=1).max()) for q in mdp.q]
     decisive = next(t for t, it in enumerate(spread) if it > 1 - 1e-9)
     assert max(spread[decisive + 1 :]) < 1e-9
+
+
+def test_the_student_comes_to_a_state_as_often_as_it_does() -> None:
+    """J = sum of the final states' chances of those that win; each layer's chances sum to 1."""
+    mdp = make_mdp("graph_6", 1)
+    assert [it.sum() for it in mdp.reach] == pytest.approx([1] * mdp.horizon)
+    assert mdp.reach[-1] @ mdp.v[-2] == pytest.approx(mdp.v[0][0])
+
+
+def test_students_that_hardly_ever_and_nearly_always_win() -> None:
+    rare = [make_mdp("rare", i).v[0][0] for i in range(10)]
+    common = [make_mdp("common", i).v[0][0] for i in range(10)]
+    assert 0.02 < np.mean(rare) < 0.08
+    assert 0.86 < np.mean(common) < 0.94
+
+
+def test_a_learned_student_wins_more_than_the_one_it_was() -> None:
+    skilled = [make_mdp("skilled", i).v[0][0] for i in range(10)]
+    assert np.mean(skilled) > 0.6
+
+
+def test_rewards_on_the_way_are_in_the_values() -> None:
+    """Each of six choices earns a sixth, one time in four."""
+    mdp = make_mdp("dense", 0)
+    assert mdp.gains is not None and not mdp.wins.any()
+    assert set(np.unique(mdp.gains[5])) == {0, 1 / 6}
+    assert mdp.q[5].tolist() == mdp.gains[5].tolist()
+    first = mdp.gains[0] + mdp.v[1][mdp.successors[0][:, :, 0]]
+    assert mdp.q[0] == pytest.approx(first)
+    assert 0.1 < mdp.v[0][0] < 0.5
 
 
 def test_unknown_family() -> None:

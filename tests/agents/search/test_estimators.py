@@ -29,7 +29,7 @@ from journeyman.agents.search.estimators import (
 )
 from journeyman.agents.search.searches import request_seed
 from journeyman.agents.search.tabular import TabularWorld
-from journeyman.envs.exact import FAMILIES, make_mdp
+from journeyman.envs.exact import PLAYED, make_mdp
 
 
 def continuation(*steps: tuple[str, float, str]) -> Continuation:
@@ -128,7 +128,7 @@ def test_what_broke_gets_no_credit(estimator: StepEstimator) -> None:
 
 # Exact values
 
-CASES = [(family, seed) for seed in range(4) for family in FAMILIES][:20]
+CASES = [(family, seed) for seed in range(4) for family in PLAYED][:20]
 SURE = 4.5
 """Standard errors that chance alone hardly ever exceeds."""
 
