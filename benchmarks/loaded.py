@@ -4,8 +4,8 @@
 
 The demo's first optimiser steps (12 of them learn from one rollout), without evaluations, in a
 process of their own; libraries are loaded before the clock runs. Threads wait for one another as
-OpenMP chooses, spinning for some rounds before they sleep, and as `journeyman` sets it (asleep at
-once); settings are interleaved, each alone and then loaded, and medians printed. It means something
+OpenMP chooses, spinning for many rounds before they sleep, asleep at once, and as `journeyman` sets
+it, spinning for few; settings are interleaved, each alone and then loaded, and medians printed. It means something
 on a machine that does nothing else.
 """
 
@@ -28,18 +28,17 @@ from journeyman.agents.runs import threads
 
 SETTINGS: dict[str, dict[str, str] | None] = {
     "as OpenMP chooses": {},
-    "GOMP_SPINCOUNT=20000": {"GOMP_SPINCOUNT": "20000"},
-    "GOMP_SPINCOUNT=2000": {"GOMP_SPINCOUNT": "2000"},
+    "OMP_WAIT_POLICY=passive": {"OMP_WAIT_POLICY": "passive"},
     "as journeyman sets it": None,
 }
-"""Variables of the process; None leaves them to `wait_passively`."""
+"""Variables of the process; None leaves them to `wait_briefly`."""
 BUSY = "while True: pass"
 
 
 def child(steps: int, shipped: bool) -> None:
     """Load, wait for a line, train, and print the figures as JSON."""
     if shipped:
-        threads.wait_passively()
+        threads.wait_briefly()
     from hydra import compose, initialize_config_module
     from omegaconf import OmegaConf
 

@@ -38,7 +38,7 @@ from journeyman.agents.cli.base import (
 )
 from journeyman.agents.errors import AgentError
 from journeyman.agents.evaluation.printing import complain, guard_streams
-from journeyman.agents.runs.threads import wait_passively
+from journeyman.agents.runs.threads import wait_briefly
 
 _HYDRA_APPS = {
     "train": "train a student (Hydra overrides; try: journeyman train --help)",
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         interrupted. Errors that are not the user's are raised as they are.
     """
     guard_streams()
-    wait_passively()
+    wait_briefly()
     given = list(sys.argv[1:] if argv is None else argv)
     debug = _DEBUG in given or os.environ.get("JOURNEYMAN_DEBUG", "") not in ("", "0")
     arguments = [a for a in given if a != _DEBUG]  # it may stand anywhere, overrides included

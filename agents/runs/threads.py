@@ -8,12 +8,13 @@ VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 """By which a user says it."""
 
 
-def wait_passively() -> None:
-    """Let the threads of an operation sleep while they wait, unless the environment says how.
+def wait_briefly() -> None:
+    """Let threads of an operation soon sleep while they wait, unless the environment says how.
 
     By OpenMP's own choice a thread that has done its share spins for milliseconds. On a core that
     another program wants it then spins in the place of the thread it waits for, and so with each
-    of the thousands of small operations of a step (`benchmarks/loaded.py`).
+    of the thousands of small operations of a step. A thread that sleeps at once is woken as often:
+    that costs a quiet machine half of its speed (`benchmarks/loaded.py`).
     """
     if not any(name in os.environ for name in VARIABLES):
-        os.environ["OMP_WAIT_POLICY"] = "passive"
+        os.environ["GOMP_SPINCOUNT"] = "2000"

@@ -67,7 +67,7 @@ for turn in env.oracle():
     env.step(turn if isinstance(turn, str) else [turn])
 env.restore(before)
 light("a mock API")
-print(os.environ["OMP_WAIT_POLICY"])
+print(os.environ["GOMP_SPINCOUNT"])
 """
 
 
@@ -83,22 +83,22 @@ def test_what_needs_no_model_does_not_wait_for_torch(tmp_path: Path) -> None:
         cwd=tmp_path,
         env=env,
     )
-    assert (done.returncode, done.stdout) == (0, "passive\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "2000\n"), done.stderr
     assert "did you mean 'embedded-student'?" in done.stderr
     assert "steps=abc: expected a whole number" in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("given", "passive"),
-    [({}, True), ({"GOMP_SPINCOUNT": "2000"}, False), ({"OMP_WAIT_POLICY": "active"}, False)],
+    ("given", "ours"),
+    [({}, True), ({"GOMP_SPINCOUNT": "5"}, False), ({"OMP_WAIT_POLICY": "active"}, False)],
 )
 def test_how_threads_wait_is_the_users_to_say(
-    given: dict[str, str], passive: bool, monkeypatch: pytest.MonkeyPatch
+    given: dict[str, str], ours: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fresh = {key: value for key, value in os.environ.items() if key not in threads.VARIABLES}
     monkeypatch.setattr(os, "environ", fresh | given)
-    threads.wait_passively()
-    assert os.environ == fresh | given | ({"OMP_WAIT_POLICY": "passive"} if passive else {})
+    threads.wait_briefly()
+    assert os.environ == fresh | given | ({"GOMP_SPINCOUNT": "2000"} if ours else {})
 
 
 # --- models that are not there --------------------------------------------------------------------
