@@ -56,10 +56,15 @@ def server() -> Iterator[ChatServer]:
         yield server
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For servers that never answer: one that does may take its time elsewhere."""
+    monkeypatch.setattr(openai, "START_PATIENCE", 0.2)
+
+
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoints, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(openai, "START_PATIENCE", 0.2)
     monkeypatch.setenv(KEY, SECRET)
 
 
@@ -319,6 +324,7 @@ def test_what_passes_is_waited_for(name: str, server: ChatServer) -> None:
     assert rollout(it, TASKS[:3]) == expected
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("name", FAULTS)
 def test_what_does_not_pass_ends_in_one_line(name: str, server: ChatServer) -> None:
     server.faults.append(always(FAULTS[name]))  # type: ignore[arg-type]

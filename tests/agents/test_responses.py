@@ -11,7 +11,6 @@ from journeyman.agents.cli import main
 from journeyman.agents.errors import SettingError, StudentServerError
 from journeyman.agents.networks import endpoints
 from journeyman.agents.rollouts.rollout import rollout
-from journeyman.agents.students import openai
 from journeyman.agents.students.answers import Prices
 from journeyman.agents.students.openai import OpenAIPlayer
 from journeyman.envs import StopReason
@@ -36,7 +35,6 @@ def server() -> Iterator[ResponsesServer]:
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoints, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(openai, "START_PATIENCE", 0.2)
     monkeypatch.setenv(KEY, SECRET)
 
 

@@ -56,10 +56,15 @@ def server(model: PreTrainedModel) -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For servers that never answer: one that does may take its time elsewhere."""
+    monkeypatch.setattr("journeyman.agents.teachers.served.START_PATIENCE", 0.2)
+
+
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoints, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr("journeyman.agents.teachers.served.START_PATIENCE", 0.2)
 
 
 def played(count: int = 6) -> list[Episode]:
@@ -170,6 +175,7 @@ def test_what_passes_is_waited_for_and_said_once(
     assert len(said) == 2 * sum("does not answer" in line for line in said)  # each ends with "back"
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("name", FAULTS)
 def test_what_does_not_pass_ends_in_one_line(name: str, server: Server, student: HFPlayer) -> None:
     server.faults.append(always(FAULTS[name]))
@@ -384,6 +390,7 @@ def test_rows_must_fit(server: Server) -> None:
     ServedTeacher(server.url).check(HFPlayer(long, chat(), Sampling(max_tokens=48), 4047))
 
 
+@pytest.mark.usefixtures("impatient")
 def test_nobody_is_there(student: HFPlayer) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -481,6 +488,7 @@ def test_what_hangs_is_not_waited_for(server: Server, student: HFPlayer) -> None
     assert time.monotonic() - begun < 20
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_server_that_says_nothing_at_start_is_not_waited_for(
     server: Server, student: HFPlayer
 ) -> None:
