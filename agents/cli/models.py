@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from journeyman.agents.cli.base import FAILED, OK, Commands, columns, command, print_json
 
@@ -56,6 +57,10 @@ def _models_path(options: argparse.Namespace) -> int:
 
 
 def _models_check(options: argparse.Namespace) -> int:
+    from journeyman.agents.networks import catalogue
+
+    if not Path(options.name).is_dir():  # which may hold a tokenizer alone
+        catalogue.check(options.name)
     from journeyman.agents.students.tokenizers import checked
 
     found = checked(options.name, options.dialect, options.calls)

@@ -91,6 +91,12 @@ COMMAND_A = """\
 {{- '<|END_OF_TURN_TOKEN|>' }}{% endfor %}
 {%- if add_generation_prompt %}{{ '<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>' }}{% endif %}"""
 
+COMMAND_R7B = COMMAND_A.replace(
+    "<|CHATBOT_TOKEN|>' }}{% endif %}",
+    "<|CHATBOT_TOKEN|><|START_THINKING|><|END_THINKING|>' }}{% endif %}",
+)
+"""Its prompts say that nothing was thought, its turns do not."""
+
 GRANITE3 = """\
 {%- if tools %}{{ '<|start_of_role|>tools<|end_of_role|>' + tools | tojson + '<|end_of_text|>\\n' }}
 {%- endif %}{% for m in messages %}
@@ -129,6 +135,24 @@ CHATML = """\
 {%- for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}
 {%- endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
 
+HERMES3 = """\
+{%- if tools %}{{ '<|im_start|>system\\n<tools> ' }}{% for tool in tools %}
+{{- '{"name": "' + tool.function.name + '", "parameters": ' }}
+{{- tool.function.parameters | tojson + '}' }}{% endfor %}
+{{- ' </tools><tool_call><|im_end|>\\n' }}{% endif %}
+{%- for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content }}
+{%- for c in m.tool_calls or [] %}{{ '<tool_call>\\n{"name": "' + c.function.name }}
+{{- '", "arguments": ' + c.function.arguments | tojson + '}\\n</tool_call>' }}{% endfor %}
+{{- '<|im_end|>\\n' }}{% endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
+
+LFM2_5 = (
+    """\
+{%- if tools %}{{ '<|im_start|>system\\n' + tools | tojson + '<|im_end|>\\n' }}{% endif %}
+"""
+    + CHATML
+)
+
 PHI4_MINI = """\
 {%- for m in messages %}{{ '<|' + m.role + '|>' + m.content }}
 {%- if m.tools %}{{ '<|tool|>' + m.tools + '<|/tool|>' }}{% endif %}{{ '<|end|>' }}{% endfor %}
@@ -140,8 +164,11 @@ OWN = {
     "kimi_k2": KIMI_K2,
     "minimax_m2": MINIMAX_M2,
     "command_a": COMMAND_A,
+    "command_r7b": COMMAND_R7B,
     "granite3": GRANITE3,
     "deepseek_v31": DEEPSEEK_V31,
+    "hermes3": HERMES3,
+    "lfm2_5": LFM2_5,
     "smollm2": CHATML,
     "smollm3": SMOLLM3,
     "phi4_mini": PHI4_MINI,
@@ -151,7 +178,7 @@ TEMPLATES = TRL | OWN
 EOS = {
     **dict.fromkeys(("gemma", "gemma3", "gemma4", "gemma4_v5"), "<eos>"),
     **dict.fromkeys(("glm4moe", "phi3", "phi3_5", "phi4_mini"), "<|endoftext|>"),
-    **dict.fromkeys(("cohere", "cohere2", "command_a"), "<|END_OF_TURN_TOKEN|>"),
+    **dict.fromkeys(("cohere", "cohere2", "command_a", "command_r7b"), "<|END_OF_TURN_TOKEN|>"),
     **dict.fromkeys(("deepseekv3", "deepseek_r1_distill", "deepseek_v31"), "<｜end▁of▁sentence｜>"),
     **dict.fromkeys(("llama3", "llama3_1", "llama3_2"), "<|eot_id|>"),
     "gptoss": "<|return|>",
@@ -162,7 +189,10 @@ EOS = {
     "muse_glimmer": "<|eot|>",
 }
 """The tokenizer's own end, if it is not <|im_end|>."""
-MORE = {"phi4_mini": ("<|tool_call|>", "<|/tool_call|>", "<|system|>", "<|user|>", "<|tool|>")}
+MORE = {
+    "lfm2_5": ("<|tool_call_start|>", "<|tool_call_end|>"),
+    "phi4_mini": ("<|tool_call|>", "<|/tool_call|>", "<|system|>", "<|user|>", "<|tool|>"),
+}
 """Control tokens that no template has."""
 _CONTROL = re.compile(
     r"<\|\w+\|>|<｜[^｜<>]+｜>|<\|\w+>|<\w+\|>|<\|\"\|>|<(?:start|end)_of_\w+>|\[gMASK\]|<sop>"

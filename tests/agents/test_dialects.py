@@ -72,6 +72,9 @@ FAMILY: dict[str, tuple[str, str, str, str]] = {
     "smollm2": ("hermes", "tool", "<|im_end|>", EQUAL),
     "smollm3": ("hermes", "tool", "<|im_end|>", EQUAL),
     "granite3": ("granite", "tool", "<|end_of_text|>", EQUAL),
+    "hermes3": ("hermes", "tool", "<|im_end|>", EQUAL),
+    "lfm2_5": ("pythonic", "tool", "<|im_end|>", EQUAL),
+    "command_r7b": ("cohere", "calls", "<|END_OF_TURN_TOKEN|>", REASONING),
 }
 FIRST = list({row[0]: name for name, row in reversed(FAMILY.items())}.values())
 """A template for each dialect."""
@@ -241,6 +244,7 @@ def test_answers_of_channels_are_read_without_their_marks() -> None:
     for name, written in (
         ("gptoss", "<|channel|>final<|message|>Answer: 4"),
         ("command_a", "<|START_RESPONSE|>Answer: 4<|END_RESPONSE|>"),
+        ("command_r7b", "<|START_RESPONSE|>Answer: 4<|END_RESPONSE|>"),
         ("cohere2", "Answer: 4<|END_RESPONSE|>"),
     ):
         dialect = spoken(name)
@@ -295,7 +299,19 @@ def test_a_call_that_is_read_as_something_else_is_refused() -> None:
     assert told.how_to_call in prompt
 
 
+def test_a_template_that_breaks_on_tools_is_refused_before_anything_is_played() -> None:
+    tokenizer = tokenizer_of("smollm3")
+    template = str(tokenizer.chat_template)
+    tokenizer.chat_template = template.replace("tools | tojson", "tools | map('upper') | tojson")
+    found = check(tokenizer, calls=2)
+    assert not found.playable
+    assert found.refusal.startswith("the chat template refuses a first prompt (")
+    with pytest.raises(DialectError, match="signature lists tools"):
+        dialect_of(tokenizer).opening([Message("user", "hi")], [ToolSpec("pay", "Pay.", {})])
+
+
 def test_a_family_is_told_by_the_vocabulary_where_no_template_tells() -> None:
+    assert family_of(tokenizer_of("lfm2_5")).name == "pythonic"
     assert family_of(tokenizer_of("phi4_mini")).name == "phi4_mini"
     assert family_of(tokenizer_of("phi3_5")).name == "hermes"
 

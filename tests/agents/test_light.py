@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import close_session, constants
 from omegaconf import OmegaConf
 
 from journeyman.agents.errors import ModelNotFoundError
@@ -171,6 +171,8 @@ def at(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     """Let the hub be there, as `HF_ENDPOINT` does before its client is imported."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    close_session()  # an earlier one has the proxies of its time
     template = url + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
 

@@ -151,13 +151,17 @@ def check(
         except DialectError as error:
             return DialectCheck(told_by, dialect, str(error))
     given = list(random_calls(dialect, calls))
+    try:
+        streamed = stream(dialect)
+    except DialectError as error:
+        return DialectCheck(told_by, dialect, str(error))
     return DialectCheck(
         told_by,
         dialect,
         "",
         written_trips(dialect, given),
         template_trips(dialect, given) if dialect.calling.shown else None,
-        stream(dialect),
+        streamed,
     )
 
 

@@ -124,8 +124,11 @@ class Dialect(FamilyTraits):
 
     def _around_answer(self, prompt: str, probed: str) -> tuple[str, str]:
         """What an answer is written between, beside what its prompt has begun."""
-        lead = probed[len(prompt) :].partition(SAID)[0] if probed.startswith(prompt) else ""
-        opened = next((mark for mark, _ in self.answers if lead.endswith(mark)), "")
+        # A prompt may have more than the turn is written with later, such as reasoning, be it none.
+        lead = probed.partition(SAID)[0]
+        opened = next(
+            (m for m, _ in self.answers if lead.endswith(m) and not prompt.endswith(m)), ""
+        )
         return opened, self.telling.closing
 
     def opening(self, messages: Sequence[Message], tools: Sequence[ToolSpec] | None) -> list[int]:
@@ -134,8 +137,11 @@ class Dialect(FamilyTraits):
         Args:
             messages: What is said before it writes.
             tools: What may be called; of None the prompt says nothing.
+
+        Raises:
+            DialectError: The chat template refuses them.
         """
-        return self._encode(lambda veil: self.chat.render(*self.prompt(messages, tools, veil)))
+        return self._encode(lambda veil: self.chat.opened(*self.prompt(messages, tools, veil)))
 
     def prompt(
         self,

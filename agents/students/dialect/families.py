@@ -157,6 +157,11 @@ class Llama3(Dialect):
     form = get_parser("llama3_json")
     marks = ("<|python_tag|>", '"parameters": ')
 
+    @classmethod
+    def mark_in(cls, template: str) -> str | None:
+        """Hermes 2 and 3 have "parameters" in their template too, of the tools' schemas."""
+        return None if "<tool_call>" in template else super().mark_in(template)
+
 
 class Pythonic(Dialect):
     """LFM2, Llama 4: a list of Python calls."""
@@ -167,6 +172,7 @@ class Pythonic(Dialect):
         *("<|tool_call_start|>", "<|tool_call_end|>", "<|tool_list_start|>"),
         *("<|python_start|>", "<|python_end|>", "[func_name1("),
     )
+    marks_in_vocabulary = True  # LFM2.5's template has none of them
 
 
 FAMILIES: tuple[type[Dialect], ...] = (
@@ -253,6 +259,7 @@ def how_told(
         return Hermes, "<tool_call> in the template"
     added = {token.content for token in tokenizer.added_tokens_decoder.values()}
     for family in known.values():
-        if family.marks_in_vocabulary and (mark := next(iter(added & {*family.marks}), None)):
+        mark = next((mark for mark in family.marks if mark in added), None)
+        if family.marks_in_vocabulary and mark:
             return family, f"{mark} in the vocabulary"
     return Hermes, "nothing tells"

@@ -77,6 +77,20 @@ class ChatTemplate:
         except REFUSALS:
             return ""
 
+    def opened(self, conversation: Sequence[Any], prompt: bool, tools: Sequence[Any] | None) -> str:
+        """A conversation as text, before anything is played.
+
+        Raises:
+            DialectError: The template refuses it.
+        """
+        try:
+            return self.render(conversation, prompt, tools)
+        except REFUSALS as error:
+            raise DialectError(
+                f"the chat template refuses a first prompt ({error}); student.render=signature "
+                f"lists tools in the system message instead"
+            ) from error
+
     @functools.cached_property
     def shows_tools(self) -> bool:
         """A prompt says what may be called."""
