@@ -5,8 +5,8 @@
 The demo's first optimiser steps (12 of them learn from one rollout), without evaluations, in a
 process of their own; libraries are loaded before the clock runs. Threads wait for one another as
 OpenMP chooses, spinning for many rounds before they sleep, asleep at once, and as `journeyman` sets
-it, spinning for few; settings are interleaved, each alone and then loaded, and medians printed. It means something
-on a machine that does nothing else.
+it, spinning for few; settings are interleaved, each alone and then loaded, and medians printed. It
+means something on a machine that does nothing else.
 """
 
 from __future__ import annotations
