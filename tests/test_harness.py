@@ -159,7 +159,10 @@ def test_the_study_fits_into_its_hours_and_its_arms_into_the_configs(
     assert "Faulty" in shown["kd"] and "Faulty" not in shown["sft"]
     for arm in study.ARMS:
         cell = it.cell("D" if arm == "credit" else "C", arm, 0)
-        config.read(config.TrainConfig, cells.composed(cells.settings(cell)))
+        told = cells.composed(cells.settings(cell))
+        config.read(config.TrainConfig, told)
+        # An imitation that is held to where it began would be a rival with its hands tied.
+        assert (told.trainer.get("kl") == 0) == (arm == "filtered")
     for regime, comparison in study.PRIMARY.items():
         assert {comparison.ours, *comparison.rivals} <= chosen[regime].keys()
 
