@@ -74,11 +74,12 @@ class MDP:
     @functools.cached_property
     def reach(self) -> tuple[Array, ...]:
         """H arrays [N_t]: the student's probability to come to each state."""
-        found = [np.ones(1)]
+        found: list[Array] = [np.ones(1)]
         for t in range(self.horizon - 1):
             flow = found[t][:, None, None] * self.policy[t][:, :, None] * self.chances[t]
             size = len(self.policy[t + 1])
-            found.append(np.bincount(self.successors[t].ravel(), flow.ravel(), minlength=size))
+            sums = np.bincount(self.successors[t].ravel(), flow.ravel(), minlength=size)
+            found.append(np.asarray(sums, dtype=np.float64))
         return tuple(found)
 
 
