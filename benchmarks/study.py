@@ -42,9 +42,11 @@ from journeyman.agents.runs.folder import machine
 # What the other parts of a method of credit add to the arms below: settings of `journeyman train`.
 # An arm of its own appears once there is something to set.
 GRADIENT: tuple[str, ...] = ()
-"""Reach weights and a budget that goes where the gradient needs it, on top of `gated`."""
+"""A budget that goes where the gradient needs it (`values=gradient`), on top of `gated`, which has
+reach weights by itself."""
 STABLE: tuple[str, ...] = ()
-"""Clip and KL to the reference, on top of every arm without a teacher."""
+"""On top of every arm without a teacher, beside what these have by themselves: `trainer.kl` of 0.5
+(0 in `filtered`), and the clip of `method=grpo`."""
 
 
 _TREES = ("search=credit", "search.rows=4", "search.trajectories=1")
@@ -97,7 +99,7 @@ ARMS = {
     **(
         {
             "gated_gradient": Arm(
-                "gated, with reach weights and the gradient's budget",
+                "gated, with the gradient's budget",
                 (*_GATED, *GRADIENT),
                 "forward",
                 **_TREE_COST,

@@ -3,6 +3,9 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -81,3 +84,17 @@ def scratch_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         gymnasium.envs.registration, "registry", dict(gymnasium.envs.registration.registry)
     )
+
+
+@pytest.fixture
+def load(
+    scratch_registry: None, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[str], ModuleType]]:
+    """Imports a script of `benchmarks/`; its modules and what they register are forgotten."""
+    before = set(sys.modules)
+    folder = Path(__file__).parent.parent / "benchmarks"
+    monkeypatch.syspath_prepend(str(folder))
+    yield importlib.import_module
+    for name in set(sys.modules) - before:
+        if folder in Path(getattr(sys.modules[name], "__file__", None) or "").parents:
+            del sys.modules[name]

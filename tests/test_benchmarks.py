@@ -1,6 +1,5 @@
 """Benchmarks reach into what they measure: here each of them runs once, on next to nothing."""
 
-import importlib
 import json
 import subprocess
 import sys
@@ -48,12 +47,9 @@ def test_self_teacher(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(1200)  # minutes, beside other work
-def test_methods(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_methods(tmp_path: Path, load: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """Three calls in this process, which imports torch and TRL once."""
-    monkeypatch.syspath_prepend(FOLDER)
-    methods = importlib.import_module("methods")
+    methods = load("methods")
     runs, figures, picture = tmp_path / "runs", tmp_path / "figures.json", tmp_path / "figures.png"
     small = ["--steps", "4", "--looks", "1", "--tasks", "6", "--folder", str(runs)]
 
@@ -92,12 +88,9 @@ def test_methods(
 
 
 @pytest.mark.timeout(1200)  # half a minute, if nothing else works
-def test_wrong_teacher(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_teacher(tmp_path: Path, load: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """Every control trains, on a student that was shaken."""
-    monkeypatch.syspath_prepend(FOLDER)
-    wrong = importlib.import_module("wrong_teacher")
+    wrong = load("wrong_teacher")
     figures = tmp_path / "figures.json"
     small = [
         *("--steps", "4", "--habit-steps", "1", "--tasks", "3", "--seeds", "3", "--any-student"),
@@ -118,11 +111,8 @@ def test_wrong_teacher(
     assert "**1 of 2**" in capsys.readouterr().out
 
 
-def test_an_arm_that_needs_more_than_the_embedded_pair_says_what(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.syspath_prepend(FOLDER)
-    methods = importlib.import_module("methods")
+def test_an_arm_that_needs_more_than_the_embedded_pair_says_what(load: Any) -> None:
+    methods = load("methods")
     with initialize_config_module("journeyman.conf", version_base="1.3"):
         told = {
             t: methods.needs(compose("train", [f"teacher={t}"])) for t in ("hf", "served", "self")

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,16 +18,6 @@ from scipy import stats
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="no checkout beside the tests")
-
-
-@pytest.fixture
-def load(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(FOLDER))
-
-    def found(name: str) -> ModuleType:
-        return importlib.import_module(name)
-
-    return found
 
 
 def test_an_interval_over_tasks_alone_is_that_of_a_mean(load: Any) -> None:
@@ -115,6 +104,12 @@ def test_the_lazy_clerk_is_wrong_in_one_family_of_each_domain(load: Any) -> None
         assert kinds == {planted.FAMILIES[plain]}
 
 
+def test_what_they_register_is_not_met_by_other_tests() -> None:
+    """Whichever test ran before in this process."""
+    ids = importlib.import_module("journeyman.envs").env_ids()
+    assert not [it for it in ids if it.startswith("benchmark/")]
+
+
 def test_an_exam_has_as_many_of_the_families_in_every_prefix(load: Any) -> None:
     cells, planted = load("harness.cells"), load("harness.planted")
     exam = cells.Exam(planted.OFFICE, "test", 24, families=tuple(planted.FAMILIES.items()))
@@ -164,7 +159,10 @@ def test_the_study_fits_into_its_hours_and_its_arms_into_the_configs(
     assert "Faulty" in shown["kd"] and "Faulty" not in shown["sft"]
     for arm in study.ARMS:
         cell = it.cell("D" if arm == "credit" else "C", arm, 0)
-        config.read(config.TrainConfig, cells.composed(cells.settings(cell)))
+        told = cells.composed(cells.settings(cell))
+        config.read(config.TrainConfig, told)
+        # An imitation that is held to where it began would be a rival with its hands tied.
+        assert (told.trainer.get("kl") == 0) == (arm == "filtered")
     for regime, comparison in study.PRIMARY.items():
         assert {comparison.ours, *comparison.rivals} <= chosen[regime].keys()
 

@@ -14,7 +14,7 @@ from statistics import NormalDist
 from journeyman.agents.credit.interface import Credit, Experience, OnBase, TokenCredit
 from journeyman.agents.errors import SettingError
 from journeyman.agents.search.evidence import Evidence
-from journeyman.envs import Episode
+from journeyman.envs import Episode, StopReason
 
 _NORMAL = NormalDist()
 _ROUNDING = 1e-9
@@ -77,6 +77,7 @@ class Additive(OnBase):
         own = [
             known.reach
             for episode, steps in zip(episodes, evidence, strict=True)
+            if episode.stop is not StopReason.INFRA_ERROR
             for step, known in zip(episode.steps, steps, strict=True)
             if known is not None and any(episode.mask[slice(*step.span)])
         ]

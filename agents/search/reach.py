@@ -12,9 +12,9 @@ its advantage). For whole episodes alone every weight is one over their number.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 
-from journeyman.agents.search.tree import Action, NodeKey, Tree
+from journeyman.agents.search.tree import Action, Kind, NodeKey, Tree
 
 
 def reaches(tree: Tree) -> dict[NodeKey, float]:
@@ -36,10 +36,18 @@ def reaches(tree: Tree) -> dict[NodeKey, float]:
 
 
 def sample_weights(tree: Tree) -> dict[NodeKey, float]:
-    """rho(s) / n(s), for each of the student's own samples in a node that has some."""
+    """rho(s) / n(s), for each of the student's own samples in a node that has some.
+
+    n(s) leaves out what broke later: no such row is trained on, and its part falls to the others.
+    """
     reach = reaches(tree)
-    counts = {key: node.samples for key, node in tree.nodes.items()}
-    return {key: reach.get(key, 0.0) / n for key, n in counts.items() if n}
+    counts = Counter(
+        key
+        for path in tree.paths
+        if path.failure is None
+        for key in path.keys[path.kind is not Kind.SAMPLED : -1]
+    )
+    return {key: reach.get(key, 0.0) / n for key, n in counts.items()}
 
 
 def squared_reach(tree: Tree) -> dict[tuple[NodeKey, Action], float]:
@@ -47,11 +55,10 @@ def squared_reach(tree: Tree) -> dict[tuple[NodeKey, Action], float]:
 
     The squared error of the gradient counts the squared error of the choice's advantage so often.
     """
-    weights = sample_weights(tree)
     return {
-        (key, action): (weight * edge.sampled) ** 2
-        for key, weight in weights.items()
-        if weight
+        (key, action): (reach / tree.nodes[key].samples * edge.sampled) ** 2
+        for key, reach in reaches(tree).items()
+        if reach
         for action, edge in tree.nodes[key].edges.items()
         if edge.sampled
     }

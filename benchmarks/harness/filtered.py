@@ -33,5 +33,6 @@ class Successes(Outcome):
 FILTERED = (
     *("teacher=none", "loss=none", "credit=outcome", "credit.weight=0"),
     f"credit._target_={__name__}.{Successes.__name__}",
+    "trainer.kl=0",  # it imitates: nothing is pushed away that would have to be held
 )
 """For `journeyman train`."""

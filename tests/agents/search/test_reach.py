@@ -70,6 +70,19 @@ def test_outcomes_count_whoever_chose() -> None:
     assert reaches(tree)[NodeKey(2, "end")] == pytest.approx(1)
 
 
+def test_what_broke_leaves_its_part_to_the_other_rows() -> None:
+    """Of three samples in s, two are trained on: s still counts 1, and x as often as it was met."""
+    tree = Tree("s")
+    tree.add(tree.root, played(("a", 0, "x"), ("c", 1, "end")))
+    tree.add(tree.root, Continuation((Move("a", 0, "x"),), failure="the server is gone"))
+    tree.add(tree.root, played(("b", 0, "y"), ("c", 0, "end")))
+    weights = sample_weights(tree)
+    assert [weights[key] for key in (tree.root, NodeKey(1, "x"), NodeKey(1, "y"))] == pytest.approx(
+        [1 / 2, 2 / 3, 1 / 3]
+    )
+    assert squared_reach(tree)[tree.root, "a"] == pytest.approx((2 / 3) ** 2)
+
+
 # What training sums
 
 Array = NDArray[np.float64]
