@@ -97,8 +97,9 @@ class Validation(TrainerCallback):
         if self._job.first:
             with self._path.open("a") as file:
                 file.write(json.dumps(figures) + "\n")
-            if self._best is not None and model is not None:
-                self._keep(model, state.global_step, metrics.success.value)
+            success = metrics.success.value  # None: infrastructure broke every episode
+            if self._best is not None and model is not None and success is not None:
+                self._keep(model, state.global_step, success)
         if self._tell is not None:
             self._tell(state.global_step, figures)
 
