@@ -66,7 +66,7 @@ def refused(result: Any) -> str:
         ("student=smollm2", ["run: journeyman models pull smollm2-135m"]),
         ("student=smollm2_dropout", ["run: journeyman models pull smollm2-135m"]),
         ("teacher.model=/nowhere/model", ["no model and no folder '/nowhere/model'"]),
-        ("student.model=acme/nowhere", ["huggingface.co"]),  # transformers' own words
+        ("student.model=acme/nowhere", ["'acme/nowhere'", "hub's cache", "HF_HUB_OFFLINE"]),
         ("student.render=everything", ["render 'everything'"]),
         ("seed=abc", ["seed=abc: expected a whole number, 0 or more"]),
         ("threads=0", ["threads=0: expected a whole number, 1 or more"]),

@@ -275,6 +275,6 @@ def test_two_packages_of_one_name_are_both_left_out(offered: list[EntryPoint]) -
 
 
 def test_a_dialect_is_known_by_its_own_name(offered: list[EntryPoint]) -> None:
-    offer(offered, "other", "journeyman.agents.students.dialect:GLM45", "dialects")
+    offer(offered, "other", "journeyman.agents.students.dialect.families:GLM45", "dialects")
     with pytest.warns(UserWarning, match="dialect 'other' is left out: its class is named 'glm45'"):
         assert "other" not in dialects()

@@ -225,9 +225,12 @@ def dialect_of(
         DialectError: No dialect of that name, or the template does not carry an episode; or nobody
             named the dialect and the template writes a call that is not read as itself.
     """
-    dialect = family_of(tokenizer, name)(tokenizer, render, template_kwargs, ends)
+    family = family_of(tokenizer, name)
+    dialect = family(tokenizer, render, template_kwargs, ends)
     if name is None:
         dialect.calling.check()
+    elif family.form is not family_of(tokenizer).form:
+        dialect.calling.another_form = True  # be what the template shows read as well
     return dialect
 
 
