@@ -1,6 +1,6 @@
 """Seconds that training takes alone, and beside a program that keeps one core busy.
 
-    python benchmarks/loaded.py [--steps N] [--repeats N] [--json FILE]
+    python benchmarks/loaded.py [--steps N] [--repeats N] [--settings NAME …] [--json FILE]
 
 The demo's first optimiser steps (12 of them learn from one rollout), without evaluations, in a
 process of their own; libraries are loaded before the clock runs. Threads wait for one another as
@@ -91,6 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=[*SETTINGS])
     parser.add_argument("--json", type=Path)
     parser.add_argument("--child", choices=["own", "given"], help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -98,7 +99,7 @@ def main() -> None:
         child(options.steps, options.child == "own")
         return
     found: dict[str, dict[bool, list[dict[str, Any]]]] = {
-        name: {False: [], True: []} for name in SETTINGS
+        name: {False: [], True: []} for name in options.settings
     }
     for _ in range(options.repeats):
         for name, cells in found.items():
@@ -116,7 +117,7 @@ def main() -> None:
             f"| {name} | {alone:.1f} ({alone_cpu:.1f}) | {beside:.1f} ({beside_cpu:.1f}) "
             f"| {beside / alone:.2f} | {', '.join(losses)} |"
         )
-    print(json.dumps(found["as journeyman sets it"][False][0]["machine"]))
+    print(json.dumps(found[options.settings[0]][False][0]["machine"]))
     if options.json:
         plain = {
             name: {"loaded" if loaded else "alone": cell for loaded, cell in cells.items()}

@@ -37,6 +37,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left = [item for item in items if item in combined and "agents" in item.path.parts]
         items[:] = [item for item in items if item not in set(left)]
         config.hook.pytest_deselected(items=left)
+    items.sort(key=allowed, reverse=True)  # what takes long begins first: no worker waits for it
+
+
+def allowed(item: pytest.Item) -> float:
+    """Seconds that a test may take, if it says so itself."""
+    mark = item.get_closest_marker("timeout")
+    return float(mark.args[0]) if mark else 0.0
 
 
 def combinations(items: list[pytest.Item]) -> set[pytest.Item]:
