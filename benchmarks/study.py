@@ -39,16 +39,6 @@ from harness.results import Results, panes, read_references, section
 from journeyman.agents.evaluation.report import write_atomically
 from journeyman.agents.runs.folder import machine
 
-# What the other parts of a method of credit add to the arms below: settings of `journeyman train`.
-# An arm of its own appears once there is something to set.
-GRADIENT: tuple[str, ...] = ()
-"""A budget that goes where the gradient needs it (`values=gradient`), on top of `gated`, which has
-reach weights by itself."""
-STABLE: tuple[str, ...] = ()
-"""On top of every arm without a teacher, beside what these have by themselves: `trainer.kl` of 0.5
-(0 in `filtered`), and the clip of `method=grpo`."""
-
-
 _TREES = ("search=credit", "search.rows=4", "search.trajectories=1")
 _GATED = ("loss=forward_kl", *_TREES, "credit=gated")
 RATES = {
@@ -81,32 +71,31 @@ ARMS = {
         "sampled reverse KL plus the outcome", ("loss=sampled", "credit=outcome"), "reverse"
     ),
     # The student plays, nobody judges but the task.
-    "filtered": Arm("own successes, imitated", (*FILTERED, *STABLE), "outcome", teacher=False),
-    "grpo": Arm("GRPO, 8 episodes a task", ("method=grpo", *STABLE), "outcome", teacher=False),
+    "filtered": Arm("own successes, imitated", FILTERED, "outcome", teacher=False),
+    "grpo": Arm("GRPO, 8 episodes a task", ("method=grpo",), "outcome", teacher=False),
     "negative": Arm(
-        "a constant negative advantage", ("method=negative", *STABLE), "outcome", teacher=False
+        "a constant negative advantage", ("method=negative",), "outcome", teacher=False
     ),
     "credit": Arm(
         "advantages from trees alone",
-        ("teacher=none", "loss=none", *_TREES, "search.tries=0", "credit=reinforce", *STABLE),
+        ("teacher=none", "loss=none", *_TREES, "search.tries=0", "credit=reinforce"),
         "outcome",
         teacher=False,
         alone=True,
         **_TREE_COST,
     ),
     # Credit: where to trust the teacher, and what to reinforce, measured in trees.
-    "gated": Arm("trace, gated, with advantages from trees", _GATED, "forward", **_TREE_COST),
-    **(
-        {
-            "gated_gradient": Arm(
-                "gated, with the gradient's budget",
-                (*_GATED, *GRADIENT),
-                "forward",
-                **_TREE_COST,
-            )
-        }
-        if GRADIENT
-        else {}  # it would be `gated` a second time
+    "gated": Arm(
+        "trace, gated, with advantages from trees, rows as they were played",
+        (*_GATED, "credit.reach=false"),
+        "forward",
+        **_TREE_COST,
+    ),
+    "gated_gradient": Arm(
+        "gated, rows weighed by reach, the budget where the gradient needs it",
+        (*_GATED, "values=gradient"),
+        "forward",
+        **_TREE_COST,
     ),
     # The student is its own teacher; what it says with the answer in sight is tried out first.
     "self": Arm(
@@ -118,7 +107,7 @@ ARMS = {
         **_TREE_COST,
     ),
 }
-OURS = "gated_gradient" if GRADIENT else "gated"
+OURS = "gated_gradient"
 
 
 REGIMES = {
@@ -130,7 +119,7 @@ REGIMES = {
         "weak_student",
         "lazy_teacher",
         families=tuple(FAMILIES.items()),
-        budget=72_000,
+        budget=52_000,
     ),
     "D": Regime("no teacher", "embedded-student", None, seeds=3),
     "E": Regime(
@@ -140,7 +129,7 @@ REGIMES = {
         level="/hard",
         max_turns=16,
         max_context=960,
-        budget=60_000,
+        budget=52_000,
         longer=2.4,
         exam_seconds=0.25,
     ),

@@ -317,7 +317,8 @@ class LeafMeans(_Nodes):
 class Siblings(_Nodes):
     """What is played on from one state is one group: return from there less the group's mean.
 
-    As BPO compares the branches of a snapshot (arXiv:2607.14171), from its abstract.
+    BPO (arXiv:2607.14171) compares the branches of a snapshot like this; written without its paper
+    at hand, so a relative of it and not its formula.
     """
 
     def steps(

@@ -21,8 +21,8 @@ _BEFORE = "contentbefore"
 class Calling:
     """A family's calls, as the chat template shows them."""
 
-    def __init__(self, chat: ChatTemplate, family: type[FamilyTraits]) -> None:
-        """Have the template show one."""
+    def __init__(self, chat: ChatTemplate, family: type[FamilyTraits], foreign: bool) -> None:
+        """Have the template show one; `foreign` says that it is another family's."""
         self._chat, self._family = chat, family
         text = chat.calling(as_call(family.id_of(GOLD.name, 0), GOLD))
         self.shown = text.removeprefix(chat.shown([USER], True))
@@ -30,7 +30,7 @@ class Calling:
         found = gold_in(self.shown, family.form) if text else None
         same = found is not None and (found.name, found.arguments) == (GOLD.name, GOLD.arguments)
         gold = found if same else None
-        self.another_form = bool(text) and gold is None
+        self.another_form = foreign or (bool(text) and gold is None)
         """The template tells the student to call in another form than is read."""
         self.around = ("", "")
         """What the template writes before and after the calls of a turn, beside the form's own."""

@@ -57,6 +57,7 @@ class Dialect(FamilyTraits):
         render: ToolRender | None = "full",
         template_kwargs: Mapping[str, Any] | None = None,
         ends: Sequence[int] = (),
+        foreign: bool = False,
     ) -> None:
         """Check the template.
 
@@ -66,6 +67,7 @@ class Dialect(FamilyTraits):
                 "signature" elsewhere.
             template_kwargs: Variables for the template, such as `enable_thinking` for Qwen3's.
             ends: Tokens that end a turn beside the tokenizer's own.
+            foreign: The template is another family's: the prompt names the form to call in.
 
         Raises:
             DialectError: No such `render`; or the tokenizer has no chat template, or none that
@@ -115,7 +117,7 @@ class Dialect(FamilyTraits):
             self.chat, self.reasons, self.telling.after_result, probed, self._answer[0]
         )
         self._begins = self._thinking.begins
-        self.calling = Calling(self.chat, type(self))
+        self.calling = Calling(self.chat, type(self), foreign)
         own += [*self.calling.around, *self.call_ends]
         self._turns = TurnWriter(self._guard, self.form, self.calling.around, self.reasons, own)
         # Templates and tokenizers take their time, and forks of an episode hear the same again.

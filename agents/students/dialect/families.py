@@ -226,11 +226,11 @@ def dialect_of(
             named the dialect and the template writes a call that is not read as itself.
     """
     family = family_of(tokenizer, name)
-    dialect = family(tokenizer, render, template_kwargs, ends)
+    # Whoever names another family wants its form, even where it reads what the template shows too.
+    foreign = name is not None and family.form is not family_of(tokenizer).form
+    dialect = family(tokenizer, render, template_kwargs, ends, foreign)
     if name is None:
         dialect.calling.check()
-    elif family.form is not family_of(tokenizer).form:
-        dialect.calling.another_form = True  # be what the template shows read as well
     return dialect
 
 
