@@ -188,8 +188,9 @@ def ingredients(scale: Scale) -> dict[str, Taught | Shaken]:
         "lazy_teacher": Taught(
             "embedded-teacher",
             (lazy,),
-            scale.steps(120),
-            5e-4,
+            # After 120 steps at half of the rate it still invites in half of the cases.
+            scale.steps(360),
+            1e-3,
             wrong,
             scale.window(Window(0.95, 1.0, 0.0, 0.05)),
         ),
@@ -228,7 +229,7 @@ DESIGN = Design(
     ingredients,
     {
         "early_teacher": 160,
-        "lazy_teacher": 180,
+        "lazy_teacher": 480,
         "weak_student": 60,
         "hard_teacher": 1500,
         "narrow_student": 2400,
