@@ -70,8 +70,8 @@ def _lora_config(kind: Any, lora: Mapping[str, Any] | bool) -> Any:
     fields.setdefault("lora_alpha", 2 * fields["r"])
     if (way := fields.get("init_lora_weights", True)) not in UNTOUCHED:
         raise SettingError(
-            f"student.lora.init_lora_weights={way}: expected one of {', '.join(map(str, UNTOUCHED))}"
-            f": others change the base, on which the saved adapter would then not fit"
+            f"student.lora.init_lora_weights={way}: expected {' or '.join(map(str, UNTOUCHED))}: "
+            f"others change the base, on which the saved adapter would then not fit"
         )
     try:
         return kind(**fields)

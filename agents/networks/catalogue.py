@@ -236,6 +236,21 @@ def _named_places() -> dict[str, Path]:
     return places | {name: _pulled_dir(name) for name in PULLABLE}
 
 
+def trained() -> list[tuple[str, str]]:
+    """Students that runs below the working folder left: their folders, and what they are."""
+    found = sorted(path for name in ("model", "best") for path in Path("runs").glob(f"*/{name}"))
+    rows = []
+    for folder in found:
+        if (folder / ADAPTER).is_file():
+            try:
+                rows.append((str(folder), f"an adapter on {base_of(str(folder))}"))
+            except ModelNotFoundError as error:
+                rows.append((str(folder), f"an adapter, but {error}"))
+        elif _is_model(folder):
+            rows.append((str(folder), "trained here"))
+    return rows
+
+
 def how_to_get(name: str) -> str:
     """The command that puts a named model on this machine."""
     return "make embedded-models" if name in EMBEDDED else f"journeyman models pull {name}"

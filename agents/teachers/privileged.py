@@ -119,9 +119,9 @@ class SelfTeacher(Teacher):
         ours = taught.own()
         if not ours.keys() <= theirs.keys():
             raise SettingError(
-                "teacher.weights=average: the student got adapters after the average was begun "
-                "(trainer.peft_config); expected student.lora, whose average is taken, or "
-                "teacher.weights=frozen, which is the student without them"
+                "teacher.weights=average: the student is trained by adapters that it got after the "
+                "average was begun (trainer.peft_config); expected student.lora, of which an "
+                "average is taken, or teacher.weights=frozen, which is the student without them"
             )
         for name, own in ours.items():
             own.lerp_(theirs[name].to(own.device, own.dtype), self._rate)
