@@ -76,19 +76,18 @@ def load_model(
 
 def _quantised(place: str, given: dict[str, Any], device: str, **kwargs: Any) -> PreTrainedModel:
     """A model whose weights are quantised as they are loaded."""
+    told = f"student.quantization={{{', '.join(f'{n}: {v}' for n, v in given.items())}}}"
+    method = given.pop("quant_method", None)
     if given.get("load_in_4bit") or given.get("load_in_8bit"):
         method = "bitsandbytes_4bit" if given.get("load_in_4bit") else "bitsandbytes_8bit"
-    else:
-        method = str(given.pop("quant_method", None))
-    kind: Any = AUTO_QUANTIZATION_CONFIG_MAPPING.get(method)
-    told = f"student.quantization={{{', '.join(f'{n}: {v}' for n, v in given.items())}}}"
+    kind: Any = AUTO_QUANTIZATION_CONFIG_MAPPING.get(str(method))
     if kind is None:
         raise SettingError(
             f"{told}: expected load_in_4bit: true, load_in_8bit: true, or quant_method: one of "
             f"{', '.join(sorted(AUTO_QUANTIZATION_CONFIG_MAPPING))}"
         )
     known = inspect.signature(kind).parameters
-    if strange := [it for it in given if it not in known and it != "quant_method"]:
+    if strange := [it for it in given if it not in known]:
         raise SettingError(
             f"{told}: {kind.__name__} has no {', '.join(strange)}; it takes "
             f"{', '.join(it for it in known if it != 'kwargs')}"
