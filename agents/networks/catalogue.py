@@ -313,9 +313,9 @@ def _converted(gguf: Path) -> Path:
             with _scratch(cache_dir() / "partial" / name) as build:
                 convert(gguf, build / "model")
                 _publish(build / "model", target)
-        except (KeyError, NotImplementedError, TypeError, ValueError) as error:
+        except (LookupError, NotImplementedError, TypeError, ValueError) as error:
             why = str(error).strip().partition("\n")[0]
-            raise ModelNotFoundError(f"{gguf}: transformers cannot read it: {why}") from error
+            raise ModelNotFoundError(f"{gguf}: the model in it cannot be read: {why}") from error
     return target
 
 
