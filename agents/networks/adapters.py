@@ -16,7 +16,7 @@ from journeyman.agents.networks.catalogue import resolve
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-BEGUN = {"r": 16, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+BEGUN: dict[str, Any] = {"r": 16, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
 """What a LoRA is where nobody says otherwise; its alpha is then twice its rank."""
 UNTOUCHED = (True, "gaussian")
 """Ways to begin LoRA adapters (`init_lora_weights`) that leave the weights below as they are."""

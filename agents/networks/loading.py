@@ -55,7 +55,8 @@ def load_model(
         find_adapter_config_file(name)  # of a hub's model: into the cache, if it is an adapter
     if (base := base_of(name)) is not None:
         below = load_model(base, dtype, device, model_config, quantization)
-        return attach(below, name, trainable)
+        adapted: PreTrainedModel = attach(below, name, trainable)
+        return adapted
     wanted = "auto" if dtype is None else getattr(torch, dtype)
     changed = dict(model_config or {})
     # The processes of a job have a GPU each.

@@ -108,9 +108,10 @@ def _merged(name: str) -> PreTrainedModel:
             f"whose weights are whole: write the base's unquantised original into "
             f"{name}/adapter_config.json"
         )
-    merged: PreTrainedModel = model.merge_and_unload(safe_merge=True)
+    whole = model.merge_and_unload(safe_merge=True)
     saved = AutoConfig.from_pretrained(resolve(base)).dtype  # None where it does not say
-    return merged.to(saved or torch.float32)
+    merged: PreTrainedModel = whole.to(saved or torch.float32)
+    return merged
 
 
 def converter() -> str:

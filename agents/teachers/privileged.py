@@ -152,7 +152,8 @@ class SelfTeacher(Teacher):
         if self._taught is None:
             raise ValueError("teacher=self does not know its student yet: call check(student)")
         if is_adapted(self._taught.model):  # their base may have been moved
-            self._taught.model.to(self._taught.student.model.device)
+            model: Any = self._taught.model
+            model.to(self._taught.student.model.device)
         return self._taught
 
 

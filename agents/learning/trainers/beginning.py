@@ -69,7 +69,7 @@ class Beginning:
             self._model.train(training)
 
 
-def _still(model: PreTrainedModel) -> PreTrainedModel:
+def _still(model: PreTrainedModel) -> Any:
     return twin(model).eval().requires_grad_(False)
 
 
