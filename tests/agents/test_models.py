@@ -1,18 +1,21 @@
 import hashlib
 import importlib.resources
 import importlib.util
+import shutil
 import subprocess
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gguf
 import numpy as np
 import pytest
 
+from journeyman.agents.errors import MissingExtraError
 from journeyman.agents.networks import catalogue as models
 from journeyman.agents.networks.catalogue import (
     DiskFullError,
@@ -356,6 +359,71 @@ def test_pull_needs_a_reader(
 def test_pull_knows_only_its_own(cache: Path, name: str) -> None:
     with pytest.raises(ModelNotFoundError, match="there are: smollm2-135m"):
         models.pull(name)
+
+
+# --- GGUF files -----------------------------------------------------------------------------------
+
+
+def test_a_gguf_file_is_a_model(cache: Path, tiny_gguf: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from journeyman.agents.students.hf import load_student
+
+    models.check(str(tiny_gguf))
+    assert not cache.exists()  # a look converts nothing
+    folder = Path(models.resolve(str(tiny_gguf)))
+    assert folder.parent == cache / "gguf"
+    written = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    # Converted once, whether it is named itself or by its folder; a changed file is another model.
+    assert models.resolve(str(tiny_gguf.parent)) == str(folder)
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == written
+    other = shutil.copy(tiny_gguf, tmp_path / "tiny.gguf")
+    assert models.resolve(str(other)) != str(folder)
+
+    original = AutoModelForCausalLM.from_pretrained(tiny_gguf.parent, gguf_file=tiny_gguf.name)
+    student = load_student(str(tiny_gguf), render="signature", max_turn_tokens=8)
+    for name, tensor in original.state_dict().items():
+        assert tensor.equal(student.model.state_dict()[name]), name
+    (end,) = set(student.end_ids)
+    assert student.dialect.tokenizer.convert_ids_to_tokens(end) == "<|im_end|>"
+    adapted = load_student(str(tiny_gguf), render="signature", max_turn_tokens=8, lora={"r": 2})
+    adapted.model.save_pretrained(tmp_path / "adapter")
+    assert models.base_of(str(tmp_path / "adapter")) == str(folder)
+
+
+def test_what_is_no_gguf_file(
+    cache: Path, tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pointer = tmp_path / "pointer.gguf"
+    pointer.write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(ModelNotFoundError, match=r"begins with b'vers', expected b'GGUF'"):
+        models.check(str(pointer))
+    short = tmp_path / "short.gguf"
+    short.write_bytes(tiny_gguf.read_bytes()[:3000])
+    with pytest.raises(ModelNotFoundError, match=r"short\.gguf: .*cannot be read"):
+        models.resolve(str(short))
+    with pytest.raises(ModelNotFoundError, match=r"has 2 GGUF files; expected the path of one"):
+        models.check(str(tmp_path))
+    part = tmp_path / "whole-00001-of-00002.gguf"
+    shutil.copy(tiny_gguf, part)
+    with pytest.raises(ModelNotFoundError, match=r"llama-gguf-split --merge .*00001-of-00002"):
+        models.check(str(part))
+    with pytest.raises(ModelNotFoundError, match=r"no model and no folder '.*there\.gguf'"):
+        models.check(str(tmp_path / "there.gguf"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'journeyman\[gguf\]'"):
+        models.check(str(tiny_gguf))
+    assert not list(cache.rglob("config.json"))
+
+
+def test_a_gguf_file_that_does_not_fit_the_disk(
+    cache: Path, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = SimpleNamespace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
+    weights = sum(4 * int(np.prod(it.shape)) for it in gguf.GGUFReader(tiny_gguf).tensors)
+    with pytest.raises(DiskFullError, match=f"1,000 bytes free, {weights:,} are needed"):
+        models.resolve(str(tiny_gguf))
 
 
 @pytest.mark.slow
