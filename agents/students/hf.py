@@ -154,6 +154,7 @@ def _dice(seed: int, other: int) -> Iterator[float]:
 class HFStream:
     """A batch of conversations in progress; see the module's docstring."""
 
+    @torch.inference_mode()
     def __init__(self, player: HFPlayer, conversations: Sequence[Conversation]) -> None:
         """Queue the opening prompts."""
         self._player = player
@@ -181,6 +182,7 @@ class HFStream:
         """True if every row waits or is done."""
         return all(row.waiting for row in self._live.values())
 
+    @torch.inference_mode()
     def add(self, conversation: Conversation) -> int:
         """Begin one more conversation, in a place that is free if there is one.
 
@@ -229,6 +231,7 @@ class HFStream:
         self._live[row].pending += tokens
         self._live[row].waiting = False
 
+    @torch.inference_mode()
     def finish(self, row: int) -> None:
         """Drop a row: its place is free, and what it held is kept for those who begin alike."""
         gone = self._live.pop(row)
