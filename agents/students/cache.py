@@ -101,7 +101,7 @@ class RowCache(Cache):
         """An empty cache of `layers` layers."""
         self._aim = _Aim()
         self._layers = [RowLayer(self._aim) for _ in range(layers)]
-        super().__init__(layers=self._layers)
+        super().__init__(layers=[*self._layers])
         self._device = device
 
     @property

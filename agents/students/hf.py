@@ -37,7 +37,7 @@ from journeyman.agents.students.player import (
     stop_of,
     turn_limit,
 )
-from journeyman.agents.students.prefixes import LEAST_SHARED, Prefixes, PrefixStore, marks
+from journeyman.agents.students.reuse import LEAST_SHARED, PrefixIndex, PrefixStore, marks
 from journeyman.agents.students.settings import NAMES, recall
 from journeyman.envs import Message
 
@@ -168,7 +168,7 @@ class HFStream:
         """The rows that are not done, by number."""
         self._seats: list[_Row | None] = []
         """The same by their places in the cache."""
-        self._openings = Prefixes[_Row]()
+        self._openings = PrefixIndex[_Row]()
         """The same by their opening prompts."""
         self._begun = 0
         longest = max((len(it.tokens) for it in conversations), default=0)

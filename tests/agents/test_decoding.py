@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from journeyman.agents.students.decoding import Decoder
 from journeyman.agents.students.hf import HFPlayer
 from journeyman.agents.students.player import Conversation, Sampling, Turn
-from journeyman.agents.students.prefixes import Prefixes, PrefixStore, shared
+from journeyman.agents.students.reuse import PrefixIndex, PrefixStore, shared
 
 from .test_hf import MARKS, NOWHERE, VOCABULARY, Talk, endless, plain, play, tokens
 from .tiny import gpt2, llama
@@ -115,7 +115,8 @@ def test_an_answer_is_read_at_once_beside_rows_that_write(read: list[list[int]])
     player = endless(llama(VOCABULARY, seed=1), 6)
     player.dialect = MARKS
     stream = player.open([Conversation((1,), 0, NOWHERE)])
-    stream.advance()
+    for _ in range(3):
+        stream.advance()
     for seed in range(1, 8):
         stream.add(Conversation((seed + 1,), seed, NOWHERE))
     (first,) = next(turns for _ in range(6) if (turns := stream.advance()))
@@ -124,7 +125,7 @@ def test_an_answer_is_read_at_once_beside_rows_that_write(read: list[list[int]])
     assert read == [[1] * 7]
     stream.extend(first.row, (3,) * 50)
     stream.advance()
-    assert read[1:] == [[51], [1] * 8]  # what ended its turn is read with the answer
+    assert read[1:] == [[52], [1] * 8]  # what ended its turn is read with the answer
 
 
 def test_long_texts_are_read_in_pieces(read: list[list[int]]) -> None:
@@ -273,7 +274,7 @@ def test_the_longest_prefix_is_found() -> None:
     rng = random.Random(6)
     for _ in range(30):
         rows = [row.opening for row in family(rng, 12)]
-        index = Prefixes[int]()
+        index = PrefixIndex[int]()
         for i, row in enumerate(rows):
             index.add(row, i)
         for gone in rng.sample(range(12), 4):

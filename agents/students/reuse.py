@@ -1,8 +1,8 @@
 """What was read before is not read again: prefixes of conversations, and their states.
 
 Rows of one task begin with one prompt, and a search plays on from places inside conversations that
-it has just played. `Prefixes` finds who began with the same tokens; `PrefixStore` keeps states from
-one batch to the next, as long as the weights are what they were.
+it has just played. `PrefixIndex` finds who began with the same tokens; `PrefixStore` keeps states
+from one batch to the next, as long as the weights are what they were.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def shared(one: Sequence[int], other: Sequence[int]) -> int:
     return low
 
 
-class Prefixes(Generic[T]):
+class PrefixIndex(Generic[T]):
     """Owners by their tokens, in order of the tokens: who shares most with a row is beside it."""
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class PrefixStore:
         self._of: object = None
         """The weights that the states are of."""
         self._size = 0
-        self._index = Prefixes[_Kept]()
+        self._index = PrefixIndex[_Kept]()
         self._kept: OrderedDict[Tokens, _Kept] = OrderedDict()
         """The one not used for longest first."""
 
@@ -115,7 +115,7 @@ class PrefixStore:
 
     def clear(self) -> None:
         """Forget everything."""
-        self._index, self._size = Prefixes(), 0
+        self._index, self._size = PrefixIndex(), 0
         self._kept.clear()
 
     def keep(self, tokens: Tokens, states: States) -> None:
