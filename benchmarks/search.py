@@ -49,7 +49,7 @@ from journeyman.agents.search import CreditSearch, ImprovementSearch, Tree
 from journeyman.agents.search.evidence import TreeRollouts
 from journeyman.agents.search.playing import SearchPlayer
 from journeyman.agents.students import hf
-from journeyman.agents.students.cache import GrowingLayer
+from journeyman.agents.students.cache import RowCache
 from journeyman.agents.students.dialect import Dialect
 from journeyman.agents.students.hf import HFPlayer, sample
 from journeyman.agents.students.player import Sampling
@@ -71,7 +71,7 @@ OVERHEAD = (TEXT, HASHES, SEARCH, REST)
 SEAMS: tuple[tuple[object, str, str], ...] = (
     (hf.HFStream, "advance", DECODING),
     (LocalTeacher, "annotate", SCORING),
-    (GrowingLayer, "batch_select_indices", CACHE),
+    *((RowCache, name, CACHE) for name in ("reserve", "move", "taken", "put")),
     (rollout, "make_for_run", ENVIRONMENT),
     (ToolEnv, "state_hash", HASHES),
     *((ToolEnv, name, ENVIRONMENT) for name in ("reset", "step", "snapshot", "restore", "close")),

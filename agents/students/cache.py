@@ -1,73 +1,162 @@
-"""A key-value cache for token-by-token decoding over many turns.
+"""A key-value cache whose rows have lengths of their own.
 
-transformers' dynamic cache concatenates, so every token copies the whole past. This one writes into
-buffers that double when full and hands out views of their used part.
+transformers' caches hold one length for a batch. Here every conversation has a place, a stretch of
+a buffer that it fills at its own pace: `RowCache.aim` says which places a forward pass reads, and
+where its new states go. Rows can be copied, moved, taken out and put back.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
+States = list[list[Tensor]]
+"""What a cache holds of one row: of each layer keys and values [heads, length, head_dim]."""
 
-class GrowingLayer(DynamicLayer):
-    """One layer: keys and values [batch, heads, used, head_dim], views of larger buffers."""
+_STEP = 64
+"""Positions are reserved in multiples of this."""
 
-    def __init__(self, capacity: int = 256) -> None:
-        """Reserve `capacity` positions at first use."""
+
+class _Aim:
+    """What the next forward pass touches; shared by all layers."""
+
+    def __init__(self) -> None:
+        self.places = 0
+        """That there are buffers for."""
+        self.capacity = 0
+        """Positions of each."""
+        self.rows: slice | Tensor = slice(0)
+        """Places that are read."""
+        self.used = 0
+        """Positions that are read of each."""
+        self.starts = self.positions = torch.zeros(0)
+        """Places [rows, 1, 1] and positions in them [rows, 1, tokens] of the new states."""
+        self._targets: dict[int, Tensor] = {}
+
+    def set(self, rows: slice | Tensor, used: int, starts: Tensor, positions: Tensor) -> None:
+        """Aim at something else."""
+        self.rows, self.used, self.starts, self.positions = rows, used, starts, positions
+        self._targets.clear()
+
+    def targets(self, heads: int) -> Tensor:
+        """Where new states go [rows x heads x tokens], of all places' heads in one line."""
+        if heads not in self._targets:
+            head = torch.arange(heads, device=self.starts.device)[:, None]
+            lines = (self.starts * heads + head) * self.capacity
+            self._targets[heads] = (lines + self.positions).flatten()
+        return self._targets[heads]
+
+
+class RowLayer(DynamicLayer):
+    """One layer: buffers of keys and values [places, heads, capacity, head_dim].
+
+    A head's positions lie side by side: attention on a CPU takes half the time that way.
+    """
+
+    def __init__(self, aim: _Aim) -> None:
+        """Reserve nothing: shapes are known with the first states."""
         super().__init__()  # type: ignore[no-untyped-call]
-        self._capacity = capacity
-        self._used = 0
+        self._aim = aim
+        self.buffers: list[Tensor] = []
+        """Of keys, and of values."""
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Allocate buffers in the shape of the first states."""
+        """Allocate buffers in the shape of the first states [rows, heads, tokens, head_dim]."""
         self.dtype, self.device = key_states.dtype, key_states.device
-        self._key_buffer = self._allocate(key_states)
-        self._value_buffer = self._allocate(value_states)
+        self.hold([key_states[0], value_states[0]])
+
+    def hold(self, like: Sequence[Tensor]) -> None:
+        """Allocate buffers for states such as these, keys and values [heads, length, head_dim]."""
+        places, capacity = self._aim.places, self._aim.capacity
+        # Zeros, not what lay in memory: what is masked still meets a weight of 0, and NaN stays.
+        self.buffers = [t.new_zeros(places, t.shape[0], capacity, t.shape[2]) for t in like]
         self.is_initialized = True
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Append states; returns all keys and values so far."""
+        """Write states where the aim says; returns what its rows hold, new states included."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        end = self._used + key_states.shape[-2]
-        if end > self._capacity:
-            self._capacity = max(2 * self._capacity, end)
-            self._key_buffer = self._grown(self._key_buffer)
-            self._value_buffer = self._grown(self._value_buffer)
-        self._key_buffer[:, :, self._used : end] = key_states
-        self._value_buffer[:, :, self._used : end] = value_states
-        self._used = end
-        self.keys, self.values = self._key_buffer[:, :, :end], self._value_buffer[:, :, :end]
-        return self.keys, self.values
+        aim = self._aim
+        for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
+            targets = aim.targets(states.shape[1])
+            buffer.flatten(0, 2).index_copy_(0, targets, states.flatten(0, 2))
+        keys, values = self.buffers
+        return keys[aim.rows, :, : aim.used], values[aim.rows, :, : aim.used]
 
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep only these rows of the batch."""
-        if self.is_initialized:
-            self._key_buffer = self._key_buffer[indices]
-            self._value_buffer = self._value_buffer[indices]
-            self.keys = self._key_buffer[:, :, : self._used]
-            self.values = self._value_buffer[:, :, : self._used]
+    def get_seq_length(self) -> int:
+        """None for all rows; masks and positions are given to the model."""
+        return 0
 
-    def _allocate(self, like: Tensor) -> Tensor:
-        batch, heads, _, dim = like.shape
-        return torch.zeros(batch, heads, self._capacity, dim, dtype=self.dtype, device=self.device)
+
+class RowCache(Cache):
+    """Rows of conversations, each of its own length: see the module's docstring."""
+
+    def __init__(self, layers: int, device: torch.device) -> None:
+        """An empty cache of `layers` layers."""
+        self._aim = _Aim()
+        self._layers = [RowLayer(self._aim) for _ in range(layers)]
+        super().__init__(layers=[*self._layers])
+        self._device = device
+
+    @property
+    def places(self) -> int:
+        """How many rows there is room for."""
+        return self._aim.places
+
+    def reserve(self, places: int, length: int) -> None:
+        """See that there are so many places for rows of this length."""
+        aim = self._aim
+        if places <= aim.places and length <= aim.capacity:
+            return
+        if length > aim.capacity:  # by more than is asked for, since growing copies everything
+            wanted = max(length, 3 * aim.capacity // 2)
+            aim.capacity = -(-wanted // _STEP) * _STEP
+        aim.places = max(places, aim.places)
+        for layer in self._layers:
+            layer.buffers = [self._grown(buffer) for buffer in layer.buffers]
 
     def _grown(self, buffer: Tensor) -> Tensor:
-        grown = self._allocate(buffer)
-        grown[:, :, : self._used] = buffer[:, :, : self._used]
+        heads, length, dim = buffer.shape[1:]
+        grown = buffer.new_zeros(self._aim.places, heads, self._aim.capacity, dim)
+        grown[: len(buffer), :, :length] = buffer
         return grown
 
+    def aim(self, places: Sequence[int], positions: Tensor, used: int) -> None:
+        """Say what the next forward pass is about; there must be room for it.
 
-def growing_cache(layers: int, capacity: int = 256) -> Cache:
-    """A cache of `layers` growing layers.
+        Args:
+            places: Of its rows. One stretch of them is read where it lies, others are copied.
+            positions: [rows, tokens] of the new states in their rows.
+            used: Positions to read of each row.
+        """
+        numbers = torch.tensor(places, device=self._device)
+        first, beyond = places[0], places[0] + len(places)
+        together = list(places) == list(range(first, beyond))
+        rows = slice(first, beyond) if together else numbers
+        self._aim.set(rows, used, numbers[:, None, None], positions[:, None])
 
-    Only for models whose every layer attends to the whole past: the rows of a batch advance in
-    lockstep, and a sliding window or a recurrent state would see the gaps.
-    """
-    return Cache(layers=[GrowingLayer(capacity) for _ in range(layers)])
+    def move(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
+        """Copy the first positions of places to other places, all at once."""
+        chosen = torch.tensor(sources, device=self._device)
+        given = torch.tensor(targets, device=self._device)
+        for layer in self._layers:
+            for buffer in layer.buffers:
+                buffer[given, :, :length] = buffer[chosen, :, :length]
+
+    def taken(self, place: int, length: int) -> States:
+        """A copy of a row's first positions."""
+        return [[b[place, :, :length].clone() for b in layer.buffers] for layer in self._layers]
+
+    def put(self, place: int, states: States, length: int) -> None:
+        """Write the first positions of what was taken out of a cache of the same model."""
+        for layer, pair in zip(self._layers, states, strict=True):
+            if pair and not layer.is_initialized:  # some layers use the states of others
+                layer.hold(pair)
+            for buffer, part in zip(layer.buffers, pair, strict=True):
+                buffer[place, :, :length] = part[:, :length]

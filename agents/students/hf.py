@@ -1,29 +1,29 @@
 """The in-process student: a transformers model that writes many conversations side by side.
 
-All rows of a batch advance in lockstep, one token a tick. A row that writes samples its next token;
-a row that has been answered is fed the answer's tokens; a row that waits for its tools is fed a
-gap, which the attention mask hides. So the cache lives from an episode's first token to its last,
-nothing is computed twice, and no row waits for another's turn to end.
+The rows that write get a token each a tick. A row that has been answered, or has just begun, reads
+its tokens in chunks before the next tick, and then writes beside the others; a row that waits for
+its tools, or is done, costs nothing. The cache lives from an episode's first token to its last:
+nothing is computed twice, and no row waits for another's turn to end. What another row has read,
+of this batch or of one before it with the same weights, is copied (see `PrefixStore`).
 """
 
 from __future__ import annotations
 
 import math
 import operator
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from journeyman.agents.errors import DivergedError, UnsupportedModelError
+from journeyman.agents.errors import DivergedError
 from journeyman.agents.networks.adapters import begin
 from journeyman.agents.networks.loading import load_model, load_tokenizer
-from journeyman.agents.students.cache import growing_cache
+from journeyman.agents.students.decoding import Decoder, check_decodable
 from journeyman.agents.students.dialect import Dialect, ToolRender, dialect_of
 from journeyman.agents.students.player import (
     Conversation,
@@ -37,6 +37,7 @@ from journeyman.agents.students.player import (
     stop_of,
     turn_limit,
 )
+from journeyman.agents.students.reuse import LEAST_SHARED, PrefixIndex, PrefixStore, marks
 from journeyman.agents.students.settings import NAMES, recall
 from journeyman.envs import Message
 
@@ -54,29 +55,24 @@ class HFPlayer(ModelPlayer):
         """Wrap a model; the model is not copied, so training it changes the player.
 
         Args:
-            model: A decoder-only model with full attention in every layer.
+            model: A decoder-only model with attention in every layer.
             dialect: Its family's.
             sampling: Its dice.
             max_context: Longest token stream; None takes the model's own limit.
 
         Raises:
-            UnsupportedModelError: A layer has a sliding window or a recurrent state; or a turn
-                would fill the model's whole context.
+            UnsupportedModelError: A layer has a recurrent state, or attention that takes no masks;
+                or a turn would fill the model's whole context.
         """
-        config = model.config.get_text_config()
-        kinds = _layer_kinds(config)
-        if kinds != {"full_attention"}:
-            raise UnsupportedModelError(
-                f"playing in this process needs full attention in every layer, this model "
-                f"({config.model_type}) has {', '.join(sorted(kinds))}; vLLM can play it, as a "
-                f"student: student=vllm"
-            )
-        positions = int(config.max_position_embeddings)
+        check_decodable(model)
+        positions = int(model.config.get_text_config().max_position_embeddings)
         named = "the model's max_position_embeddings"
         super().__init__(positions, named, dialect, sampling, max_context)
         self.model = model
         self.end_ids = (*dialect.end_ids, *end_ids(getattr(model, "generation_config", None)))
         """Tokens of which any ends a turn."""
+        self.prefixes = PrefixStore(model)
+        """What its streams have read, as long as the weights stay as they are."""
 
     def open(self, conversations: Sequence[Conversation]) -> Stream:
         """Start a batch of conversations."""
@@ -84,31 +80,49 @@ class HFPlayer(ModelPlayer):
 
     def at(self, **changes: Any) -> HFPlayer:
         """The same model with other sampling."""
-        return HFPlayer(self.model, self.dialect, self.changed(changes), self.max_context)
+        other = HFPlayer(self.model, self.dialect, self.changed(changes), self.max_context)
+        other.prefixes = self.prefixes  # what is read does not hang on the dice
+        return other
 
 
-def _layer_kinds(config: PretrainedConfig) -> set[str]:
-    """What a model's layers do; older configurations name one window for all layers."""
-    if kinds := getattr(config, "layer_types", None):
-        return set(kinds)
-    window = getattr(config, "sliding_window", None)
-    return {"full_attention" if window is None else "sliding_attention"}
+_CHUNK = 512
+"""Tokens of a row that are read at once: what is longer is read in several passes."""
+_MOST_READ = 4096
+"""Tokens of a pass, filling included."""
+_SLACK = 64
+"""Tokens of filling that cost less than another pass."""
 
 
 class _Row:
-    """One conversation's place in the lockstep."""
+    """One conversation, and its place in the cache."""
 
-    def __init__(self, index: int, conversation: Conversation, seed: int) -> None:
+    def __init__(self, index: int, place: int, conversation: Conversation, seed: int) -> None:
         self.index = index
-        self.pending: deque[int] = deque(conversation.tokens)
-        """Tokens to feed before the row writes again; none while it writes."""
+        self.place = place
+        self.opening = conversation.tokens
+        self.source: tuple[_Row, int] | None = None
+        """Whose first tokens are its own too, and how many: to be copied once they are read."""
+        self.held: list[int] = []
+        """Tokens whose states are in the cache."""
+        self.pending = list(conversation.tokens)
+        """Tokens to read before the row writes again; none while it writes."""
         self.dice = _dice(conversation.seed, seed)
         self.tokens: list[int] = []
-        """Written so far in this turn; the last is fed next."""
+        """Written so far in this turn; the last is read next."""
         self.logprobs: list[float] = []
         self.waiting = False
         """True from the end of a turn until the environment has answered."""
         self.done = False
+
+    @property
+    def writes(self) -> bool:
+        """True while its next token is to be sampled."""
+        return not (self.waiting or self.pending)
+
+    def move_on(self, count: int) -> None:
+        """So many of the pending tokens are in the cache now."""
+        self.held += self.pending[:count]
+        del self.pending[:count]
 
     def take_turn(self, forced: int | None = None) -> Turn:
         """End the turn, if need be with a token that was not chosen."""
@@ -118,7 +132,7 @@ class _Row:
             self.tokens.append(forced)
             self.logprobs.append(0.0)
         turn = Turn(self.index, tuple(self.tokens), tuple(self.logprobs), forced is not None)
-        self.pending.extend(last)
+        self.pending += last
         self.tokens, self.logprobs, self.waiting = [], [], True
         return turn
 
@@ -137,126 +151,171 @@ def _dice(seed: int, other: int) -> Iterator[float]:
         yield from generator.random(64).tolist()
 
 
-class _Places(NamedTuple):
-    """Who does what in the model's batch: nothing changes while all go on writing."""
-
-    feeding: list[tuple[int, _Row]]
-    writing: list[tuple[int, _Row]]
-    active: Tensor
-    """[B, 1] which rows are either."""
-
-    @classmethod
-    def of(cls, live: Sequence[_Row], device: torch.device) -> _Places:
-        active = [not (row.waiting or row.done) for row in live]
-        rows = [(i, row) for i, row in enumerate(live) if active[i]]
-        feeding = [(i, row) for i, row in rows if row.pending]
-        writing = [(i, row) for i, row in rows if not row.pending]
-        return cls(feeding, writing, torch.tensor(active, device=device)[:, None])
-
-
 class HFStream:
     """A batch of conversations in progress; see the module's docstring."""
 
+    @torch.inference_mode()
     def __init__(self, player: HFPlayer, conversations: Sequence[Conversation]) -> None:
         """Queue the opening prompts."""
         self._player = player
-        self._model = player.model
-        self._device = player.model.device
-        seed = player.sampling.seed
-        self._rows = [_Row(i, it, seed) for i, it in enumerate(conversations)]
-        self._live = list(self._rows)
-        """The rows of the model's batch, in its order."""
-        self._places: _Places | None = None
-        """Of `_live`; None after a change."""
-        config = player.model.config.get_text_config()
-        self._cache = growing_cache(config.num_hidden_layers)
-        self._mask = torch.ones(len(conversations), 0, dtype=torch.bool, device=self._device)
-        self._positions = torch.zeros(len(conversations), dtype=torch.long, device=self._device)
-        self._offsets = torch.arange(int(config.max_position_embeddings), device=self._device)
-        self._gaps = False
+        self._store = player.prefixes
+        self._store.check()
+        self._marks = marks(player.model)
+        """Of the weights that everything is read with."""
+        self._decoder = Decoder(player.model)
+        self._cache = self._decoder.cache
+        self._live: dict[int, _Row] = {}
+        """The rows that are not done, by number."""
+        self._seats: list[_Row | None] = []
+        """The same by their places in the cache."""
+        self._openings = PrefixIndex[_Row]()
+        """The same by their opening prompts."""
+        self._begun = 0
+        longest = max((len(it.tokens) for it in conversations), default=0)
+        self._cache.reserve(len(conversations), longest + player.sampling.max_tokens)
+        rows = [self._seat(it) for it in conversations]
+        for row in sorted(rows, key=lambda it: it.opening):  # who shares most with one is before it
+            self._begin(row)
 
     @property
     def idle(self) -> bool:
         """True if every row waits or is done."""
-        return all(row.waiting or row.done for row in self._live)
+        return all(row.waiting for row in self._live.values())
+
+    @torch.inference_mode()
+    def add(self, conversation: Conversation) -> int:
+        """Begin one more conversation, in a place that is free if there is one.
+
+        Returns:
+            The number of its row; numbers count on from the conversations that were opened.
+        """
+        row = self._seat(conversation)
+        self._cache.reserve(len(self._seats), len(row.opening))
+        self._begin(row)
+        return row.index
+
+    def _seat(self, conversation: Conversation) -> _Row:
+        if None not in self._seats:
+            self._seats.append(None)
+        place = self._seats.index(None)
+        row = _Row(self._begun, place, conversation, self._player.sampling.seed)
+        self._seats[place] = self._live[row.index] = row
+        self._begun += 1
+        return row
+
+    def _begin(self, row: _Row) -> None:
+        """Find who has read, or is about to read, what a row begins with."""
+        if not self._unchanged():
+            return
+        most = len(row.opening) - 1  # what follows the last token is not kept
+        kept, beside = self._store.best(row.opening), self._openings.best(row.opening)
+        if kept is not None and (beside is None or kept[1] >= beside[1]):
+            count = min(kept[1], most)
+            self._cache.put(row.place, kept[0], count)
+            row.move_on(count)
+        elif beside is not None:
+            other, count = beside[0], min(beside[1], most)
+            while other.source is not None and other.source[1] >= count:
+                other = other.source[0]
+            row.source = other, count
+        self._openings.add(row.opening, row)
+
+    def _unchanged(self) -> bool:
+        """False from the first change of the weights on: then nothing is copied any more."""
+        if self._marks is not None and self._marks != marks(self._player.model):
+            self._marks = None
+        return self._marks is not None
 
     def extend(self, row: int, tokens: Sequence[int], messages: Sequence[Message] = ()) -> None:
         """Feed the environment's answer."""
-        self._rows[row].pending.extend(tokens)
-        self._rows[row].waiting = False
-        self._places = None
+        self._live[row].pending += tokens
+        self._live[row].waiting = False
 
+    @torch.inference_mode()
     def finish(self, row: int) -> None:
-        """Drop a row; the batch shrinks once half of it is gone: shrinking copies the cache."""
-        self._rows[row].done = True
-        self._places = None
-        keep = [i for i, r in enumerate(self._live) if not r.done]
-        if keep and len(keep) <= len(self._live) // 2:
-            indices = torch.tensor(keep, device=self._device)
-            self._cache.batch_select_indices(indices)
-            self._mask, self._positions = self._mask[indices], self._positions[indices]
-            self._live = [self._live[i] for i in keep]
+        """Drop a row: its place is free, and what it held is kept for those who begin alike."""
+        gone = self._live.pop(row)
+        gone.done, self._seats[gone.place] = True, None
+        self._openings.discard(gone.opening, gone)
+        if len(gone.held) >= LEAST_SHARED and self._unchanged():
+            states = self._cache.taken(gone.place, len(gone.held))
+            self._store.keep(tuple(gone.held), states)
 
     @torch.inference_mode()
     def advance(self) -> list[Turn]:
-        """One tick: one forward pass over the batch, one token (or one shared chunk) a row."""
-        places = self._places = self._places or _Places.of(self._live, self._device)
-        if not (places.feeding or places.writing):
-            return []
-        logits = self._forward(*self._inputs(places))
-        writing = places.writing
-        if any(not row.pending for _, row in places.feeding):
-            self._places = None
-            rows = sorted(places.feeding + writing, key=operator.itemgetter(0))
-            writing = [(i, row) for i, row in rows if not row.pending]
-        return self._sample(logits, writing)
+        """Read all that is to be read, then one tick: a token for every row that writes."""
+        turns = self._read()
+        writing = [row for row in self._live.values() if row.writes]
+        if writing:
+            rows = self._to_front(writing)
+            tokens = [row.tokens[-1:] for row in rows]
+            logits = self._decoder.read(range(len(rows)), [len(row.held) for row in rows], tokens)
+            for row in rows:
+                row.held += row.tokens[-1:]
+            turns += self._sample(logits, rows)
+        return sorted(turns, key=operator.attrgetter("row"))
 
-    def _inputs(self, places: _Places) -> tuple[Tensor, Tensor]:
-        """The next tokens [B, K] and which are real [B, K]; K > 1 only if no row samples."""
-        width = 1 if places.writing else min(len(row.pending) for _, row in places.feeding)
-        ids = [[0] * width for _ in self._live]
-        for i, row in places.feeding:
-            ids[i] = [row.pending.popleft() for _ in range(width)]
-        for i, row in places.writing:
-            ids[i] = row.tokens[-1:]
-        return torch.tensor(ids, device=self._device), places.active.expand(-1, width)
+    def _read(self) -> list[Turn]:
+        """Read opening prompts and answers, and write a token behind each."""
+        logits, ready = list[Tensor](), list[_Row]()
+        while rows := [row for row in self._live.values() if row.pending and not row.waiting]:
+            self._share(rows)
+            for group in _groups([row for row in rows if row.source is None]):
+                tokens = [row.pending[:_CHUNK] for row in group]
+                places, starts = [row.place for row in group], [len(row.held) for row in group]
+                last = self._decoder.read(places, starts, tokens)
+                for i, row in enumerate(group):
+                    row.move_on(len(tokens[i]))
+                    if not row.pending:
+                        logits.append(last[i])
+                        ready.append(row)
+        return self._sample(torch.stack(logits), ready) if ready else []
 
-    def _forward(self, ids: Tensor, real: Tensor) -> Tensor:
-        """Logits [B, V] after the last of the fed tokens."""
-        positions = self._positions[:, None] + self._offsets[: ids.shape[1]]
-        self._positions = self._positions + real.sum(1)
-        self._mask = torch.cat([self._mask, real], dim=1)
-        # Without a gap before a live row, plain causal attention is right, and faster.
-        self._gaps = self._gaps or any(r.waiting for r in self._live)
-        output = self._model(
-            input_ids=ids,
-            attention_mask=self._mask if self._gaps else None,
-            position_ids=positions,
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits: Tensor = output.logits[:, -1]
-        return logits
+    def _share(self, rows: Sequence[_Row]) -> None:
+        """Copy what other rows have read by now."""
+        ready: dict[int, list[tuple[_Row, _Row]]] = {}
+        for row in rows:
+            if row.source is None:
+                continue
+            other, count = row.source
+            if other.done:  # before it had read it
+                row.source = None
+            elif len(other.held) >= count:
+                ready.setdefault(count, []).append((other, row))
+        for count, pairs in ready.items():
+            self._cache.move([it.place for it, _ in pairs], [it.place for _, it in pairs], count)
+            for _, row in pairs:
+                row.move_on(count)
+                row.source = None
 
-    def _sample(self, logits: Tensor, writing: Sequence[tuple[int, _Row]]) -> list[Turn]:
+    def _to_front(self, writing: Sequence[_Row]) -> list[_Row]:
+        """Bring the rows that write to the first places, which are read where they lie."""
+        count = len(writing)
+        free = [i for i, row in enumerate(self._seats[:count]) if row is None or not row.writes]
+        behind = [row for row in writing if row.place >= count]
+        moves: list[tuple[_Row, int]] = []
+        for place, row in zip(free, behind, strict=True):
+            other = self._seats[place]
+            self._seats[row.place] = other
+            moves += [(row, place)] if other is None else [(row, place), (other, row.place)]
+        if moves:
+            length = max(len(row.held) for row, _ in moves)
+            self._cache.move([row.place for row, _ in moves], [to for _, to in moves], length)
+        for row, place in moves:
+            self._seats[place], row.place = row, place
+        return [row for row in self._seats[:count] if row is not None]
+
+    def _sample(self, logits: Tensor, writing: Sequence[_Row]) -> list[Turn]:
         """The rows that write get a token each; returns the turns that ended."""
-        if not writing:
-            return []
-        if len(writing) < len(self._live):
-            rows = torch.tensor([i for i, _ in writing], device=self._device)
-            logits = logits.index_select(0, rows)
         chosen = logits.float()
         uniforms = torch.tensor(
-            [next(row.dice) for _, row in writing], device=self._device, dtype=chosen.dtype
+            [next(row.dice) for row in writing], device=chosen.device, dtype=chosen.dtype
         )
         sampling, dialect = self._player.sampling, self._player.dialect
         ends = self._player.end_ids
         tokens, logprobs = sample(chosen, sampling, uniforms)
         turns = []
-        for (_, row), token, logprob in zip(
-            writing, tokens.tolist(), logprobs.tolist(), strict=True
-        ):
+        for row, token, logprob in zip(writing, tokens.tolist(), logprobs.tolist(), strict=True):
             if math.isnan(logprob):
                 raise DivergedError
             row.tokens.append(token)
@@ -267,9 +326,23 @@ class HFStream:
                 sampling.stops and stop_of(dialect.decode(row.tokens), sampling.stops)
             ):
                 turns.append(row.take_turn(forced=dialect.eos_id))
-        if turns:
-            self._places = None
         return turns
+
+
+def _groups(rows: Sequence[_Row]) -> Iterator[list[_Row]]:
+    """Rows to be read together: of about one length, since short ones are filled up."""
+    group: list[_Row] = []
+    real = 0
+    for row in sorted(rows, key=lambda it: len(it.pending)):
+        count = min(len(row.pending), _CHUNK)
+        padded = count * (len(group) + 1)
+        if group and (padded > _MOST_READ or padded > _SLACK + 1.25 * (real + count)):
+            yield group
+            group, real = [], 0
+        group.append(row)
+        real += count
+    if group:
+        yield group
 
 
 _COLDEST = 1e-6

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
-from transformers import MistralConfig, MistralForCausalLM
+from transformers import Lfm2Config, Lfm2ForCausalLM
 
 from journeyman.agents.errors import DiskFullError, RunDirError
 from journeyman.agents.learning.trainers.callbacks import COMPLETE, complete, read_metrics
@@ -277,35 +277,35 @@ def test_different_vocabularies(tmp_path: Path, journeyman: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def windowed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def recurrent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A teacher that scores, but cannot play in this process."""
-    folder = tmp_path_factory.mktemp("models") / "windowed"
+    folder = tmp_path_factory.mktemp("models") / "recurrent"
     tokenizer = load_student("embedded-student", render="names").dialect.tokenizer
-    config = MistralConfig(
+    config = Lfm2Config(
         vocab_size=len(tokenizer),
         hidden_size=16,
         intermediate_size=16,
-        num_hidden_layers=1,
+        num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=2,
         max_position_embeddings=1024,
-        sliding_window=64,
+        layer_types=["conv", "full_attention"],
     )
-    MistralForCausalLM(config).save_pretrained(folder)
+    Lfm2ForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
 
 @pytest.mark.parametrize("trainer", ["distill", "sft"])
 def test_a_teacher_that_cannot_play_has_no_row(
-    trainer: str, windowed: Path, tmp_path: Path, journeyman: Any
+    trainer: str, recurrent: Path, tmp_path: Path, journeyman: Any
 ) -> None:
     run = tmp_path / "run"
     command = (*TRAINING, "steps=1", "evaluation.tasks=2", f"trainer={trainer}")
-    done = journeyman("train", *command, f"run_dir={run}", f"teacher.model={windowed}")
+    done = journeyman("train", *command, f"run_dir={run}", f"teacher.model={recurrent}")
     assert done.status == 0, done.stderr
     assert "The teacher is left out of the table" in done.stdout
-    assert "sliding_attention" in done.stdout
+    assert "has conv" in done.stdout
     assert list(json.loads((run / "summary.json").read_text())["rows"]) == [
         "no-op",
         "oracle",
@@ -316,13 +316,13 @@ def test_a_teacher_that_cannot_play_has_no_row(
 
 @pytest.mark.parametrize("override", ["trainer.lmbda=0.5", "search=credit"])
 def test_a_teacher_that_must_play_and_cannot(
-    override: str, windowed: Path, tmp_path: Path, journeyman: Any
+    override: str, recurrent: Path, tmp_path: Path, journeyman: Any
 ) -> None:
     run = tmp_path / "run"
-    command = ("debug=tiny", f"run_dir={run}", f"teacher.model={windowed}", override)
+    command = ("debug=tiny", f"run_dir={run}", f"teacher.model={recurrent}", override)
     line = refused(journeyman("train", *command))
     assert f"{override} lets the teacher play, and it cannot" in line
-    assert "sliding_attention" in line
+    assert "has conv" in line
     assert not (run / "config.yaml").exists()
 
 

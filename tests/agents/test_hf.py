@@ -18,6 +18,8 @@ from transformers import (
     GemmaConfig,
     GemmaForCausalLM,
     GenerationConfig,
+    Lfm2Config,
+    Lfm2ForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     PreTrainedModel,
@@ -235,23 +237,50 @@ SMALL: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("model", "kind"),
-    [
-        (MistralForCausalLM(MistralConfig(**SMALL, sliding_window=8)), "mistral"),
-        (
-            Gemma3ForCausalLM(
-                Gemma3TextConfig(**SMALL, layer_types=["sliding_attention", "full_attention"])
-            ),
-            "gemma3",
-        ),
-    ],
-    ids=["one window", "by layer"],
-)
-def test_sliding_windows_are_refused(model: PreTrainedModel, kind: str) -> None:
-    with pytest.raises(UnsupportedModelError, match=rf"{kind}.*sliding_attention.*vLLM") as caught:
+WINDOWED = {
+    "one window": lambda: MistralForCausalLM(MistralConfig(**SMALL, sliding_window=8)),
+    "by layer": lambda: Gemma3ForCausalLM(
+        Gemma3TextConfig(
+            **SMALL, sliding_window=8, layer_types=["sliding_attention", "full_attention"]
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WINDOWED)
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_window_slides_over_each_row(kind: str, attention: str) -> None:
+    """Whatever lies between the rows of a batch, each sees what it would alone."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = WINDOWED[kind]().eval()
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights.mul_(8)  # so that what is seen tells
+    model.set_attn_implementation(attention)
+    player = HFPlayer(model, MARKS, Sampling(max_tokens=12))
+    rows = conversations()
+    expected = [plain(player, row) for row in rows]
+    played = play(player, rows, delay=lambda row: row)
+    assert [tokens(t) for t in played] == [tokens(t) for t in expected]
+    for ours, theirs in zip(chain(*played), chain(*expected), strict=True):
+        assert ours.logprobs == pytest.approx(theirs.logprobs, abs=1e-4)
+
+
+def test_recurrent_layers_are_refused() -> None:
+    model = Lfm2ForCausalLM(
+        Lfm2Config(**SMALL, block_ff_dim=16, layer_types=["conv", "full_attention"])
+    )
+    with pytest.raises(UnsupportedModelError, match=r"lfm2.*conv.*vLLM") as caught:
         HFPlayer(model, MARKS)
     assert isinstance(caught.value, AgentError)
+
+
+def test_attention_without_masks_is_refused() -> None:
+    model = llama(VOCABULARY)
+    model.config._attn_implementation = "flash_attention_2"
+    with pytest.raises(UnsupportedModelError, match=r"'flash_attention_2'.*sdpa or eager"):
+        HFPlayer(model, MARKS)
 
 
 def test_models_without_windows_are_taken() -> None:

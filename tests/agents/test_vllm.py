@@ -300,8 +300,6 @@ def test_a_model_that_transformers_cannot_play(tmp_path: Path) -> None:
         model = MistralForCausalLM(config).eval()
     model.save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)
-    with pytest.raises(UnsupportedModelError, match="student=vllm"):
-        load_student(str(tmp_path), render="names", device="cpu")
     player = load_vllm(str(tmp_path), render="names", max_turn_tokens=8, engine=SMALL)
     episodes = rollout(player, tasks(3), env_kwargs={"max_turns": 3})
     assert max(differences(model, episodes)) < CLOSE

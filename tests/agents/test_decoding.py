@@ -1,0 +1,291 @@
+"""Rows that come and go, and what is not read twice."""
+
+import copy
+import random
+from collections.abc import Callable, Iterator
+from itertools import chain, takewhile
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import PreTrainedModel
+
+from journeyman.agents.students.decoding import Decoder
+from journeyman.agents.students.hf import HFPlayer
+from journeyman.agents.students.player import Conversation, Sampling, Turn
+from journeyman.agents.students.reuse import PrefixIndex, PrefixStore, shared
+
+from .test_hf import MARKS, NOWHERE, VOCABULARY, Talk, endless, plain, play, tokens
+from .tiny import gpt2, llama
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[int]]]:
+    """How many tokens of each row every forward pass reads."""
+    passes: list[list[int]] = []
+    method = Decoder.read
+
+    def counted(self: Decoder, places: Any, starts: Any, tokens: Any) -> torch.Tensor:
+        passes.append([len(row) for row in tokens])
+        return method(self, places, starts, tokens)
+
+    monkeypatch.setattr(Decoder, "read", counted)
+    yield passes
+
+
+def text(rng: random.Random, length: int) -> tuple[int, ...]:
+    return tuple(rng.randrange(1, VOCABULARY) for _ in range(length))
+
+
+def family(rng: random.Random, count: int) -> list[Talk]:
+    """Conversations of which many begin alike, some wholly, and some with another's whole."""
+    stems = [text(rng, 60), text(rng, 25)]
+    rows: list[Talk] = []
+    for seed in range(count):
+        kind = rng.randrange(4)
+        if kind == 0:
+            opening = text(rng, rng.randint(1, 90))
+        elif kind == 1 and rows:
+            opening = rng.choice(rows).opening
+        elif kind == 2 and rows:
+            opening = rng.choice(rows).opening + text(rng, rng.randint(1, 30))
+        else:
+            stem = rng.choice(stems)
+            opening = stem[: rng.randint(5, len(stem))] + text(rng, rng.randint(1, 9))
+        replies = tuple(text(rng, rng.choice((1, 7, 60))) for _ in range(rng.randrange(3)))
+        rows.append(Talk(opening, replies, seed))
+    return rows
+
+
+def refilled(player: HFPlayer, rows: list[Talk], rng: random.Random) -> list[list[Turn]]:
+    """Turns of rows that begin, are answered and end in any order, five side by side."""
+    turns: list[list[Turn]] = [[] for _ in rows]
+    stream = player.open([Conversation(r.opening, r.seed, NOWHERE) for r in rows[:5]])
+    begun, unanswered = 5, set[int]()
+    over = 0
+    while over < len(rows):
+        for turn in stream.advance():
+            turns[turn.row].append(turn)
+            unanswered.add(turn.row)
+        for row in sorted(unanswered):
+            if rng.random() < 0.6 and not stream.idle:
+                continue
+            unanswered.remove(row)
+            if len(turns[row]) <= len(rows[row].replies):
+                stream.extend(row, rows[row].replies[len(turns[row]) - 1])
+                continue
+            stream.finish(row)
+            over += 1
+            while begun < len(rows) and begun - over < rng.choice((4, 5, 6)):
+                assert stream.add(Conversation(rows[begun].opening, begun, NOWHERE)) == begun
+                begun += 1
+    assert stream.idle
+    assert stream.advance() == []
+    return turns
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("make", [gpt2, llama])
+def test_places_are_refilled(make: Callable[..., PreTrainedModel], temperature: float) -> None:
+    """The same turns as of one conversation alone, read anew for every token."""
+    player = HFPlayer(make(VOCABULARY, seed=1), MARKS, Sampling(temperature, max_tokens=12))
+    rng = random.Random(3)
+    rows = family(rng, 12)
+    expected = [plain(player, row) for row in rows]
+    for _ in range(2):  # the second time nearly everything is known
+        played = refilled(player, rows, rng)
+        for ours, theirs in zip(played, expected, strict=True):
+            assert tokens(ours) == tokens(theirs)
+            for one, other in zip(ours, theirs, strict=True):
+                assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+
+
+def test_a_place_that_is_free_is_taken() -> None:
+    player = HFPlayer(llama(VOCABULARY, seed=1), MARKS, Sampling(max_tokens=4))
+    stream = player.open([Conversation((5, 6, 7), seed, NOWHERE) for seed in range(3)])
+    for number in range(3, 9):
+        turn, *_ = [turn for _ in range(5) for turn in stream.advance()]
+        stream.finish(turn.row)
+        assert stream.add(Conversation((5, 6, 7), number, NOWHERE)) == number
+    assert stream._cache.places == 3
+
+
+def test_an_answer_is_read_at_once_beside_rows_that_write(read: list[list[int]]) -> None:
+    player = endless(llama(VOCABULARY, seed=1), 6)
+    player.dialect = MARKS
+    stream = player.open([Conversation((1,), 0, NOWHERE)])
+    for _ in range(3):
+        stream.advance()
+    for seed in range(1, 8):
+        stream.add(Conversation((seed + 1,), seed, NOWHERE))
+    (first,) = next(turns for _ in range(6) if (turns := stream.advance()))
+    del read[:]
+    stream.advance()
+    assert read == [[1] * 7]
+    stream.extend(first.row, (3,) * 50)
+    stream.advance()
+    assert read[1:] == [[52], [1] * 8]  # what ended its turn is read with the answer
+
+
+def test_long_texts_are_read_in_pieces(read: list[list[int]]) -> None:
+    model = llama(VOCABULARY, seed=1)
+    model.config.max_position_embeddings = 2048
+    player = HFPlayer(model, MARKS, Sampling(max_tokens=4))
+    rows = [Talk(text(random.Random(1), 1200), (), 0), Talk((3, 4), (), 1)]
+    assert [tokens(t) for t in play(player, rows)] == [tokens(plain(player, r)) for r in rows]
+    assert [512] in read
+
+
+# Equal prefixes
+
+
+def test_equal_prompts_are_read_once(read: list[list[int]]) -> None:
+    player = HFPlayer(llama(VOCABULARY, seed=1), MARKS, Sampling(max_tokens=3))
+    prompt = text(random.Random(1), 100)
+    rows = [Talk(prompt, (), seed) for seed in range(20)]
+    play(player, rows)
+    assert read[:2] == [[100], [1] * 19]
+    assert sum(map(sum, read)) <= 100 + 19 + 20 * 2
+
+
+def test_a_fork_reads_what_is_new(read: list[list[int]]) -> None:
+    """Also in the next batch, and by a player that differs in its dice alone."""
+    player = HFPlayer(llama(VOCABULARY, seed=1), MARKS, Sampling(max_tokens=6))
+    row = Talk(text(random.Random(1), 100), ((3,) * 20, (4,) * 20), 0)
+    first, second, _ = play(player, [row])[0]
+    played = (*row.opening, *first.tokens, *row.replies[0], *second.tokens)
+    for other, new in ((player, 7), (player.at(temperature=0.5), 8)):
+        del read[:]
+        fork = Talk((*played, new, 8, 9), (), 5)
+        assert tokens(play(other, [fork])[0]) == tokens(plain(other, fork))
+        assert read[0] == [3]
+
+
+def another(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    return {k: v * 1.5 for k, v in model.state_dict().items()}
+
+
+def stepped(model: PreTrainedModel, **how: bool) -> None:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, **how)
+    ids = torch.tensor([[5, 6, 7]])
+    model(ids, labels=ids).loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def written(model: PreTrainedModel) -> None:
+    model.model.layers[0].mlp.up_proj.weight.data.mul_(-1)
+
+
+def replaced(model: PreTrainedModel) -> None:
+    layer = model.model.layers[0].mlp.up_proj
+    layer.weight = torch.nn.Parameter(-layer.weight.detach())
+
+
+CHANGES: dict[str, Callable[[PreTrainedModel], object]] = {
+    "fused": lambda model: stepped(model, fused=True),
+    "foreach": lambda model: stepped(model, foreach=True),
+    "loop": lambda model: stepped(model, foreach=False),
+    "load_state_dict": lambda model: model.load_state_dict(another(model)),
+    "assigned": lambda model: model.load_state_dict(another(model), assign=True),
+    "data": written,
+    "replaced": replaced,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_no_state_outlives_its_weights(change: str) -> None:
+    """However they change, the same is played as by somebody who has read nothing."""
+    model = llama(VOCABULARY, seed=1)
+    player = HFPlayer(model, MARKS, Sampling(max_tokens=12))
+    rows = family(random.Random(2), 8)
+    before = play(player, rows)
+    assert len(player.prefixes)
+    CHANGES[change](model)
+    after = play(player, rows)
+    fresh = play(HFPlayer(copy.deepcopy(model), MARKS, player.sampling), rows)
+    assert [tokens(t) for t in after] == [tokens(t) for t in fresh]
+    assert [tokens(t) for t in after] != [tokens(t) for t in before]
+    for ours, theirs in zip(chain(*after), chain(*fresh), strict=True):
+        assert ours.logprobs == pytest.approx(theirs.logprobs, abs=1e-4)
+
+
+def test_adapters_that_are_switched_off_are_other_weights() -> None:
+    base = llama(VOCABULARY, seed=1)
+    config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    model: Any = get_peft_model(copy.deepcopy(base), config)
+    player = HFPlayer(model, MARKS, Sampling(max_tokens=12))
+    rows = family(random.Random(2), 8)
+    adapted = play(player, rows)
+    with model.disable_adapter():
+        bare = play(player, rows)
+    assert [tokens(t) for t in bare] == [tokens(t) for t in alone(base, rows)]
+    assert [tokens(t) for t in play(player, rows)] == [tokens(t) for t in adapted]
+    assert [tokens(t) for t in bare] != [tokens(t) for t in adapted]
+
+
+def alone(model: PreTrainedModel, rows: list[Talk]) -> list[list[Turn]]:
+    player = HFPlayer(model, MARKS, Sampling(max_tokens=12))
+    return [plain(player, row) for row in rows]
+
+
+def test_weights_that_change_under_a_batch_spoil_what_it_read(read: list[list[int]]) -> None:
+    """Rows that it has go on; nothing of theirs is given to others."""
+    model = llama(VOCABULARY, seed=1)
+    player = HFPlayer(model, MARKS, Sampling(max_tokens=12))
+    prompt = text(random.Random(1), 60)
+    stream = player.open([Conversation(prompt, 0, NOWHERE)])
+    stream.advance()
+    model.load_state_dict(another(model))
+    added = stream.add(Conversation(prompt, 1, NOWHERE))
+    del read[:]
+    turns: dict[int, Turn] = {}
+    while not stream.idle:
+        turns.update((turn.row, turn) for turn in stream.advance())
+    assert read[0] == [60]
+    expected = plain(player, Talk(prompt, (), 1))
+    assert tokens([turns[added]]) == tokens(expected)
+    for row in (0, added):
+        stream.finish(row)
+    assert not len(player.prefixes)
+
+
+def test_what_was_not_used_for_longest_is_forgotten() -> None:
+    store = PrefixStore(llama(VOCABULARY), limit=3 * 400)
+    rows = [tuple(range(100 * i, 100 * i + 20)) for i in range(4)]
+    states = [[[torch.full((1, 50, 1), float(i)), torch.zeros(1, 50, 1)]] for i in range(4)]
+    for i in range(3):
+        store.keep(rows[i], states[i])
+    assert store.best((*rows[0], 7)) == (states[0], 20)
+    store.keep(rows[3], states[3])
+    assert store.size == 3 * 400
+    assert store.best(rows[1]) is None
+    assert [store.best(rows[i]) for i in (0, 2, 3)] == [(states[i], 20) for i in (0, 2, 3)]
+    store.keep((1,) * 20, [[torch.zeros(1, 301, 1)]])  # larger than all there is room for
+    assert store.size == 3 * 400
+    assert len(store) == 3
+
+
+def test_the_longest_prefix_is_found() -> None:
+    def same(pair: tuple[int, int]) -> bool:
+        return pair[0] == pair[1]
+
+    rng = random.Random(6)
+    for _ in range(30):
+        rows = [row.opening for row in family(rng, 12)]
+        index = PrefixIndex[int]()
+        for i, row in enumerate(rows):
+            index.add(row, i)
+        for gone in rng.sample(range(12), 4):
+            index.discard(rows[gone], gone)
+            rows[gone] = ()
+        for row in (*rows, *(it.opening for it in family(rng, 5))):
+            counts = [len([*takewhile(same, zip(row, other, strict=False))]) for other in rows]
+            assert [shared(row, other) for other in rows] == counts
+            found = index.best(row)
+            if max(counts) < 16:
+                assert found is None
+            else:
+                assert found is not None
+                assert (counts[found[0]], found[1]) == (max(counts), max(counts))
