@@ -174,20 +174,62 @@ class HFStream:
         self._positions = torch.zeros(len(conversations), dtype=torch.long, device=self._device)
         self._offsets = torch.arange(int(config.max_position_embeddings), device=self._device)
         self._gaps = False
+        self._count = len(conversations)
+        self._queued: list[Conversation] = []
+        """Conversations that were added and have no place yet."""
+        self._others: list[tuple[int, HFStream]] = []
+        """Of conversations that were added: their first row, and a lockstep of their own."""
 
     @property
     def idle(self) -> bool:
         """True if every row waits or is done."""
-        return all(row.waiting or row.done for row in self._live)
+        waits = not self._queued and all(row.waiting or row.done for row in self._live)
+        return waits and all(stream.idle for _, stream in self._others)
+
+    def add(self, conversation: Conversation) -> int:
+        """Queue a conversation for a lockstep beside this one: its past is shorter."""
+        self._queued.append(conversation)
+        self._count += 1
+        return self._count - 1
+
+    def _seat(self) -> None:
+        """Open a lockstep for what is queued, once it is no smaller than half of the others."""
+        self._others = [(i, it) for i, it in self._others if not it.over]
+        streams = [self, *(stream for _, stream in self._others)]
+        alive = sum(not row.done for stream in streams for row in stream._live)
+        if self._queued and (
+            2 * len(self._queued) >= alive
+            or all(row.waiting or row.done for stream in streams for row in stream._live)
+        ):
+            stream = HFStream(self._player, self._queued)
+            self._others.append((self._count - len(self._queued), stream))
+            self._queued = []
+
+    @property
+    def over(self) -> bool:
+        """True if each row is done."""
+        return all(row.done for row in self._live)
+
+    def _beside(self, row: int) -> tuple[int, HFStream] | None:
+        """Where a row is that was added."""
+        if row < len(self._rows):
+            return None
+        return max(((i, it) for i, it in self._others if i <= row), key=operator.itemgetter(0))
 
     def extend(self, row: int, tokens: Sequence[int], messages: Sequence[Message] = ()) -> None:
         """Feed the environment's answer."""
+        if beside := self._beside(row):
+            beside[1].extend(row - beside[0], tokens, messages)
+            return
         self._rows[row].pending.extend(tokens)
         self._rows[row].waiting = False
         self._places = None
 
     def finish(self, row: int) -> None:
         """Drop a row; the batch shrinks once half of it is gone: shrinking copies the cache."""
+        if beside := self._beside(row):
+            beside[1].finish(row - beside[0])
+            return
         self._rows[row].done = True
         self._places = None
         keep = [i for i, r in enumerate(self._live) if not r.done]
@@ -197,9 +239,17 @@ class HFStream:
             self._mask, self._positions = self._mask[indices], self._positions[indices]
             self._live = [self._live[i] for i in keep]
 
-    @torch.inference_mode()
     def advance(self) -> list[Turn]:
-        """One tick: one forward pass over the batch, one token (or one shared chunk) a row."""
+        """One tick of each lockstep."""
+        self._seat()
+        turns = self._tick()
+        for first, stream in self._others:
+            turns += [replace(turn, row=first + turn.row) for turn in stream.advance()]
+        return turns
+
+    @torch.inference_mode()
+    def _tick(self) -> list[Turn]:
+        """One forward pass over the batch, one token (or one shared chunk) a row."""
         places = self._places = self._places or _Places.of(self._live, self._device)
         if not (places.feeding or places.writing):
             return []
