@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from harness.lookups import NAP, Script, lookups, spoken, tasks
 from harness.peers import Reencoding, TRLLoop, ours, student
-from harness.statistics import interval
+from harness.statistics import Figure, ratio
 from harness.widened import widened
 from journeyman.agents.networks.loading import load_model
 from journeyman.agents.rollouts.occupancy import Occupancy
@@ -199,26 +199,11 @@ def _fill(scale: Scale, results: Results) -> None:
     results.greedy = {"compared": len(refs), "same": same}
 
 
-@dataclass(frozen=True)
-class Lead:
-    """How many times as fast, by repeats that are taken in pairs."""
-
-    value: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, theirs: Sequence[float], ours: Sequence[float]) -> Lead:
-        """From seconds of each repeat: the geometric mean with its 95% interval."""
-        logs = [math.log(a / b) for a, b in zip(theirs, ours, strict=True)]
-        low, high = interval(logs)
-        return cls(math.exp(statistics.fmean(logs)), math.exp(low), math.exp(high))
-
-    def __str__(self) -> str:
-        """The same as it stands in the table."""
-        if math.isinf(self.high):
-            return f"{self.value:.2f}"
-        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
+def shown(figure: Figure) -> str:
+    """A ratio as it stands in the table; of a single repeat without an interval."""
+    if math.isinf(figure.high):
+        return f"{figure.value:.2f}"
+    return f"{figure.value:.2f} ({figure.low:.2f} to {figure.high:.2f})"
 
 
 def _judged(good: bool, target: str) -> str:
@@ -245,18 +230,18 @@ def table(results: Results, scale: Scale) -> str:
     ]
     for cell, seconds in results.seconds.items():
         name, batch, mean = cell.split("/")
-        leads = [Lead.of(seconds[peer], seconds["ours"]) for peer in PEERS]
+        leads = [ratio(seconds[peer], seconds["ours"]) for peer in PEERS]
         cells = [name, batch, mean, *(rates(results, cell, arm) for arm in seconds_order(seconds))]
         good = all(lead.value >= AHEAD for lead in leads)
-        cells += [*map(str, leads), _judged(good, f"≥ {AHEAD:g}")]
+        cells += [*map(shown, leads), _judged(good, f"≥ {AHEAD:g}")]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "| what | measured | target |", "|---|---|---|"]
     for name, found in results.episode.items():
-        ratio = Lead.of(found["ours"], found["ideal"])
+        lead = ratio(found["ours"], found["ideal"])
         said = f"{statistics.median(found['ours']):.2f} s / "
-        said += f"{statistics.median(found['ideal']):.2f} s = {ratio}"
+        said += f"{statistics.median(found['ideal']):.2f} s = {shown(lead)}"
         what = f"{name}: an episode, results of {max(scale.results)}, / ideal"
-        lines.append(f"| {what} | {said} | {_judged(ratio.value <= IDEAL, f'≤ {IDEAL:g}')} |")
+        lines.append(f"| {what} | {said} | {_judged(lead.value <= IDEAL, f'≤ {IDEAL:g}')} |")
     near, far = results.asleep["side by side"], results.asleep["one after the other"]
     what = f"{scale.asleep} episodes, tools sleep {1000 * NAP:.0f} ms: one by one / at once"
     said = f"{far:.1f} s / {near:.1f} s = {far / near:.1f}"
@@ -281,7 +266,7 @@ def seconds_order(seconds: Mapping[str, Any]) -> list[str]:
 def as_dict(results: Results, scale: Scale) -> dict[str, Any]:
     """The same for `--json`, with the ratios."""
     leads = {
-        cell: {peer: asdict(Lead.of(seconds[peer], seconds["ours"])) for peer in PEERS}
+        cell: {peer: ratio(seconds[peer], seconds["ours"])._asdict() for peer in PEERS}
         for cell, seconds in results.seconds.items()
     }
     return {"scale": asdict(scale), **asdict(results), "leads": leads}
