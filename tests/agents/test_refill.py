@@ -14,6 +14,7 @@ from journeyman.agents.errors import DivergedError, LostTurnError
 from journeyman.agents.rollouts.occupancy import Occupancy
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import Fork, TaskRef
+from journeyman.agents.runs.measuring import stretch
 from journeyman.agents.search.playing import SearchPlayer
 from journeyman.agents.students.hf import HFPlayer
 from journeyman.agents.students.player import Conversation, Player, Sampling, Stream, Turn
@@ -193,6 +194,24 @@ def test_occupancy_is_that_of_a_count_by_hand() -> None:
     assert (seen.share, seen.overall) == (1.0, 15 / 16)
     nothing = Occupancy()
     assert nothing.share != nothing.share and nothing.overall != nothing.overall
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "processes", "expected"),
+    [
+        (10, 8, 1, 1),  # two batches
+        (600, 128, 1, 1),  # 4.7
+        (1000, 64, 1, 3),  # 15.6, in six goes
+        (1000, 64, 8, 1),  # each of eight has two
+        (10_000, 64, 1, 4),
+        (10_000, 64, 8, 4),
+        (0, 64, 1, 1),
+    ],
+)
+def test_evaluations_of_many_tasks_play_some_batches_in_one_go(
+    count: int, size: int, processes: int, expected: int
+) -> None:
+    assert stretch(count, size, processes) == expected
 
 
 def test_there_must_be_a_place() -> None:
