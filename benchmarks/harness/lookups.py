@@ -146,6 +146,17 @@ def tasks(env_id: str, first: int, count: int) -> list[TaskRef]:
     return [TaskRef(env_id, f"train/{i}", seed=i) for i in range(first, first + count)]
 
 
+@functools.cache
+def _turns(dialect: Dialect, turns: int, seed: int) -> list[list[int]]:
+    """See `Script.of`; known by the time that a clock runs."""
+    rng = random.Random(seed)
+    said = [
+        dialect.write_call(ToolCall("look_up", {"key": _words(rng, rng.randrange(1, 12))}))
+        for _ in range(turns - 1)
+    ]
+    return [list(dialect.turn(text)) for text in (*said, "Answer: done")]
+
+
 @dataclass(frozen=True)
 class Script:
     """What is said in each turn of every conversation."""
@@ -155,16 +166,7 @@ class Script:
 
     def of(self, seed: int) -> list[list[int]]:
         """Tokens of a conversation's turns, their ends included: calls, and an answer."""
-        rng = random.Random(seed)
-        said = [
-            self.dialect.write_call(ToolCall("look_up", {"key": _words(rng, rng.randrange(1, 12))}))
-            for _ in range(self.turns - 1)
-        ]
-        return [list(self.dialect.turn(text)) for text in (*said, "Answer: done")]
-
-    def tokens(self, refs: Sequence[TaskRef]) -> int:
-        """How many are sampled in these conversations."""
-        return sum(len(turn) for ref in refs for turn in self.of(ref.seed))
+        return _turns(self.dialect, self.turns, seed)
 
     @contextmanager
     def dictated(self) -> Iterator[None]:
