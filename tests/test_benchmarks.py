@@ -148,3 +148,25 @@ def test_loaded(tmp_path: Path) -> None:
     losses = {it["loss"] for cells in figures.values() for cell in cells.values() for it in cell}
     assert len(losses) == 1  # how threads wait changes no figure
     assert told.count("\n| ") == len(figures)
+
+
+@pytest.mark.timeout(600)  # less than a minute, if nothing else works
+def test_rollout_against_its_peers(tmp_path: Path) -> None:
+    """Each arm samples the script's tokens, or there is no figure; whoever misses is named."""
+    told = run("rollout.py", tmp_path, "--peers", "--quick")
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    cells = {f"{student}/4/{mean}" for student in ("embedded", "28M") for mean in (20, 60)}
+    assert figures["seconds"].keys() == figures["leads"].keys() == cells
+    for cell, arms in figures["seconds"].items():
+        assert arms.keys() == {"ours", "TRL", "generate"}
+        assert all(len(times) == 2 for times in arms.values())
+        for peer, lead in figures["leads"][cell].items():
+            pairs = zip(arms[peer], arms["ours"], strict=True)
+            product = [theirs / ours for theirs, ours in pairs]
+            assert lead["value"] == pytest.approx((product[0] * product[1]) ** 0.5)
+    assert figures["greedy"]["compared"] == figures["greedy"]["same"] == 3
+    assert figures["occupancy"]["4"]["share"] == 1.0
+    assert 0 < figures["occupancy"]["4"]["overall"] <= 1.0
+    rows = [line for line in told.splitlines() if line.startswith("|")]
+    assert sum("holds" in row or "MISSED" in row for row in rows) == 4 + 2 + 1 + 1 + 1
+    assert figures["machine"]["date"]

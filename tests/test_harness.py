@@ -228,3 +228,47 @@ def test_a_study_that_is_killed_goes_on_and_says_the_same(
     assert found["D"]["arms"]["filtered"]["seeds"]["0"][-1]["student tokens"] > 100
     out, _ = figures(killed, "--table", "--seeds", "0,1")
     assert "4 of 8 cells have run." in out and "A/sft/1" in out and "**1 of 2**" in out
+
+
+def test_a_widened_model_costs_more_and_computes_the_same(load: Any) -> None:
+    import torch
+
+    from journeyman.agents.networks.loading import load_model
+
+    small = load_model("embedded-student", device="cpu")
+    large = load("harness.widened").widened(small, width=192, intermediate=320, layers=5)
+    count = sum(p.numel() for p in large.parameters())
+    assert count > 2 * sum(p.numel() for p in small.parameters())
+    tokens = torch.randint(5, 1169, (3, 200), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(large(tokens).logits, small(tokens).logits, atol=1e-3, rtol=0)
+
+
+def test_the_logits_of_a_script_leave_no_choice(load: Any) -> None:
+    """By the table of a race: what each arm samples is compared with the script."""
+    import torch
+
+    lookups = load("harness.lookups")
+    script = lookups.Script(lookups.spoken(), 3)
+    turns = script.of(7)
+    assert [
+        script.dialect.read(script.dialect.decode(t[:-1])).calls[0].name for t in turns[:2]
+    ] == ["look_up"] * 2
+    assert turns == script.of(7) != script.of(8)
+    told = lookups.Dictated([turns[0], turns[2]], 5, end=script.dialect.eos_id)
+    for at, token in enumerate(turns[0]):
+        scores = told(torch.zeros(2, 5 + at, dtype=torch.long), torch.randn(2, 1169))
+        short = turns[2][at] if at < len(turns[2]) else script.dialect.eos_id
+        assert scores.softmax(-1).argmax(-1).tolist() == [token, short]
+        assert scores.softmax(-1).max(-1).values.tolist() == [1.0, 1.0]
+
+
+def test_a_ratio_is_that_of_pairs(load: Any) -> None:
+    """Twice and four times as fast: 2.83 on average; the interval is Student's, on a log scale."""
+    ratio = load("harness.statistics").ratio
+    lead = ratio([2.0, 8.0], [1.0, 2.0])
+    assert lead.value == pytest.approx(math.sqrt(8))
+    half = stats.t.ppf(0.975, 1) * (math.log(2) / 2)  # the error of two values is half their gap
+    assert lead.low == pytest.approx(math.exp(math.log(8) / 2 - half))
+    assert lead.high == pytest.approx(math.exp(math.log(8) / 2 + half))
+    assert ratio([3.0], [1.0]) == pytest.approx((3.0, 0.0, math.inf))

@@ -83,18 +83,29 @@ class _GuidedStream:
 
     def __init__(self, player: GuidedPlayer, conversations: Sequence[Conversation]) -> None:
         self._player = player
-        self._talks = [_Talk(it) for it in conversations]
-        self._streams: list[tuple[int, Stream, list[int]]] = []
-        """Of which player, and the conversation of each of its rows."""
+        self._count = 0
+        self._talks: dict[int, _Talk] = {}
+        """Those that are not over."""
+        self._streams: list[Stream | None] = [None, None]
+        """Each player's, once it has something to say."""
+        self._rows: tuple[dict[int, int], dict[int, int]] = {}, {}
+        """Row of the player's stream -> the conversation."""
         self._new: tuple[list[int], list[int]] = [], []
         """Conversations in which each player is to write its first turn."""
-        for row in range(len(conversations)):
-            self._hand_over(row)
+        for it in conversations:
+            self.add(it)
+
+    def add(self, conversation: Conversation) -> int:
+        """Start another conversation; who is first writes its first turn."""
+        row, self._count = self._count, self._count + 1
+        self._talks[row] = _Talk(conversation)
+        self._hand_over(row)
+        return row
 
     @property
     def idle(self) -> bool:
-        """True if no row has anything to do until `extend` is called."""
-        return not any(self._new) and all(stream.idle for _, stream, _ in self._streams)
+        """True if no row has anything to do until `extend` or `add` is called."""
+        return not any(self._new) and all(it is None or it.idle for it in self._streams)
 
     def _hand_over(self, row: int) -> None:
         """Let who is next write the next turn."""
@@ -109,28 +120,34 @@ class _GuidedStream:
         seat.stream.extend(seat.row, said, messages)
 
     def advance(self) -> list[Turn]:
-        """Work a little; who comes in new does so beside others, once nobody writes any more."""
-        if all(stream.idle for _, stream, _ in self._streams):
-            self._seat_the_new()
+        """Work a little; who comes in new does so beside those that write already."""
         turns = []
-        for who, stream, rows in self._streams:
-            if not stream.idle:
-                turns += [self._noted(who, rows, turn) for turn in stream.advance()]
-        return turns
-
-    def _seat_the_new(self) -> None:
         for who, rows in enumerate(self._new):
             if rows:
-                talks = [self._talks[row] for row in rows]
-                stream = self._player.players[who].open([talk.so_far(who) for talk in talks])
-                self._streams.append((who, stream, list(rows)))
-                for place, talk in enumerate(talks):
-                    talk.seats[who] = _Seat(stream, place, len(talk.tokens), len(talk.messages))
+                self._seat(who, rows)
                 rows.clear()
+        for who, stream in enumerate(self._streams):
+            if stream is not None and not stream.idle:
+                turns += [self._noted(who, turn) for turn in stream.advance()]
+        return turns
 
-    def _noted(self, who: int, rows: Sequence[int], turn: Turn) -> Turn:
+    def _seat(self, who: int, rows: Sequence[int]) -> None:
+        """Let a player write its first turn in these conversations."""
+        talks = [self._talks[row] for row in rows]
+        told = [talk.so_far(who) for talk in talks]
+        stream = self._streams[who]
+        if stream is None:
+            stream = self._streams[who] = self._player.players[who].open(told)
+            places = list(range(len(told)))
+        else:
+            places = [stream.add(it) for it in told]
+        for row, place, talk in zip(rows, places, talks, strict=True):
+            talk.seats[who] = _Seat(stream, place, len(talk.tokens), len(talk.messages))
+            self._rows[who][place] = row
+
+    def _noted(self, who: int, turn: Turn) -> Turn:
         """A turn as one of this stream's."""
-        row = rows[turn.row]
+        row = self._rows[who][turn.row]
         talk = self._talks[row]
         seat = talk.seats[who]
         assert seat is not None
@@ -152,6 +169,10 @@ class _GuidedStream:
 
     def finish(self, row: int) -> None:
         """The row's episode is over."""
-        for seat in self._talks[row].seats:
+        for who, seat in enumerate(self._talks.pop(row).seats):
             if seat is not None:
                 seat.stream.finish(seat.row)
+                del self._rows[who][seat.row]
+        for rows in self._new:
+            if row in rows:
+                rows.remove(row)

@@ -42,6 +42,9 @@ from journeyman.agents.students.openai import OpenAIPlayer
 from journeyman.agents.students.player import Player
 from journeyman.agents.students.scripted import ScriptedPlayer, no_op, oracle
 
+STRETCH = 4
+"""Batches that are played in one go, at most; as many goes are left at least."""
+
 
 def looked_over(config: RunConfig, job: Job) -> dict[str, Any]:
     """See what a mistake in the settings can be seen by before models load, and tell short lists.
@@ -90,8 +93,9 @@ def play(
 ) -> list[Played]:
     """Play the evaluation tasks of a run, under a progress bar; processes share them.
 
-    Episodes go to the run folder batch by batch. What is there already, from a run that was cut
-    short, is not played again, unless infrastructure broke it or other weights played it.
+    Episodes go to the run folder batch by batch, of many tasks a few batches at once. What is there
+    already, from a run that was cut short, is not played again, unless infrastructure broke it or
+    other weights played it.
 
     Args:
         name: The player's row in the table.
@@ -114,7 +118,8 @@ def play(
         print(f"{name}: {there}: delete it to play anew")
     # The batches are the same however often the run was cut short, and however many processes share
     # them: rounding depends on them.
-    batches = [tasks[start : start + size] for start in range(0, len(tasks), size)]
+    length = size * stretch(len(tasks), size, job.count)
+    batches = [tasks[start : start + length] for start in range(0, len(tasks), length)]
     rounds = range(0, len(batches), job.count)
     bar = tqdm(total=len(tasks), desc=name, unit="task", mininterval=1.0, disable=not job.first)
     with bar:
@@ -146,6 +151,20 @@ def play(
     played = [known[_place(*it)] for it in tasks]
     _check_room(name, player, played)
     return played
+
+
+def stretch(tasks: int, size: int, processes: int) -> int:
+    """How many batches are played in one go: only at its end do places stay empty.
+
+    A kill costs what was not yet written down, so that there are `STRETCH` goes or more, and more
+    than there are processes.
+
+    Args:
+        tasks: Of the evaluation.
+        size: Of a batch.
+        processes: That share them.
+    """
+    return max(1, min(STRETCH, tasks // (size * max(STRETCH, processes))))
 
 
 def _of_this_code(name: str, known: dict[Place, Played], tell: bool) -> dict[Place, Played]:

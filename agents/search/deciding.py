@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from journeyman.agents.rollouts.replay import as_read
-from journeyman.agents.rollouts.rollout import close_env
 from journeyman.agents.rollouts.tasks import Fork
+from journeyman.agents.rollouts.underway import close_env
 from journeyman.agents.search.searches import PATIENCE, Request, request_seed
 from journeyman.agents.search.tree import Continuation, Kind, NodeKey, Path, Tree
 from journeyman.envs import Episode, ToolEnv, answer_text, make_for_run

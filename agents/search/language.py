@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from journeyman.agents.rollouts.rollout import close_env, rollout
+from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import Fork, TaskRef
+from journeyman.agents.rollouts.underway import close_env
 from journeyman.agents.search.searches import Request
 from journeyman.agents.search.tree import Action, Continuation, Move, NodeKey, Tree
 from journeyman.agents.students.player import Conversation, Player

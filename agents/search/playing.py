@@ -68,14 +68,26 @@ class SearchPlayer:
 class _SearchStream:
     def __init__(self, owner: SearchPlayer, conversations: Sequence[Conversation]) -> None:
         self._owner = owner
-        self._conversations = list(conversations)
+        self._conversations: dict[int, Conversation] = {}
+        """Of the rows whose episode is not over."""
         self._env_kwargs = owner.env_kwargs
         if self._env_kwargs is None and conversations and conversations[0].env.spec is not None:
             self._env_kwargs = dict(conversations[0].env.spec.kwargs)
-        self._tokens = [list(it.tokens) for it in conversations]
-        self._messages = [it.messages for it in conversations]
-        self._choices = [0] * len(conversations)
-        self._ready = list(range(len(conversations)))
+        self._tokens: list[list[int]] = []
+        self._messages: list[tuple[Message, ...]] = []
+        self._choices: list[int] = []
+        self._ready: list[int] = []
+        for it in conversations:
+            self.add(it)
+
+    def add(self, conversation: Conversation) -> int:
+        row = len(self._tokens)
+        self._conversations[row] = conversation
+        self._tokens.append(list(conversation.tokens))
+        self._messages.append(conversation.messages)
+        self._choices.append(0)
+        self._ready.append(row)
+        return row
 
     @property
     def idle(self) -> bool:
@@ -88,6 +100,8 @@ class _SearchStream:
 
     def finish(self, row: int) -> None:
         self._ready = [r for r in self._ready if r != row]
+        self._conversations.pop(row, None)
+        self._tokens[row], self._messages[row] = [], ()
 
     def advance(self) -> list[Turn]:
         ready, self._ready = self._ready, []

@@ -2,7 +2,8 @@
 
 A player opens a `Stream` over a batch of conversations. The loop advances the stream, gets finished
 turns, plays them in the environments and feeds the answers back. A turn of one row may finish, and
-its tools run, while the other rows go on writing. A player that speaks text alone (an API, a
+its tools run, while the other rows go on writing; and where a row's episode is over, another
+conversation comes in. A player that speaks text alone (an API, a
 script) need not know of streams: see `journeyman.agents.students.spoken`.
 """
 
@@ -83,7 +84,7 @@ class Turn:
     """One finished student turn."""
 
     row: int
-    """Index of the conversation in the batch."""
+    """Number of the conversation in its stream."""
     tokens: tuple[int, ...]
     """Written tokens, end-of-turn token included."""
     logprobs: tuple[float, ...]
@@ -114,7 +115,14 @@ class Conversation:
 
 
 class Stream(Protocol):
-    """A batch of conversations in progress."""
+    """A batch of conversations in progress; a row has one of them, and is never used again."""
+
+    def add(self, conversation: Conversation) -> int:
+        """Start another conversation beside those in progress.
+
+        Returns:
+            Its row: rows are counted on from those that `Player.open` was given.
+        """
 
     def advance(self) -> list[Turn]:
         """Work a little; returns the turns that got finished (often none)."""
@@ -123,17 +131,17 @@ class Stream(Protocol):
         """Feed the environment's answer to a row's last turn; the row writes its next turn.
 
         Args:
-            row: Index of the conversation.
+            row: Of the conversation.
             tokens: The answer, for players that read tokens.
             messages: The same, for those that read text.
         """
 
     def finish(self, row: int) -> None:
-        """The row's episode is over."""
+        """The row's episode is over; nothing of it need be kept."""
 
     @property
     def idle(self) -> bool:
-        """True if no row has anything to do until `extend` is called."""
+        """True if no row has anything to do until `extend` or `add` is called."""
 
 
 class Player(Protocol):

@@ -26,22 +26,27 @@ class ScriptedPlayer:
 
     def open(self, conversations: Sequence[Conversation]) -> Stream:
         """Start a batch of conversations."""
-        scripts = [self._script(it.env) for it in conversations]
-        return _ScriptedStream(self.dialect, scripts, [it.tokens for it in conversations])
+        stream = _ScriptedStream(self.dialect, self._script)
+        for it in conversations:
+            stream.add(it)
+        return stream
 
 
 class _ScriptedStream:
-    def __init__(
-        self,
-        dialect: Dialect,
-        scripts: list[Iterator[ToolCall | str]],
-        prompts: list[Sequence[int]],
-    ) -> None:
+    def __init__(self, dialect: Dialect, script: Script) -> None:
         self._dialect = dialect
-        self._scripts = scripts
-        self._prompts = prompts
+        self._script = script
+        self._scripts: list[Iterator[ToolCall | str]] = []
+        self._prompts: list[Sequence[int]] = []
         """What each row was told last."""
-        self._ready = list(range(len(scripts)))
+        self._ready: list[int] = []
+
+    def add(self, conversation: Conversation) -> int:
+        row = len(self._scripts)
+        self._scripts.append(self._script(conversation.env))
+        self._prompts.append(conversation.tokens)
+        self._ready.append(row)
+        return row
 
     def advance(self) -> list[Turn]:
         ready, self._ready = self._ready, []
@@ -58,7 +63,7 @@ class _ScriptedStream:
         self._ready.append(row)
 
     def finish(self, row: int) -> None:
-        self._scripts[row] = iter(())
+        self._scripts[row], self._prompts[row] = iter(()), ()
 
     @property
     def idle(self) -> bool:

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -79,36 +80,53 @@ class SpokenPlayer(ABC):
 
     def open(self, conversations: Sequence[Conversation]) -> Stream:
         """Start a batch of conversations."""
-        return _SpokenStream(self, conversations)
+        stream = _SpokenStream(self)
+        for it in conversations:
+            stream.add(it)
+        return stream
+
+
+class _Spoken(NamedTuple):
+    """A conversation, and all that was said in it."""
+
+    conversation: Conversation
+    messages: list[Message]
 
 
 class _SpokenStream:
-    def __init__(self, player: SpokenPlayer, conversations: Sequence[Conversation]) -> None:
+    def __init__(self, player: SpokenPlayer) -> None:
         self._player = player
-        self._conversations = conversations
-        self._messages = [list(it.messages) for it in conversations]
-        self._pool = ThreadPoolExecutor(player.side_by_side, "journeyman-turn")
+        self._pool: ThreadPoolExecutor | None = None
+        """None while no conversation is open."""
         self._asked: dict[Future[str | Speech], int] = {}
-        self._open = set(range(len(conversations)))
-        for row in range(len(conversations)):
-            self._ask(row)
+        self._count = 0
+        self._open: dict[int, _Spoken] = {}
+
+    def add(self, conversation: Conversation) -> int:
+        row, self._count = self._count, self._count + 1
+        self._open[row] = _Spoken(conversation, list(conversation.messages))
+        self._ask(row)
+        return row
 
     @property
     def idle(self) -> bool:
         return not self._asked
 
     def _ask(self, row: int) -> None:
-        it, said = self._conversations[row], tuple(self._messages[row])
+        it, said = self._open[row].conversation, tuple(self._open[row].messages)
         seed = int(np.random.SeedSequence((it.seed, len(said))).generate_state(1)[0])
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._player.side_by_side, "journeyman-turn")
         self._asked[self._pool.submit(self._player.turn, said, it.env.tools, seed)] = row
 
     def advance(self) -> list[Turn]:
         try:
             done, _ = wait(self._asked, return_when=FIRST_COMPLETED)
             rows = {self._asked.pop(future): future for future in done}
-            return [self._turn(row, rows[row]) for row in sorted(self._open & rows.keys())]
+            return [self._turn(row, rows[row]) for row in sorted(self._open.keys() & rows.keys())]
         except BaseException as error:
-            self._pool.shutdown(wait=False, cancel_futures=True)  # nobody waits for them
+            if self._pool is not None:
+                self._pool.shutdown(wait=False, cancel_futures=True)  # nobody waits for them
             self._player.give_up(error)
             raise
 
@@ -118,18 +136,19 @@ class _SpokenStream:
         except (LostTurnError, ContextFullError) as error:
             return Turn(row, (), (), failure=error)
         speech = Speech(said) if isinstance(said, str) else said
-        self._messages[row].append(Message("assistant", speech.text))
+        self._open[row].messages.append(Message("assistant", speech.text))
         tokens = tuple(self._player.dialect.turn(speech.text))
         return Turn(row, tokens, (0.0,) * len(tokens), speech.truncated, speech.usage)
 
     def extend(self, row: int, tokens: Sequence[int], messages: Sequence[Message] = ()) -> None:
-        self._messages[row] += messages
+        self._open[row].messages.extend(messages)
         self._ask(row)
 
     def finish(self, row: int) -> None:
-        self._open.discard(row)
-        if not self._open:
+        self._open.pop(row, None)
+        if not self._open and self._pool is not None:
             self._pool.shutdown(wait=False)
+            self._pool = None
 
 
 _CHATML = """\

@@ -94,13 +94,22 @@ class VLLMStream:
         """Submit the opening prompts."""
         self._player = player
         self._engine = player.engine
-        self._tokens = [list(it.tokens) for it in conversations]
-        self._seeds = [it.seed for it in conversations]
-        self._turns = [0] * len(conversations)
+        self._tokens: list[list[int]] = []
+        self._seeds: list[int] = []
+        self._turns: list[int] = []
         self._writing: dict[int, str] = {}
         """Rows that write -> their request."""
-        for row in range(len(conversations)):
-            self._submit(row)
+        for it in conversations:
+            self.add(it)
+
+    def add(self, conversation: Conversation) -> int:
+        """Submit another opening prompt."""
+        row = len(self._tokens)
+        self._tokens.append(list(conversation.tokens))
+        self._seeds.append(conversation.seed)
+        self._turns.append(0)
+        self._submit(row)
+        return row
 
     @property
     def idle(self) -> bool:
@@ -116,6 +125,7 @@ class VLLMStream:
         """Drop a row."""
         if request := self._writing.pop(row, None):
             self._engine.abort(request)
+        self._tokens[row].clear()
 
     def advance(self) -> list[Turn]:
         """One step of the engine."""

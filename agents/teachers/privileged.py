@@ -269,13 +269,32 @@ class HintedPlayer:
 
     def open(self, conversations: Sequence[Conversation]) -> Stream:
         """See `Player.open`."""
+        return _HintedStream(self, self._inner.open([self.told(it) for it in conversations]))
+
+    def told(self, conversation: Conversation) -> Conversation:
+        """A conversation with its hint, if that leaves room enough."""
         most = self._longest - self.sampling.max_tokens
-        told = [
-            self._prompts.before(it, most - max(len(it.tokens), self.max_context))
-            for it in conversations
-        ]
-        return self._inner.open(told)
+        room = most - max(len(conversation.tokens), self.max_context)
+        return self._prompts.before(conversation, room)
 
     def at(self, **changes: Any) -> HintedPlayer:
         """The same with other sampling."""
         return HintedPlayer(self._inner.at(**changes), self._prompts, self._longest)
+
+
+class _HintedStream:
+    """The inner player's stream, in which each conversation begins with its hint."""
+
+    def __init__(self, player: HintedPlayer, inner: Stream) -> None:
+        self._player = player
+        self._inner = inner
+        self.advance = inner.advance
+        self.extend = inner.extend
+        self.finish = inner.finish
+
+    def add(self, conversation: Conversation) -> int:
+        return self._inner.add(self._player.told(conversation))
+
+    @property
+    def idle(self) -> bool:
+        return self._inner.idle

@@ -5,4 +5,8 @@ checkpoints. `cells.py` plays cells, some side by side, and reads finished ones 
 says what they cost, `statistics.py` how sure their figures are, `planted.py` has environments with
 something in them that is known to be wrong, and `ingredients.py` makes students and teachers whose
 weaknesses are known. `methods.py`, `study.py` and `wrong_teacher.py` are made of these.
+
+`rollout.py --peers` is made of others: `lookups.py` says conversations in advance, `peers.py` plays
+them in three ways, `widened.py` makes a small model cost what a large one does, and `racing.py`
+measures.
 """

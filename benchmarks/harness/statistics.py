@@ -39,6 +39,13 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return mean - half, mean + half
 
 
+def ratio(above: Sequence[float], below: Sequence[float]) -> Figure:
+    """What one is in terms of the other, by pairs: their geometric mean, its 95% interval."""
+    logs = [math.log(a / b) for a, b in zip(above, below, strict=True)]
+    low, high = interval(logs)
+    return Figure(*map(math.exp, (statistics.fmean(logs), low, high)))
+
+
 def drawn(arms: Mapping[str, Array], draws: int = DRAWS) -> dict[str, Array]:
     """Means of each arm in draws of seeds and tasks; the same draws for all of them.
 

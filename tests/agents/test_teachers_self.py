@@ -309,7 +309,7 @@ def test_who_is_told_plays_by_it_and_the_row_does_not_show_it() -> None:
     """A model that copies what it reads would see the hint; its episodes have the plain prompt."""
     player = taught().player(student())
     assert player is not None
-    rows = rollout(player, bank_tasks(3), env_kwargs={"max_turns": 3})
+    rows = rollout(player, bank_tasks(3), 2, env_kwargs={"max_turns": 3})
     plain = played()[:3]
     for row, other in zip(rows, plain, strict=True):
         start = row.steps[0].span[0]
