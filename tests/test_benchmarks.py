@@ -170,3 +170,17 @@ def test_rollout_against_its_peers(tmp_path: Path) -> None:
     rows = [line for line in told.splitlines() if line.startswith("|")]
     assert sum("holds" in row or "MISSED" in row for row in rows) == 4 + 2 + 1 + 1 + 1
     assert figures["machine"]["date"]
+
+
+@pytest.mark.timeout(1200)  # less than a minute, if nothing else works
+def test_train_step(tmp_path: Path) -> None:
+    """What is counted holds anywhere; how fast it is hangs on the machine."""
+    told = run("train_step.py", tmp_path, "--quick")
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert "| names |" in told and "| full |" in told
+    for render, least in (("names", 1.7), ("full", 3.0)):
+        found = figures[render]
+        assert found["row_tokens"] > least * found["unique_tokens"]
+        assert 0 < found["difference"] <= 1e-8
+    assert figures["peak_mb"]["shared"] < figures["peak_mb"]["flat"]
+    assert figures["peak_mb"]["shared"] < 1.1 * figures["peak_mb"]["trl"]

@@ -10,9 +10,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from journeyman.agents.errors import SettingError, VocabularyMismatchError
-from journeyman.agents.networks.batching import right_padded, similar_lengths
-from journeyman.agents.networks.heads import DENSE_LIMIT, Head, backbone
+from journeyman.agents.networks.heads import DENSE_LIMIT, Head
 from journeyman.agents.networks.loading import load_model, load_tokenizer
+from journeyman.agents.networks.sharing import states_at
 from journeyman.agents.students.hf import HFPlayer, alike
 from journeyman.agents.students.player import Trainable
 from journeyman.agents.teachers.signal import Detail, Distribution, Signal, Teacher, TopK
@@ -71,33 +71,30 @@ class LocalTeacher(Teacher):
         """See `Teacher.player`."""
         return alike(student, self._model)
 
-    def annotate(self, rows: Sequence[Episode], detail: Detail) -> list[Signal]:
-        """See `Teacher.annotate`; states stay on the model's device."""
-        signals: dict[int, Signal] = {}
-        for group in similar_lengths([len(row.tokens) for row in rows], self._batch_size):
-            found = self._read([rows[i] for i in group], detail)
-            signals.update(zip(group, found, strict=True))
-        return [signals[i] for i in range(len(rows))]
-
     # Not in inference mode: a loss keeps the states for its own backward pass.
     @torch.no_grad()
-    def _read(self, rows: Sequence[Episode], detail: Detail) -> list[Signal]:
-        ids, mask = right_padded([row.tokens for row in rows], self._model.device)
-        bare, width = backbone(self._model), self._head.width
-        known = ids.clamp(max=width - 1)  # the student may have written padding of its own matrix
-        hidden = bare(input_ids=known, attention_mask=mask, use_cache=False).last_hidden_state
-        chosen = torch.zeros_like(mask, dtype=torch.bool)
-        for i, row in enumerate(rows):
-            chosen[i, : len(row.mask)] = torch.tensor(row.mask)
-        chosen[:, 0] = False  # nothing precedes it
-        states, targets = hidden[chosen.roll(-1, 1)], ids[chosen]
+    def annotate(self, rows: Sequence[Episode], detail: Detail) -> list[Signal]:
+        """See `Teacher.annotate`; states stay on the model's device."""
+        # Nothing precedes a first token; and the student may have written padding of its matrix.
+        chosen = [[i for i, own in enumerate(row.mask) if own and i] for row in rows]
+        last = self._head.width - 1
+        states = states_at(
+            self._model,
+            [[min(token, last) for token in row.tokens] for row in rows],
+            [[i - 1 for i in places] for places in chosen],
+            self._batch_size,
+        )
+        targets = torch.tensor(
+            [row.tokens[i] for row, places in zip(rows, chosen, strict=True) for i in places],
+            device=states.device,
+        )
         head = self._head
-        size = max(1, DENSE_LIMIT // width)
+        size = max(1, DENSE_LIMIT // head.width)
         read = [
             _of_slice(head.logits(some), tokens, detail, self._top_k)
             for some, tokens in zip(states.split(size), targets.split(size), strict=True)
         ]
-        counts = chosen.sum(1).tolist()
+        counts = [len(places) for places in chosen]
         logprobs = torch.cat([it[0] for it in read]).cpu().split(counts)
         top = [
             torch.cat(parts).split(counts) for parts in zip(*(it[1] for it in read), strict=True)
@@ -105,7 +102,7 @@ class LocalTeacher(Teacher):
         signals = []
         for i, (row, own) in enumerate(zip(rows, states.split(counts), strict=True)):
             told = torch.zeros(len(row.tokens), dtype=logprobs[i].dtype)
-            told[chosen[i, : len(row.tokens)].cpu()] = logprobs[i]
+            told[chosen[i]] = logprobs[i]
             signals.append(
                 Signal(
                     told,

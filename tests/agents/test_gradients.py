@@ -34,12 +34,13 @@ from journeyman.agents.learning.losses import (
     TopKReverseKL,
 )
 from journeyman.agents.learning.samples import to_batch
-from journeyman.agents.learning.trainers import beginning, distill
+from journeyman.agents.learning.trainers import distill
 from journeyman.agents.learning.trainers.distill import OnPolicyDistillation, Schedule
+from journeyman.agents.networks import sharing
 from journeyman.agents.rollouts.tasks import TaskRef
 from journeyman.agents.students.hf import HFPlayer
 from journeyman.agents.students.player import Sampling
-from journeyman.agents.teachers import Annotations, Detail, local
+from journeyman.agents.teachers import Annotations, Detail
 from journeyman.agents.teachers.local import LocalTeacher
 from journeyman.envs import Episode, StopReason
 
@@ -477,22 +478,20 @@ def test_the_divergence_at_other_tokens_has_no_effect(
     setting: Setting, batch: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Prompts and results are context: what either model would say there is never compared."""
-    # All rows together, so that the hooks below know which is which.
-    for module in (beginning, local):
-        monkeypatch.setattr(module, "similar_lengths", lambda rows, *_: [list(range(len(rows)))])
+    # All rows side by side, so that the hooks below know which is which.
+    monkeypatch.setattr(
+        sharing, "plan", lambda _model, rows, _most: [(list(range(len(rows))), None)]
+    )
     before = setting.gradient(batch)
-    width = batch["prompt_ids"].shape[1]
-    students = torch.zeros(len(batch["prompt_ids"]), width + unchosen(batch).shape[1]).bool()
-    students[:, width - 1 : -1] = ~unchosen(batch)
-    # The teacher is sent rows with chosen tokens only, and pads them on the right.
+    # Both read rows with chosen tokens only, and each up to what its last one is predicted from.
     sent = [row.mask for row in rows_of(batch) if any(row.mask)]
-    teachers = torch.zeros(len(sent), max(map(len, sent))).bool()
-    for i, mask in enumerate(sent):
-        teachers[i, : len(mask) - 1] = torch.tensor(mask[1:])
-    for predicting in (students, teachers):
-        assert predicting.any()
-        assert not predicting.all()
-    assert students.sum() == teachers.sum()
+    assert len(sent) < len(batch["row"])
+    asked = [torch.tensor(mask[1:]).nonzero()[:, 0] for mask in sent]
+    predicting = torch.zeros(len(sent), 1 + max(int(own[-1]) for own in asked)).bool()
+    for i, own in enumerate(asked):
+        predicting[i, own] = True
+    assert not predicting.all()
+    assert predicting.sum() == (~unchosen(batch)).sum()
 
     def shout(where: Tensor, loudness: float) -> Callable[..., Any]:
         def hook(module: Any, inputs: Any, output: Any) -> Any:
@@ -503,7 +502,7 @@ def test_the_divergence_at_other_tokens_has_no_effect(
 
         return hook
 
-    for model, predicting in ((setting.teacher, teachers), (setting.student, students)):
+    for model in (setting.teacher, setting.student):
         with model.base_model.register_forward_hook(shout(~predicting, 1e3)):
             assert_equal(setting.gradient(batch), before, atol=0)
         with (
@@ -533,6 +532,47 @@ def test_padding_has_no_effect(setting: Setting, batch: dict[str, Tensor]) -> No
         assert (mask == 0).any()
         other[f"{part}_ids"] = torch.where(mask == 0, 17, ids)
     assert_equal(setting.gradient(other), before, atol=0)
+
+
+def test_rows_of_a_tree_are_read_once_and_learned_from_alike(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With every loss: what rows share is read once by student and teacher, and changes nothing."""
+    rng = random.Random(7)
+    first = episode(rng, VOCABULARY, turns=4)
+    rows = [first, first]  # one is there twice
+    for kept in (20, 15, 15, 12):
+        other = tuple(rng.randrange(VOCABULARY) for _ in first.tokens[kept:])
+        rows.append(dataclasses.replace(first, tokens=first.tokens[:kept] + other))
+    batch = batch_of([*rows, broken(reset=True)], random_credit([*rows, broken()], 8))
+    passed: list[int] = []
+
+    def count(module: Any, given: Any, named: dict[str, Any]) -> None:
+        passed.append(named["input_ids"].numel())
+
+    found: dict[bool, Gradients] = {}
+    tokens: dict[bool, int] = {}
+    for shares in (False, True):
+        with monkeypatch.context() as patch:
+            if shares:
+                patch.setattr(sharing, "CALL", 0)  # rows are so short that it would not be worth it
+            else:
+                patch.setattr(sharing, "_can_share", lambda *_: False)
+            setting.gradient(batch)  # models are tried
+            passed.clear()
+            with (
+                setting.student.base_model.register_forward_pre_hook(count, with_kwargs=True),
+                setting.teacher.base_model.register_forward_pre_hook(count, with_kwargs=True),
+            ):
+                found[shares] = setting.gradient(batch)
+        tokens[shares] = sum(passed)
+    assert_equal(found[True], found[False], atol=1e-8)
+    last = max(i for i, chosen in enumerate(first.mask) if chosen)
+    unique = {row.tokens[: end + 1] for row in rows for end in range(last)}
+    readers = tokens[False] // (len(rows) * last)
+    assert readers in (1, 2)  # a loss may ask no teacher
+    assert tokens[False] == readers * len(rows) * last
+    assert tokens[True] == readers * len(unique) < tokens[False] / 1.8
 
 
 def test_other_prompts_do_have_an_effect(setting: Setting, batch: dict[str, Tensor]) -> None:

@@ -28,6 +28,7 @@ from journeyman.agents.learning.losses import (
 )
 from journeyman.agents.learning.trainers import distill, sft
 from journeyman.agents.learning.trainers.parts import Parts, tasks_needed
+from journeyman.agents.networks import sharing
 from journeyman.agents.networks.heads import backbone
 from journeyman.agents.rollouts.demonstrations import demonstrate
 from journeyman.agents.rollouts.rollout import rollout
@@ -306,6 +307,7 @@ def test_the_teacher_reads_each_row_of_a_rollout_once(
             passed.append(len(given["input_ids"]))
 
     monkeypatch.setattr(LocalTeacher, "annotate", reading)
+    monkeypatch.setattr(sharing, "_can_share", lambda *_: False)  # so that rows can be counted
     bare = backbone(model_of(parts.teacher))
     args = distillation(tmp_path, max_steps=2 * iterations, per_device_train_batch_size=8)
     trainer = distill.build(parts, args, num_iterations=iterations)

@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 
 from journeyman.agents.learning.losses.divergence import chosen_logprobs
 from journeyman.agents.networks.adapters import UNTOUCHED, twin
-from journeyman.agents.networks.batching import similar_lengths
-from journeyman.agents.networks.heads import Head, backbone
+from journeyman.agents.networks.heads import Head
+from journeyman.agents.networks.sharing import states_at
 
 
 class Beginning:
@@ -77,32 +77,20 @@ def hidden_states(model: PreTrainedModel, inputs: dict[str, Tensor], chosen: Ten
     """Last hidden states [N, H] from which the chosen tokens are predicted, in their order.
 
     TRL's own counts positions from the left edge of the padding. Here a token has the position it
-    was sampled at, without which learned position embeddings would see another text.
+    was sampled at, without which learned position embeddings would see another text; and what rows
+    have in common is read once.
 
     Args:
         model: The student.
         inputs: Rows of `to_batch`.
         chosen: [B, C], true on the N tokens of completions that are to be predicted.
     """
+    before = inputs["prompt_ids"].shape[1]
     ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
-    attention = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
-    before = inputs["prompt_ids"].shape[1] - 1
-    predicting = torch.nn.functional.pad(chosen, (before, 1))  # the state before each chosen token
-    order = torch.arange(ids.numel(), device=ids.device).view_as(ids)
-    states, places = [], []
-    for group in similar_lengths(attention.sum(1).tolist()):
-        rows = torch.tensor(group, device=ids.device)
-        mask = attention[rows]
-        used = mask.any(0).nonzero()[:, 0].tolist() or [0]
-        columns = slice(used[0], used[-1] + 1)
-        mask = mask[:, columns]
-        output = backbone(model)(
-            input_ids=ids[rows, columns],
-            attention_mask=mask,
-            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-            use_cache=False,
-        )
-        wanted = predicting[rows, columns]
-        states.append(output.last_hidden_state[wanted])
-        places.append(order[rows, columns][wanted])
-    return torch.cat(states)[torch.cat(places).argsort()]
+    there = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1).bool()
+    predicted = torch.nn.functional.pad(chosen, (before, 0))
+    rows = [own[real].tolist() for own, real in zip(ids, there, strict=True)]
+    places = [
+        (own[real].nonzero()[:, 0] - 1).tolist() for own, real in zip(predicted, there, strict=True)
+    ]
+    return states_at(model, rows, places)
