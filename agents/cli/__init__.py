@@ -22,6 +22,7 @@ from journeyman.agents.cli import (
     play,
     sandbox,
     show,
+    student,
     teacher,
     tools,
     why,
@@ -161,6 +162,7 @@ def _parser() -> Parser:
     sandbox.add(group(commands, "sandbox", "check the sandbox, or run a program in it"))
     models.add(group(commands, "models", "list and fetch models"))
     teacher.add(group(commands, "teacher", "serve a teacher"))
+    student.add(group(commands, "student", "serve a student that is trained meanwhile"))
     return parser
 
 
