@@ -176,6 +176,8 @@ def test_a_server_that_was_started_anew_gets_the_weights_again(
     player = student(server, folder)
     if with_adapter:
         adapted(player.model)
+    else:
+        change(player)
     (expected,) = play(player)
     left = [2]
 
@@ -226,8 +228,12 @@ def test_a_server_that_is_gone_ends_the_run(folder: Path) -> None:
     with pushed(str(folder), chat().eos_id) as server:
         player = student(server, folder, patience=0.2)
         assert play(player)
-        server.server_close()
-        server.faults.append(lambda handler: bool(handler.close_connection) or True)
+
+        def gone(handler: Any) -> bool:
+            handler.close_connection = True  # without a word
+            return True
+
+        server.faults.append(gone)
     with pytest.raises(StudentServerError, match=r"has not answered for .*start it again"):
         play(player)
     with pytest.raises(StudentServerError, match="has not answered for"):
@@ -300,6 +306,7 @@ def test_names_of_what_is_served(server: PushedServer, folder: Path) -> None:
 
 def test_it_sleeps_while_the_trainer_works(server: PushedServer, folder: Path) -> None:
     for level, pushes in ((1, 1), (2, 2)):
+        server.start_anew()
         player = student(server, folder, sleep=level)
         server.doors.clear()
         player.rest()  # nobody trains
