@@ -67,6 +67,10 @@ class UnsupportedModelError(AgentError, ValueError):
     """The student's engine cannot run the model, or not as asked."""
 
 
+class ModelExportError(AgentError, RuntimeError):
+    """A model cannot be written in the form that was asked for."""
+
+
 class MissingExtraError(AgentError, ModuleNotFoundError):
     """A part needs an optional package; the message says how to get it."""
 

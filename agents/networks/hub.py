@@ -17,6 +17,18 @@ def cached() -> list[str]:
     return sorted(place.parent.name.removeprefix("models--").replace("--", "/") for place in places)
 
 
+def cached_file(hub_id: str, name: str) -> Path | None:
+    """A file of a model, if it is in the hub's cache on this machine."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(hub_id, name)
+    except HFValidationError:
+        return None
+    return Path(found) if isinstance(found, str) else None
+
+
 def objection(hub_id: str) -> str | None:
     """Why a model cannot be had; None if it is in the cache, or if nothing speaks against it.
 

@@ -34,6 +34,7 @@ from journeyman.agents.learning.trainers.parts import Parts, Record
 from journeyman.agents.learning.trainers.recording import TrainingLog
 from journeyman.agents.learning.trainers.validation import Validation
 from journeyman.agents.learning.trainers.watching import CollapseWatch
+from journeyman.agents.networks.adapters import is_adapted, saved_bytes
 from journeyman.agents.rollouts.job import Job
 from journeyman.agents.rollouts.tasks import TaskRef, deal, pool, shortage
 from journeyman.agents.runs.config import Node, TrainConfig, as_mapping, make, read
@@ -79,7 +80,7 @@ def train(composed: DictConfig) -> None:
     trainer = _build(build_trainer, parts)
     trainer.add_callback(log)
     trainer.add_callback(tracking)
-    size = sum(p.numel() * p.element_size() for p in parts.student.model.parameters())
+    size = saved_bytes(parts.student.model)
     kept = OmegaConf.select(config.trainer, "args.save_total_limit") or 2
     folder.need_space(
         size * (OPTIMISER_COPIES * (kept + 1) + (3 if config.evaluation.every else 1))
@@ -236,7 +237,13 @@ def _parts(config: TrainConfig, record: Record) -> Parts:
             "student.top_p, top_k, min_p and stops are for `journeyman eval`: what is learned must "
             "be what the student itself would say"
         )
-    if student.model.dtype in (torch.float16, torch.bfloat16):
+    adapted = is_adapted(student.model)
+    if getattr(student.model, "is_quantized", False) and not adapted:
+        raise SettingError(
+            "student: its weights are quantised, and cannot be trained themselves; expected an "
+            "adapter on them: add student.lora={r: 16}"
+        )
+    if student.model.dtype in (torch.float16, torch.bfloat16) and not adapted:
         # An optimiser's small steps round to nothing there; `trainer.args.bf16` runs passes in it.
         print(f"The student's weights are {student.model.dtype}; they are trained in float32.")
         student.model.float()

@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from journeyman.agents.errors import DivergedError, UnsupportedModelError
-from journeyman.agents.networks.catalogue import resolve
-from journeyman.agents.networks.loading import load_model
+from journeyman.agents.networks.adapters import begin
+from journeyman.agents.networks.loading import load_model, load_tokenizer
 from journeyman.agents.students.cache import growing_cache
 from journeyman.agents.students.dialect import Dialect, ToolRender, dialect_of
 from journeyman.agents.students.player import (
@@ -346,8 +346,14 @@ def load_student(
     dtype: str | None = None,
     device: str | None = None,
     model_config: Mapping[str, Any] | None = None,
+    lora: Mapping[str, Any] | bool | None = None,
+    quantization: Mapping[str, Any] | None = None,
 ) -> HFPlayer:
     """A student by model name; what is None is as it was trained, if it was trained here.
+
+    With `lora`, or where `model` is an adapter, the student's `model` is a `peft.PeftModel` with
+    one adapter, "default", of which alone parameters require gradients and are saved: its
+    `get_base_model()` is the base with the adapter's layers in it. Trainers take it as it is.
 
     Args:
         model: Its name (see `journeyman.agents.networks.catalogue`).
@@ -364,9 +370,12 @@ def load_student(
         dtype: Of the weights; None keeps the type they are saved in.
         device: Such as "cuda:1"; None takes a GPU if there is one.
         model_config: Values of the model's config to be changed, such as `attention_dropout`.
+        lora: Begins an adapter, which alone is trained: fields of `peft.LoraConfig`, see `begin`.
+        quantization: See `load_model`.
 
     Raises:
         ModelNotFoundError: No such model here.
+        MissingExtraError: An adapter needs PEFT, and it is not installed.
         SettingError: A value is out of its range.
         DialectError: The chat template cannot carry an episode.
     """
@@ -376,8 +385,10 @@ def load_student(
     dialect, render, template_kwargs, max_turn_tokens, max_context = ways.values()
     if max_turn_tokens is not None:
         sampling = turn_limit(sampling, max_turn_tokens)
-    loaded = load_model(model, dtype, device, model_config)
-    tokenizer = AutoTokenizer.from_pretrained(resolve(model))
+    loaded = load_model(model, dtype, device, model_config, quantization, trainable=True)
+    if lora or lora == {}:
+        loaded = begin(loaded, lora)
+    tokenizer = load_tokenizer(model)
     ends = end_ids(loaded.generation_config)
     spoken = dialect_of(tokenizer, dialect, render, template_kwargs, ends)
     if max_turn_tokens is None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from journeyman.agents.errors import DialectError
-from journeyman.agents.networks.catalogue import resolve
+from journeyman.agents.networks.catalogue import resolve, whole
 from journeyman.agents.students.player import Trainable
 
 FILE = "journeyman.json"
@@ -32,6 +32,8 @@ def remember(student: Trainable, folder: Path) -> None:
 def recall(model: str, given: dict[str, Any]) -> dict[str, Any]:
     """What is given, and where that is None what the model's folder says, if it says anything.
 
+    An adapter that says nothing converses as its base.
+
     Args:
         model: Its name (see `journeyman.agents.networks.catalogue`).
         given: Values by `NAMES`.
@@ -40,8 +42,9 @@ def recall(model: str, given: dict[str, Any]) -> dict[str, Any]:
         ModelNotFoundError: No such model here.
         DialectError: The file in the folder is not one of ours.
     """
-    file = Path(resolve(model)) / FILE
-    if not file.is_file():
+    files = (Path(resolve(name)) / FILE for name in (model, whole(model)))
+    file = next((it for it in files if it.is_file()), None)
+    if file is None:
         return given
     try:
         kept = dict(json.loads(file.read_text()))

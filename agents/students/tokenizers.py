@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,10 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from journeyman.agents.errors import ModelNotFoundError, SettingError
-from journeyman.agents.networks.catalogue import resolve
+from journeyman.agents.networks.catalogue import resolve, whole
+from journeyman.agents.networks.loading import TOKENIZER, load_tokenizer
 from journeyman.agents.students.dialect.checking import DialectCheck, check
 from journeyman.agents.students.player import end_ids
-
-_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
 
 def end_ids_at(path: str) -> tuple[int, ...]:
@@ -22,6 +22,8 @@ def end_ids_at(path: str) -> tuple[int, ...]:
     Args:
         path: What `from_pretrained` takes; a folder with a tokenizer alone names none.
     """
+    with contextlib.suppress(ModelNotFoundError):
+        path = resolve(whole(path))  # an adapter's folder has neither
     try:
         return end_ids(GenerationConfig.from_pretrained(path))
     except OSError:
@@ -43,10 +45,10 @@ def tokenizer_at(model: str) -> tuple[str, PreTrainedTokenizerBase]:
         ModelNotFoundError: No such model here, or no tokenizer that can be read.
     """
     folder = Path(model)
-    alone = model != "" and any((folder / name).is_file() for name in _FILES)
+    alone = model != "" and any((folder / name).is_file() for name in TOKENIZER)
     path = model if alone else resolve(model)
     try:
-        return path, AutoTokenizer.from_pretrained(path)
+        return path, AutoTokenizer.from_pretrained(path) if alone else load_tokenizer(model)
     except (OSError, ValueError, KeyError) as error:
         why = str(error).strip().partition("\n")[0]
         raise ModelNotFoundError(

@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from journeyman.agents.errors import DialectError, SettingError, VocabularyMismatchError
-from journeyman.agents.networks.catalogue import resolve
-from journeyman.agents.networks.loading import load_model
+from journeyman.agents.networks.loading import load_model, load_tokenizer
 from journeyman.agents.students.dialect import Dialect, ToolRender
 from journeyman.agents.students.player import Trainable
 from journeyman.agents.students.settings import recall
@@ -209,7 +208,7 @@ def load_cross_tokenizer_teacher(
         raise SettingError(f"batch_size={batch_size}: expected a whole number, 1 or more")
     ways = recall(model, {"render": render, "template_kwargs": template_kwargs})
     loaded = load_model(model, dtype, device)
-    tokenizer = AutoTokenizer.from_pretrained(resolve(model))
+    tokenizer = load_tokenizer(model)
     reader = LocalTeacher(loaded, tokenizer, batch_size)
     longest = int(loaded.config.get_text_config().max_position_embeddings)
     return CrossTokenizerTeacher(reader, tokenizer, longest, **ways)

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from journeyman.agents.errors import SettingError, VocabularyMismatchError
 from journeyman.agents.networks.batching import right_padded, similar_lengths
-from journeyman.agents.networks.catalogue import resolve
 from journeyman.agents.networks.heads import DENSE_LIMIT, Head, backbone
-from journeyman.agents.networks.loading import load_model
+from journeyman.agents.networks.loading import load_model, load_tokenizer
 from journeyman.agents.students.hf import HFPlayer, alike
 from journeyman.agents.students.player import Trainable
 from journeyman.agents.teachers.signal import Detail, Distribution, Signal, Teacher, TopK
@@ -180,5 +179,5 @@ def load_teacher(
     if type(batch_size) is not int or batch_size < 1:  # before the model is loaded
         raise SettingError(f"batch_size={batch_size}: expected a whole number, 1 or more")
     loaded = load_model(model, dtype, device)
-    tokenizer = AutoTokenizer.from_pretrained(resolve(model))
+    tokenizer = load_tokenizer(model)
     return LocalTeacher(loaded, tokenizer, batch_size, top_k)

@@ -8,7 +8,6 @@ arXiv:2601.18734; SDFT, 2601.19897; SDPO, 2601.20802).
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from journeyman.agents.errors import SettingError
+from journeyman.agents.networks.adapters import is_adapted, twin
 from journeyman.agents.students.contents import with_hint
 from journeyman.agents.students.dialect import Dialect
 from journeyman.agents.students.hf import HFPlayer, alike
@@ -77,8 +77,11 @@ class SelfTeacher(Teacher):
         self._taught: _Taught | None = None
 
     def check(self, student: Trainable) -> None:
-        """Take the copy: the student is as it was at the start, adapters not yet added."""
-        model = copy.deepcopy(student.model)
+        """Take the copy: the student is as it was at the start.
+
+        Of a student with an adapter the base is shared, and the copy is one of the adapter.
+        """
+        model = twin(student.model)
         reader = LocalTeacher(model, student.dialect.tokenizer, self._batch_size, self._top_k)
         longest = int(model.config.get_text_config().max_position_embeddings)
         self._taught = _Taught(student, model, reader, _Prompts(student.dialect, self._hint))
@@ -113,12 +116,12 @@ class SelfTeacher(Teacher):
             return
         taught = self._known()
         theirs = dict(taught.student.model.named_parameters())
-        ours = dict(taught.model.named_parameters())
-        if ours.keys() != theirs.keys():
+        ours = taught.own()
+        if not ours.keys() <= theirs.keys():
             raise SettingError(
-                "teacher.weights=average: the student is trained by adapters "
-                "(trainer.peft_config), and no average is taken of those; expected "
-                "teacher.weights=frozen, which is the student without them"
+                "teacher.weights=average: the student is trained by adapters that it got after the "
+                "average was begun (trainer.peft_config); expected student.lora, of which an "
+                "average is taken, or teacher.weights=frozen, which is the student without them"
             )
         for name, own in ours.items():
             own.lerp_(theirs[name].to(own.device, own.dtype), self._rate)
@@ -127,7 +130,7 @@ class SelfTeacher(Teacher):
         """See `Teacher.state_dict`: the average; frozen weights are those the run starts from."""
         if not self._moving:
             return {}
-        return {name: it.detach() for name, it in self._known().model.named_parameters()}
+        return {name: it.detach() for name, it in self._known().own().items()}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -136,7 +139,7 @@ class SelfTeacher(Teacher):
         Raises:
             ValueError: The state is that of other weights.
         """
-        ours = dict(self._known().model.named_parameters()) if self._moving else {}
+        ours = self._known().own() if self._moving else {}
         if ours.keys() != state.keys():
             raise ValueError(
                 f"teacher=self keeps {len(ours)} tensors and was given {len(state)}: the "
@@ -148,6 +151,8 @@ class SelfTeacher(Teacher):
     def _known(self) -> _Taught:
         if self._taught is None:
             raise ValueError("teacher=self does not know its student yet: call check(student)")
+        if is_adapted(self._taught.model):  # their base may have been moved
+            self._taught.model.to(self._taught.student.model.device)
         return self._taught
 
 
@@ -161,6 +166,11 @@ class _Taught:
     reader: LocalTeacher
     """Reads with it."""
     prompts: _Prompts
+
+    def own(self) -> dict[str, torch.nn.Parameter]:
+        """The copy's parameters by name, without those that it shares with the student."""
+        theirs = set(map(id, self.student.model.parameters()))
+        return {name: it for name, it in self.model.named_parameters() if id(it) not in theirs}
 
 
 class _Prompts:

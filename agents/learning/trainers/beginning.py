@@ -6,7 +6,6 @@ makes a penalty of them.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,12 +15,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from journeyman.agents.learning.losses.divergence import chosen_logprobs
+from journeyman.agents.networks.adapters import UNTOUCHED, twin
 from journeyman.agents.networks.batching import similar_lengths
 from journeyman.agents.networks.heads import Head, backbone
-
-UNTOUCHED = (True, "gaussian")
-"""Ways to begin LoRA adapters (`init_lora_weights`) that add nothing at first and leave the weights
-below as they are."""
 
 
 class Beginning:
@@ -33,11 +29,12 @@ class Beginning:
         Args:
             model: The student's, before the trainer adds adapters to it.
             adapters: Their `peft.LoraConfig`; without them the student is what it was, and no copy
-                is made. Of other kinds, and of None, it is.
+                is made. Of other kinds, and of None, it is; a model that has an adapter already
+                shares its base with the copy.
         """
         bare = getattr(adapters, "init_lora_weights", None) in UNTOUCHED
         bare = bare and not getattr(adapters, "modules_to_save", None)
-        self._copy = None if bare else copy.deepcopy(model).eval().requires_grad_(False)
+        self._copy = None if bare else _still(model)
         self._model = model
 
     @torch.no_grad()
@@ -55,8 +52,7 @@ class Beginning:
     @contextmanager
     def _as_it_was(self) -> Iterator[PreTrainedModel]:
         if self._copy is not None:
-            device = self._model.device
-            yield self._copy if self._copy.device == device else self._copy.to(device)
+            yield self._copy.to(self._model.device)
             return
         from peft.tuners.tuners_utils import BaseTunerLayer  # an optional package
 
@@ -71,6 +67,10 @@ class Beginning:
             for layer in layers:
                 layer.enable_adapters(True)
             self._model.train(training)
+
+
+def _still(model: PreTrainedModel) -> PreTrainedModel:
+    return twin(model).eval().requires_grad_(False)
 
 
 def hidden_states(model: PreTrainedModel, inputs: dict[str, Tensor], chosen: Tensor) -> Tensor:
