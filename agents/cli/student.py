@@ -28,13 +28,13 @@ def add(commands: Commands) -> None:
 
 
 def _student_serve(options: argparse.Namespace) -> int:
-    from journeyman.agents.networks.catalogue import resolve
+    from journeyman.agents.networks.catalogue import resolve, whole
     from journeyman.agents.students.vllm_doors import ENVIRONMENT, WORKER
-    from journeyman.agents.students.weights import base_of, lora_rank, rank_at
+    from journeyman.agents.students.weights import lora_rank, rank_at
 
     folder = resolve(options.model)
     rank = options.lora_rank or rank_at(folder) or 0
     more = [f"--worker-extension-cls={WORKER}", "--generation-config=vllm"]
     if rank:
         more += ["--enable-lora", f"--max-lora-rank={lora_rank(rank)}"]
-    return become_vllm(options, resolve(base_of(folder)), *more, environment=ENVIRONMENT)
+    return become_vllm(options, resolve(whole(options.model)), *more, environment=ENVIRONMENT)

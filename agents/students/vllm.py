@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from journeyman.agents.errors import (
     DivergedError,
     UnsupportedModelError,
     VocabularyMismatchError,
 )
-from journeyman.agents.networks.catalogue import resolve
+from journeyman.agents.networks.loading import load_tokenizer
 from journeyman.agents.students.dialect import Dialect, ToolRender, dialect_of
 from journeyman.agents.students.player import (
     Conversation,
@@ -34,7 +34,6 @@ from journeyman.agents.students.player import (
 from journeyman.agents.students.settings import NAMES, recall
 from journeyman.agents.students.tokenizers import end_ids_at
 from journeyman.agents.students.vllm_engine import Engine
-from journeyman.agents.students.weights import base_of
 from journeyman.envs import Message
 
 
@@ -229,10 +228,9 @@ class Ways:
         dialect, render, template_kwargs, max_turn_tokens, max_context = ways.values()
         if max_turn_tokens is not None:
             sampling = turn_limit(sampling, max_turn_tokens)
-        path = resolve(model)
-        ends = end_ids_at(resolve(base_of(path)))  # an adapter's folder names none
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        spoken = dialect_of(tokenizer, dialect, render, template_kwargs, ends)
+        spoken = dialect_of(
+            load_tokenizer(model), dialect, render, template_kwargs, end_ids_at(model)
+        )
         return cls(spoken, sampling, max_turn_tokens, max_context)
 
     def player(self, engine: TurnEngine) -> VLLMPlayer:
@@ -255,6 +253,7 @@ def load_student(
     top_k: int = 0,
     min_p: float = 0.0,
     sleep: int = 0,
+    lora: Mapping[str, Any] | bool | None = None,
     engine: dict[str, Any] | None = None,
 ) -> VLLMPlayer:
     """A student by model name; what is not told here is as in `hf`.
@@ -271,6 +270,7 @@ def load_student(
         top_k: See `hf`.
         min_p: See `hf`.
         sleep: What of the GPU's memory is free while the trainer works; see `Engine`.
+        lora: Begins an adapter, which alone is trained and copied; see `begin`.
         engine: Arguments of `vllm.LLM`.
 
     Raises:
@@ -284,4 +284,4 @@ def load_student(
     if ways.max_context is not None and ways.max_turn_tokens is not None:
         # The engine's cache must hold at least one such row.
         arguments.setdefault("max_model_len", ways.max_context + ways.max_turn_tokens)
-    return ways.player(Engine(model, sleep, **arguments))
+    return ways.player(Engine(model, sleep, lora, **arguments))

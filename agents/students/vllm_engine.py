@@ -19,22 +19,23 @@ import torch
 from transformers import MODEL_MAPPING, AutoConfig, PreTrainedModel
 
 from journeyman.agents.errors import MissingExtraError, SettingError, UnsupportedModelError
-from journeyman.agents.networks.catalogue import resolve
-from journeyman.agents.networks.loading import load_model
+from journeyman.agents.networks.catalogue import resolve, whole
 from journeyman.agents.students.weights import (
     Adapter,
-    base_of,
+    begun_rank,
     fingerprint,
     lora_rank,
     rank_at,
     size,
     tmpfs,
+    to_train,
 )
 
 
 class Engine:
     """vLLM's engine in this process; the players and streams on it share its batch."""
 
+    _begun: Mapping[str, Any] | bool | None = None
     _sleep = 0
     _asleep = False
     _lora: Any = None
@@ -44,7 +45,13 @@ class Engine:
     copied = 0
     """Bytes of weights that `sync` has brought here so far."""
 
-    def __init__(self, model: str, sleep: int = 0, **arguments: Any) -> None:
+    def __init__(
+        self,
+        model: str,
+        sleep: int = 0,
+        lora: Mapping[str, Any] | bool | None = None,
+        **arguments: Any,
+    ) -> None:
         """Load a model.
 
         Args:
@@ -52,6 +59,7 @@ class Engine:
                 is then played on its base.
             sleep: What `rest` gives free: 0 nothing; 1 the cache and, into the host's memory, the
                 weights; 2 both, and weights are forgotten. Nothing where vLLM cannot (a CPU).
+            lora: Begins an adapter, which alone is trained and copied; see `begin`.
             arguments: Those of `vllm.LLM`, passed on as they are.
 
         Raises:
@@ -61,8 +69,11 @@ class Engine:
             UnsupportedModelError: vLLM does not know the model, or cannot run it as asked.
         """
         self._model_name = model
+        self._begun = lora
         found = resolve(model)
-        path, rank = resolve(base_of(found)), rank_at(found)
+        path, rank = resolve(whole(model)), rank_at(found)
+        own = rank is not None
+        rank = begun_rank(lora) or rank
         if rank is not None:
             arguments.setdefault("enable_lora", True)
         if sleep not in (0, 1, 2) or isinstance(sleep, bool):
@@ -100,7 +111,7 @@ class Engine:
         self._final = vllm.sampling_params.RequestOutputKind.FINAL_ONLY
         self._ids = map(str, itertools.count())
         self._finished: dict[str, Any] = {}
-        if rank is not None:
+        if own:
             self._adapt(found)
         config = self._llm.llm_engine.model_config
         self.max_length: int = config.max_model_len
@@ -151,7 +162,7 @@ class Engine:
         In float32 whatever the engine's own type: in bfloat16 an optimiser's small steps round to
         nothing.
         """
-        return load_model(self._model_name, "float32")
+        return to_train(self._model_name, self._begun)
 
     @property
     def weights(self) -> PreTrainedModel | str:
@@ -198,7 +209,7 @@ class Engine:
         if self._adapts:
             raise UnsupportedModelError(
                 "student.engine.enable_lora: the student has no adapter to be played with; leave "
-                "it out, or train one (trainer.peft_config)"
+                "it out, or train one (student.lora)"
             )
 
         def load(target: torch.nn.Module) -> set[str]:
@@ -218,8 +229,8 @@ class Engine:
         if not self._adapts:
             raise UnsupportedModelError(
                 f"the student has an adapter, and vLLM's engine was started without a place for "
-                f"one: +student.engine.enable_lora=true +student.engine.max_lora_rank=N, of N not "
-                f"below its rank {adapter.rank}"
+                f"one: student.lora={{r: {adapter.rank}}}, or +student.engine.enable_lora=true "
+                f"+student.engine.max_lora_rank=N, of N not below its rank {adapter.rank}"
             )
         with tempfile.TemporaryDirectory(prefix="journeyman-", dir=tmpfs()) as folder:
             adapter.save(Path(folder))

@@ -30,9 +30,8 @@ from journeyman.agents.errors import (
     SettingError,
     StudentServerError,
 )
-from journeyman.agents.networks.catalogue import resolve
+from journeyman.agents.networks.catalogue import resolve, whole
 from journeyman.agents.networks.endpoints import Endpoint, some_of
-from journeyman.agents.networks.loading import load_model
 from journeyman.agents.students.dialect import ToolRender
 from journeyman.agents.students.player import Sampling
 from journeyman.agents.students.vllm import VLLMPlayer, Ways
@@ -40,11 +39,12 @@ from journeyman.agents.students.vllm_doors import UNTOUCHED, TrainersDoors
 from journeyman.agents.students.weights import (
     WEIGHTS,
     Adapter,
-    base_of,
+    begun_rank,
     fingerprint,
     rank_at,
     save_weights,
     tmpfs,
+    to_train,
 )
 
 Written = tuple[list[int], list[float]]
@@ -73,6 +73,7 @@ class ServerEngine:
         key: str | None = None,
         folder: str | None = None,
         sleep: int = 0,
+        lora: Mapping[str, Any] | bool | None = None,
     ) -> None:
         """Reach it, and see what it serves.
 
@@ -87,6 +88,7 @@ class ServerEngine:
             folder: Where weights are left for the server, which must see it under the same path;
                 None takes one in this machine's memory.
             sleep: What `rest` gives free there; see `vllm_engine.Engine`.
+            lora: Begins an adapter, which alone is trained and pushed; see `begin`.
 
         Raises:
             ModelNotFoundError: No such model here.
@@ -95,7 +97,8 @@ class ServerEngine:
         """
         if sleep not in (0, 1, 2) or isinstance(sleep, bool):
             raise SettingError(f"student.sleep={sleep}: expected 0, 1 or 2")
-        self._model_name = model
+        begun_rank(lora)  # checked
+        self._model_name, self._begun = model, lora
         self._path = resolve(model)
         self._is_adapter = rank_at(self._path) is not None
         asked = (StudentServerError, concurrency, timeout, patience, key)
@@ -150,7 +153,7 @@ class ServerEngine:
         if type(told.get("max_model_len")) is not int:
             raise self._turns.strange("no max_model_len, as vLLM does, of what it serves", told)
         self.max_length = told["max_model_len"]
-        base = resolve(base_of(self._path))
+        base = resolve(whole(self._model_name))
         self.vocabulary = int(AutoConfig.from_pretrained(base).get_text_config().vocab_size)
         same = told.get("root") == base
         if self._is_adapter and not same and served is None:
@@ -165,7 +168,7 @@ class ServerEngine:
     @cached_property
     def model(self) -> PreTrainedModel:
         """See `TurnEngine`; in float32, as in `vllm_engine.Engine`."""
-        return load_model(self._model_name, "float32")
+        return to_train(self._model_name, self._begun)
 
     @property
     def weights(self) -> PreTrainedModel | str:
@@ -363,6 +366,7 @@ def load_student(
     key: str | None = None,
     folder: str | None = None,
     sleep: int = 0,
+    lora: Mapping[str, Any] | bool | None = None,
 ) -> VLLMPlayer:
     """A student on a vLLM server, by its name here.
 
@@ -385,6 +389,7 @@ def load_student(
         key: See `ServerEngine`.
         folder: See `ServerEngine`.
         sleep: See `ServerEngine`.
+        lora: See `ServerEngine`.
 
     Raises:
         ModelNotFoundError: No such model here.
@@ -394,6 +399,6 @@ def load_student(
     sampling = Sampling(temperature, top_p, top_k, min_p)
     ways = Ways.of(model, sampling, dialect, render, template_kwargs, max_turn_tokens, max_context)
     engine = ServerEngine(
-        base_url, model, served, concurrency, timeout, patience, key, folder, sleep
+        base_url, model, served, concurrency, timeout, patience, key, folder, sleep, lora
     )
     return ways.player(engine)

@@ -16,11 +16,13 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from journeyman.agents.errors import UnsupportedModelError
+from journeyman.agents.errors import SettingError, UnsupportedModelError
+from journeyman.agents.networks.adapters import BEGUN, begin
+from journeyman.agents.networks.catalogue import ADAPTER
+from journeyman.agents.networks.loading import load_model
 
-ADAPTER = "adapter_config.json"
-"""What tells the folder of an adapter from that of a model."""
 WEIGHTS = "model.safetensors"
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -88,6 +90,23 @@ class Adapter:
         return _save(self.tensors, folder / "adapter_model.safetensors")
 
 
+def to_train(name: str, lora: Mapping[str, Any] | bool | None) -> PreTrainedModel:
+    """What trainers train of a student that is played elsewhere.
+
+    In float32 whatever is played with: in bfloat16 an optimiser's small steps round to nothing.
+
+    Args:
+        name: Of the model, or of an adapter, which goes on learning.
+        lora: Begins an adapter; see `begin`.
+
+    Raises:
+        MissingExtraError: An adapter needs PEFT, and it is not installed.
+        SettingError: A field of the adapter is out of its range.
+    """
+    model = load_model(name, "float32", trainable=True)
+    return model if lora is None or lora is False else begin(model, lora)
+
+
 def save_weights(tensors: Mapping[str, Tensor], folder: Path) -> int:
     """Write all weights of a model into a folder; returns their bytes.
 
@@ -101,6 +120,20 @@ def save_weights(tensors: Mapping[str, Tensor], folder: Path) -> int:
 def size(tensors: Mapping[str, Tensor]) -> int:
     """Bytes."""
     return sum(it.numel() * it.element_size() for it in tensors.values())
+
+
+def begun_rank(lora: Mapping[str, Any] | bool | None) -> int | None:
+    """The rank of an adapter that is to be begun; None if there is none.
+
+    Raises:
+        SettingError: It is no rank.
+    """
+    if lora is None or lora is False:
+        return None
+    rank = (BEGUN | dict(lora if isinstance(lora, Mapping) else {}))["r"]
+    if type(rank) is not int or rank < 1:
+        raise SettingError(f"student.lora.r={rank}: expected a whole number, 1 or more")
+    return rank
 
 
 def lora_rank(rank: int) -> int:
@@ -128,19 +161,6 @@ def tmpfs() -> str | None:
 def _save(tensors: Mapping[str, Tensor], path: Path) -> int:
     save_file({name: it.detach().cpu().contiguous() for name, it in tensors.items()}, path)
     return size(tensors)
-
-
-def base_of(folder: str) -> str:
-    """The model that an adapter was trained on; of any other folder, or a hub id, itself.
-
-    Args:
-        folder: What `from_pretrained` takes.
-    """
-    if not (Path(folder) / ADAPTER).is_file():
-        return folder
-    from peft import PeftConfig
-
-    return str(PeftConfig.from_pretrained(folder).base_model_name_or_path)
 
 
 def rank_at(folder: str) -> int | None:

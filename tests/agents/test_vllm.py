@@ -332,7 +332,7 @@ def test_a_model_that_transformers_cannot_play(tmp_path: Path) -> None:
 @needs_vllm
 def test_what_cannot_be_copied_is_refused(native: VLLMPlayer) -> None:
     peft.get_peft_model(native.model, peft.LoraConfig(r=9, target_modules=["q_proj"]))
-    message = r"without a place for one: \+student\.engine\.enable_lora=true .* its rank 9"
+    message = r"without a place for one: student\.lora=\{r: 9\}, or \+student.* its rank 9"
     with pytest.raises(UnsupportedModelError, match=message):
         native.open([])
     native.engine.model = torch.nn.Linear(1, 1, bias=False)

@@ -9,15 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from journeyman.agents.errors import UnsupportedModelError
+from journeyman.agents.errors import SettingError, UnsupportedModelError
 from journeyman.agents.students.weights import (
     WEIGHTS,
     Adapter,
-    base_of,
+    begun_rank,
     fingerprint,
     lora_rank,
     rank_at,
     save_weights,
+    to_train,
 )
 
 from .tiny import llama
@@ -89,13 +90,34 @@ def test_what_vllm_does_not_play_is_refused() -> None:
         Adapter.of(several)
 
 
-def test_a_folder_tells_its_base(tmp_path: Path) -> None:
-    assert base_of(str(tmp_path)) == str(tmp_path)
-    assert base_of("org/name") == "org/name" and rank_at("org/name") is None
+def test_a_folder_tells_its_adapters_rank(tmp_path: Path) -> None:
+    assert rank_at(str(tmp_path)) is None and rank_at("org/name") is None
     config = {"peft_type": "LORA", "base_model_name_or_path": "embedded-student", "r": 3}
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-    assert base_of(str(tmp_path)) == "embedded-student"
     assert rank_at(str(tmp_path)) == 3
+
+
+def test_an_adapter_is_begun_or_goes_on(tmp_path: Path) -> None:
+    base, place = tmp_path / "base", tmp_path / "adapter"
+    llama(64).save_pretrained(base)
+    begun = to_train(str(base), {"r": 3, "target_modules": TARGETS})
+    trained = [name for name, it in begun.named_parameters() if it.requires_grad]
+    assert trained and all("lora_" in name for name in trained)
+    begun.save_pretrained(place)
+    assert rank_at(str(place)) == 3
+    again = to_train(str(place), None)
+    assert [name for name, it in again.named_parameters() if it.requires_grad] == trained
+    whole = to_train(str(base), None)
+    assert all(it.requires_grad for it in whole.parameters())
+    with pytest.raises(SettingError, match=r"leave student\.lora out"):
+        to_train(str(place), {"r": 3})
+
+
+def test_ranks_of_adapters_that_are_begun() -> None:
+    assert [begun_rank(it) for it in (None, False, True, {}, {"r": 5})] == [None, None, 16, 16, 5]
+    for wrong in ("4", 0, True, 2.0):
+        with pytest.raises(SettingError, match=rf"student\.lora\.r={wrong}: expected a whole"):
+            begun_rank({"r": wrong})
 
 
 def test_all_weights_are_written_once(tmp_path: Path) -> None:
