@@ -62,7 +62,7 @@ class Adapter:
                 f"({', '.join(sorted(active)) or 'none'}): leave one, or play with student=hf"
             )
         (name,) = active
-        config = model.peft_config[name]  # type: ignore[index]
+        config: Any = model.peft_config[name]  # type: ignore[index]
         if not isinstance(config, LoraConfig) or config.use_dora:
             kind = "DoRA" if isinstance(config, LoraConfig) else config.peft_type.value
             raise UnsupportedModelError(
@@ -72,7 +72,7 @@ class Adapter:
         found = get_peft_model_state_dict(
             model,
             adapter_name=name,
-            save_embedding_layers=False,  # type: ignore[arg-type]
+            save_embedding_layers=False,
         )
         tensors = {f"{_ROOT}{key.removeprefix(_ROOT)}": it for key, it in found.items()}
         return cls(config, tensors)
