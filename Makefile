@@ -142,10 +142,10 @@ $(VLLM_STAMP): Makefile
 		watchfiles==1.3.0 xgrammar==0.2.7 yarl==1.25.1
 	@touch $@
 
-test-vllm: vllm-extras ## the tests of the student in vLLM and of a teacher on its server
+test-vllm: vllm-extras ## the tests of the student in vLLM, in this process and on a server, and of a teacher on one
 	@$(TEST_ENV) VLLM_CACHE_ROOT=$(CURDIR)/build/vllm VLLM_LOGGING_LEVEL=ERROR VLLM_NO_USAGE_STATS=1 \
 		$(VLLM_VENV)/bin/python -m pytest tests/agents/test_vllm.py tests/agents/test_served_vllm.py \
-		tests/agents/test_openai_vllm.py -m 'vllm or not vllm' \
+		tests/agents/test_openai_vllm.py tests/agents/test_pushed_vllm.py -m 'vllm or not vllm' \
 		--cov=journeyman.agents.students.vllm --cov=journeyman.agents.students.vllm_engine --cov-config=/dev/null --cov-fail-under=90 $(ARGS)
 
 lint: setup typing-tree ## ruff, mypy, import-linter

@@ -22,6 +22,7 @@ from journeyman.agents.cli import (
     play,
     sandbox,
     show,
+    student,
     teacher,
     tools,
     why,
@@ -162,6 +163,7 @@ def _parser() -> Parser:
     models.add(group(commands, "models", "list and fetch models"))
     models.add_export(commands)
     teacher.add(group(commands, "teacher", "serve a teacher"))
+    student.add(group(commands, "student", "serve a student that is trained meanwhile"))
     return parser
 
 

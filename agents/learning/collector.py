@@ -32,7 +32,7 @@ from journeyman.agents.rollouts.rollout import no_room, rollout
 from journeyman.agents.rollouts.tasks import Fork, TaskRef
 from journeyman.agents.search.evidence import Forest, TreeEpisode, TreeRollouts
 from journeyman.agents.students.dialect import Dialect
-from journeyman.agents.students.player import Player, Trainable
+from journeyman.agents.students.player import ModelPlayer, Player, Trainable
 from journeyman.agents.teachers import Annotations, Detail, Teacher
 from journeyman.envs import Episode, StopReason
 from journeyman.tools import CallStatus
@@ -195,6 +195,8 @@ class Collector:
         annotations = Annotations(self.teacher, self.detail or Detail.SAMPLED, dialect)
         theirs = [_dice(task) >= self.lmbda for task in tasks]
         forest = self._play(tasks, theirs, annotations, step)
+        if isinstance(self.student, ModelPlayer):
+            self.student.rest()
         rows, theirs = forest.rows, theirs[: len(forest.rows)]
         episodes = [row.episode for row in rows]
         evidence = None if self.search is None else [row.steps for row in rows]

@@ -206,6 +206,9 @@ class ModelPlayer:
         self.sampling = sampling
         self.max_context = min(max_context or limit, limit)
 
+    def rest(self) -> None:
+        """Nothing is played for a while: memory may be given free until a batch is opened."""
+
     def changed(self, changes: dict[str, Any]) -> Sampling:
         """Its sampling with other values."""
         return replace(self.sampling, **changes)

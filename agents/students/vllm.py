@@ -1,25 +1,26 @@
 """The student in vLLM: the same conversations as `journeyman.agents.students.hf`, batched there.
 
 Each turn is one request whose prompt is the row's whole token stream; the prefix cache makes that
-cheap. Tokens go in and come out: vLLM is not even given the tokenizer.
+cheap. Tokens go in and come out: vLLM is not even given the tokenizer. The engine is in this
+process (`vllm_engine.py`) or on a server (`vllm_server.py`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from journeyman.agents.errors import (
     DivergedError,
     UnsupportedModelError,
     VocabularyMismatchError,
 )
-from journeyman.agents.networks.catalogue import resolve
+from journeyman.agents.networks.loading import load_tokenizer
 from journeyman.agents.students.dialect import Dialect, ToolRender, dialect_of
 from journeyman.agents.students.player import (
     Conversation,
@@ -36,12 +37,47 @@ from journeyman.agents.students.vllm_engine import Engine
 from journeyman.envs import Message
 
 
+class TurnEngine(Protocol):
+    """vLLM as a player sees it, wherever it runs."""
+
+    max_length: int
+    """Longest token stream, the tokens that are to be written included."""
+    vocabulary: int
+    """Tokens that the model tells apart."""
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """What trainers train; once asked for, it is what `sync` brings to the engine."""
+
+    @property
+    def weights(self) -> PreTrainedModel | str:
+        """`model` if anyone has asked for it, else the folder (or hub id) of what is played."""
+
+    def sync(self) -> None:
+        """Play with the weights that `model` has now, if anyone has asked for it."""
+
+    def rest(self) -> None:
+        """Nothing is played until the next `sync`."""
+
+    def submit(self, tokens: Sequence[int], ends: Sequence[int], **sampling: Any) -> str:
+        """Ask for a turn: what is written after `tokens` up to one of `ends`; returns its id."""
+
+    def step(self) -> None:
+        """Work a little at what was asked for."""
+
+    def take(self, request: str) -> tuple[list[int], list[float]] | None:
+        """Tokens and log-probabilities of a request, once, if it has finished."""
+
+    def abort(self, request: str) -> None:
+        """Forget a request."""
+
+
 class VLLMPlayer(ModelPlayer):
     """Samples turns from a causal language model in vLLM's engine."""
 
     def __init__(
         self,
-        engine: Engine,
+        engine: TurnEngine,
         dialect: Dialect,
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
         max_context: int | None = None,
@@ -81,6 +117,10 @@ class VLLMPlayer(ModelPlayer):
         """Start a batch of conversations."""
         self.engine.sync()
         return VLLMStream(self, conversations)
+
+    def rest(self) -> None:
+        """See `Engine.rest`."""
+        self.engine.rest()
 
     def at(self, **changes: Any) -> VLLMPlayer:
         """The same engine with other sampling."""
@@ -166,6 +206,51 @@ class VLLMStream:
         return Turn(row, tuple(tokens), tuple(logprobs), truncated)
 
 
+@dataclass(frozen=True)
+class Ways:
+    """How a model converses, wherever it is played."""
+
+    dialect: Dialect
+    sampling: Sampling
+    max_turn_tokens: int | None
+    """None is for the engine to say, by what it can read."""
+    max_context: int | None
+
+    @classmethod
+    def of(
+        cls,
+        model: str,
+        sampling: Sampling,
+        dialect: str | None,
+        render: ToolRender | None,
+        template_kwargs: Mapping[str, Any] | None,
+        max_turn_tokens: int | None,
+        max_context: int | None,
+    ) -> Ways:
+        """What is None is as the model was trained, if it was trained here; see `load_student`.
+
+        Raises:
+            ModelNotFoundError: No such model here.
+            SettingError: A value is out of its range.
+        """
+        own = (dialect, render, template_kwargs, max_turn_tokens, max_context)
+        ways = recall(model, dict(zip(NAMES, own, strict=True)))
+        dialect, render, template_kwargs, max_turn_tokens, max_context = ways.values()
+        if max_turn_tokens is not None:
+            sampling = turn_limit(sampling, max_turn_tokens)
+        spoken = dialect_of(
+            load_tokenizer(model), dialect, render, template_kwargs, end_ids_at(model)
+        )
+        return cls(spoken, sampling, max_turn_tokens, max_context)
+
+    def player(self, engine: TurnEngine) -> VLLMPlayer:
+        """Who converses so in an engine."""
+        sampling = self.sampling
+        if self.max_turn_tokens is None:
+            sampling = replace(sampling, max_tokens=longest_turn(engine.max_length))
+        return VLLMPlayer(engine, self.dialect, sampling, self.max_context)
+
+
 def load_student(
     model: str,
     dialect: str | None = None,
@@ -177,9 +262,26 @@ def load_student(
     top_p: float = 1.0,
     top_k: int = 0,
     min_p: float = 0.0,
+    sleep: int = 0,
+    lora: Mapping[str, Any] | bool | None = None,
     engine: dict[str, Any] | None = None,
 ) -> VLLMPlayer:
-    """A student by model name; `engine` holds arguments of `vllm.LLM`, the others are as in `hf`.
+    """A student by model name; what is not told here is as in `hf`.
+
+    Args:
+        model: Its name; an adapter's folder is played on its base.
+        dialect: See `hf`; this and the next eight.
+        render: See `hf`.
+        template_kwargs: See `hf`.
+        max_turn_tokens: See `hf`.
+        max_context: See `hf`.
+        temperature: See `hf`.
+        top_p: See `hf`.
+        top_k: See `hf`.
+        min_p: See `hf`.
+        sleep: What of the GPU's memory is free while the trainer works; see `Engine`.
+        lora: Begins an adapter, which alone is trained and copied; see `begin`.
+        engine: Arguments of `vllm.LLM`.
 
     Raises:
         MissingExtraError: vLLM is not installed.
@@ -187,20 +289,9 @@ def load_student(
         UnsupportedModelError: vLLM does not know the model, or the context is longer than its.
     """
     sampling = Sampling(temperature, top_p, top_k, min_p)
-    own = (dialect, render, template_kwargs, max_turn_tokens, max_context)
-    ways = recall(model, dict(zip(NAMES, own, strict=True)))
-    dialect, render, template_kwargs, max_turn_tokens, max_context = ways.values()
-    if max_turn_tokens is not None:
-        sampling = turn_limit(sampling, max_turn_tokens)
-    path = resolve(model)
-    spoken = dialect_of(
-        AutoTokenizer.from_pretrained(path), dialect, render, template_kwargs, end_ids_at(path)
-    )
+    ways = Ways.of(model, sampling, dialect, render, template_kwargs, max_turn_tokens, max_context)
     arguments = dict(engine or {})
-    if max_context is not None and max_turn_tokens is not None:
+    if ways.max_context is not None and ways.max_turn_tokens is not None:
         # The engine's cache must hold at least one such row.
-        arguments.setdefault("max_model_len", max_context + max_turn_tokens)
-    started = Engine(model, **arguments)
-    if max_turn_tokens is None:
-        sampling = replace(sampling, max_tokens=longest_turn(started.max_length))
-    return VLLMPlayer(started, spoken, sampling, max_context)
+        arguments.setdefault("max_model_len", ways.max_context + ways.max_turn_tokens)
+    return ways.player(Engine(model, sleep, lora, **arguments))

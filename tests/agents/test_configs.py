@@ -79,8 +79,8 @@ def nodes(config: Any) -> Iterator[DictConfig]:
             yield config
 
 
-EXTRA = "journeyman.agents.students.vllm."
-"""What needs an optional package: built by that package's tests."""
+EXTRA = ("journeyman.agents.students.vllm.", "journeyman.agents.students.vllm_server.")
+"""What needs an optional package, or a server: built by tests of its own."""
 
 
 def check(node: DictConfig, folder: Path) -> None:

@@ -1,12 +1,6 @@
 """vLLM's own server of chat completions against the same weights in here (`make test-vllm`)."""
 
-import os
-import socket
-import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +20,7 @@ pytest.importorskip("openai")  # of the developer's tools
 
 from .openai_agent import Agent, client
 from .test_proxy import judge, played_in, proxy
+from .vllm_serving import CACHE, OPTIONS, serving
 
 pytestmark = [
     pytest.mark.vllm,
@@ -60,41 +55,15 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The embedded student on vLLM's server, until the tests are done."""
     folder = tmp_path_factory.mktemp("server")
     (folder / "template.jinja").write_text(TEMPLATE.strip())
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     command = [
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
         *(f"--model={resolve('embedded-student')}", "--served-model-name=embedded-student"),
-        *("--host=127.0.0.1", f"--port={port}", f"--max-model-len={CONTEXT + TURN}"),
-        *("--dtype=float32", "--enforce-eager", "--block-size=32"),
-        *("--kv-cache-memory-bytes=134217728", f"--chat-template={folder / 'template.jinja'}"),
+        *("--host=127.0.0.1", f"--max-model-len={CONTEXT + TURN}"),
+        *(*OPTIONS, CACHE, f"--chat-template={folder / 'template.jinja'}"),
         *("--enable-auto-tool-choice", "--tool-call-parser=hermes"),
     ]
-    environment = dict(os.environ, VLLM_CPU_OMP_THREADS_BIND="nobind")
-    log = folder / "log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, env=environment
-        )
-        try:
-            address = f"http://127.0.0.1:{port}/v1"
-            _wait(address, process, log)
-            yield address
-        finally:
-            process.terminate()
-            process.wait(60)
-
-
-def _wait(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    for _ in range(1200):
-        assert process.poll() is None, log.read_text()[-4000:]
-        try:
-            urllib.request.urlopen(f"{url}/models", timeout=5).close()
-            return
-        except (urllib.error.URLError, ConnectionError):
-            time.sleep(0.5)
-    raise TimeoutError(log.read_text()[-4000:])
+    with serving(command, folder) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

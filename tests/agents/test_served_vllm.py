@@ -2,13 +2,7 @@
 
 import json
 import math
-import os
-import socket
 import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,47 +22,22 @@ from journeyman.agents.teachers.served import ROUNDING, ServedTeacher
 from journeyman.envs import Episode
 
 from .tiny import BUILTIN, chat, llama, tokenizer
+from .vllm_serving import CACHE, COMMAND, OPTIONS, serving
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
 K = 16
 CLOSE = 1e-2
 """Nats between two engines, both in float32."""
-ENGINE = "--dtype float32 --enforce-eager --block-size 32 --kv-cache-memory-bytes 134217728"
-COMMAND = (sys.executable, "-P", "-m", "journeyman.agents.cli")
+ENGINE = " ".join((*OPTIONS, CACHE))
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`journeyman teacher serve embedded-teacher`, until the tests are done."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("server") / "log"
-    serve = ("teacher", "serve", "embedded-teacher", f"--port={port}", f"--engine={ENGINE}")
-    environment = dict(os.environ, VLLM_CPU_OMP_THREADS_BIND="nobind")
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [*COMMAND, *serve], stdout=output, stderr=subprocess.STDOUT, env=environment
-        )
-        try:
-            url = f"http://127.0.0.1:{port}/v1"
-            _wait(url, process, log)
-            yield url
-        finally:
-            process.terminate()
-            process.wait(60)
-
-
-def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(600):
-        assert process.poll() is None, log.read_text()[-4000:]
-        try:
-            urllib.request.urlopen(f"{url}/models", timeout=5).close()
-            return
-        except (urllib.error.URLError, ConnectionError):
-            time.sleep(0.5)
-    raise TimeoutError(log.read_text()[-4000:])
+    serve = (*COMMAND, "teacher", "serve", "embedded-teacher", f"--engine={ENGINE}")
+    with serving(serve, tmp_path_factory.mktemp("server")) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

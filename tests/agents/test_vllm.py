@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -22,6 +22,7 @@ from transformers import (
 from journeyman.agents.credit import Uniform
 from journeyman.agents.errors import (
     MissingExtraError,
+    SettingError,
     UnsupportedModelError,
     VocabularyMismatchError,
 )
@@ -30,6 +31,8 @@ from journeyman.agents.learning.losses import JSD
 from journeyman.agents.learning.trainers.parts import Parts
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import TaskRef
+from journeyman.agents.students import vllm as students
+from journeyman.agents.students import weights
 from journeyman.agents.students.dialect import Dialect
 from journeyman.agents.students.hf import HFPlayer, load_student
 from journeyman.agents.students.player import Conversation, Sampling
@@ -40,7 +43,10 @@ from journeyman.agents.teachers import Detail
 from journeyman.agents.teachers.local import LocalTeacher, load_teacher
 from journeyman.envs import Episode, make
 
+from .templates import tokenizer_of
 from .tiny import BUILTIN, chat, llama, row_of, token_logprobs, tokenizer
+
+peft = pytest.importorskip("peft")
 
 needs_vllm = pytest.mark.vllm
 # vLLM's own imports warn.
@@ -90,6 +96,11 @@ def engine(folder: Path) -> Engine:
 def native(engine: Engine) -> Iterator[VLLMPlayer]:
     yield VLLMPlayer(engine, chat(), Sampling(max_tokens=8))
     engine.__dict__.pop("model", None)  # a test may have asked for it
+
+
+def engine_of(player: VLLMPlayer) -> Engine:
+    assert isinstance(player.engine, Engine)
+    return player.engine
 
 
 def tasks(count: int) -> list[TaskRef]:
@@ -218,21 +229,17 @@ def test_a_row_can_be_dropped_while_it_writes(native: VLLMPlayer) -> None:
     assert not native.engine._llm.llm_engine.has_unfinished_requests()
 
 
-@needs_vllm
-def test_the_engine_plays_what_was_trained(
-    native: VLLMPlayer, folder: Path, tmp_path: Path
-) -> None:
-    """After each optimiser step the next rollout's log-probabilities are the trained model's."""
+def compared(player: VLLMPlayer, folder: Path, **kwargs: Any) -> tuple[Any, list[float]]:
+    """A trainer of two steps, and how far what it plays is from its own log-probabilities."""
     from trl import DistillationConfig  # imports vLLM if it is there, which warns
 
     from journeyman.agents.learning.trainers import distill
 
-    own = copy.deepcopy(tokenizer())  # a trainer may set its padding
-    player = VLLMPlayer(native.engine, Dialect(own, "names"), Sampling(max_tokens=8))
+    own = player.dialect.tokenizer
     teacher = LocalTeacher(llama(len(own), width=48, seed=9), own)
     parts = Parts(player, teacher, JSD(), Uniform(), tasks, {"max_turns": 3})
     args = DistillationConfig(
-        output_dir=str(tmp_path),
+        output_dir=str(folder),
         max_steps=2,
         per_device_train_batch_size=6,
         learning_rate=1e-2,
@@ -244,7 +251,7 @@ def test_the_engine_plays_what_was_trained(
         report_to="none",
         disable_tqdm=True,
     )
-    trainer = distill.build(parts, args)
+    trainer = distill.build(parts, args, **kwargs)
     played = []
 
     class Comparing(Collector):
@@ -254,6 +261,17 @@ def test_the_engine_plays_what_was_trained(
             return batch
 
     trainer._collector = Comparing(**vars(trainer._collector))
+    return trainer, played
+
+
+@needs_vllm
+def test_the_engine_plays_what_was_trained(
+    native: VLLMPlayer, folder: Path, tmp_path: Path
+) -> None:
+    """After each optimiser step the next rollout's log-probabilities are the trained model's."""
+    own = copy.deepcopy(tokenizer())  # a trainer may set its padding
+    player = VLLMPlayer(native.engine, Dialect(own, "names"), Sampling(max_tokens=8))
+    trainer, played = compared(player, tmp_path)
     trainer.train()
     assert len(played) == 2
     assert max(played) < CLOSE
@@ -311,13 +329,115 @@ def test_a_model_that_transformers_cannot_play(tmp_path: Path) -> None:
 
 @needs_vllm
 def test_what_cannot_be_copied_is_refused(native: VLLMPlayer) -> None:
-    native.model.register_parameter("lora_A", torch.nn.Parameter(torch.zeros(1)))
-    with pytest.raises(UnsupportedModelError, match="adapter"):
+    peft.get_peft_model(native.model, peft.LoraConfig(r=9, target_modules=["q_proj"]))
+    message = r"without a place for one: student\.lora=\{r: 9\}, or \+student.* its rank 9"
+    with pytest.raises(UnsupportedModelError, match=message):
         native.open([])
     native.engine.model = torch.nn.Linear(1, 1, bias=False)
     native.engine.model.named_parameters = lambda: iter(())
     with pytest.raises(RuntimeError, match=r"has not, .*old ones: .*model\.embed_tokens\.weight"):
         native.open([])
+
+
+@pytest.fixture(scope="module")
+def adapter(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA of the model with code of its own."""
+    place = tmp_path_factory.mktemp("models") / "adapter"
+    model = load_student(str(folder), render="names", device="cpu").model
+    config = peft.LoraConfig(r=4, lora_alpha=12, target_modules="all-linear")
+    found = peft.get_peft_model(model, config)
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(3)
+        for name, weight in found.named_parameters():
+            if "lora_" in name:
+                weight.normal_(0, 0.1)
+    found.save_pretrained(place)
+    tokenizer().save_pretrained(place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def adapted(adapter: Path) -> VLLMPlayer:
+    """`student=vllm student.model=ADAPTER`."""
+    return load_vllm(str(adapter), render="names", max_turn_tokens=8, engine=SMALL)
+
+
+@needs_vllm
+def test_an_adapters_folder_is_played_on_its_base(
+    adapted: VLLMPlayer, adapter: Path, folder: Path
+) -> None:
+    engine = engine_of(adapted)
+    engine.__dict__.pop("model", None)
+    base = load_student(str(folder), render="names", device="cpu").model
+    episodes = rollout(adapted, tasks(6), env_kwargs={"max_turns": 3})
+    assert max(differences(base, episodes)) > 0.1
+    model = peft.PeftModel.from_pretrained(base, str(adapter)).eval()
+    assert max(differences(model, episodes)) < CLOSE
+    assert engine.copied == 0 and "model" not in engine.__dict__
+
+
+@needs_vllm
+def test_an_adapter_is_swapped_after_each_step_and_nothing_else_is_copied(
+    adapted: VLLMPlayer, folder: Path, tmp_path: Path
+) -> None:
+    engine = engine_of(adapted)
+    engine.model = load_student(str(folder), render="names", device="cpu").model
+    config = peft.LoraConfig(r=8, target_modules=["q_proj", "o_proj", "up_proj"])
+    began = engine.copied
+    trainer, played = compared(adapted, tmp_path, peft_config=config)
+    own = [it for it in trainer.model.parameters() if it.requires_grad]
+    trainer.train()
+    assert len(played) == 2 and max(played) < CLOSE
+    after = rollout(adapted, tasks(6), env_kwargs={"max_turns": 3})
+    assert max(differences(adapted.model, after)) < CLOSE
+    with trainer.model.disable_adapter():
+        assert max(differences(adapted.model, after)) > 0.1
+    size = sum(it.numel() * 4 for it in own)
+    assert size < 0.2 * sum(it.numel() * 4 for it in adapted.model.parameters())
+    assert engine.copied - began == 3 * size  # before the first step, and after each
+    rollout(adapted, tasks(1), env_kwargs={"max_turns": 1})
+    assert engine.copied - began == 3 * size  # nothing has changed
+
+
+@needs_vllm
+def test_adapters_that_do_not_fit_the_engine_are_refused(adapted: VLLMPlayer, folder: Path) -> None:
+    engine = engine_of(adapted)
+    engine.model = load_student(str(folder), render="names", device="cpu").model
+    with pytest.raises(UnsupportedModelError, match=r"enable_lora: the student has no adapter"):
+        adapted.open([])
+    peft.get_peft_model(engine.model, peft.LoraConfig(r=16, target_modules=["q_proj"]))
+    with pytest.raises(UnsupportedModelError, match=r"vLLM refuses the student's adapter: .*rank"):
+        adapted.open([])
+
+
+@needs_vllm
+def test_each_end_token_ends_a_turn_in_the_engine(native: VLLMPlayer) -> None:
+    greedy = Sampling(0.0, max_tokens=6)
+    (conversation,) = conversations(1)
+    whole = finished(VLLMPlayer(native.engine, chat(), greedy).open([conversation]))
+    other = whole.tokens[2]
+    dialect = Dialect(tokenizer(), "names", ends=(other,))
+    turn = finished(VLLMPlayer(native.engine, dialect, greedy).open([conversation]))
+    assert not turn.truncated
+    assert turn.tokens == whole.tokens[: whole.tokens.index(other) + 1]
+
+
+@needs_vllm
+def test_on_a_cpu_nothing_sleeps(native: VLLMPlayer) -> None:
+    """Nor is the engine asked to: there it would only warn."""
+    from vllm.platforms import current_platform
+
+    assert not current_platform.is_sleep_mode_available()
+    assert native.model is not None
+    native.rest()
+    assert len(rollout(native, tasks(1), env_kwargs={"max_turns": 1})) == 1
+
+
+@needs_vllm
+def test_ranks_are_vllms() -> None:
+    from vllm.config.lora import MaxLoRARanks
+
+    assert get_args(MaxLoRARanks) == weights._RANKS
 
 
 @needs_vllm
@@ -379,6 +499,8 @@ class Recorded:
 
     def sync(self) -> None: ...
 
+    def rest(self) -> None: ...
+
     def step(self) -> None: ...
 
 
@@ -419,6 +541,96 @@ def test_any_end_token_ends_a_turn() -> None:
     assert (by_other.tokens, by_other.truncated) == ((5, 7), False)
     assert (forced.tokens, forced.truncated) == ((5, 9, eos), True)
     assert forced.logprobs == (-1.0, -1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "family", ["qwen3", "gemma3", "llama3_1", "gptoss", "glm4moe", "phi4_mini"]
+)
+def test_turns_end_in_vllm_as_they_do_in_transformers(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the dialect's tokens, and by all of the generation config's."""
+    words = tokenizer_of(family)
+    words.save_pretrained(tmp_path)
+    model = llama(len(words))
+    other = words.convert_tokens_to_ids("z")
+    model.generation_config.eos_token_id = [words.eos_token_id, other]
+    model.save_pretrained(tmp_path)
+    monkeypatch.setattr(students, "Engine", lambda *args, **kwargs: Recorded())
+    monkeypatch.setattr(Recorded, "vocabulary", len(words))
+    place = {"model": str(tmp_path), "max_turn_tokens": 4}
+    ours, theirs = load_vllm(**place), load_student(**place, device="cpu")
+    assert set(ours.dialect.end_ids) == set(theirs.dialect.end_ids) >= {other, words.eos_token_id}
+    own = {words.convert_ids_to_tokens(it) for it in ours.dialect.end_ids}
+    expected = {"gptoss": "<|call|>", "glm4moe": "<|observation|>", "gemma3": "<end_of_turn>"}
+    assert expected.get(family, "z") in own
+    ours.open(conversations(1))
+    engine: Any = ours.engine
+    assert set(engine.asked[0]["ends"]) == set(ours.dialect.end_ids)
+
+
+class Sleepy:
+    """What an engine asks of vLLM as it rests and wakes."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.llm_engine = SimpleNamespace(vllm_config=SimpleNamespace(lora_config=None))
+
+    def sleep(self, level: int) -> None:
+        self.done.append(f"sleep {level}")
+
+    def wake_up(self) -> None:
+        self.done.append("wake up")
+
+    def apply_model(self, load: Any) -> list[set[str]]:
+        self.done.append("weights")
+        return [set()]
+
+    def reset_prefix_cache(self, reset_running_requests: bool) -> None:
+        self.done.append("forget prefixes")
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_the_engine_sleeps_while_the_trainer_works(level: int) -> None:
+    engine = object.__new__(Engine)
+    engine._llm = llm = Sleepy()
+    engine._sleep = level
+    engine.sync()
+    engine.rest()
+    assert llm.done == []  # nobody trains
+    engine.model = llama(len(tokenizer()))
+    engine.sync()
+    pushed = ["weights", "forget prefixes"]
+    assert llm.done == pushed
+    engine.rest()
+    engine.rest()
+    engine.sync()
+    # At level 2 they were forgotten, and must be copied though nothing has changed.
+    assert llm.done == [*pushed, f"sleep {level}", "wake up", *(pushed if level == 2 else [])]
+    size = sum(it.numel() * 4 for it in engine.model.parameters())
+    assert engine.copied == level * size
+
+
+def test_it_rests_once_a_rollout_is_played() -> None:
+    """Before anything is learned from it."""
+    rested = []
+
+    class Resting(HFPlayer):
+        def rest(self) -> None:
+            rested.append(self.model.training)
+
+    player = Resting(llama(len(tokenizer())), chat(), Sampling(max_tokens=4))
+    collector = Collector(player, Uniform(), None, None, {"max_turns": 1})
+    collector.collect(tasks(2))
+    assert rested == [False]
+
+
+@pytest.mark.parametrize("sleep", [3, -1, True])
+def test_levels_of_sleep(sleep: Any) -> None:
+    with pytest.raises(SettingError, match=rf"student\.sleep={sleep}: expected 0, 1 or 2"):
+        load_vllm("embedded-student", sleep=sleep)
+    with pytest.raises(SettingError, match=r"student\.sleep=2: the base of an adapter"):
+        load_vllm("embedded-student", sleep=2, engine={"enable_lora": True})
 
 
 def test_texts_that_end_turns_are_refused() -> None:
