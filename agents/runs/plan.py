@@ -1,7 +1,8 @@
 """A run of several stages: what each is, and whether all can be run, before the first begins.
 
-An experiment with `stages` names further experiments, in order. Each is a run of its own in a folder of its own,
-composed as if it stood on the command line: the user's overrides are every stage's. Nothing here imports torch.
+An experiment with `stages` names further experiments, in order. Each is a run of its own in a
+folder of its own, composed as if it stood on the command line: the user's overrides are every
+stage's. Nothing here imports torch.
 """
 
 from __future__ import annotations

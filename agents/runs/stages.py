@@ -1,7 +1,7 @@
-"""`journeyman train` of an experiment with stages: runs one after the other, and one table over all.
+"""`journeyman train` of an experiment with stages: runs one after the other, one table over all.
 
-A stage is a run like any other, in a folder below this one's: it goes on after a kill, and is kept when it is done.
-Its student then plays the evaluation tasks, in a row of this run's table that has the stage's name.
+A stage is a run like any other, in a folder below this one's: it goes on after a kill, and is kept
+when it is done. Its student then plays the evaluation tasks, as a row of this run's table.
 """
 
 from __future__ import annotations
