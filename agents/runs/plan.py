@@ -99,8 +99,8 @@ def _composed(name: str, chosen: Any, own: Sequence[str]) -> DictConfig:
         raise SettingError(f"{place}={chosen} has stages itself: name its stages here instead")
     if "model" not in config.student:
         raise SettingError(
-            f"{place}: {config.student.get('_target_')} has no model=, by which what it has learned "
-            f"would be played"
+            f"{place}: student {config.student.get('_target_')} takes no model=, as which what it "
+            f"has learned could play"
         )
     return config
 
