@@ -64,8 +64,8 @@ def planned(config: DictConfig, overrides: Sequence[str]) -> list[Stage]:
         )
     own = [it for it in overrides if not _GROUP_OWN.match(it)]
     folder, stages = Path(config.run_dir), list[Stage]()
-    for name, chosen in told.items():
-        stage = Stage(str(name), _composed(str(name), chosen, own))
+    for key, chosen in told.items():
+        stage = Stage(name := str(key), _composed(name, chosen, own))
         stage.config.name = f"{config.name}/{name}"
         stage.config.run_dir = str(folder / stage.name)
         # Each student plays once, when its stage is done, and all of them the same tasks.
