@@ -302,7 +302,7 @@ defaults: [smollm2-bank/common]
     "small": """\
 steps: 1
 student: {max_context: 640}
-trainer: {args: {per_device_train_batch_size: 4, save_steps: 4}}
+trainer: {args: {per_device_train_batch_size: 4, gradient_accumulation_steps: 1, save_steps: 4}}
 """,
     "small-first": "student: {model: embedded-student}\n",
 }
