@@ -184,3 +184,51 @@ def test_train_step(tmp_path: Path) -> None:
         assert 0 < found["difference"] <= 1e-8
     assert figures["peak_mb"]["shared"] < figures["peak_mb"]["flat"]
     assert figures["peak_mb"]["shared"] < 1.1 * figures["peak_mb"]["trl"]
+
+
+@pytest.mark.timeout(1200)  # under a minute, if nothing else works
+def test_gpu(tmp_path: Path, load: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every part on a CPU, from the shape of a model to the stages that ship."""
+    gpu = load("gpu")
+    options = ["--device", "cpu", "--tiny", "--out", str(tmp_path), "--limit", "1200"]
+    assert gpu.main(options) == 1  # nothing was measured at batch 64
+    told = json.loads((tmp_path / "gpu.json").read_text())
+    parts = told["parts"]
+    assert list(parts) == ["ticks", "generate", "training", "real"]
+    assert not [it for figures in parts.values() for it in figures if {"error", "failed"} & set(it)]
+    assert [(it["dtype"], it["batch"]) for it in parts["ticks"]] == [
+        *(("bfloat16", 1), ("bfloat16", 4)),
+        *(("float32", 1), ("float32", 4)),
+    ]
+    for it in (*parts["ticks"], *parts["generate"]):
+        assert it["tokens_a_second"] > 0
+    for it in parts["ticks"]:
+        assert it["tick_ms"] * it["tokens_a_second"] == pytest.approx(1000 * it["batch"])
+    assert [it["way"] for it in parts["generate"]] == ["generate"] * 2 + ["continuous batching"] * 2
+    rows = {it["row"]: it for it in parts["real"][1:]}
+    assert list(rows) == ["no-op", "oracle", "student", "teacher", "on-policy", "self"]
+    assert parts["real"][0]["finished"] and rows["oracle"]["success"] == 1
+    assert told["must hold"]["the real result is finished"]["holds"] is True
+    assert (tmp_path / "gpu.md").read_text() in capsys.readouterr().out
+
+
+def test_what_a_gpu_must_hold_is_told_from_figures(load: Any) -> None:
+    gpu = load("gpu")
+    ticks = [
+        {"dtype": "bfloat16", "batch": 64, "tick_ms": 3.9},
+        {"dtype": "float32", "batch": 64, "tick_ms": 3.8},
+    ]
+    real = [
+        {"finished": True, "status": 0, "seconds": 200.0},
+        {"row": "student", "success": 0.30, "low": 0.24, "high": 0.37},
+        {"row": "on-policy", "success": 0.56, "low": 0.49, "high": 0.63},
+    ]
+    held = gpu.verdicts({"ticks": ticks, "real": real}).values()
+    assert [holds for holds, _ in held] == [True, False, True, True]
+    real[2] |= {"success": 0.54}
+    (*_, (holds, words)) = gpu.verdicts({"real": real}).values()
+    assert (holds, words) == (False, "+24.0 points")
+    real[2] |= {"success": 0.60, "low": 0.36}  # far enough, but the intervals meet
+    (*_, (holds, _)) = gpu.verdicts({"real": real}).values()
+    assert holds is False
+    assert [holds for holds, _ in gpu.verdicts({}).values()] == [None] * 4

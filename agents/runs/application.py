@@ -40,6 +40,7 @@ from journeyman.agents.runs.config import (
     read,
 )
 from journeyman.agents.runs.places import check_names
+from journeyman.agents.runs.plan import planned, sibling
 from journeyman.envs import env_class, env_ids
 from journeyman.tools.doors import load_group
 
@@ -72,6 +73,8 @@ APPS = {
     "proxy": App(ProxyConfig, "journeyman.agents.runs.proxy.command:serve_proxy"),
 }
 """By the name of the root config in `journeyman.conf`."""
+STAGED = "journeyman.agents.runs.stages:train_stages"
+"""The job of a config with `stages`, in place of the command's own."""
 
 
 def run_app(name: str, argv: Sequence[str]) -> None:
@@ -96,6 +99,7 @@ def run_app(name: str, argv: Sequence[str]) -> None:
     sys.argv = [f"journeyman {name}", *argv]
     OmegaConf.register_new_resolver("groups", _list_groups, replace=True)
     OmegaConf.register_new_resolver("folder", folder_name, replace=True)
+    OmegaConf.register_new_resolver("stage", sibling, replace=True)
 
     failures: list[Exception] = []
 
@@ -104,7 +108,11 @@ def run_app(name: str, argv: Sequence[str]) -> None:
             config.run_dir = HydraConfig.get().runtime.output_dir
         try:
             _look_over(config, APPS[name].kind)
-            _job(APPS[name].job)(config)
+            if config.get("stages") is not None:
+                stages = planned(config, HydraConfig.get().overrides.task)
+                _job(STAGED)(config, stages)
+            else:
+                _job(APPS[name].job)(config)
         except Exception as error:  # Hydra would print a line of its own before it raises
             failures.append(error)
 
@@ -139,9 +147,9 @@ def _look_over(config: DictConfig, kind: type[Any]) -> None:
     read(kind, config)
 
 
-def _job(place: str) -> Callable[[DictConfig], object]:
+def _job(place: str) -> Callable[..., object]:
     module, _, function = place.partition(":")
-    found: Callable[[DictConfig], object] = getattr(importlib.import_module(module), function)
+    found: Callable[..., object] = getattr(importlib.import_module(module), function)
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # transformers' own, one for each file it reads or writes

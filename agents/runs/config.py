@@ -188,6 +188,8 @@ class TrainConfig(RunConfig):
     log_episodes: Count
     train_on_tests: bool = False
     """`split` may name tasks that evaluations play, where there are no others."""
+    stages: dict[str, Any] | None = None
+    """Runs to be done one after the other instead of this one: name -> experiment, or several."""
 
     def __post_init__(self) -> None:
         """Training must have somewhere to go, and not on tests."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -21,17 +22,19 @@ def env_kwargs(config: RunConfig) -> dict[str, Any]:
     return config.env.kwargs | {"sandbox": make(config.sandbox, "sandbox")}
 
 
-def check_names(*nodes: DictConfig) -> None:
+def check_names(*nodes: DictConfig, made: Collection[Path] = ()) -> None:
     """Look for the models of parts of ours by their names, before the first of them is loaded.
 
     Args:
         nodes: Parts, or what holds parts at any depth, such as the config of a run.
+        made: Folders of runs that come before, whose models will be there by then.
 
     Raises:
         ModelNotFoundError: A part asks for one that is not there.
     """
     for name in dict.fromkeys(name for node in nodes for name in _models(node)):
-        check(name)
+        if Path(name).parent not in made:
+            check(name)
 
 
 def _models(node: DictConfig) -> Iterator[str]:

@@ -348,6 +348,7 @@ def finish(
     composed: DictConfig,
     seconds: float,
     said: Sequence[str] = (),
+    history: Sequence[Mapping[str, Any]] | None = None,
 ) -> None:
     """Write summary, picture and table, and print the table.
 
@@ -357,8 +358,9 @@ def finish(
         composed: The config.
         seconds: That the run took.
         said: Remarks that were printed before; they are only written.
+        history: Figures of training by step; None takes those that the run wrote.
     """
-    history = read_metrics(run / "metrics.jsonl")
+    history = read_metrics(run / "metrics.jsonl") if history is None else history
     found = remarks(rows, history)
     extra = {
         "machine": machine(),
