@@ -231,7 +231,8 @@ class _Rollout:
             else:
                 record.fail(turn.failure)
                 self._leave(stream, turn)
-        self._collect(stream, block=stream.idle)
+        room = bool(self._tasks) and len(self._rows) < self._places
+        self._collect(stream, block=stream.idle and not room)
 
     def _of(self, turn: Turn) -> Underway:
         return self._open[self._rows[turn.row]]

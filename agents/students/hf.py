@@ -72,11 +72,19 @@ class HFPlayer(ModelPlayer):
         self.end_ids = (*dialect.end_ids, *end_ids(getattr(model, "generation_config", None)))
         """Tokens of which any ends a turn."""
         self.prefixes = PrefixStore(model)
-        """What its streams have read, as long as the weights stay as they are."""
+        """What its streams have read, as long as the weights stay as they are; see `rest`."""
 
     def open(self, conversations: Sequence[Conversation]) -> Stream:
         """Start a batch of conversations."""
         return HFStream(self, conversations)
+
+    def rest(self) -> None:
+        """Forget what was read.
+
+        What is read after that is the same to the last bit as in a run that was started anew here;
+        a prefix that was read in another batch may differ in rounding.
+        """
+        self.prefixes.clear()
 
     def at(self, **changes: Any) -> HFPlayer:
         """The same model with other sampling."""

@@ -95,6 +95,15 @@ class TrainersDoors:
         """
         self._content(self._send("POST", f"sleep?level={level}"))
 
+    @property
+    def asleep(self) -> bool:
+        """Whether it sleeps: whoever had it sleep may have been killed before waking it.
+
+        Raises:
+            StudentServerError: See `version`.
+        """
+        return self._content(self._send("GET", "is_sleeping")).get("is_sleeping") is True
+
     def wake(self) -> None:
         """Undo `sleep`.
 

@@ -133,7 +133,7 @@ class ServerEngine:
             it.patience = min(patience, START_PATIENCE)
         try:
             listed = self._turns.ask(self._turns.client, "GET", "models", timeout=START_PATIENCE)
-            known = self._doors.version()
+            known, self._asleep = self._doors.version(), self._doors.asleep
         finally:
             for it in (self._turns, self._doors.endpoint):
                 it.patience = patience
@@ -162,7 +162,7 @@ class ServerEngine:
                 f"{self._model_name} is an adapter of {base}; if they are the same, say so: "
                 f"student.served={self.served}"
             )
-        if not self._is_adapter and (known != UNTOUCHED or not same):
+        if not self._is_adapter and (known != UNTOUCHED or not same or self._asleep):
             _ = self.model  # which will be pushed: who knows what it has
 
     @cached_property

@@ -70,7 +70,7 @@ class PushedServer(ThreadingHTTPServer):
 
     def start_anew(self) -> None:
         """Forget what was pushed."""
-        self.version = "default"
+        self.version, self.sleeps = "default", False
         self.weights: dict[str, Tensor] | None = None
         self.adapters: dict[str, dict[str, Tensor]] = {}
 
@@ -109,11 +109,18 @@ class PushedServer(ThreadingHTTPServer):
         return (200, "Success") if known else (404, {"error": {"message": "cannot be found"}})
 
     def at_sleep(self, body: dict[str, Any]) -> tuple[int, Any]:
+        self.sleeps = True
         return 200, ""
 
-    at_wake_up = at_sleep
+    def at_wake_up(self, body: dict[str, Any]) -> tuple[int, Any]:
+        self.sleeps = False
+        return 200, ""
+
+    def at_is_sleeping(self, body: dict[str, Any]) -> tuple[int, Any]:
+        return 200, {"is_sleeping": self.sleeps}
 
     def at_completions(self, body: dict[str, Any]) -> tuple[int, Any]:
+        assert not self.sleeps
         self.turns.append(body)
         if body["model"] == "served":
             told = -0.5 if self.weights is None else mark(self.weights)

@@ -162,6 +162,19 @@ def test_a_fork_reads_what_is_new(read: list[list[int]]) -> None:
         assert read[0] == [3]
 
 
+def test_whoever_rests_plays_on_as_if_it_were_new() -> None:
+    """To the last bit: a run that was killed between two batches ends as one that was not."""
+    player = HFPlayer(llama(VOCABULARY, seed=1), MARKS, Sampling(max_tokens=12))
+    first, second = family(random.Random(2), 8), family(random.Random(3), 8)
+    expected = play(player, second)
+    player.rest()
+    play(player.at(temperature=0.0), first)
+    assert len(player.prefixes)
+    player.rest()
+    assert not player.prefixes.size
+    assert play(player, second) == expected
+
+
 def another(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     return {k: v * 1.5 for k, v in model.state_dict().items()}
 

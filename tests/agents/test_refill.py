@@ -286,6 +286,21 @@ def test_who_waits_keeps_its_place() -> None:
     assert Room.most == 2
 
 
+def test_a_place_that_gets_free_is_not_kept_until_a_tool_has_finished() -> None:
+    """The first one's tool ends once the third has come to the place of the second, who never
+    waits."""
+
+    def meeting(env: ToolEnv) -> Iterator[str]:
+        if number(env.task.id) != 1:
+            yield render_hermes(ToolCall("meet", {}))
+        yield "Answer: done"
+
+    refs = tasks(3, "Waiting")
+    refs[1] = tasks(3)[1]
+    found = rollout(ScriptedPlayer(chat(), meeting), refs, 2)
+    assert [[r.call.status for r in e.calls] for e in found] == [["ok"], [], ["ok"]]
+
+
 def test_forks_take_free_places_too() -> None:
     refs = [ref for ref in tasks() if number(ref.task_id) not in (SHUT, BREAKS)]
     parents = rollout(scripted(), refs, 3, keep=True)

@@ -18,6 +18,9 @@ from .tiny import BUILTIN, chat, llama, tokenizer
 
 peft = pytest.importorskip("peft")
 
+LOOKS = ("/v1/models", "/weight_info", "/is_sleeping")
+"""Doors that change nothing."""
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -115,7 +118,7 @@ def test_weights_are_pushed_when_they_have_changed(server: PushedServer, folder:
     (turn,) = play(player)
     assert turn.logprobs[0] == pytest.approx(weights(player)) != before
     assert engine_of(player).copied == 2 * size
-    doors = [it for it in server.doors if it not in ("/v1/models", "/weight_info")]
+    doors = [it for it in server.doors if it not in LOOKS]
     push = ["/collective_rpc", "/reset_prefix_cache?reset_running_requests=true"]
     push += ["/update_weight_version", "/v1/completions"]
     assert doors == [*push, "/v1/completions", *push]
@@ -325,6 +328,22 @@ def test_it_sleeps_while_the_trainer_works(server: PushedServer, folder: Path) -
         player.rest()
     with pytest.raises(SettingError, match=r"student\.sleep=3: expected 0, 1 or 2"):
         student(server, folder, sleep=3)
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_a_server_that_a_killed_run_left_asleep_is_woken(
+    server: PushedServer, folder: Path, level: int
+) -> None:
+    """And gets the weights again, whatever it had: at level 2 they are forgotten."""
+    gone = student(server, folder, sleep=level)
+    change(gone)
+    play(gone)
+    gone.rest()
+    assert server.sleeps
+    server.version, server.weights = "default", {}
+    again = student(server, folder)
+    (turn,) = play(again)
+    assert turn.logprobs[0] == pytest.approx(weights(again))
 
 
 def test_a_row_can_be_dropped_while_it_writes(server: PushedServer, folder: Path) -> None:

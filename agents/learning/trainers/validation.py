@@ -21,7 +21,7 @@ from journeyman.agents.evaluation.metrics import Metrics, summarise
 from journeyman.agents.rollouts.job import Job
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import TaskRef
-from journeyman.agents.students.player import Trainable
+from journeyman.agents.students.player import ModelPlayer, Trainable
 from journeyman.agents.students.settings import remember
 
 KEPT = "validation.json"
@@ -138,4 +138,6 @@ class Validation(TrainerCallback):
             own = [task for batch in batches[self._job.rank :: self._job.count] for task in batch]
             return summarise(self._job.share(rollout(player, own, size, self._env_kwargs)))
         finally:
+            if isinstance(self._student, ModelPlayer):
+                self._student.rest()
             model.train(training)
