@@ -388,12 +388,17 @@ def test_trained_adapters_are_listed(
     adapter: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name, source in (("a/model", adapter), ("a/best", base), ("b/model", adapter)):
+    for name, source in (
+        ("a/model", adapter),
+        ("a/best", base),
+        ("b/model", adapter),
+        ("staged/on-policy/model", adapter),
+    ):
         shutil.copytree(source, tmp_path / "runs" / name)
     config = tmp_path / "runs/b/model/adapter_config.json"
     config.write_text(json.dumps({"base_model_name_or_path": "/gone"}))
     rows = dict(catalogue.trained())
-    assert rows["runs/a/model"] == f"an adapter on {base}"
+    assert rows["runs/a/model"] == rows["runs/staged/on-policy/model"] == f"an adapter on {base}"
     assert rows["runs/a/best"] == "trained here"
     assert rows["runs/b/model"].startswith("an adapter, but the base of the adapter")
 
