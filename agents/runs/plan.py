@@ -26,6 +26,7 @@ TAKEN = ("no-op", "oracle")
 """Rows of the table that are no stage's."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _EXPERIMENT = re.compile(r"[A-Za-z0-9][\w./-]*")
+_MODEL = re.compile(r"\+*(student|teacher)\.model=")
 _GROUP_OWN = re.compile(r"\+*(experiment|run_dir|name|stages)[.=]|~(experiment|stages)")
 """Overrides that say what the stages are and where they go; all others are each stage's."""
 
@@ -100,7 +101,11 @@ def _composed(name: str, chosen: Any, own: Sequence[str]) -> DictConfig:
             f"{place}={chosen}: expected the name of an experiment, or a list of such names"
         )
     try:
-        config = hydra.compose("train", [*own, f"experiment=[{','.join(parts)}]"])
+        chosen_last = f"experiment=[{','.join(parts)}]"
+        config = hydra.compose("train", [*own, chosen_last])
+        if any(_MODEL.match(it) for it in own):
+            others = [it for it in own if not _MODEL.match(it)]
+            _keep_made(config, hydra.compose("train", [*others, chosen_last]))
     except (HydraException, OmegaConfBaseException) as error:
         words = " ".join(str(error).partition("Config search path:")[0].split())
         raise SettingError(f"{place}: {words}") from error
@@ -112,6 +117,20 @@ def _composed(name: str, chosen: Any, own: Sequence[str]) -> DictConfig:
             f"has learned could play"
         )
     return config
+
+
+def _keep_made(config: DictConfig, untold: DictConfig) -> None:
+    """A model from the command line is what stages begin with, not what a stage before made.
+
+    Args:
+        config: Of a stage, with all that the command line says.
+        untold: The same without the models.
+    """
+    for part in ("student", "teacher"):
+        node = OmegaConf.to_container(untold[part], resolve=False) if untold[part] else {}
+        made = node.get("model") if isinstance(node, dict) else None
+        if isinstance(made, str) and made.startswith("${stage:"):
+            config[part].model = made
 
 
 def _adapter(stage: Stage, made: Mapping[Path, Any]) -> Any:

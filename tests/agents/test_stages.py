@@ -123,6 +123,15 @@ def test_an_adapter_of_all_stages_is_begun_once(asked: list[str]) -> None:
         assert (as_left.model, as_left.lora) == (f"runs/smollm2-bank/{name}/model", None)
 
 
+def test_another_model_is_what_the_first_stage_begins_with(asked: list[str]) -> None:
+    stages = plan("experiment=smollm2-bank", "student.model=embedded-student")
+    made = "runs/smollm2-bank/student/model"
+    models = [config.student.model for config in stages.values()]
+    assert models == ["embedded-student", made, made, made]
+    assert stages["on-policy"].teacher.model == "runs/smollm2-bank/teacher/model"
+    assert set(asked) == {"embedded-student"}
+
+
 def test_a_second_adapter_on_a_stage_s_own_is_refused_before_the_first(asked: list[str]) -> None:
     added = "+trainer.peft_config={_target_: peft.LoraConfig, r: 4}"
     with pytest.raises(SettingError) as error:
