@@ -238,7 +238,8 @@ def _named_places() -> dict[str, Path]:
 
 def trained() -> list[tuple[str, str]]:
     """Students that runs below the working folder left: their folders, and what they are."""
-    found = sorted(path for name in ("model", "best") for path in Path("runs").glob(f"*/{name}"))
+    places = (f"{run}/{name}" for run in ("*", "*/*") for name in ("model", "best"))  # and stages'
+    found = sorted(path for place in places for path in Path("runs").glob(place))
     rows = []
     for folder in found:
         if (folder / ADAPTER).is_file():

@@ -11,6 +11,8 @@ from accelerate.utils import is_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from journeyman.agents.errors import UnsupportedModelError
+
 DENSE_LIMIT = 1 << 24
 """Most logits (tokens times vocabulary) computed at once."""
 
@@ -28,10 +30,20 @@ class Head:
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> Head:
-        """The head of a model, read from its configuration."""
+        """The head of a model, read from its configuration.
+
+        Raises:
+            UnsupportedModelError: It has an adapter, which its weight alone does not hold.
+        """
         config = model.config.get_text_config()
         cap = getattr(config, "final_logit_softcapping", None)
-        projection = model.get_output_embeddings()
+        projection: Any = model.get_output_embeddings()
+        if hasattr(projection, "base_layer"):  # PEFT's
+            raise UnsupportedModelError(
+                f"{type(model).__name__} has an adapter on its output layer, and logits are formed "
+                f"of that layer's weight: take it out of target_modules (or train it whole: "
+                f"modules_to_save), or merge the adapter (journeyman models merge DIR OUT)"
+            )
         for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
             if (scale := getattr(config, name, None)) is not None:
                 return cls(projection, float(scale), cap)

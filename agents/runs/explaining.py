@@ -42,6 +42,7 @@ from journeyman.agents.runs.config import (
 from journeyman.agents.runs.folder import explaining_full_disk
 from journeyman.agents.runs.measuring import fingerprint, tested
 from journeyman.agents.runs.places import check_names, env_kwargs
+from journeyman.agents.runs.plan import learned
 from journeyman.agents.search.backup import expected_backup
 from journeyman.agents.search.deciding import Counts, DecidingSearch, gold_counts
 from journeyman.agents.search.language import LanguageWorld
@@ -184,14 +185,15 @@ def _config(run: Path) -> RunConfig:
 def _student(run: Path, config: RunConfig, row: str, question: Question) -> DictConfig:
     """The student that plays on, as a part: the run's own with what is overridden."""
     node = config.student
-    if row == AFTER and not any(it.startswith("student=") for it in question.student):
-        model = run / "model"
-        if question.player == STUDENT and not model.is_dir():
+    stages = getattr(config, "stages", None) or {}
+    left = run / row if row in stages else run if row == AFTER else None
+    if left is not None and not any(it.startswith("student=") for it in question.student):
+        if question.player == STUDENT and not (left / "model").is_dir():
             raise RunDirError(
-                f"{run} has no model/, whose episodes row {AFTER!r} holds: give the one that is to "
+                f"{left} has no model/, whose episodes row {row!r} holds: give the one that is to "
                 f"play on, student=hf student.model=…, or use --player {ORACLE}"
             )
-        node = OmegaConf.merge(node, {"model": str(model)})  # type: ignore[assignment]
+        node = learned(_config(left).student, left)
     return overridden("student", node, question.student)
 
 

@@ -22,7 +22,7 @@ from journeyman.agents.runs.config import TrainConfig, make, read
 from journeyman.agents.runs.folder import RunFolder, explaining_full_disk
 from journeyman.agents.runs.measuring import bounds, evaluate, tested
 from journeyman.agents.runs.places import check_environments, env_kwargs
-from journeyman.agents.runs.plan import Stage
+from journeyman.agents.runs.plan import Stage, learned
 from journeyman.agents.runs.train import finish, train
 
 CURVES = ("loss", "rollout/success", "eval/success")
@@ -66,8 +66,7 @@ def train_stages(composed: DictConfig, stages: Sequence[Stage]) -> None:
 
 def _measure(stage: Stage, config: TrainConfig, rows: dict[str, Metrics], job: Job) -> None:
     """Let the student of a stage play; before the first of them, those that every table has."""
-    node = stage.config.student.copy()
-    node.model = str(Path(stage.config.run_dir) / "model")
+    node = learned(stage.config.student, Path(stage.config.run_dir))
     player, kwargs = make(node, "student"), env_kwargs(config)
     if not rows:
         rows |= bounds(player.dialect, config, kwargs, job)

@@ -16,18 +16,20 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from journeyman.agents.cli import main
-from journeyman.agents.errors import ModelNotFoundError, SettingError
+from journeyman.agents.errors import ModelNotFoundError, SettingError, UnsupportedModelError
 from journeyman.agents.learning.losses import JSD
 from journeyman.agents.learning.trainers import distill, sft
 from journeyman.agents.learning.trainers.beginning import Beginning
 from journeyman.agents.learning.trainers.parts import Parts
 from journeyman.agents.networks import catalogue
 from journeyman.agents.networks.adapters import saved_bytes, twin
+from journeyman.agents.networks.heads import Head, backbone
 from journeyman.agents.networks.loading import load_model
 from journeyman.agents.runs import train as runs_train
 from journeyman.agents.students.exporting import export, merge
 from journeyman.agents.students.hf import HFPlayer, load_student
 from journeyman.agents.students.tokenizers import checked, end_ids_at
+from journeyman.agents.teachers.local import LocalTeacher
 from journeyman.agents.teachers.privileged import SelfTeacher
 
 from .test_gradients import batch_of, ragged, random_credit
@@ -190,6 +192,21 @@ def test_training_changes_the_adapter_and_saves_it_alone(
     assert torch.equal(
         logits(load_model(str(tmp_path / "model"))), logits(parts.student.model.eval())
     )
+
+
+def test_a_teacher_with_an_adapter_on_the_output_layer_is_refused(base: Path) -> None:
+    """The weight below it says nothing of it: distributions would be another model's."""
+    lora: dict[str, Any] = {"r": 2, "target_modules": ["q_proj", "lm_head"]}
+    model = load_student(str(base), lora=lora).model
+    with pytest.raises(UnsupportedModelError, match="adapter on its output layer"):
+        LocalTeacher(model, tokenizer())
+    # Trained whole its weight is all that there is to it.
+    lora = {"r": 2, "target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}
+    model = stirred(load_student(str(base), lora=lora).model)
+    states = backbone(model)(input_ids=ROWS).last_hidden_state
+    weight = Head.of(model).projection.weight
+    assert weight.requires_grad
+    torch.testing.assert_close(states @ weight.T, model(input_ids=ROWS).logits)
 
 
 # --- copies ---------------------------------------------------------------------------------------
@@ -388,12 +405,17 @@ def test_trained_adapters_are_listed(
     adapter: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name, source in (("a/model", adapter), ("a/best", base), ("b/model", adapter)):
+    for name, source in (
+        ("a/model", adapter),
+        ("a/best", base),
+        ("b/model", adapter),
+        ("staged/on-policy/model", adapter),
+    ):
         shutil.copytree(source, tmp_path / "runs" / name)
     config = tmp_path / "runs/b/model/adapter_config.json"
     config.write_text(json.dumps({"base_model_name_or_path": "/gone"}))
     rows = dict(catalogue.trained())
-    assert rows["runs/a/model"] == f"an adapter on {base}"
+    assert rows["runs/a/model"] == rows["runs/staged/on-policy/model"] == f"an adapter on {base}"
     assert rows["runs/a/best"] == "trained here"
     assert rows["runs/b/model"].startswith("an adapter, but the base of the adapter")
 

@@ -178,6 +178,20 @@ def test_adapters_and_checkpointing(always: None) -> None:
         torch.testing.assert_close(ours[name], gradient, atol=1e-8, rtol=0, msg=name)
 
 
+def test_a_model_is_tried_in_its_own_type(always: None) -> None:
+    """And not in that of the passes around, whose rounding is larger than what is told apart."""
+    model = llama(VOCABULARY, width=16)
+    rows, places = tree(1)
+    types: list[torch.dtype] = []
+    mlp = backbone(model).layers[0].mlp
+    with (
+        mlp.register_forward_hook(lambda *passed: types.append(passed[-1].dtype)),
+        torch.autocast("cpu", torch.bfloat16),
+    ):
+        states_at(model, rows, places)
+    assert types == [torch.float32, torch.float32, torch.bfloat16]
+
+
 def test_each_token_is_read_once(always: None) -> None:
     model = exact(gpt2(VOCABULARY, width=16))
     rows, places = tree(2, count=20)

@@ -12,10 +12,11 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from journeyman.agents.errors import ModelNotFoundError, SettingError
-from journeyman.agents.runs import places
+from journeyman.agents.runs import explaining, places
 from journeyman.agents.runs.application import offer_options
+from journeyman.agents.runs.explaining import Question
 from journeyman.agents.runs.measuring import fingerprint
-from journeyman.agents.runs.plan import Stage, planned, sibling
+from journeyman.agents.runs.plan import Stage, learned, planned, sibling
 from journeyman.agents.students.hf import load_student
 
 from .test_resume import KILL
@@ -111,6 +112,43 @@ def test_a_model_that_no_stage_before_makes_is_looked_for(
         plan("+stages={teacher: smollm2-bank/teacher}", "name=mine")
     told = "stages.teacher: no model runs/mine/student/model (stages before it: none)"
     assert str(error.value) == told
+
+
+def test_an_adapter_of_all_stages_is_begun_once(asked: list[str]) -> None:
+    stages = plan("experiment=smollm2-bank", "student.lora={r: 4}")
+    begun = {name: config.student.lora for name, config in stages.items()}
+    assert begun == {"student": {"r": 4}, "teacher": None, "on-policy": None, "self": None}
+    for name, config in stages.items():
+        as_left = learned(config.student, Path(config.run_dir))
+        assert (as_left.model, as_left.lora) == (f"runs/smollm2-bank/{name}/model", None)
+
+
+def test_another_model_is_what_the_first_stage_begins_with(asked: list[str]) -> None:
+    stages = plan("experiment=smollm2-bank", "student.model=embedded-student")
+    made = "runs/smollm2-bank/student/model"
+    models = [config.student.model for config in stages.values()]
+    assert models == ["embedded-student", made, made, made]
+    assert stages["on-policy"].teacher.model == "runs/smollm2-bank/teacher/model"
+    assert set(asked) == {"embedded-student"}
+
+
+def test_a_second_adapter_on_a_stage_s_own_is_refused_before_the_first(asked: list[str]) -> None:
+    added = "+trainer.peft_config={_target_: peft.LoraConfig, r: 4}"
+    with pytest.raises(SettingError) as error:
+        plan("experiment=smollm2-bank", added)
+    assert "stages.teacher: trainer.peft_config=" in str(error.value)
+    assert "runs/smollm2-bank/student/model is an adapter of a stage before" in str(error.value)
+
+
+def test_who_plays_on_from_inside_a_stage_s_episodes(asked: list[str], tmp_path: Path) -> None:
+    config = compose("train", ["experiment=smollm2-bank", f"run_dir={tmp_path}"])
+    OmegaConf.save(config, tmp_path / "config.yaml")
+    for stage in planned(config, ["experiment=smollm2-bank", "student.lora={r: 4}"]):
+        (tmp_path / stage.name / "model").mkdir(parents=True)
+        OmegaConf.save(stage.config, tmp_path / stage.name / "config.yaml")
+    for name in ("student", "on-policy"):
+        node = explaining._student(tmp_path, explaining._config(tmp_path), name, Question())
+        assert (node.model, node.lora) == (str(tmp_path / name / "model"), None)
 
 
 def rows(run: Path) -> Counter[str]:
