@@ -230,10 +230,12 @@ def test_what_is_over_is_not_kept() -> None:
         gc.collect()
         held.append(len(Room.made))
 
-    for player in (scripted(), Speaker(), SearchPlayer(scripted(), simulations=1)):
-        refs = [ref for ref in tasks() if number(ref.task_id) not in (SHUT, BREAKS)]
-        rollout(player, refs, 2, progress=look)
-    gc.unfreeze()
+    try:
+        for player in (scripted(), Speaker(), SearchPlayer(scripted(), simulations=1)):
+            refs = [ref for ref in tasks() if number(ref.task_id) not in (SHUT, BREAKS)]
+            rollout(player, refs, 2, progress=look)
+    finally:
+        gc.unfreeze()
     # Two at the places, the one that has just ended, and the forks of a search.
     assert max(held[:20]) <= 3
     assert max(held[20:]) <= 6
