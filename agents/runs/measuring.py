@@ -39,7 +39,7 @@ from journeyman.agents.runs.places import (
 from journeyman.agents.search.playing import SearchPlayer
 from journeyman.agents.students.dialect import Dialect
 from journeyman.agents.students.openai import OpenAIPlayer
-from journeyman.agents.students.player import ModelPlayer, Player
+from journeyman.agents.students.player import Player
 from journeyman.agents.students.scripted import ScriptedPlayer, no_op, oracle
 
 STRETCH = 4
@@ -116,8 +116,7 @@ def play(
     if known and job.first:
         there = f"{len(known)} of {len(tasks)} episodes are in {file.path}"
         print(f"{name}: {there}: delete it to play anew")
-    # The goes are the same however often the run was cut short, and none knows what another has
-    # read: rounding depends on them.
+    # The goes are the same however often the run was cut short: rounding depends on them.
     length = size * stretch(len(tasks), size, job.count)
     batches = [tasks[start : start + length] for start in range(0, len(tasks), length)]
     rounds = range(0, len(batches), job.count)
@@ -129,8 +128,6 @@ def play(
             batch = [it for it in own if _place(*it) not in known]
             bar.update(len(own) - len(batch))
             episodes = rollout(player, [ref for ref, _ in batch], size, kwargs, bar.update)
-            if isinstance(player, ModelPlayer):
-                player.rest()
             played = job.share(
                 [
                     Played(

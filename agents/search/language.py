@@ -23,7 +23,7 @@ from journeyman.agents.rollouts.tasks import Fork, TaskRef
 from journeyman.agents.rollouts.underway import close_env
 from journeyman.agents.search.searches import Request
 from journeyman.agents.search.tree import Action, Continuation, Move, NodeKey, Tree
-from journeyman.agents.students.player import Conversation, Player
+from journeyman.agents.students.player import Conversation, Player, remembering
 from journeyman.envs import Episode, StopReason, make_for_run
 from journeyman.envs.task import extract_answer, normalise
 from journeyman.envs.types import said
@@ -45,7 +45,7 @@ class LanguageWorld:
         self, player: Player, batch_size: int = 64, env_kwargs: dict[str, Any] | None = None
     ) -> None:
         """Play with `player`, `batch_size` conversations side by side."""
-        self._player = player
+        self._player = remembering(player)
         self._batch_size = batch_size
         self._env_kwargs = env_kwargs or {}
         self._sampled: dict[tuple[NodeKey, Action], Counter[tuple[int, ...]]] = defaultdict(Counter)

@@ -17,7 +17,7 @@ from journeyman.agents.rollouts.tasks import Fork
 from journeyman.agents.search.language import LanguageWorld, next_turns
 from journeyman.agents.search.searches import ImprovementSearch, Rule, request_seed, run_searches
 from journeyman.agents.search.tree import Tree
-from journeyman.agents.students.player import Conversation, Player, Stream, Turn
+from journeyman.agents.students.player import Conversation, Player, Stream, Turn, remembering
 from journeyman.envs import BranchPoint, Episode, Message, StopReason
 
 logger = logging.getLogger(__name__)
@@ -68,6 +68,7 @@ class SearchPlayer:
 class _SearchStream:
     def __init__(self, owner: SearchPlayer, conversations: Sequence[Conversation]) -> None:
         self._owner = owner
+        self._player = remembering(owner.player)
         self._conversations: dict[int, Conversation] = {}
         """Of the rows whose episode is not over."""
         self._env_kwargs = owner.env_kwargs
@@ -108,10 +109,10 @@ class _SearchStream:
         if not ready:
             return []
         owner = self._owner
-        world = LanguageWorld(owner.player, env_kwargs=self._env_kwargs)
+        world = LanguageWorld(self._player, env_kwargs=self._env_kwargs)
         trees = {row: tree for row in ready if (tree := self._tree(row)) is not None}
         proposed = world.propose(
-            owner.player,
+            self._player,
             [
                 (tree.root, Fork(tree.nodes[tree.root].handle.parent, 0, self._seed(row, i)))
                 for row, tree in trees.items()
@@ -153,7 +154,7 @@ class _SearchStream:
             )
             for row in rows
         ]
-        return dict(zip(rows, next_turns(self._owner.player, conversations), strict=True))
+        return dict(zip(rows, next_turns(self._player, conversations), strict=True))
 
     def _tree(self, row: int) -> Tree | None:
         """A tree whose root is where the row stands; None where the environment cannot tell."""

@@ -3,17 +3,19 @@
 The rows that write get a token each a tick. A row that has been answered, or has just begun, reads
 its tokens in chunks before the next tick, and then writes beside the others; a row that waits for
 its tools, or is done, costs nothing. The cache lives from an episode's first token to its last:
-nothing is computed twice, and no row waits for another's turn to end. What another row has read,
-of this batch or of one before it with the same weights, is copied (see `PrefixStore`).
+nothing is computed twice, and no row waits for another's turn to end. What another row of the batch
+has read is copied; in a search, which plays on from what it has played, so is what a batch before
+it has read with the same weights (see `PrefixStore`).
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -71,20 +73,24 @@ class HFPlayer(ModelPlayer):
         self.model = model
         self.end_ids = (*dialect.end_ids, *end_ids(getattr(model, "generation_config", None)))
         """Tokens of which any ends a turn."""
-        self.prefixes = PrefixStore(model)
-        """What its streams have read, as long as the weights stay as they are; see `rest`."""
+        self.prefixes: PrefixStore | None = None
+        """What its streams have read, if it is one that remembers: see `remembering`."""
 
     def open(self, conversations: Sequence[Conversation]) -> Stream:
         """Start a batch of conversations."""
         return HFStream(self, conversations)
 
-    def rest(self) -> None:
-        """Forget what was read.
+    def remembering(self) -> Self:
+        """The same, but what one batch has read the next need not read again.
 
-        What is read after that is the same to the last bit as in a run that was started anew here;
-        a prefix that was read in another batch may differ in rounding.
+        A prefix that was read in another batch may differ in rounding. So nobody else remembers: a
+        rollout is the same to the last bit, whatever was played before.
         """
-        self.prefixes.clear()
+        if self.prefixes is not None:
+            return self
+        other = copy.copy(self)
+        other.prefixes = PrefixStore(self.model)
+        return other
 
     def at(self, **changes: Any) -> HFPlayer:
         """The same model with other sampling."""
@@ -167,7 +173,8 @@ class HFStream:
         """Queue the opening prompts."""
         self._player = player
         self._store = player.prefixes
-        self._store.check()
+        if self._store is not None:
+            self._store.check()
         self._marks = marks(player.model)
         """Of the weights that everything is read with."""
         self._decoder = Decoder(player.model)
@@ -216,7 +223,8 @@ class HFStream:
         if not self._unchanged():
             return
         most = len(row.opening) - 1  # what follows the last token is not kept
-        kept, beside = self._store.best(row.opening), self._openings.best(row.opening)
+        kept = None if self._store is None else self._store.best(row.opening)
+        beside = self._openings.best(row.opening)
         if kept is not None and (beside is None or kept[1] >= beside[1]):
             count = min(kept[1], most)
             self._cache.put(row.place, kept[0], count)
@@ -241,10 +249,12 @@ class HFStream:
 
     @torch.inference_mode()
     def finish(self, row: int) -> None:
-        """Drop a row: its place is free, and what it held is kept for those who begin alike."""
+        """Drop a row: its place is free; who remembers keeps what it held for those after it."""
         gone = self._live.pop(row)
         gone.done, self._seats[gone.place] = True, None
         self._openings.discard(gone.opening, gone)
+        if self._store is None:
+            return
         if len(gone.held) >= LEAST_SHARED and self._unchanged():
             states = self._cache.taken(gone.place, len(gone.held))
             self._store.keep(tuple(gone.held), states)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from journeyman.agents.errors import (
     ContextFullError,
@@ -209,9 +209,18 @@ class ModelPlayer:
     def rest(self) -> None:
         """Nothing is played for a while: memory may be given free until a batch is opened."""
 
+    def remembering(self) -> Self:
+        """The same, for a search: it may use what it has read in one batch in the next."""
+        return self
+
     def changed(self, changes: dict[str, Any]) -> Sampling:
         """Its sampling with other values."""
         return replace(self.sampling, **changes)
+
+
+def remembering(player: Player) -> Player:
+    """The same player for one who plays on from what it has just played, as searches do."""
+    return player.remembering() if isinstance(player, ModelPlayer) else player
 
 
 def longest_turn(longest: int) -> int:

@@ -24,7 +24,9 @@ from journeyman.sandbox import Sandbox, Session
 CONF = importlib.resources.files("journeyman.conf")
 ROOTS = sorted(p.name.removesuffix(".yaml") for p in CONF.iterdir() if p.name.endswith(".yaml"))
 GROUPS = {
-    group.name: sorted(p.name.removesuffix(".yaml") for p in group.iterdir())
+    group.name: sorted(
+        p.name.removesuffix(".yaml") for p in group.iterdir() if p.name.endswith(".yaml")
+    )
     for group in CONF.iterdir()
     if group.is_dir() and not group.name.startswith("_")
 }

@@ -151,7 +151,8 @@ def test_equal_prompts_are_read_once(read: list[list[int]]) -> None:
 
 def test_a_fork_reads_what_is_new(read: list[list[int]]) -> None:
     """Also in the next batch, and by a player that differs in its dice alone."""
-    player = HFPlayer(llama(VOCABULARY, seed=1), MARKS, Sampling(max_tokens=6))
+    player = HFPlayer(llama(VOCABULARY, seed=1), MARKS, Sampling(max_tokens=6)).remembering()
+    assert player.remembering() is player
     row = Talk(text(random.Random(1), 100), ((3,) * 20, (4,) * 20), 0)
     first, second, _ = play(player, [row])[0]
     played = (*row.opening, *first.tokens, *row.replies[0], *second.tokens)
@@ -162,16 +163,15 @@ def test_a_fork_reads_what_is_new(read: list[list[int]]) -> None:
         assert read[0] == [3]
 
 
-def test_whoever_rests_plays_on_as_if_it_were_new() -> None:
+def test_what_was_played_before_changes_nothing() -> None:
     """To the last bit: a run that was killed between two batches ends as one that was not."""
     player = HFPlayer(llama(VOCABULARY, seed=1), MARKS, Sampling(max_tokens=12))
     first, second = family(random.Random(2), 8), family(random.Random(3), 8)
     expected = play(player, second)
-    player.rest()
+    player.remembering()
     play(player.at(temperature=0.0), first)
-    assert len(player.prefixes)
-    player.rest()
-    assert not player.prefixes.size
+    assert player.prefixes is None
+    assert play(player, second) == expected
     assert play(player, second) == expected
 
 
@@ -211,10 +211,10 @@ CHANGES: dict[str, Callable[[PreTrainedModel], object]] = {
 def test_no_state_outlives_its_weights(change: str) -> None:
     """However they change, the same is played as by somebody who has read nothing."""
     model = llama(VOCABULARY, seed=1)
-    player = HFPlayer(model, MARKS, Sampling(max_tokens=12))
+    player = HFPlayer(model, MARKS, Sampling(max_tokens=12)).remembering()
     rows = family(random.Random(2), 8)
     before = play(player, rows)
-    assert len(player.prefixes)
+    assert player.prefixes
     CHANGES[change](model)
     after = play(player, rows)
     fresh = play(HFPlayer(copy.deepcopy(model), MARKS, player.sampling), rows)
@@ -228,7 +228,7 @@ def test_adapters_that_are_switched_off_are_other_weights() -> None:
     base = llama(VOCABULARY, seed=1)
     config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
     model: Any = get_peft_model(copy.deepcopy(base), config)
-    player = HFPlayer(model, MARKS, Sampling(max_tokens=12))
+    player = HFPlayer(model, MARKS, Sampling(max_tokens=12)).remembering()
     rows = family(random.Random(2), 8)
     adapted = play(player, rows)
     with model.disable_adapter():
@@ -246,7 +246,7 @@ def alone(model: PreTrainedModel, rows: list[Talk]) -> list[list[Turn]]:
 def test_weights_that_change_under_a_batch_spoil_what_it_read(read: list[list[int]]) -> None:
     """Rows that it has go on; nothing of theirs is given to others."""
     model = llama(VOCABULARY, seed=1)
-    player = HFPlayer(model, MARKS, Sampling(max_tokens=12))
+    player = HFPlayer(model, MARKS, Sampling(max_tokens=12)).remembering()
     prompt = text(random.Random(1), 60)
     stream = player.open([Conversation(prompt, 0, NOWHERE)])
     stream.advance()
@@ -261,6 +261,7 @@ def test_weights_that_change_under_a_batch_spoil_what_it_read(read: list[list[in
     assert tokens([turns[added]]) == tokens(expected)
     for row in (0, added):
         stream.finish(row)
+    assert player.prefixes is not None
     assert not len(player.prefixes)
 
 
