@@ -46,6 +46,7 @@ def reinforced(folder: Path, seed: int, **settings: Any) -> list[dict[str, float
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # one or two minutes, if nothing else works
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_rewards_alone_do_not_ruin_a_student(
     seed: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -61,6 +62,7 @@ def test_rewards_alone_do_not_ruin_a_student(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # as above
 def test_a_run_that_ruins_its_student_says_so_and_stops(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -571,6 +571,7 @@ class Served:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # one minute, if nothing else works
 def test_a_run_outlives_its_teachers_server(tmp_path: Path, port: int) -> None:
     """Killed at three moments and started again: the weights are those of an unbroken run."""
     server = Served(port)
