@@ -96,12 +96,12 @@ def attach(model: PreTrainedModel, name: str, trainable: bool) -> Any:
         found = peft.PeftModel.from_pretrained(model, resolve(name), is_trainable=trainable)
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise SettingError(
-            f"the adapter {name} does not fit {model.name_or_path}: {_first_line(error)}"
+            f"model: the adapter {name} does not fit {model.name_or_path}: {_first_line(error)}"
         ) from error
     if found.active_peft_config.is_prompt_learning:
         raise SettingError(
-            f"the adapter {name} is {found.active_peft_config.peft_type.value}, which writes into "
-            f"the prompt; expected one that changes layers, such as LoRA"
+            f"model: the adapter {name} is {found.active_peft_config.peft_type.value}, which "
+            f"writes into the prompt; expected one that changes layers, such as LoRA"
         )
     return found.eval()
 

@@ -371,7 +371,8 @@ def make(node: DictConfig | None, place: str) -> Any:
     except InstantiationException as error:
         if isinstance(error.__cause__, SettingError):
             key = _KEY.search(str(error))
-            raise SettingError(f"{key[1] if key else place}.{error.__cause__}") from error
+            where, told = f"{key[1] if key else place}.", str(error.__cause__)
+            raise SettingError(told if told.startswith(where) else where + told) from error
         raise
 
 

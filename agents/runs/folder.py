@@ -76,6 +76,14 @@ class RunFolder:
         self._env_ids = tuple(OmegaConf.select(config, "env.ids") or ())
         self._check_config()
 
+    def finished(self) -> bool:
+        """True if the run has come to its table, which is then shown."""
+        report = self.path / "table.txt"
+        if report.exists() and self._first:
+            known = report.read_text(errors="replace")
+            print(f"{self.path} is finished; delete it to run anew.\n\n{known}")
+        return report.exists()
+
     def claim(self) -> None:
         """Write config and versions: from here on the folder belongs to this run."""
         if not self._first:

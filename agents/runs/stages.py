@@ -40,11 +40,7 @@ def train_stages(composed: DictConfig, stages: Sequence[Stage]) -> None:
     config = read(TrainConfig, composed)
     job = Job.join()
     folder = RunFolder(composed, job.first)
-    report = folder.path / "table.txt"
-    if report.exists():
-        if job.first:
-            known = report.read_text(errors="replace")
-            print(f"{folder.path} is finished; delete it to run anew.\n\n{known}")
+    if folder.finished():
         return
     check_environments(config)
     folder.claim()

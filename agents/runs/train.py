@@ -62,11 +62,7 @@ def train(composed: DictConfig) -> None:
     config = read(TrainConfig, composed)
     job = Job.join()
     folder = RunFolder(composed, job.first)
-    report = folder.path / "table.txt"
-    if report.exists():
-        if job.first:
-            known = report.read_text(errors="replace")
-            print(f"{folder.path} is finished; delete it to run anew.\n\n{known}")
+    if folder.finished():
         return
     # What can be known without a model is known before one is loaded.
     tasks = _check_tasks(config, job)
@@ -135,12 +131,8 @@ def train(composed: DictConfig) -> None:
         remember(parts.student, folder.path / "model")
         print(f"\nmodel: {folder.path / 'model'}")
     parts.student.model.eval()
-    if not rows:
-        tracking.close(config.steps, rows)
-        if job.first:
-            write_atomically(report, b"trained without evaluation (evaluation.tasks=0)\n")
-        return
-    measure("student after", parts.student)
+    if rows:
+        measure("student after", parts.student)
     if (of_teacher := rows.pop("teacher", None)) is not None:
         rows["teacher"] = of_teacher  # below the students
     tracking.close(config.steps, rows)
@@ -354,12 +346,15 @@ def finish(
 
     Args:
         run: The folder.
-        rows: Name of a policy -> its metrics.
+        rows: Name of a policy -> its metrics; with none, the table says so and is all there is.
         composed: The config.
         seconds: That the run took.
         said: Remarks that were printed before; they are only written.
         history: Figures of training by step; None takes those that the run wrote.
     """
+    if not rows:
+        write_atomically(run / "table.txt", b"trained without evaluation (evaluation.tasks=0)\n")
+        return
     history = read_metrics(run / "metrics.jsonl") if history is None else history
     found = remarks(rows, history)
     extra = {

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
@@ -26,6 +27,7 @@ from journeyman.agents.networks.adapters import saved_bytes, twin
 from journeyman.agents.networks.heads import Head, backbone
 from journeyman.agents.networks.loading import load_model
 from journeyman.agents.runs import train as runs_train
+from journeyman.agents.runs.config import make
 from journeyman.agents.students.exporting import export, merge
 from journeyman.agents.students.hf import HFPlayer, load_student
 from journeyman.agents.students.tokenizers import checked, end_ids_at
@@ -138,6 +140,21 @@ def test_no_adapter_is_asked_for(base: Path, lora: Any) -> None:
 def test_what_is_no_adapter_is_refused(base: Path, lora: Any, message: str) -> None:
     with pytest.raises(SettingError, match=message):
         load_student(str(base), lora=lora)
+
+
+@pytest.mark.parametrize(
+    ("setting", "begins"),
+    [
+        ({"lora": {"r": 0}}, "student.lora.r=0: expected"),
+        ({"max_turn_tokens": 0}, "student.max_turn_tokens=0: expected"),
+    ],
+)
+def test_a_run_names_the_setting_once(base: Path, setting: dict[str, Any], begins: str) -> None:
+    target = "journeyman.agents.students.hf.load_student"
+    node = OmegaConf.create({"_target_": target, "model": str(base), **setting})
+    with pytest.raises(SettingError) as caught:
+        make(node, "student")
+    assert str(caught.value).startswith(begins)
 
 
 def test_half_precision_stays_below_an_adapter(base: Path) -> None:

@@ -125,7 +125,7 @@ def model(request: pytest.FixtureRequest) -> PreTrainedModel:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_lockstep_equals_one_row_at_a_time(model: PreTrainedModel, temperature: float) -> None:
+def test_a_batch_equals_one_row_at_a_time(model: PreTrainedModel, temperature: float) -> None:
     player = HFPlayer(model, MARKS, Sampling(temperature, max_tokens=12))
     rows = conversations()
     expected = [plain(player, row) for row in rows]

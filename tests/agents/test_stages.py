@@ -17,6 +17,7 @@ from journeyman.agents.runs.application import offer_options
 from journeyman.agents.runs.explaining import Question
 from journeyman.agents.runs.measuring import fingerprint
 from journeyman.agents.runs.plan import Stage, learned, planned, sibling
+from journeyman.agents.runs.train import finish
 from journeyman.agents.students.hf import load_student
 
 from .test_resume import KILL
@@ -205,3 +206,10 @@ def test_a_run_goes_on_with_the_stage_that_was_under_way(journeyman: Any, tmp_pa
     assert [line.split("  ")[0] for line in table.splitlines()[2:6]] == list(summary["rows"])
     again = journeyman(*command)
     assert again.status == 0 and "is finished" in again.stdout and table in again.stdout
+
+
+def test_where_nothing_was_evaluated_the_table_says_so(tmp_path: Path) -> None:
+    finish(tmp_path, {}, OmegaConf.create({}), 1.0)
+    (table,) = tmp_path.iterdir()
+    assert table.name == "table.txt"
+    assert table.read_text() == "trained without evaluation (evaluation.tasks=0)\n"
