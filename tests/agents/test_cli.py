@@ -450,7 +450,10 @@ def test_sandbox_run_reads_text_only(run: Run, tmp_path: Path) -> None:
 # --- models ---------------------------------------------------------------------------------------
 
 
-def test_models_list_says_how_to_get_each(run: Run, cache: Path) -> None:
+def test_models_list_says_how_to_get_each(
+    run: Run, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where no run has left a model: those are listed too
     status, out, _ = run("models", "list")
     assert status == 0
     lines = {line.split()[0]: line for line in out.splitlines()}
