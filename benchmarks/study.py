@@ -9,8 +9,9 @@
 
 A cell is a regime, an arm and a seed: a run of `journeyman train` in a folder of its own. Any
 command goes on where another was killed: finished cells are read back, others continue from their
-last checkpoint. Regimes are in `REGIMES`, arms in `ARMS`, what is asked of each regime is in
-`PRIMARY`; docs/study.md says what came out.
+last checkpoint. What ran on other machines is in `ARCHIVE` and counts as run; what runs here is
+added. Regimes are in `REGIMES`, arms in `ARMS`, what is asked of each regime is in `PRIMARY`;
+docs/study.md says what came out.
 
 Arms cost the same: tokens that student and teacher write, gold tokens that are shown included. The
 rate of each arm is the best of its family's three (`RATES`) at half of the budget, on validation
@@ -27,6 +28,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from harness.archive import Archive
 from harness.cells import Cell, known, run
 from harness.design import Arm, Comparison, Design, Regime, Scale
 from harness.drawing import draw
@@ -49,7 +51,7 @@ RATES = {
 }
 """Candidates by family of losses: the trainers' own rate and one on each side, lower where outcomes
 alone are learned from. The middle one stands until rates are tuned."""
-_TREE_COST = {"tokens": 65.0, "seconds": 2.0}
+_TREE_COST = {"tokens": 98.0, "seconds": 0.85}
 ARMS = {
     # Who plays is the teacher, or nobody: the student never sees its own mistakes.
     "sft": Arm(
@@ -131,7 +133,7 @@ REGIMES = {
         max_context=960,
         budget=52_000,
         longer=2.4,
-        exam_seconds=0.25,
+        exam_seconds=0.11,
     ),
     # One turn in five is lost to a fault: as much more room to play.
     "F": Regime(
@@ -141,7 +143,7 @@ REGIMES = {
         ids=FAULTY,
         max_turns=12,
         longer=1.3,
-        exam_seconds=0.08,
+        exam_seconds=0.035,
     ),
 }
 
@@ -164,6 +166,8 @@ PRIMARY = {
 Each is one comparison; all else in the tables is there to be looked at."""
 
 
+ARCHIVE = Path(__file__).with_name("study.jsonl")
+"""What has been found so far, wherever it ran: a line a cell, an exam or a model that was made."""
 FULL, QUICK = Scale(), Scale(0.01, 12, 6, 2, 0.01, strict=False)
 
 
@@ -248,6 +252,7 @@ def options_of(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--untuned", action="store_true", help="take the middle rates")
     parser.add_argument("--quick", action="store_true", help="tiny, to see that it is wired")
     parser.add_argument("--folder", type=Path, default=Path("runs/study"))
+    parser.add_argument("--archive", type=Path, help=f"default: {ARCHIVE.name}, of the full study")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--png", type=Path, help="draw the curves to this file")
     only = parser.add_mutually_exclusive_group()
@@ -302,10 +307,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen: Chosen = options.chosen
     scale = QUICK if options.quick else FULL
     study = Study(DESIGN, options.folder.resolve(), scale, not options.untuned)
+    kept = options.archive or (None if options.quick or options.untuned else ARCHIVE)
+    archive = Archive(kept, study.folder) if kept else None
+    if archive is not None and (count := archive.unpack()):
+        print(f"{count} findings are taken from {archive.file}")
     if options.plan:
         print(plan(study, chosen))
         return 0
-    failed = {} if options.table else work(study, chosen, options)
+    try:
+        failed = {} if options.table else work(study, chosen, options)
+    finally:
+        if archive is not None and (count := archive.pack()):
+            print(f"{count} findings are new in {archive.file}")
     if options.tune:
         for regime, arm in ((regime, arm) for regime, arms in chosen.items() for arm in arms):
             rate, tokens = study.choice(regime, arm)
@@ -320,11 +333,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 def work(study: Study, chosen: Chosen, options: argparse.Namespace) -> dict[str, str]:
     """Run what is left; what failed, by name."""
     torch.set_num_threads(1)
-    needed = {regime: study.needs(regime, arms) for regime, arms in chosen.items()}
+    if options.cells:
+        for regime, arms in chosen.items():
+            for cell in study.cells(regime, arms):
+                shutil.rmtree(cell.path, ignore_errors=True)
+    needed = {
+        regime: study.needs(regime, arms)
+        for regime, arms in chosen.items()
+        if study.left(regime, arms)
+    }
     names = list(dict.fromkeys(itertools.chain(*needed.values())))
     # Readers, and exams of who does not learn, need the models of the first wave.
     failed = prepare_all(study, [it for it in names if not it.startswith(READER)], options.jobs)
-    playable = [regime for regime in chosen if not failed.keys() & set(needed[regime])]
+    playable = [regime for regime in needed if not failed.keys() & set(needed[regime])]
     readers = [f"{READER}{regime}" for regime in playable]
     second = [*(it for it in readers if it in names), *playable]
     failed |= prepare_all(study, second, options.jobs)
@@ -343,13 +364,10 @@ def work(study: Study, chosen: Chosen, options: argparse.Namespace) -> dict[str,
     if options.tune:
         return failed
     cells = [
-        study.cell(regime, arm, seed)
+        cell
         for regime in playable
-        for arm in arms_of(regime)
-        for seed in chosen[regime][arm]
+        for cell in study.cells(regime, {arm: chosen[regime][arm] for arm in arms_of(regime)})
     ]
-    for cell in cells if options.cells else ():
-        shutil.rmtree(cell.path, ignore_errors=True)
     # Seed by seed: a study that is cut short has as many of every arm.
     play(sorted(cells, key=lambda cell: cell.seed), "cells")
     return failed

@@ -185,6 +185,34 @@ def test_what_the_study_does_not_know_is_named(
     assert said in capsys.readouterr().err
 
 
+def test_findings_go_along_with_the_code(load: Any, tmp_path: Path) -> None:
+    archive = load("harness.archive").Archive
+    here, there, file = tmp_path / "here", tmp_path / "there", tmp_path / "kept.jsonl"
+    found = {
+        "A/kd-0.001-20-0/test-600-3.json": [{"step": 20, "outcomes": "011"}],
+        "A/references-600.json": {"teacher": "111"},
+        "ingredients/lazy/made.json": {"rates": {"all": 0.5}, "gold": 1.0, "seconds": 2.0},
+    }
+    for place, content in found.items():
+        (here / place).parent.mkdir(parents=True, exist_ok=True)
+        (here / place).write_text(json.dumps(content))
+    (here / "A" / "kd-0.001-20-0" / "metrics.jsonl").write_text("{}\n")  # no finding
+    assert archive(file, here).pack() == 3
+    before = file.read_text()
+    assert archive(file, here).pack() == 0 and file.read_text() == before
+    assert archive(file, there).unpack() == 3 and archive(file, there).unpack() == 0
+    assert {
+        str(it.relative_to(there)): json.loads(it.read_text()) for it in there.rglob("*.json")
+    } == found
+    (there / "A" / "kd-0.001-20-0" / "test-600-3.json").write_text("[]")  # was run anew
+    assert archive(file, there).pack() == 1
+    assert archive(file, tmp_path / "third").unpack() == 3
+    assert (tmp_path / "third" / "A" / "kd-0.001-20-0" / "test-600-3.json").read_text() == "[]"
+    file.write_text(before + "kd: 70%\n")
+    with pytest.raises(ValueError, match=r"kept.jsonl:4: expected a finding .*kd: 70%"):
+        archive(file, here).unpack()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)  # a minute, if nothing else works
 def test_a_study_that_is_killed_goes_on_and_says_the_same(
@@ -220,7 +248,10 @@ def test_a_study_that_is_killed_goes_on_and_says_the_same(
     out, found = figures(killed, "--png", str(picture))
     assert "4 of 4 cells have run." in out and picture.stat().st_size > 10_000
     assert {path: path.stat().st_mtime_ns for path in before} == before  # read back, not run again
-    assert figures(whole)[1] == found
+    kept = ("--archive", str(tmp_path / "kept.jsonl"))
+    assert figures(whole, *kept)[1] == found
+    assert figures(tmp_path / "elsewhere", *kept)[1] == found
+    assert not list((tmp_path / "elsewhere").glob("*/*/metrics.jsonl"))  # nothing was played there
     assert figures(killed, "--table") == (out[out.index("\n### A") :], found)
     rows = [line for line in out.splitlines() if line.startswith("| `")]
     assert len(rows) == 4

@@ -26,6 +26,8 @@ from journeyman.agents.students.settings import remember
 FIRST_TASK = 900_000
 """Where their training tasks begin: no arm comes so far."""
 FACTORY = Path(__file__).parents[1] / "factory"
+TOLD = "made.json"
+"""Beside a model: its figures."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,6 @@ class Window:
 class Made:
     """A model that was made."""
 
-    model: str
     rates: dict[str, float]
     """Greedy success on validation tasks: `all`; with families, each one's and `elsewhere`."""
     gold: float
@@ -75,16 +76,29 @@ def rates(model: str | Path, exam: Exam) -> dict[str, float]:
     return found
 
 
-def make_once(folder: Path, make: Callable[[Path], Made]) -> Made:
-    """What the folder says was made, or what is made now."""
-    file = folder / "made.json"
-    if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        torch.set_num_threads(1)
-        began = time.process_time()
-        made = replace(make(folder), seconds=time.process_time() - began)
-        write_atomically(file, (json.dumps(asdict(made), indent=2) + "\n").encode())
-    return Made(**json.loads(file.read_text()))
+def make_once(folder: Path, make: Callable[[Path], Made]) -> None:
+    """Make a model that is not there, though it may be told of: it was made elsewhere then."""
+    if is_made(folder):
+        return
+    told = told_of(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    began = time.process_time()
+    made = replace(make(folder), seconds=time.process_time() - began)
+    if told is not None and told.rates != made.rates:
+        print(f"{folder.name}: {made.rates} here, {told.rates} where it was made before")
+    write_atomically(folder / TOLD, (json.dumps(asdict(made), indent=2) + "\n").encode())
+
+
+def is_made(folder: Path) -> bool:
+    """Whether a model is there, with its figures."""
+    return (folder / TOLD).exists() and (folder / "model" / "config.json").exists()
+
+
+def told_of(folder: Path) -> Made | None:
+    """A model's figures, whether it is there or was made elsewhere; None if it never was."""
+    file = folder / TOLD
+    return Made(**json.loads(file.read_text())) if file.exists() else None
 
 
 @dataclass(frozen=True)
@@ -137,7 +151,8 @@ class Taught:
                     max_context=self.exam.max_context,
                 )
                 gold = gold_tokens(composed(settings), student.dialect) * step / self.steps
-                return Made(str(keep(student, folder)), seen[step], gold, 0.0)
+                keep(student, folder)
+                return Made(seen[step], gold, 0.0)
         raise NoSuchModelError(f"{folder.name}: expected {self.window}, found {seen}")
 
 
@@ -174,7 +189,7 @@ class Shaken:
             seen[strength, seed] = rates(model, self.exam)
             print(f"strength {strength}, seed {seed}: {seen[strength, seed]}", flush=True)
             if self.window.holds(seen[strength, seed]):
-                return Made(str(model), seen[strength, seed], 0.0, 0.0)
+                return Made(seen[strength, seed], 0.0, 0.0)
         raise NoSuchModelError(f"{folder.name}: expected {self.window}, found {seen}")
 
 

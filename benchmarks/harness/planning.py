@@ -14,7 +14,7 @@ import torch
 from harness.cells import BATCH, ON_POLICY, ROWS, Cell, Exam, attempt, die_with_parent, known, load
 from harness.costs import written
 from harness.design import Arm, Design, Regime, Scale
-from harness.ingredients import Made, Shaken, Taught, make_once
+from harness.ingredients import Shaken, Taught, is_made, make_once, told_of
 from harness.planted import OFFICE, TOLD
 from harness.results import references
 from journeyman.agents.students.player import Player
@@ -79,12 +79,19 @@ class Study:
         wanted = [it.student, it.teacher or "", *([f"{READER}{regime}"] if reads else [])]
         return [name for name in wanted if name in self.recipes]
 
-    def make(self, name: str) -> Made:
-        """An ingredient, made now if it is not there."""
+    def make(self, name: str) -> None:
+        """Make an ingredient if it is not there."""
         recipe = self.recipes[name]
         if isinstance(recipe, Taught) and recipe.start in self.recipes:
-            recipe = replace(recipe, start=self.make(recipe.start).model)
-        return make_once(self.place(name), recipe)
+            self.make(recipe.start)
+            recipe = replace(recipe, start=self.model(recipe.start))
+        make_once(self.place(name), recipe)
+
+    def left(self, regime: str, arms: Mapping[str, Sequence[int]]) -> bool:
+        """Whether anything of a regime is still to be run."""
+        tuning = [it for arm in arms for it in self.tuning(regime, arm)] if self.tuned else []
+        reports = [it.report for it in (*tuning, *self.cells(regime, arms))]
+        return not all(file.exists() for file in (self.reference_file(regime), *reports))
 
     def place(self, name: str) -> Path:
         """Where an ingredient lies."""
@@ -92,7 +99,7 @@ class Study:
 
     def is_made(self, name: str) -> bool:
         """Whether an ingredient is there."""
-        return (self.place(name) / "made.json").exists()
+        return is_made(self.place(name))
 
     def model(self, name: str) -> str:
         """A model's name or folder, whether it is there or not."""
@@ -113,6 +120,10 @@ class Study:
         rate, tokens = self.choice(regime, arm)
         budget = self.regime(regime).budget * self.scale.share
         return self._cell(regime, arm, seed, rate, tokens, budget, self.exam(regime))
+
+    def cells(self, regime: str, arms: Mapping[str, Sequence[int]]) -> list[Cell]:
+        """Those that are reported, of some arms and their seeds."""
+        return [self.cell(regime, arm, seed) for arm, seeds in arms.items() for seed in seeds]
 
     def tuning(self, regime: str, arm: str) -> list[Cell]:
         """The cells by which a rate is chosen, with half of the budget."""
@@ -149,7 +160,7 @@ class Study:
         gold, student = 0.0, it.student
         if how.reads_hints:
             student = f"{READER}{regime}"
-            made = self.make(student) if self.is_made(student) else None
+            made = told_of(self.place(student))
             gold = min(made.gold if made else budget, budget / 2)
         # A gold program does not try again what a fault has lost: it is shown without any.
         ids = TOLD if how.reads_hints else it.ids if how.plays else OFFICE
@@ -251,8 +262,7 @@ def plan(study: Study, chosen: Chosen) -> str:
         both = 2 * study.scale.tasks * study.regime(regime).exam_seconds
         rows.append((f"{regime}: not learning", both, study.reference_file(regime).exists()))
         tuning = [it for arm in arms for it in study.tuning(regime, arm)] if study.tuned else []
-        cells = [study.cell(regime, arm, seed) for arm, seeds in arms.items() for seed in seeds]
-        for cell in (*tuning, *cells):
+        for cell in (*tuning, *study.cells(regime, arms)):
             name = f"{regime}/{cell.arm}/{cell.seed} at {cell.rate:g}, {cell.steps} steps"
             rows.append((name, study.seconds_of(cell), cell.report.exists()))
     lines = [f"{took:7,.0f} s  {name}{'  (is there)' * done}" for name, took, done in rows]
