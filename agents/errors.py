@@ -23,6 +23,7 @@
         ├── DivergedError           (ValueError)  the model's weights are no longer of use
         ├── BrokenRolloutError      (RuntimeError) nothing of a rollout came to its end
         ├── NoSnapshotError         (ValueError)  a search in an environment without snapshots
+        ├── ParcelError             (ValueError)  what cannot be sent to, or played by, a worker
         └── DiskFullError           (OSError)     no room for checkpoints
 
 The command line prints their message on one line.
@@ -133,6 +134,10 @@ class BrokenRolloutError(AgentError, RuntimeError):
 
 class NoSnapshotError(AgentError, ValueError):
     """A search goes back to states, and the environment cannot."""
+
+
+class ParcelError(AgentError, ValueError):
+    """A player, a task or an episode that cannot leave its process, or has not come to another."""
 
 
 class DiskFullError(AgentError, OSError):
