@@ -22,22 +22,18 @@ from typing import Any, NamedTuple
 from journeyman.agents.errors import ContextFullError, NoSnapshotError
 from journeyman.agents.rollouts.occupancy import Occupancy
 from journeyman.agents.rollouts.tasks import Fork, TaskRef
-from journeyman.agents.rollouts.underway import Underway
-from journeyman.agents.students.dialect import Dialect
+from journeyman.agents.rollouts.underway import Underway, as_step, branch_point
 from journeyman.agents.students.player import Conversation, Player, Stream, Turn
 from journeyman.envs import (
     AssistantTurn,
-    BranchPoint,
     Episode,
     Message,
-    Step,
     StopReason,
     ToolEnv,
     make_for_run,
 )
 from journeyman.envs.errors import EnvError
 from journeyman.tools.limits import shorten
-from journeyman.tools.parsing import locate, token_ends
 from journeyman.tools.types import ToolResult
 
 MAX_WORKERS = 32
@@ -367,58 +363,6 @@ class _Rollout:
     def _read(self, record: Underway, turn: Turn) -> AssistantTurn:
         text = self._dialect.decode(turn.tokens[:-1])
         return self._dialect.read(text, record.env.tools, record.tokens)
-
-
-def as_step(
-    dialect: Dialect,
-    start: int,
-    turn: Turn,
-    read: AssistantTurn,
-    results: tuple[ToolResult, ...],
-    reply: tuple[Message, ...] = (),
-) -> Step:
-    """A turn as an episode has it.
-
-    Args:
-        dialect: Of whoever wrote it.
-        start: Tokens before it.
-        turn: Its tokens.
-        read: The same as it was understood.
-        results: What came of its calls.
-        reply: What was said to it.
-    """
-    calls = locate([r.call for r in results], token_ends(turn.tokens[:-1], dialect.decode))
-    spans = tuple((start + c.token_span[0], start + c.token_span[1]) for c in calls if c.token_span)
-    end = start + len(turn.tokens)
-    parts = {"call": spans, "stop": ((end - 1, end),)}
-    if not spans:
-        parts["answer"] = ((start, end - 1),)
-    return Step(
-        (start, end),
-        read.text,
-        results,
-        parts,
-        turn.truncated,
-        reply,
-        None if read.calls or read.answer == read.text else read.answer.strip(),
-        turn.usage,
-    )
-
-
-def branch_point(env: ToolEnv) -> BranchPoint:
-    """Where an environment is now, for forks.
-
-    Raises:
-        NoSnapshotError: It has no snapshots.
-        NoBranchError: A tool of it lives in a server that cannot be brought there again.
-    """
-    try:
-        return BranchPoint(env.snapshot(), env.state_hash())
-    except NotImplementedError as error:
-        why = str(error) or "implement snapshot() and restore(), or train without search=credit"
-        raise NoSnapshotError(
-            f"{type(env).__name__} takes no snapshots, and a search goes back to them: {why}"
-        ) from error
 
 
 def _step(env: ToolEnv, turn: AssistantTurn) -> _Outcome:

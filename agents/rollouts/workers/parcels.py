@@ -155,9 +155,7 @@ class Packer:
         digest = self._tokenizers.get(it)
         if digest is None or digest not in self._parts:
             inner = isinstance(it, nn.Module)
-            data = _pickled(
-                it, lambda sub: self._named(sub, sub if inner else it, tensors, parts)
-            )
+            data = _pickled(it, lambda sub: self._named(sub, sub if inner else it, tensors, parts))
             digest = _digest(data)
             if digest not in self._parts:
                 self._parts[digest] = self._put(data)
@@ -328,7 +326,7 @@ def _pickled(it: Any, name: Callable[[Any], Any]) -> bytes:
     file = io.BytesIO()
     try:
         _Writer(file, name).dump(it)
-    except ParcelError:
+    except ParcelError:  # which says it better
         raise
     except Exception as error:  # pickle raises what it likes
         raise ParcelError(
