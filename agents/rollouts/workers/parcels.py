@@ -353,8 +353,8 @@ class _Writer(pickle.Pickler):
         return NotImplemented
 
 
-_BARE = {key: it for key, it in vars(nn.Module()).items() if "hooks" in key}
-"""Hooks of a module that has none."""
+_BARE = {key: it for key, it in vars(nn.Module()).items() if "hook" in key}
+"""What a module without hooks has in place of them."""
 
 
 def _skeleton(module: nn.Module) -> dict[str, Any]:
@@ -364,8 +364,8 @@ def _skeleton(module: nn.Module) -> dict[str, Any]:
         key: it
         for key, it in vars(module).items()
         if key not in _LOCAL
+        and "hook" not in key
         and not (callable(it) and callable(getattr(kind, key, None)))
-        and not key.endswith("_hook")
     }
     return state | {key: type(it)() for key, it in _BARE.items()}
 
