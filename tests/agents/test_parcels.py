@@ -1,6 +1,7 @@
 """Players as parcels, opened in this process: what travels, what stays, and how much it is."""
 
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,8 +12,8 @@ from journeyman.agents.errors import ParcelError
 from journeyman.agents.networks.adapters import begin, saved_bytes
 from journeyman.agents.rollouts.guidance import GuidedPlayer
 from journeyman.agents.rollouts.rollout import rollout
-from journeyman.agents.rollouts.tasks import TaskRef
-from journeyman.agents.rollouts.workers.errands import Errand, Kept, Ledger
+from journeyman.agents.rollouts.tasks import Fork, TaskRef
+from journeyman.agents.rollouts.workers.errands import EnvSource, Errand, Kept, Ledger
 from journeyman.agents.rollouts.workers.parcels import Packer, Unpacker
 from journeyman.agents.rollouts.workers.station import Station
 from journeyman.agents.students.hf import HFPlayer
@@ -20,7 +21,7 @@ from journeyman.agents.students.openai import OpenAIPlayer
 from journeyman.agents.students.player import Sampling
 from journeyman.agents.students.scripted import ScriptedPlayer, load_oracle, no_op, oracle
 from journeyman.agents.students.vllm import VLLMPlayer
-from journeyman.envs import BranchPoint, Episode, StopReason, ToolEnv, register
+from journeyman.envs import BranchPoint, Episode, StopReason, ToolEnv, make, register
 
 from .tiny import chat, llama, tokenizer
 
@@ -267,6 +268,45 @@ def test_an_environment_that_no_module_has_is_refused(scratch_registry: None) ->
     register("acme/Inner-v0", Garden)
     with pytest.raises(ParcelError, match=r"Garden is defined in a function.* garden:acme/Inner"):
         Errand.of(Packer().pack(load_oracle()), [TaskRef("acme/Inner-v0", "test/0")])
+
+
+def test_an_id_stands_for_the_class_that_it_stood_for(scratch_registry: None) -> None:
+    """A worker that plays for long may have met another class of the same name."""
+    register("acme/Office-v0", "journeyman.envs.tasks.bank:BankEnv", max_turns=7)
+    source = EnvSource.of("acme/Office-v0")
+    source.find()
+    register_again = pytest.warns(UserWarning, match="Overriding environment acme/Office-v0")
+    with register_again:
+        register("acme/Office-v0", "journeyman.envs.tasks.orders:OrdersEnv")
+    with register_again:
+        source.find()
+    assert type(make("acme/Office-v0")).__name__ == "BankEnv"
+    assert make("acme/Office-v0").max_turns == 7
+
+
+def test_what_is_alive_is_put_back_where_it_stayed() -> None:
+    """Whoever has no more than its value goes on from that."""
+    one, two = Station("one"), Station("two")
+    alive, spare = object(), object()
+    (parent,) = rollout(load_oracle(), [TaskRef("journeyman/Bank-v0", "test/0")], keep=True)
+    point = one._stays(BranchPoint(alive, "hash"))
+    assert point.snapshot.station == "one"
+    assert point.state_hash == "hash"
+
+    def at(station: Station, kept: Kept) -> object:
+        points = (BranchPoint(kept, "hash"), *parent.branch_points[1:])
+        task = station._at_home(Fork(replace(parent, branch_points=points), 0, 5, (1, 2)))
+        assert isinstance(task, Fork)
+        assert (task.step, task.seed, task.turn) == (0, 5, (1, 2))
+        return task.parent.branch_points[0].snapshot
+
+    kept = replace(point.snapshot, spare=spare)
+    assert at(one, kept) is alive
+    assert at(two, kept) is spare
+    one.release([kept.key])
+    assert at(one, kept) is spare
+    with pytest.raises(ParcelError, match="alive at one alone, and this is one: play the fork"):
+        at(one, replace(kept, spare=None))
 
 
 def test_what_is_kept_elsewhere_is_let_go_once_nobody_has_it() -> None:

@@ -152,6 +152,10 @@ def assert_same(there: Sequence[Episode], here: Sequence[Episode]) -> None:
         assert everything(one) == everything(other)
 
 
+def rounded(episode: Episode) -> Episode:
+    return replace(episode, logprobs=tuple(round(it, 3) + 0.0 for it in episode.logprobs))
+
+
 def step(player: HFPlayer) -> None:
     """One of an optimiser's, large enough to be heard."""
     trained = [it for it in player.model.parameters() if it.requires_grad]
@@ -169,15 +173,16 @@ def test_a_student_plays_the_same_in_another_process(
 ) -> None:
     """However the tasks are dealt out, and whatever is beside them."""
     player = student.at(temperature=temperature)
-    here = rollout(player, TASKS, env_kwargs=SHORT, keep=True)
+    how: dict[str, Any] = {"env_kwargs": SHORT, "keep": True, "batch_size": 3}
+    here = rollout(player, TASKS, **how)
     parcel = Packer(shelf.put).pack(player)
-    all_at_one = pair[0].play(parcel, TASKS, env_kwargs=SHORT, keep=True, batch_size=3)
+    all_at_one = pair[0].play(parcel, TASKS, **how)
     assert_same(all_at_one.episodes, here)
     assert all_at_one.versions == {1}
-    assert any(all(e.mask[s.span[0]] for s in e.steps) for e in here)
-    parts = [pair[1].play(parcel, TASKS[i::2], env_kwargs=SHORT, keep=True) for i in range(2)]
-    assert_same(parts[0].episodes, here[0::2])
-    assert_same(parts[1].episodes, here[1::2])
+    assert all(e.mask[s.span[0]] for e in here for s in e.steps)
+    for i in range(2):  # sums of another batch may differ in the last bit
+        there = pair[1].play(parcel, TASKS[i::2], **how).episodes
+        assert_same([rounded(e) for e in there], [rounded(e) for e in here[i::2]])
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -234,7 +239,7 @@ def test_players_of_players_play_the_same(
         player = GuidedPlayer(student, student.at(temperature=0.0), 0.5)
     else:
         player = SearchPlayer(student, candidates=2, simulations=2)
-    tasks, how = TASKS[:2], {"env_kwargs": {"max_turns": 2}}
+    tasks, how = TASKS[:3], {"env_kwargs": SHORT}
     here = rollout(player, tasks, **how)
     assert_same(pair[0].play(Packer(shelf.put).pack(player), tasks, **how).episodes, here)
     if kind == "guided":
@@ -297,7 +302,7 @@ def test_an_environment_that_is_not_there_is_named(
 ) -> None:
     errand = Errand.of(Packer(shelf.put).pack(load_oracle()), [TaskRef("acme/Garden-v0", "test/0")])
     lost = replace(errand, paths=(), envs=(replace(errand.envs[0], module="no_garden"),))
-    with pytest.raises(UnknownEnvError, match=r"'acme/Garden-v0'.*at a worker.*no_garden"):
+    with pytest.raises(UnknownEnvError, match=r"'acme/Garden-v0' at a worker.*no_garden"):
         pair[1].run(lost, [])
 
 
@@ -306,19 +311,22 @@ def test_what_no_pickle_takes_stays(
 ) -> None:
     player = ScriptedPlayer(chat(), garden.careless)
     parcel = Packer(shelf.put).pack(player)
-    before = pair[0].facts["kept"]
-    (parent,) = pair[0].play(parcel, [TaskRef("acme/Wild-v0", "test/0")], keep=True).episodes
-    fork = Fork(parent, 1, seed=3)
+    tasks = [TaskRef("acme/Wild-v0", f"test/{i}") for i in (0, 2)]
+    first, second = pair[0].play(parcel, tasks, keep=True).episodes
+    fork = Fork(first, 1, seed=3)
     assert (home_of(fork), bound(fork)) == ("one", True)
     with pytest.raises(ParcelError, match=r"before step 1 is alive at one alone, and this is two"):
         pair[1].play(parcel, [fork])
-    again = pair[0].play(parcel, [fork], keep=True).episodes
-    assert again[0].state_hash != ""
-    assert len(again[0].branch_points) == len(again[0].steps)
-    assert pair[0].facts["kept"] > before
-    del parent, fork, again
-    pair[0].release(pair[0].ledger.released("one"))
-    assert pair[0].facts["kept"] == before
+    kept = pair[0].facts["kept"]
+    (again,) = pair[0].play(parcel, [Fork(second, 1, seed=3)], keep=True).episodes
+    assert len(again.branch_points) == len(again.steps) == 3  # the script begins again
+    assert again.state_hash != ""
+    assert again.branch_points[0] is second.branch_points[0]  # is not kept twice
+    assert pair[0].facts["kept"] == kept + 2
+    del second, again
+    errand = Errand.of(parcel, [], released=pair[0].ledger.released("one"))
+    pair[0].run(errand, [])
+    assert pair[0].facts["kept"] == kept + 2 - 4
 
 
 @pytest.mark.usefixtures("bwrap")

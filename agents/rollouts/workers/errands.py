@@ -124,24 +124,32 @@ class EnvSource:
         return cls(env_id, module, name, dict(gymnasium.spec(plain).kwargs))
 
     def find(self) -> None:
-        """See that its id is known here.
+        """See that its id stands for the same class here.
 
         Raises:
-            UnknownEnvError: Its module cannot be imported.
+            UnknownEnvError: The class cannot be imported.
         """
+        if self._found():
+            return
         try:
+            importlib.import_module(self.module)
+            if not self._found():
+                plain = self.env_id.rpartition(":")[2]
+                register(plain, f"{self.module}:{self.name}", **self.kwargs)
             env_class(self.env_id)
-        except UnknownEnvError as error:
-            plain = self.env_id.rpartition(":")[2]
-            try:
-                importlib.import_module(self.module)
-                if plain not in gymnasium.envs.registration.registry:
-                    register(plain, f"{self.module}:{self.name}", **self.kwargs)
-                env_class(self.env_id)
-            except Exception as why:  # a module may raise what it likes
-                raise UnknownEnvError(
-                    f"{error} (at a worker, which looked in {self.module}: {why!r})"
-                ) from why
+        except Exception as error:  # a module may raise what it likes
+            raise UnknownEnvError(
+                f"no environment {self.env_id!r} at a worker, which looked in {self.module}: "
+                f"{type(error).__name__}: {error}; its package must be installed there, or lie in "
+                f"a folder that is there too"
+            ) from error
+
+    def _found(self) -> bool:
+        try:
+            found = env_class(self.env_id)
+        except UnknownEnvError:
+            return False
+        return (found.__module__, found.__qualname__) == (self.module, self.name)
 
 
 @dataclass(frozen=True, slots=True)
