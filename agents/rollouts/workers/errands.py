@@ -182,9 +182,7 @@ class Errand:
         """The tasks, once prepared."""
         parents, tasks = pickle.loads(self.tasks)
         episodes = [parent.episode() for parent in parents]
-        return [
-            it if isinstance(it, TaskRef) else Fork(episodes[it[0]], *it[1:]) for it in tasks
-        ]
+        return [it if isinstance(it, TaskRef) else Fork(episodes[it[0]], *it[1:]) for it in tasks]
 
     @property
     def kwargs_digest(self) -> str:

@@ -155,9 +155,7 @@ class Packer:
         digest = self._tokenizers.get(it)
         if digest is None or digest not in self._parts:
             inner = isinstance(it, nn.Module)
-            data = _pickled(
-                it, lambda sub: self._named(sub, sub if inner else it, tensors, parts)
-            )
+            data = _pickled(it, lambda sub: self._named(sub, sub if inner else it, tensors, parts))
             digest = _digest(data)
             if digest not in self._parts:
                 self._parts[digest] = self._put(data)
