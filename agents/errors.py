@@ -24,6 +24,7 @@
         ├── BrokenRolloutError      (RuntimeError) nothing of a rollout came to its end
         ├── CrewError               (ConnectionError) workers elsewhere are gone, or die of a job
         ├── NoSnapshotError         (ValueError)  a search in an environment without snapshots
+        ├── ParcelError             (ValueError)  what cannot be sent to, or played by, a worker
         └── DiskFullError           (OSError)     no room for checkpoints
 
 The command line prints their message on one line.
@@ -138,6 +139,10 @@ class CrewError(AgentError, ConnectionError):
 
 class NoSnapshotError(AgentError, ValueError):
     """A search goes back to states, and the environment cannot."""
+
+
+class ParcelError(AgentError, ValueError):
+    """A player, a task or an episode that cannot leave its process, or has not come to another."""
 
 
 class DiskFullError(AgentError, OSError):
