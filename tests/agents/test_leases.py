@@ -358,16 +358,18 @@ class Queueing(Crew):
 
     def hand(self, worker: str, lease: Lease, jobs: Sequence[Any]) -> None:
         held = sum(len(it) for at, it in self.leases.values() if at == worker)
-        assert held <= self.places
+        assert held < self.places
         self.leases[lease.number] = worker, dict(zip(lease.jobs, jobs, strict=True))
         self.handed.append((worker, tuple(jobs)))
 
 
 @settings(deadline=None)  # other work may be under way
 @given(seed=st.integers(0, 10**6), deaths=st.integers(0, 5))
-def test_leases_ahead_of_the_last_one_s_end(seed: int, deaths: int) -> None:
+def test_places_are_refilled_before_the_last_lease_s_end(seed: int, deaths: int) -> None:
     crew = Queueing(names(3), seed, deaths=deaths, joins=9, echoes=0.2)
-    results = play(crew, range(80), terms=replace(TERMS, ahead=3))
+    results = play(crew, range(80), terms=replace(TERMS, refills=True))
     lost = [job for job, told in results if str(told).startswith("given up")]
     assert all(crew.blamed[job] >= TERMS.failures for job in lost)
     assert max(crew.done.values()) == 1
+    sizes = [len(jobs) for _, jobs in crew.handed]
+    assert sizes[0] == 14 and sizes[-1] <= 3

@@ -32,9 +32,9 @@ class Terms:
 
     places: int = 64
     """Jobs that a worker does side by side."""
-    ahead: int = 0
-    """A worker gets its next lease once it has so many jobs or fewer to do: 0 if it begins none
-    before the last of the lease before is done; `places` if it refills its places from the next."""
+    refills: bool = False
+    """A worker begins jobs of its next lease in places that the last one leaves empty. If not, it
+    gets the next when all of the last are done."""
     failures: int = 3
     """So many workers may die of a job, or fail at it, before it is given up."""
     streak: int = 8
@@ -130,6 +130,8 @@ class _Play:
     ) -> None:
         self._crew, self._jobs, self._take, self._terms = crew, list(jobs), take, terms
         self._broken, self._broken_job, self._rehome = broken, broken_job, rehome
+        self._enough = self._terms.places - 1 if self._terms.refills else 0
+        """A worker with so many jobs or fewer gets more."""
         self._kept: list[Any] = [_OPEN] * len(jobs)
         self._left = len(jobs)
         self._workers: dict[str, _Worker] = {}
@@ -204,7 +206,7 @@ class _Play:
             if not (self._fresh or self._again or self._pinned):
                 return
             worker = self._workers[name]
-            if worker.doubted or worker.alone or worker.under_way > self._terms.ahead:
+            if worker.doubted or worker.alone or worker.under_way > self._enough:
                 del self._ready[name]
                 continue
             if jobs := self._choose(worker):
@@ -218,7 +220,7 @@ class _Play:
     def _choose(self, worker: _Worker) -> list[int]:
         """The jobs of a worker's next lease."""
         jobs: list[int] = []
-        size = self._size()
+        size = self._size(self._terms.places - worker.under_way)
         mine = self._pinned.pop(worker.name, {})
         able = {name for name, it in self._workers.items() if not it.doubted} if self._again else ()
         for job in itertools.chain(mine, list(self._again)):
@@ -240,15 +242,19 @@ class _Play:
                 jobs.append(self._fresh.popleft())
         return jobs
 
-    def _size(self) -> int:
+    def _size(self, free: int) -> int:
         """Jobs of the next lease: half of a worker's share of what is left, but places are filled.
 
-        Towards the end places stay empty so that each worker has its share, down to a quarter of
-        them: a batch of one costs a model as much time as one of a few.
+        Unless it refills its places, towards the end some stay empty so that each worker has its
+        share, down to a quarter of them: a batch of one costs a model as much as one of a few.
+
+        Args:
+            free: Places of the worker that are.
         """
         share = math.ceil((len(self._fresh) + len(self._again)) / max(1, len(self._workers)))
-        places = self._terms.places
-        return max(math.ceil(share / 2), min(share, places), math.ceil(places / 4))
+        if self._terms.refills:
+            return max(math.ceil(share / 2), free)
+        return max(math.ceil(share / 2), min(share, free), math.ceil(free / 4))
 
     def _suspect(self, job: int) -> bool:
         """True of a job that is played alone: if one more worker fails, it was this job's doing."""
