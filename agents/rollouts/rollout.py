@@ -22,22 +22,18 @@ from typing import Any, NamedTuple
 from journeyman.agents.errors import ContextFullError, NoSnapshotError
 from journeyman.agents.rollouts.occupancy import Occupancy
 from journeyman.agents.rollouts.tasks import Fork, TaskRef
-from journeyman.agents.rollouts.underway import Underway
-from journeyman.agents.students.dialect import Dialect
+from journeyman.agents.rollouts.underway import Underway, as_step, branch_point
 from journeyman.agents.students.player import Conversation, Player, Stream, Turn
 from journeyman.envs import (
     AssistantTurn,
-    BranchPoint,
     Episode,
     Message,
-    Step,
     StopReason,
     ToolEnv,
     make_for_run,
 )
 from journeyman.envs.errors import EnvError
 from journeyman.tools.limits import shorten
-from journeyman.tools.parsing import locate, token_ends
 from journeyman.tools.types import ToolResult
 
 MAX_WORKERS = 32
@@ -101,14 +97,17 @@ def played(
     keep: bool = False,
     most_turns: int | None = None,
     occupancy: Occupancy | None = None,
+    more: Callable[[], Sequence[TaskRef | Fork]] = tuple,
 ) -> Iterator[tuple[int, Episode]]:
     """The same as `rollout`: the index of a task, and its episode, as they end.
 
-    Close the iterator to end the rollout before its time.
+    Close the iterator to end the rollout before its time. Where a place is free and no task is left
+    for it, `more` is asked for further ones, whose indices go on from those before.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: expected at least 1")
-    places = _Rollout(player, tasks, batch_size, env_kwargs or {}, progress, keep, most_turns)
+    kwargs = env_kwargs or {}
+    places = _Rollout(player, tasks, batch_size, kwargs, progress, keep, most_turns, more)
     return places.play(occupancy or Occupancy())
 
 
@@ -140,6 +139,7 @@ class _Rollout:
         progress: Callable[[int], object],
         keep: bool,
         most_turns: int | None,
+        more: Callable[[], Sequence[TaskRef | Fork]],
     ) -> None:
         self._player = player
         self._dialect = player.dialect
@@ -150,6 +150,8 @@ class _Rollout:
         self._most_turns = most_turns
         self._tasks = deque(enumerate(tasks))
         """Those that have not begun."""
+        self._more = more
+        self._count = len(tasks)
         self._open: dict[int, Underway] = {}
         """Those whose environment is open, by the index of their task."""
         self._rows: dict[int, int] = {}
@@ -184,7 +186,7 @@ class _Rollout:
     def _fill(self) -> None:
         """Begin tasks until each place is taken."""
         begun: list[int] = []
-        while self._tasks and len(self._rows) + len(begun) < self._places:
+        while len(self._rows) + len(begun) < self._places and self._has_more():
             index, task = self._tasks.popleft()
             if self._begin(index, task):
                 begun.append(index)
@@ -200,6 +202,14 @@ class _Rollout:
         else:
             rows = [self._stream.add(it) for it in conversations]
         self._rows.update(zip(rows, begun, strict=True))
+
+    def _has_more(self) -> bool:
+        """True if a task is left to begin, perhaps one that has just come."""
+        if not self._tasks:
+            further = self._more()
+            self._tasks.extend(enumerate(further, self._count))
+            self._count += len(further)
+        return bool(self._tasks)
 
     def _begin(self, index: int, task: TaskRef | Fork) -> bool:
         """Open an environment, and what is said first; False if the episode is over by then."""
@@ -367,58 +377,6 @@ class _Rollout:
     def _read(self, record: Underway, turn: Turn) -> AssistantTurn:
         text = self._dialect.decode(turn.tokens[:-1])
         return self._dialect.read(text, record.env.tools, record.tokens)
-
-
-def as_step(
-    dialect: Dialect,
-    start: int,
-    turn: Turn,
-    read: AssistantTurn,
-    results: tuple[ToolResult, ...],
-    reply: tuple[Message, ...] = (),
-) -> Step:
-    """A turn as an episode has it.
-
-    Args:
-        dialect: Of whoever wrote it.
-        start: Tokens before it.
-        turn: Its tokens.
-        read: The same as it was understood.
-        results: What came of its calls.
-        reply: What was said to it.
-    """
-    calls = locate([r.call for r in results], token_ends(turn.tokens[:-1], dialect.decode))
-    spans = tuple((start + c.token_span[0], start + c.token_span[1]) for c in calls if c.token_span)
-    end = start + len(turn.tokens)
-    parts = {"call": spans, "stop": ((end - 1, end),)}
-    if not spans:
-        parts["answer"] = ((start, end - 1),)
-    return Step(
-        (start, end),
-        read.text,
-        results,
-        parts,
-        turn.truncated,
-        reply,
-        None if read.calls or read.answer == read.text else read.answer.strip(),
-        turn.usage,
-    )
-
-
-def branch_point(env: ToolEnv) -> BranchPoint:
-    """Where an environment is now, for forks.
-
-    Raises:
-        NoSnapshotError: It has no snapshots.
-        NoBranchError: A tool of it lives in a server that cannot be brought there again.
-    """
-    try:
-        return BranchPoint(env.snapshot(), env.state_hash())
-    except NotImplementedError as error:
-        why = str(error) or "implement snapshot() and restore(), or train without search=credit"
-        raise NoSnapshotError(
-            f"{type(env).__name__} takes no snapshots, and a search goes back to them: {why}"
-        ) from error
 
 
 def _step(env: ToolEnv, turn: AssistantTurn) -> _Outcome:

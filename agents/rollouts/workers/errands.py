@@ -12,7 +12,9 @@ import importlib
 import os
 import pickle
 import sys
+import weakref
 from array import array
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -66,6 +68,29 @@ def _kept(task: Task) -> Kept | None:
         return None
     snapshot = task.parent.branch_points[task.step].snapshot
     return snapshot if isinstance(snapshot, Kept) else None
+
+
+class Ledger:
+    """Which snapshots that stayed at workers somebody here can still ask for."""
+
+    def __init__(self) -> None:
+        """None yet."""
+        self._gone: deque[tuple[str, str]] = deque()
+        """Station and key of those that were dropped, and their stations were not told of."""
+
+    def watch(self, episode: Episode) -> None:
+        """Note when nobody holds what an episode has at a worker any more."""
+        for point in episode.branch_points:
+            if isinstance(point.snapshot, Kept):
+                it = point.snapshot
+                end = weakref.finalize(it, self._gone.append, (it.station, it.key))
+                end.atexit = False
+
+    def released(self, station: str) -> tuple[str, ...]:
+        """What a worker may let go; it is told once."""
+        gone = [self._gone.popleft() for _ in range(len(self._gone))]
+        self._gone.extend(it for it in gone if it[0] != station)
+        return tuple(key for name, key in gone if name == station)
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +282,7 @@ class Played:
     """What came of one task of an errand."""
 
     index: int
-    """Of the task in the errand."""
+    """Of the task in the errand, or in those that were played in the same places."""
     version: int
     """Of the weights that played it; see `Parcel.version`."""
     episode: bytes
@@ -281,7 +306,7 @@ def reduced(task: Task, episode: Episode) -> Episode:
     )
 
 
-def restored(task: Task, played: Played) -> Episode:
+def restored(task: Task, played: Played, ledger: Ledger | None = None) -> Episode:
     """The episode that a worker played, as it would have been here.
 
     Its branch points may hold `Kept`; so may those of the fork's parent.
@@ -289,8 +314,11 @@ def restored(task: Task, played: Played) -> Episode:
     Args:
         task: What was sent.
         played: What came back.
+        ledger: Is to know what stayed at the worker.
     """
     episode: Episode = pickle.loads(played.episode)
+    if ledger is not None:
+        ledger.watch(episode)
     if isinstance(task, TaskRef):
         return episode
     parent, prefix = task.parent, task.prefix

@@ -1,9 +1,9 @@
 """Who gets what: a driver's jobs in leases to workers that come, go, die and break things.
 
-Leases are large while much is left, and shrink as it runs out (guided self-scheduling: Polychronopoulos
-and Kuck, 1987), so that workers end together. A result counts once it is told, so that a dead worker
-costs the jobs that it was at, and time; these are handed out again. Nothing here knows what a job is,
-and the only clock is the crew's.
+Leases are large while much is left, and shrink as it runs out (guided self-scheduling:
+Polychronopoulos and Kuck, 1987), so that workers end together. A result counts once it is told, so
+that a dead worker costs no more than the jobs that it was at: they are handed out again. Nothing
+here knows what a job is, and the only clock is the crew's.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import itertools
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -32,9 +32,9 @@ class Terms:
 
     places: int = 64
     """Jobs that a worker does side by side."""
-    ahead: int = 0
-    """A worker gets its next lease once it has so many jobs or fewer to do: 0 if it begins none
-    before the last of the lease before is done; `places` if it refills its places from the next."""
+    refills: bool = False
+    """A worker begins jobs of its next lease in places that the last one leaves empty. If not, it
+    gets the next when all of the last are done."""
     failures: int = 3
     """So many workers may die of a job, or fail at it, before it is given up."""
     streak: int = 8
@@ -68,13 +68,13 @@ def play_out(
     Args:
         crew: Who does them.
         jobs: What is to be done.
-        take: Called with a job's place in the list and its result, once a job, as soon as the result
-            counts; what it returns is all that is kept of it.
+        take: Called with a job's place in the list and its result, once a job, as soon as the
+            result counts; what it returns is all that is kept of it.
         terms: Sizes and bounds.
-        broken: Infrastructure broke this result: it says nothing of the job, and perhaps something of
-            the worker. Such results count once the worker gives a sound one again, or others break
-            the same job too. A worker all of whose last `terms.streak` results are broken gets nothing
-            more until others have played these; if one of them is sound there, it is set aside.
+        broken: Infrastructure broke this result: it says nothing of the job, and perhaps something
+            of the worker. Such results count once the worker gives a sound one again. A worker
+            all of whose last `terms.streak` results are broken gets nothing more until others have
+            played these; if half of them are sound there, it is set aside.
         broken_job: The result of a job that cannot be done, given why; or it raises.
         home: The only worker that can do a job; None if any can.
         rehome: A job whose home is lost, in a form that any worker can do; None if there is none.
@@ -99,8 +99,8 @@ class _Worker:
     """Failures since its last sound result."""
     doubted: bool = False
     """It gets nothing until others have played what it broke."""
-    refuted: bool = False
-    """Another did what it has failed at since then."""
+    refuted: int = 0
+    """So many of them others have done."""
     alone: bool = False
     """It is at a job that others have died of."""
 
@@ -130,6 +130,8 @@ class _Play:
     ) -> None:
         self._crew, self._jobs, self._take, self._terms = crew, list(jobs), take, terms
         self._broken, self._broken_job, self._rehome = broken, broken_job, rehome
+        self._enough = self._terms.places - 1 if self._terms.refills else 0
+        """A worker with so many jobs or fewer gets more."""
         self._kept: list[Any] = [_OPEN] * len(jobs)
         self._left = len(jobs)
         self._workers: dict[str, _Worker] = {}
@@ -204,7 +206,7 @@ class _Play:
             if not (self._fresh or self._again or self._pinned):
                 return
             worker = self._workers[name]
-            if worker.doubted or worker.alone or worker.under_way > self._terms.ahead:
+            if worker.doubted or worker.alone or worker.under_way > self._enough:
                 del self._ready[name]
                 continue
             if jobs := self._choose(worker):
@@ -218,7 +220,7 @@ class _Play:
     def _choose(self, worker: _Worker) -> list[int]:
         """The jobs of a worker's next lease."""
         jobs: list[int] = []
-        size = self._size()
+        size = self._size(self._terms.places - worker.under_way)
         mine = self._pinned.pop(worker.name, {})
         able = {name for name, it in self._workers.items() if not it.doubted} if self._again else ()
         for job in itertools.chain(mine, list(self._again)):
@@ -240,15 +242,19 @@ class _Play:
                 jobs.append(self._fresh.popleft())
         return jobs
 
-    def _size(self) -> int:
+    def _size(self, free: int) -> int:
         """Jobs of the next lease: half of a worker's share of what is left, but places are filled.
 
-        Towards the end places stay empty so that each worker has its share, down to a quarter of
-        them: a batch of one costs a model as much time as one of a few.
+        Unless it refills its places, towards the end some stay empty so that each worker has its
+        share, down to a quarter of them: a batch of one costs a model as much as one of a few.
+
+        Args:
+            free: Places of the worker that are.
         """
         share = math.ceil((len(self._fresh) + len(self._again)) / max(1, len(self._workers)))
-        places = self._terms.places
-        return max(math.ceil(share / 2), min(share, places), math.ceil(places / 4))
+        if self._terms.refills:
+            return max(math.ceil(share / 2), free)
+        return max(math.ceil(share / 2), min(share, free), math.ceil(free / 4))
 
     def _suspect(self, job: int) -> bool:
         """True of a job that is played alone: if one more worker fails, it was this job's doing."""
@@ -260,6 +266,7 @@ class _Play:
         if worker is None or job not in worker.leases[event.lease]:
             return  # a double, or from a worker that is given up
         del worker.leases[event.lease][job]
+        self._deaths = 0
         self._ready[worker.name] = None
         if self._kept[job] is not _OPEN:
             return
@@ -268,7 +275,7 @@ class _Play:
             self._settle(job, event.result)
             self._clear(worker)
             if accused is not None:
-                accused.refuted = True
+                accused.refuted += 1
         elif job in self._second:
             self._settle(job, event.result)
         else:
@@ -289,6 +296,8 @@ class _Play:
             worker.streak += 1
             why = event.error or "it ended without a result"
             self._take_back(worker.name, undone, why)
+            if (job := undone[0]) in self._again:
+                self._accused.setdefault(job, worker.name)
             self._weigh(worker)
 
     def _lost(self, event: Lost) -> None:
@@ -315,7 +324,8 @@ class _Play:
             del self._owner[number]
         self._take_back(name, worker.jobs(), why, blame)
         for job, result in worker.held.items():
-            if self._kept[job] is _OPEN and not self._ask_others(job, name):
+            asked = job in self._second or self._ask_others(job, name)
+            if self._kept[job] is _OPEN and not asked:
                 self._settle(job, result)
         self._move(name, why)
 
@@ -328,8 +338,6 @@ class _Play:
             reasons = self._why.setdefault(job, [])
             reasons.append(f"{name}: {why}")
             self._tried.setdefault(job, set()).add(name)
-            if job not in self._homes:
-                self._accused[job] = name
             if len(reasons) >= self._terms.failures:
                 told = "; ".join(reasons)
                 self._give_up(job, f"{len(reasons)} workers failed at it: {told}")
@@ -382,7 +390,7 @@ class _Play:
         others = [it for it in self._workers.values() if it is not worker and not it.doubted]
         if not others:
             self._clear(worker)
-        elif worker.refuted:
+        elif 2 * worker.refuted >= self._terms.streak:
             self._set_aside(worker)
         else:
             if not worker.doubted:
@@ -404,7 +412,7 @@ class _Play:
         if not worker.streak:
             return
         held, worker.held = worker.held, {}
-        worker.streak, worker.doubted, worker.refuted = 0, False, False
+        worker.streak, worker.doubted, worker.refuted = 0, False, 0
         self._ready[worker.name] = None
         for job in [job for job, name in self._accused.items() if name == worker.name]:
             del self._accused[job]
@@ -419,7 +427,6 @@ class _Play:
         """A job is done."""
         self._kept[job] = self._take(job, result)
         self._left -= 1
-        self._deaths = 0
         self._again.pop(job, None)
         self._accused.pop(job, None)
 

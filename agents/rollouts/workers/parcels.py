@@ -326,7 +326,7 @@ def _pickled(it: Any, name: Callable[[Any], Any]) -> bytes:
     file = io.BytesIO()
     try:
         _Writer(file, name).dump(it)
-    except ParcelError:
+    except ParcelError:  # which says it better
         raise
     except Exception as error:  # pickle raises what it likes
         raise ParcelError(
