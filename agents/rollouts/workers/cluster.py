@@ -1,4 +1,4 @@
-"""Ray clusters: one of this machine, started and stopped by pid, and where the one is that is up."""
+"""Ray clusters: one of this machine, started and stopped by pid; and where one is that is up."""
 
 from __future__ import annotations
 
@@ -61,6 +61,8 @@ def join(address: str, token: str | None = None) -> Any:
         os.environ |= _authentication(token)
     ray = importlib.import_module("ray")
     constants = importlib.import_module("ray._private.ray_constants")
+    worker = importlib.import_module("ray._private.worker")
+    worker.print_to_stdstream = lambda *_, **__: None  # deaths, at length: the crew tells of them
     host = address.rpartition("://")[2].rpartition(":")[0]
     constants.ENABLE_RAY_CLUSTER = host not in ("127.0.0.1", "localhost")  # see `head.LOOPBACK`
     try:

@@ -24,7 +24,7 @@ QUIET = {
 }
 """Said before Ray is imported, wherever it is."""
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""Else Ray takes 127.0.0.1 for the address by which other machines reach this one, and opens that."""
+"""Else Ray takes the address by which other machines reach this one for 127.0.0.1."""
 
 
 def main() -> int:

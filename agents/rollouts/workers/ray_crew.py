@@ -10,17 +10,14 @@ import itertools
 import logging
 import os
 import time
-import weakref
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from journeyman.agents.errors import CrewError
 from journeyman.agents.rollouts.workers.crew import Done, Ended, Event, Joined, Lease, Lost
-from journeyman.agents.rollouts.workers.errands import Errand, Kept, Played, Task, restored
+from journeyman.agents.rollouts.workers.errands import Errand, Ledger, Played, Task, restored
 from journeyman.agents.rollouts.workers.parcels import Parcel
-from journeyman.envs import Episode
 
 logger = logging.getLogger(__name__)
 
@@ -108,8 +105,7 @@ class RayCrew:
         """Actors to be started: when, and the deaths at their post before."""
         self._there: dict[str, _Post] = {}
         self._streams: dict[Any, _Stream] = {}
-        self._released: dict[str, list[str]] = defaultdict(list)
-        """By worker: keys of snapshots that nobody will ask it for."""
+        self._ledger = Ledger()
         self._told: list[Event] = []
         self.pids: dict[str, int] = {}
         """Of the workers that are there."""
@@ -130,10 +126,9 @@ class RayCrew:
         if post is None or work is None:
             self._told.append(Lost(worker, "is gone"))
             return
-        released, self._released[worker] = self._released[worker], []
         errand = Errand.of(
             *(work.parcel, jobs, work.batch_size, work.env_kwargs, work.keep, work.most_turns),
-            released,
+            self._ledger.released(worker),
         )
         episodes = post.actor.play.options(num_returns="streaming").remote(errand)
         self._streams[episodes] = _Stream(post, lease, jobs)
@@ -237,8 +232,7 @@ class RayCrew:
             stream.errors.append(_why(error.cause))
         else:
             post.deaths = 0
-            episode = restored(stream.tasks[played.index], played)
-            self._watch(post, episode)
+            episode = restored(stream.tasks[played.index], played, self._ledger)
             job = lease.jobs[played.index]
             self._told.append(Done(post.name, lease.number, job, episode))
 
@@ -255,15 +249,7 @@ class RayCrew:
 
     def _forget(self, post: _Post) -> None:
         self._streams = {ref: it for ref, it in self._streams.items() if it.post is not post}
-        self._released.pop(post.name, None)
         self.pids.pop(post.name, None)
-
-    def _watch(self, post: _Post, episode: Episode) -> None:
-        """Note which snapshots stay at a worker, to release them once nobody has them any more."""
-        for point in episode.branch_points[episode.first_step :]:
-            kept = point.snapshot
-            if isinstance(kept, Kept) and kept.station == post.name:
-                weakref.finalize(kept, self._released[post.name].append, kept.key).atexit = False
 
 
 def _why(error: BaseException) -> str:
