@@ -22,6 +22,7 @@
         ├── ConversationError       (ValueError)  a file to learn from holds what is no conversation
         ├── DivergedError           (ValueError)  the model's weights are no longer of use
         ├── BrokenRolloutError      (RuntimeError) nothing of a rollout came to its end
+        ├── CrewError               (ConnectionError) workers elsewhere are gone, or die of a job
         ├── NoSnapshotError         (ValueError)  a search in an environment without snapshots
         ├── ParcelError             (ValueError)  what cannot be sent to, or played by, a worker
         └── DiskFullError           (OSError)     no room for checkpoints
@@ -130,6 +131,10 @@ class DivergedError(AgentError, ValueError):
 
 class BrokenRolloutError(AgentError, RuntimeError):
     """Every episode of a rollout broke: nothing is left to learn from."""
+
+
+class CrewError(AgentError, ConnectionError):
+    """No worker elsewhere is left, or none survives what it is asked to play."""
 
 
 class NoSnapshotError(AgentError, ValueError):

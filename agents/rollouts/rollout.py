@@ -97,14 +97,17 @@ def played(
     keep: bool = False,
     most_turns: int | None = None,
     occupancy: Occupancy | None = None,
+    more: Callable[[], Sequence[TaskRef | Fork]] = tuple,
 ) -> Iterator[tuple[int, Episode]]:
     """The same as `rollout`: the index of a task, and its episode, as they end.
 
-    Close the iterator to end the rollout before its time.
+    Close the iterator to end the rollout before its time. Where a place is free and no task is left
+    for it, `more` is asked for further ones, whose indices go on from those before.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: expected at least 1")
-    places = _Rollout(player, tasks, batch_size, env_kwargs or {}, progress, keep, most_turns)
+    kwargs = env_kwargs or {}
+    places = _Rollout(player, tasks, batch_size, kwargs, progress, keep, most_turns, more)
     return places.play(occupancy or Occupancy())
 
 
@@ -136,6 +139,7 @@ class _Rollout:
         progress: Callable[[int], object],
         keep: bool,
         most_turns: int | None,
+        more: Callable[[], Sequence[TaskRef | Fork]],
     ) -> None:
         self._player = player
         self._dialect = player.dialect
@@ -146,6 +150,8 @@ class _Rollout:
         self._most_turns = most_turns
         self._tasks = deque(enumerate(tasks))
         """Those that have not begun."""
+        self._more = more
+        self._count = len(tasks)
         self._open: dict[int, Underway] = {}
         """Those whose environment is open, by the index of their task."""
         self._rows: dict[int, int] = {}
@@ -180,7 +186,7 @@ class _Rollout:
     def _fill(self) -> None:
         """Begin tasks until each place is taken."""
         begun: list[int] = []
-        while self._tasks and len(self._rows) + len(begun) < self._places:
+        while len(self._rows) + len(begun) < self._places and self._has_more():
             index, task = self._tasks.popleft()
             if self._begin(index, task):
                 begun.append(index)
@@ -196,6 +202,14 @@ class _Rollout:
         else:
             rows = [self._stream.add(it) for it in conversations]
         self._rows.update(zip(rows, begun, strict=True))
+
+    def _has_more(self) -> bool:
+        """True if a task is left to begin, perhaps one that has just come."""
+        if not self._tasks:
+            further = self._more()
+            self._tasks.extend(enumerate(further, self._count))
+            self._count += len(further)
+        return bool(self._tasks)
 
     def _begin(self, index: int, task: TaskRef | Fork) -> bool:
         """Open an environment, and what is said first; False if the episode is over by then."""

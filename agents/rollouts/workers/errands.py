@@ -290,7 +290,7 @@ class Played:
     """What came of one task of an errand."""
 
     index: int
-    """Of the task in the errand."""
+    """Of the task in the errand, or in those that were played in the same places."""
     version: int
     """Of the weights that played it; see `Parcel.version`."""
     episode: bytes

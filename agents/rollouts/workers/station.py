@@ -67,14 +67,22 @@ class Station:
         """How many snapshots stay here."""
         return len(self._alive)
 
-    def play(self, errand: Errand) -> Iterator[Played]:
+    def play(
+        self, errand: Errand, more: Callable[[], Errand | None] = lambda: None
+    ) -> Iterator[Played]:
         """Play an errand; gives each episode as it ends.
 
         Close the iterator to end it before its time: every environment is closed.
 
+        Args:
+            errand: What to play.
+            more: Asked where a place is free and no task is left for it: gives the next errand of
+                the same rollout, whose tasks are numbered on from those before; None if there is
+                none now. So places are full until the last errand's end.
+
         Raises:
             ParcelError: Weights, a part or a snapshot that it needs are not here, or newer weights
-                are; or another errand is under way.
+                are; or another errand is under way, or `more` gives one of another rollout.
             UnknownEnvError: An environment cannot be imported here.
         """
         if self._busy:
@@ -88,6 +96,18 @@ class Station:
             errand.prepare()
             player = self.unpacker.open(errand.parcel)
             tasks = errand.opened()
+
+            def further() -> list[Task]:
+                found = more()
+                if found is None:
+                    return []
+                self._check_same(errand, found)
+                self.release(found.released)
+                found.prepare()
+                opened = found.opened()
+                tasks.extend(opened)
+                return [self._at_home(task) for task in opened]
+
             ended = played(
                 player,
                 [self._at_home(task) for task in tasks],
@@ -96,12 +116,30 @@ class Station:
                 keep=errand.keep,
                 most_turns=errand.most_turns,
                 occupancy=self.occupancy,
+                more=further,
             )
             for index, episode in ended:
                 data = self._packed(reduced(tasks[index], episode))
                 yield Played(index, errand.parcel.version, data)
         finally:
             self._busy = False
+
+    def _check_same(self, errand: Errand, further: Errand) -> None:
+        """See that an errand can be played in the places of another.
+
+        Raises:
+            ParcelError: It is of another rollout.
+        """
+
+        def terms(it: Errand) -> tuple[object, ...]:
+            weights = it.parcel.origin, it.parcel.version, it.parcel.digest
+            return *weights, it.kwargs_digest, it.batch_size, it.keep, it.most_turns
+
+        if terms(errand) != terms(further):
+            raise ParcelError(
+                f"{self.name}: an errand of another rollout came while one is under way: expected "
+                f"the same player, weights, arguments and places; hand it out when that has ended"
+            )
 
     def release(self, keys: Iterable[str] | None = None) -> None:
         """Let snapshots go that stayed here; None lets all go."""
