@@ -13,7 +13,7 @@ from journeyman.agents.networks.adapters import begin, saved_bytes
 from journeyman.agents.rollouts.guidance import GuidedPlayer
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import Fork, TaskRef
-from journeyman.agents.rollouts.workers.errands import EnvSource, Errand, Kept, Ledger
+from journeyman.agents.rollouts.workers.errands import EnvSource, Errand, Ledger, Pinned
 from journeyman.agents.rollouts.workers.parcels import Packer, Unpacker
 from journeyman.agents.rollouts.workers.station import Station
 from journeyman.agents.students.hf import HFPlayer
@@ -293,7 +293,7 @@ def test_what_is_alive_is_put_back_where_it_stayed() -> None:
     assert point.snapshot.station == "one"
     assert point.state_hash == "hash"
 
-    def at(station: Station, kept: Kept) -> object:
+    def at(station: Station, kept: Pinned) -> object:
         points = (BranchPoint(kept, "hash"), *parent.branch_points[1:])
         task = station._at_home(Fork(replace(parent, branch_points=points), 0, 5, (1, 2)))
         assert isinstance(task, Fork)
@@ -312,13 +312,13 @@ def test_what_is_alive_is_put_back_where_it_stayed() -> None:
 def test_what_is_kept_elsewhere_is_let_go_once_nobody_has_it() -> None:
     ledger = Ledger()
 
-    def episode(*kept: Kept) -> Episode:
+    def episode(*kept: Pinned) -> Episode:
         points = tuple(BranchPoint(it, "") for it in kept)
         return Episode(
             "acme/Env-v0", "test/0", (), (), (), (), StopReason.ANSWERED, branch_points=points
         )
 
-    first, second = episode(Kept("a", "1"), Kept("b", "2")), episode(Kept("a", "3"))
+    first, second = episode(Pinned("a", "1"), Pinned("b", "2")), episode(Pinned("a", "3"))
     ledger.watch(first)
     ledger.watch(second)
     assert ledger.released("a") == ()

@@ -16,7 +16,7 @@ from journeyman.agents.networks.adapters import begin, saved_bytes
 from journeyman.agents.rollouts.guidance import GuidedPlayer
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import Fork, TaskRef
-from journeyman.agents.rollouts.workers.errands import Errand, Kept, bound, home_of
+from journeyman.agents.rollouts.workers.errands import Errand, Pinned, bound, home_of
 from journeyman.agents.rollouts.workers.parcels import Packer
 from journeyman.agents.search.playing import SearchPlayer
 from journeyman.agents.students.hf import HFPlayer, load_student
@@ -342,7 +342,7 @@ def test_a_live_snapshot_is_gone_on_from_where_it_is(
     assert noted == parent.steps[0].results[0].content
     fork = Fork(parent, 1, seed=1)
     assert (home_of(Fork(parent, 0, 1)), home_of(fork), bound(fork)) == (None, "one", False)
-    assert isinstance(parent.branch_points[1].snapshot, Kept)
+    assert isinstance(parent.branch_points[1].snapshot, Pinned)
     then = packer.pack(ScriptedPlayer(chat(), garden.later))
     at_home = pair[0].play(then, [fork]).episodes[0]
     away = pair[1].play(then, [fork]).episodes[0]
