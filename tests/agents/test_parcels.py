@@ -14,7 +14,7 @@ from journeyman.agents.rollouts.guidance import GuidedPlayer
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import Fork, TaskRef
 from journeyman.agents.rollouts.workers.errands import EnvSource, Errand, Ledger, Pinned
-from journeyman.agents.rollouts.workers.parcels import Packer, Unpacker
+from journeyman.agents.rollouts.workers.parcels import KEPT, Packer, Unpacker
 from journeyman.agents.rollouts.workers.station import Station
 from journeyman.agents.students.hf import HFPlayer
 from journeyman.agents.students.openai import OpenAIPlayer
@@ -130,6 +130,22 @@ def test_weights_that_are_not_here_are_refused() -> None:
     unpacker.open(sent(packer.pack(player)))
     with pytest.raises(ParcelError, match=r"version 1, and this worker has version 2 by now"):
         unpacker.open(first)
+
+
+def test_weights_that_were_not_used_for_long_are_let_go() -> None:
+    """A worker does not grow by each model that it has met; one that comes back is read again."""
+    packer, unpacker = Packer(), Unpacker()
+    players = [tiny_player(seed=seed) for seed in range(12)]
+    for player in players:
+        opened = unpacker.open(sent(packer.pack(player)))
+        assert bits(opened.model) == bits(player.model)
+    one = len(list(players[0].model.parameters())) + len(list(players[0].model.buffers()))
+    assert len(unpacker._tensors) <= KEPT * one
+    assert len(packer._parts) <= KEPT
+    again = packer.pack(players[0])
+    assert packer.pushed == unpacker.received  # it is not pushed again
+    opened = unpacker.open(sent(again))
+    assert bits(opened.model) == bits(players[0].model)
 
 
 def test_another_driver_begins_anew() -> None:

@@ -33,8 +33,8 @@ from journeyman.agents.errors import ParcelError
 from journeyman.agents.students.player import Player
 from journeyman.agents.students.reuse import sums_of_bits
 
-KEPT = 32
-"""Parts, and players, that are kept at most; those not used for longest go first."""
+KEPT = 8
+"""Parts, players among them, that are kept at least; those not used for longest go first."""
 _ALIGNED = 64
 """Bytes: torch's own tensors lie so, and what is computed may hang on it in the last bit."""
 _LOCAL = ("_original_forward", "_old_forward", "_hf_hook")
@@ -246,6 +246,7 @@ class Unpacker:
             self._begin(parcel.origin)
         self._read(parcel)
         player, keys = self._made(parcel.digest, lambda: parcel.player, parcel.parts)
+        self._tidy(len(parcel.parts) + 1)
         there = max((self._versions[key] for key in keys), default=0)
         if there != parcel.version:
             raise ParcelError(
@@ -295,9 +296,16 @@ class Unpacker:
             reader = _Reader(io.BytesIO(given), lambda name: self._found(name, parts, keys))
             found = self._parts[digest] = reader.load(), frozenset(keys)
         self._parts.move_to_end(digest)
-        while len(self._parts) > max(KEPT, len(parts) + 1):
-            self._parts.popitem(last=False)
         return found
+
+    def _tidy(self, needed: int) -> None:
+        """Let go what was not used for long, and the weights that nothing else is made of."""
+        while len(self._parts) > max(KEPT, needed):
+            self._parts.popitem(last=False)
+        used = frozenset[str]().union(*(keys for _, keys in self._parts.values()))
+        for key in self._tensors.keys() - used:
+            del self._tensors[key]
+            self.layers.discard(self._versions.pop(key))  # to be read again by who needs it
 
     def _found(self, name: tuple[str, ...], parts: Mapping[str, Any], keys: set[str]) -> Any:
         kind, key, *how = name
