@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from journeyman.agents.errors import ParcelError
@@ -193,6 +195,23 @@ def test_what_a_trainer_hangs_on_a_model_stays() -> None:
     del model.forward
     model.get_input_embeddings()._forward_hooks.clear()
     assert opened.model(ids).logits.equal(model(ids).logits)
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_model_that_is_trained_in_mixed_precision_plays_in_it(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AcceleratorState, "_shared_state", {})
+    monkeypatch.setattr(PartialState, "_shared_state", {})
+    player, ids = tiny_player(), torch.tensor([[5, 6, 7]])
+    plain = player.model(ids).logits
+    Accelerator(mixed_precision=precision, cpu=True).prepare(player.model)
+    here = player.model(ids).logits
+    assert here.equal(plain) == (precision == "no")
+    unpacker, packer = Unpacker(), Packer()
+    opened = unpacker.open(sent(packer.pack(player)))
+    assert opened.model(ids).logits.equal(here)
+    assert opened.model(ids).logits.dtype is torch.float32
 
 
 def test_what_was_read_with_the_weights_stays() -> None:

@@ -30,6 +30,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from transformers import PreTrainedTokenizerBase
 
 from journeyman.agents.errors import ParcelError
+from journeyman.agents.rollouts.workers.skeletons import skeleton
 from journeyman.agents.students.player import Player
 from journeyman.agents.students.reuse import sums_of_bits
 
@@ -37,8 +38,6 @@ KEPT = 8
 """Parts, players among them, that are kept at least; those not used for longest go first."""
 _ALIGNED = 64
 """Bytes: torch's own tensors lie so, and what is computed may hang on it in the last bit."""
-_LOCAL = ("_original_forward", "_old_forward", "_hf_hook")
-"""What Accelerate leaves on a module that it trains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,25 +356,8 @@ class _Writer(pickle.Pickler):
 
     def reducer_override(self, it: Any) -> Any:
         if isinstance(it, nn.Module):
-            return copyreg.__newobj__, (type(it),), _skeleton(it)  # type: ignore[attr-defined]
+            return copyreg.__newobj__, (type(it),), skeleton(it)  # type: ignore[attr-defined]
         return NotImplemented
-
-
-_BARE = {key: it for key, it in vars(nn.Module()).items() if "hook" in key}
-"""What a module without hooks has in place of them."""
-
-
-def _skeleton(module: nn.Module) -> dict[str, Any]:
-    """What a module is made of, without what a trainer hung on it: hooks, and methods replaced."""
-    kind = type(module)
-    state = {
-        key: it
-        for key, it in vars(module).items()
-        if key not in _LOCAL
-        and "hook" not in key
-        and not (callable(it) and callable(getattr(kind, key, None)))
-    }
-    return state | {key: type(it)() for key, it in _BARE.items()}
 
 
 class _Reader(pickle.Unpickler):
