@@ -82,7 +82,7 @@ def visits(logprobs: Tensor, sampled_logprobs: Tensor, chosen: Tensor, most: flo
         most: Bound.
     """
     ahead = torch.zeros(chosen.shape, dtype=torch.float64, device=logprobs.device)
-    ahead[chosen] = (logprobs.detach() - sampled_logprobs).double()
+    ahead[chosen] = (logprobs.detach() - sampled_logprobs).clamp(-FARTHEST, FARTHEST).double()
     before = (ahead.cumsum(1) - ahead)[chosen]
     return before.clamp(-math.log(most), math.log(most)).exp().to(logprobs.dtype)
 

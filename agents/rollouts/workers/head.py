@@ -31,6 +31,7 @@ def main() -> int:
     """Start, say so, wait, stop."""
     asked: dict[str, Any] = json.loads(sys.argv[1])
     os.environ |= QUIET | LOOPBACK
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 waits for whatever else runs here
     if asked.get("port"):
         os.environ["RAY_GCS_SERVER_PORT"] = str(asked["port"])
     over = threading.Event()

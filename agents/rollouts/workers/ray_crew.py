@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -107,6 +108,8 @@ class RayCrew:
         self._streams: dict[Any, _Stream] = {}
         self._ledger = Ledger()
         self._told: list[Event] = []
+        self._given_up: list[str] = []
+        """Workers that nobody takes the place of, and why."""
         self.pids: dict[str, int] = {}
         """Of the workers that are there."""
         self.work: Work | None = None
@@ -137,13 +140,15 @@ class RayCrew:
         """See `Crew.wait`.
 
         Raises:
-            CrewError: The crew was closed meanwhile.
+            CrewError: The crew was closed meanwhile, or no worker is left.
         """
         end = None if seconds is None else time.monotonic() + seconds
         while not self._told:
             if self.closed:
                 raise CrewError("the workers were sent home")
             self._hire_again()
+            if not (self._there or self._starting or self._later):
+                raise CrewError(f"no worker is left: {'; '.join(self._given_up)}")
             left = _SLICE if end is None else min(_SLICE, end - time.monotonic())
             if left <= 0:
                 break
@@ -238,6 +243,7 @@ class RayCrew:
 
     def _replace(self, post: _Post, why: str) -> None:
         if post.deaths >= self._hands.restarts:
+            self._given_up.append(f"{post.name} {why}")
             logger.warning(
                 "%s %s; it is the %s time in a row, and nobody is started in its place",
                 *(post.name, why, f"{post.deaths + 1}."),
@@ -252,10 +258,13 @@ class RayCrew:
         self.pids.pop(post.name, None)
 
 
-def _why(error: BaseException) -> str:
-    """An error of Ray's in one line: what was raised at the worker stands last."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if isinstance(getattr(error, "cause", None), BaseException):
-        return f"{type(error.cause).__name__}: {error.cause}"  # type: ignore[attr-defined]
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def _why(error: BaseException | None) -> str:
+    """An error in one line; of a traceback of Ray's the last, which is what was raised."""
+    lines = [it.strip() for it in _COLOURS.sub("", str(error)).splitlines() if it.strip()]
     named = type(error).__name__
-    return f"{named}: {lines[-1 if 'Traceback' in str(error) else 0][:300]}" if lines else named
+    if not lines:
+        return named
+    return f"{named}: {lines[-1 if 'ray::' in lines[0] else 0][:300]}"
