@@ -1,6 +1,7 @@
 """`journeyman collect`: what is played, what is kept of it, and what becomes of it in training."""
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,9 +15,8 @@ from omegaconf import DictConfig
 from journeyman.agents.errors import CommandError, RunDirError, SettingError
 from journeyman.agents.evaluation.records import EPISODES, Played, kind_of
 from journeyman.agents.learning.trainers import sft
-from journeyman.agents.rollouts.rollout import rollout
+from journeyman.agents.rollouts.rollout import played, rollout
 from journeyman.agents.rollouts.tasks import TaskRef
-from journeyman.agents.runs import measuring
 from journeyman.agents.runs.application import offer_options
 from journeyman.agents.runs.collect import Sifted, collect, sift
 from journeyman.agents.runs.config import Keep
@@ -170,14 +170,14 @@ def counted(monkeypatch: pytest.MonkeyPatch, most: int = 100) -> Iterator[list[T
     """Notes what is played; more than `most` episodes are interrupted."""
     seen: list[TaskRef] = []
 
-    def play(player: Any, tasks: Any, *args: Any) -> list[Episode]:
+    def play(player: Any, tasks: Any, *args: Any) -> Iterator[tuple[int, Episode]]:
         if len(seen) + len(tasks) > most:
             raise KeyboardInterrupt
         seen.extend(tasks)
-        return rollout(player, tasks, *args)
+        return played(player, tasks, *args)
 
     with monkeypatch.context() as patched:
-        patched.setattr(measuring, "rollout", play)
+        patched.setattr(sys.modules[played.__module__], "played", play)
         yield seen
 
 

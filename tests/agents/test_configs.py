@@ -30,13 +30,14 @@ GROUPS = {
     for group in CONF.iterdir()
     if group.is_dir() and not group.name.startswith("_")
 }
-COLLECTED = ("env", "student", "sandbox")
+COLLECTED = ("env", "student", "sandbox", "rollouts")
 TAKEN = {"collect": COLLECTED, "eval": (*COLLECTED, "tracker"), "proxy": ("student",)}
 """Groups that fit these commands; all fit `train`."""
 
 LIGHT = (
     "journeyman.agents.credit.",
     "journeyman.agents.learning.losses.",
+    "journeyman.agents.rollouts.",
     "journeyman.agents.search.",
     "journeyman.agents.students.openai.",
     "journeyman.agents.teachers.no_teacher",
@@ -185,15 +186,15 @@ def test_the_config_can_be_printed(journeyman: Any) -> None:
 
 
 NOTE_TASKS = """
-from journeyman.agents.learning import collector
+from journeyman.agents.rollouts import rollout
 
-rollout = collector.rollout
+played = rollout.played
 
 def noted(player, tasks, *args, **kwargs):
     open("tasks", "w").write(" ".join(task.task_id for task in tasks))
-    return rollout(player, tasks, *args, **kwargs)
+    return played(player, tasks, *args, **kwargs)
 
-collector.rollout = noted
+rollout.played = noted
 """
 
 

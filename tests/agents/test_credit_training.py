@@ -14,11 +14,9 @@ from omegaconf import OmegaConf
 from peft import LoraConfig
 
 from journeyman.agents.credit import GAE, Attention, Critic, GrowingHorizon
-from journeyman.agents.learning import collector
 from journeyman.agents.learning.trainers import distill
 from journeyman.agents.learning.trainers.parts import Parts
 from journeyman.agents.rollouts.rollout import rollout
-from journeyman.agents.search import language
 from journeyman.envs import Episode
 
 from .chat_server import chatting, graded
@@ -60,7 +58,7 @@ def train(parts: Parts, folder: Path) -> list[dict[str, float]]:
     return steps(trainer)
 
 
-def paid(monkeypatch: pytest.MonkeyPatch) -> None:
+def paid(parts: Parts) -> Parts:
     """Outcomes that differ, within a tree as well: no tiny model solves a task."""
     count = itertools.count()
 
@@ -68,20 +66,16 @@ def paid(monkeypatch: pytest.MonkeyPatch) -> None:
         played = rollout(player, tasks, *rest, **options)
         return [dataclasses.replace(e, reward=float(next(count) % 3 == 0)) for e in played]
 
-    monkeypatch.setattr(collector, "rollout", play)
-    monkeypatch.setattr(language, "rollout", play)
+    return dataclasses.replace(parts, rollouts=play)
 
 
 @pytest.mark.parametrize("credit", options("credit"))
-def test_a_step_with_every_credit(
-    credit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    paid(monkeypatch)
+def test_a_step_with_every_credit(credit: str, tmp_path: Path) -> None:
     with chatting(graded) as server:
         served = {"base_url": server.url, "cache": str(tmp_path / "grades")}
         parts = configured(credit, **(served if credit == "judge" else {}))
         parts.credit.check(parts.student)
-        (record,) = train(parts, tmp_path)
+        (record,) = train(paid(parts), tmp_path)
     assert record["grad_norm"] > 0
     assert ("critic/loss" in record) == (credit == "gae")
 
@@ -111,11 +105,8 @@ def test_a_horizon_goes_on_where_a_run_stopped(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("credit", [GAE(Critic(hidden=4), weight=0.0), Attention(weight=0.0)])
 @pytest.mark.parametrize("lora", [False, True])
-def test_reinforcement_alone_over_shared_rollouts(
-    credit: Any, lora: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    paid(monkeypatch)
-    parts = make_parts(babbler(), copy.deepcopy(credit))
+def test_reinforcement_alone_over_shared_rollouts(credit: Any, lora: bool, tmp_path: Path) -> None:
+    parts = paid(make_parts(babbler(), copy.deepcopy(credit)))
     adapter = LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True, task_type="CAUSAL_LM")
     trainer = distill.build(
         parts,

@@ -301,16 +301,16 @@ def counted(self, played):
 records.EpisodeFile.append = counted
 """
 COUNT = """
-from journeyman.agents.runs import measuring
+from journeyman.agents.rollouts import rollout
 
-play = measuring.rollout
+play = rollout.played
 
 def counting(player, tasks, *rest):
     if tasks:
         print("played", len(tasks))
     return play(player, tasks, *rest)
 
-measuring.rollout = counting
+rollout.played = counting
 """
 
 

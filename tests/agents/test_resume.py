@@ -78,7 +78,7 @@ MOMENTS: dict[str, list[Moment]] = {
         (f"{AGENTS}.students.hf", "HFStream.advance", 20, None),  # in the first rollouts
         (CALLBACKS, "MetricsFile.on_log", 2, None),  # after a step, before the first checkpoint
         ("transformers", "Trainer._save_optimizer_and_scheduler", 1, None),  # in checkpoint 2
-        (f"{AGENTS}.learning.collector", "rollout", 4, 2),  # between steps 3 and 4
+        (f"{AGENTS}.learning.collector", "Collector._play", 4, 2),  # between steps 3 and 4
         ("transformers", "Trainer._save_rng_state", 1, 2),  # in checkpoint 4
         (CALLBACKS, "MarkComplete.on_save", 1, 2),  # checkpoint 4 is written and not marked
         (CALLBACKS, "shutil.rmtree", 1, 2),  # when what is left of it should go
@@ -88,7 +88,7 @@ MOMENTS: dict[str, list[Moment]] = {
     ],
     "shared rollouts": [
         ("transformers", "Trainer.training_step", 2, None),  # between two steps on one rollout
-        (f"{AGENTS}.learning.collector", "rollout", 2, 2),  # in the second rollout
+        (f"{AGENTS}.learning.collector", "Collector._play", 2, 2),  # in the second rollout
         ("transformers", "Trainer.training_step", 2, 2),
         (CALLBACKS, "Progress.on_train_end", 1, 5),  # in the middle of a rollout
         (f"{AGENTS}.runs.train", "write_atomically", 1, 5),

@@ -233,12 +233,7 @@ def test_rollouts_depend_on_the_step_not_on_what_was_played(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("lmbda", [0.0, 0.5, 1.0])
-def test_the_teacher_plays_what_the_student_does_not(
-    lmbda: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    parts = make_parts(babbler())
-    trainer = distill.build(parts, distillation(tmp_path), lmbda=lmbda)
-    trainer.model.train()
+def test_the_teacher_plays_what_the_student_does_not(lmbda: float, tmp_path: Path) -> None:
     played: dict[str, Any] = {}
 
     def playing(player: Any, tasks: Sequence[TaskRef], *rest: Any) -> Any:
@@ -246,7 +241,9 @@ def test_the_teacher_plays_what_the_student_does_not(
         played.update({t.task_id: (player.model, e) for t, e in zip(tasks, found, strict=True)})
         return found
 
-    monkeypatch.setattr(collector, "rollout", playing)
+    parts = dataclasses.replace(make_parts(babbler()), rollouts=playing)
+    trainer = distill.build(parts, distillation(tmp_path), lmbda=lmbda)
+    trainer.model.train()
     rows = [trainer.train_dataset[i % 4] | {"task_id": f"train/{i}"} for i in range(24)]
     batch = trainer._generate_and_score_completions(rows)
     episodes = [played[row["task_id"]][1] for row in rows]
@@ -350,13 +347,12 @@ def untaught(credit: Credit, loss: Loss) -> Parts:
     return dataclasses.replace(make_parts(babbler(), credit, loss), teacher=None)
 
 
-def test_reinforcement_needs_no_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reinforcement_needs_no_teacher(tmp_path: Path) -> None:
     def paid(player: Any, tasks: Sequence[TaskRef], *rest: Any) -> list[Episode]:
         found = rollout(player, tasks, *rest)
         return [dataclasses.replace(e, reward=float(i % 2)) for i, e in enumerate(found)]
 
-    monkeypatch.setattr(collector, "rollout", paid)
-    parts = untaught(Outcome(weight=0.0), NoLoss())
+    parts = dataclasses.replace(untaught(Outcome(weight=0.0), NoLoss()), rollouts=paid)
     before = weights(parts.student.model)
     trainer = distill.build(parts, distillation(tmp_path))
     trainer.train()
