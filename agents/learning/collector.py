@@ -215,6 +215,8 @@ class Collector:
         figures = _rollout_figures(episodes, theirs, time.perf_counter() - started)
         self._note_curriculum(figures, episodes, theirs, step)
         figures |= experience.figures
+        if self.teacher is not None:
+            figures |= {f"teacher/{name}": it for name, it in self.teacher.figures().items()}
         if learning and self.detail is None:
             figures[NO_SIGNAL] = float(not any(it.advantages.any() for it in credit))
         if self.search is not None:
