@@ -17,8 +17,8 @@ from typing import Any
 import httpx
 
 from journeyman.agents.errors import AgentError, SettingError
-from journeyman.agents.networks import endpoints
-from journeyman.agents.networks.endpoints import REACHED, Endpoint, R, T, UnansweredError, say
+from journeyman.agents.networks.endpoints import Endpoint, R, T, UnansweredError
+from journeyman.agents.networks.outages import REACHED, pause_after, say
 from journeyman.agents.networks.replies import Reply
 
 STRIKES = 3
@@ -56,11 +56,10 @@ def reach(
         SettingError: A value is out of its range, or there is no such variable.
     """
     urls = [base_url] if isinstance(base_url, str) else list(base_url)
-    places = [str(url).rstrip("/") for url in urls]
-    if not urls or len(set(places)) < len(places):
-        raise SettingError(f"base_url={places}: expected one address, or a list of different ones")
+    if not urls or len({str(url).rstrip("/") for url in urls}) < len(urls):
+        raise SettingError(f"base_url={urls}: expected one address, or a list of different ones")
     told = (who, error, concurrency, timeout, patience, key, whole)
-    return Endpoint(places[0], *told) if len(places) == 1 else Replicas(places, *told)
+    return Endpoint(urls[0], *told) if len(urls) == 1 else Replicas(urls, *told)
 
 
 class _Replica(Endpoint):
@@ -189,7 +188,7 @@ class Replicas(Endpoint):
             left = begun + patience - time.monotonic()
             if left <= 0:
                 break
-            self.stopped.wait(min(_pause(rounds), left))
+            self.stopped.wait(min(pause_after(rounds), left))
             rounds += 1
         if len(silent) == len(self._replicas):
             raise self._gone(time.monotonic() - begun)
@@ -277,7 +276,7 @@ class Replicas(Endpoint):
             if self._up() <= failed:
                 # It may be the request that breaks them: it must not go round and round.
                 failed.clear()
-                self.stopped.wait(_pause(rounds))
+                self.stopped.wait(pause_after(rounds))
                 rounds += 1
 
     def _up(self) -> set[_Replica]:
@@ -365,15 +364,13 @@ class Replicas(Endpoint):
     def _rest(self, replica: _Replica, asked: float) -> None:
         """Ask it nothing for a while, for as long as it asks for at least; the lock is held."""
         replica.up = False
-        replica.due = time.monotonic() + max(asked, _pause(replica.rests))
+        replica.due = time.monotonic() + max(asked, pause_after(replica.rests))
         replica.rests += 1
         if replica.gone_since is None:
             replica.gone_since = time.monotonic()
-            say(
-                self.who,
-                f"{replica.url} does not answer ({replica.reason}): {len(self._up())} of "
-                f"{len(self._replicas)} go on without it",
-            )
+            up, all_of_them = len(self._up()), len(self._replicas)
+            left = f": {up} of {all_of_them} go on without it" if up else ", nor does another"
+            say(self.who, f"{replica.url} does not answer ({replica.reason}){left}")
 
     def _look_after(self) -> float:
         """Have those looked at that have rested, and say when to do so again; the lock is held."""
@@ -407,8 +404,3 @@ class Replicas(Endpoint):
                 else:
                     replica.up, replica.since, replica.strikes = True, time.monotonic(), 0
                 self._changed.notify_all()
-
-
-def _pause(rounds: int) -> float:
-    """Seconds until something is tried again."""
-    return min(endpoints.LONGEST_PAUSE, endpoints.FIRST_PAUSE * 2.0 ** min(rounds, 20))

@@ -21,7 +21,7 @@ from journeyman.agents.errors import (
 )
 from journeyman.agents.evaluation.metrics import summarise
 from journeyman.agents.evaluation.records import EpisodeFile
-from journeyman.agents.networks import endpoints, replies
+from journeyman.agents.networks import outages, replies
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import Fork, TaskRef
 from journeyman.agents.students import answers, openai
@@ -64,7 +64,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoints, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(outages, "FIRST_PAUSE", 0.001)
     monkeypatch.setenv(KEY, SECRET)
 
 

@@ -2,17 +2,23 @@
 
 import itertools
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from http.server import ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, PreTrainedModel
 
 from journeyman.agents.credit import Judge
 from journeyman.agents.errors import (
@@ -21,8 +27,10 @@ from journeyman.agents.errors import (
     TeacherServerError,
     VocabularyMismatchError,
 )
-from journeyman.agents.networks import endpoints
+from journeyman.agents.networks import outages
+from journeyman.agents.networks.catalogue import resolve
 from journeyman.agents.networks.endpoints import Endpoint
+from journeyman.agents.networks.loading import load_model
 from journeyman.agents.networks.replicas import reach
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.students.hf import HFPlayer
@@ -34,7 +42,7 @@ from journeyman.agents.teachers.served import ServedTeacher
 from .chat_server import ChatServer, chatting, gold, graded
 from .teacher_server import Handler, Server, serving
 from .test_openai import TASKS
-from .test_served import VOCABULARY, K, always, hang_up, other_tokens, played
+from .test_served import SMALL, STEPS, VOCABULARY, K, always, hang_up, other_tokens, played
 from .tiny import chat, llama, tokenizer
 
 PATIENCE = 60.0
@@ -43,7 +51,7 @@ PATIENCE = 60.0
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoints, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(outages, "FIRST_PAUSE", 0.01)
 
 
 class EchoHandler(Handler):
@@ -402,3 +410,65 @@ def test_a_judge_of_two_replicas_outlives_one(student: HFPlayer) -> None:
         one.faults.append(lambda it: it.command == "POST" and (hang_up(it), next(posts), True)[2])
         Judge([one.url, other.url], concurrency=1).check(student)  # it grades an episode
         assert next(posts) == 1 and len(other.asked) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # one minute, if nothing else works
+def test_a_run_outlives_one_teacher_and_is_resumed_after_all(tmp_path: Path) -> None:
+    """One dies, then both: the same command ends with the weights of an unbroken run."""
+    teacher = (
+        load_model("embedded-teacher"),
+        AutoTokenizer.from_pretrained(resolve("embedded-teacher")),
+    )
+    with serving(*teacher) as one, serving(*teacher) as other:
+
+        def run(name: str) -> subprocess.Popen[str]:
+            command = (sys.executable, "-P", "-m", "journeyman.agents.cli", "train", *SMALL)
+            more = (
+                f"teacher.base_url=[{one.url},{other.url}]",
+                "teacher.patience=1",
+                "trainer.args.save_steps=1",
+                f"run_dir={tmp_path / name}",
+            )
+            return subprocess.Popen(
+                [*command, *more],
+                stderr=subprocess.PIPE,
+                text=True,
+                env=dict(os.environ, OMP_NUM_THREADS="1"),
+            )
+
+        def steps(name: str) -> list[dict[str, Any]]:
+            metrics = tmp_path / name / "metrics.jsonl"
+            text = metrics.read_text() if metrics.exists() else ""
+            return [json.loads(line) for line in text.splitlines(keepends=True) if line[-1] == "\n"]
+
+        def when(reached: int, process: subprocess.Popen[str]) -> None:
+            while len(steps("broken")) < reached:
+                assert process.poll() is None
+                time.sleep(0.01)
+
+        def end(process: subprocess.Popen[str], code: int) -> str:
+            _, said = process.communicate(timeout=300)
+            assert process.returncode == code, said
+            return said
+
+        end(run("whole"), 0)
+        broken_off = run("broken")
+        when(1, broken_off)
+        one.faults.append(always(hang_up))
+        when(3, broken_off)
+        other.faults.append(always(hang_up))
+        said = end(broken_off, 2)
+        assert f"{one.url} does not answer" in said
+        (line,) = (it for it in said.splitlines() if "has answered for" in it)
+        assert one.url in line and other.url in line and "from the last checkpoint" in line
+        reached = len(steps("broken"))
+        assert 3 <= reached < STEPS
+        other.faults.clear()  # the first stays away
+        end(run("broken"), 0)
+        told = [it for it in steps("whole") if "teacher/requests" in it]
+        assert sum(it["teacher/replica_2/requests"] for it in told) > 0
+        ours, theirs = (
+            load_file(tmp_path / name / "model/model.safetensors") for name in ("whole", "broken")
+        )
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
