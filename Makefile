@@ -30,7 +30,7 @@ PARALLEL := -n auto --dist worksteal
 # More arguments for pytest: `make test ARGS="-k bank"`.
 ARGS ?=
 
-.PHONY: help setup system demo benchmarks-extras test test-slow test-docker test-browser test-benchmark test-openenv test-inspect vllm-extras test-vllm lint typing-tree wheel wheel-test bench embedded-models clean
+.PHONY: help setup system demo benchmarks-extras test test-slow test-docker test-browser test-benchmark test-ray test-openenv test-inspect vllm-extras test-vllm lint typing-tree wheel wheel-test bench embedded-models clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -65,7 +65,7 @@ test: setup system ## the test suite; fails below 90% line coverage
 	@$(TEST_ENV) $(BIN)/pytest $(PARALLEL) --cov --cov-fail-under=90 --cov-report=term $(ARGS)
 
 test-slow: setup system ## the tests that take minutes each
-	@$(TEST_ENV) $(BIN)/pytest $(PARALLEL) -m "slow and not docker and not vllm and not browser and not benchmark" $(ARGS) || { status=$$?; \
+	@$(TEST_ENV) $(BIN)/pytest $(PARALLEL) -m "slow and not docker and not vllm and not browser and not benchmark and not ray" $(ARGS) || { status=$$?; \
 		if [ $$status = 5 ]; then echo "test-slow: no test was collected" >&2; fi; exit $$status; }
 
 test-docker: setup system ## the tests that need a Docker engine which runs
@@ -89,6 +89,10 @@ test-browser: setup ## the tests of the report's page in headless Chromium (inst
 typing-tree:
 	@mkdir -p build/typing/journeyman
 	@for folder in $(FOLDERS); do ln -sfn ../../../$$folder build/typing/journeyman/$$folder; done
+
+test-ray: setup ## the tests that start a Ray cluster of this machine, and stop it by pid
+	@$(TEST_ENV) $(BIN)/pytest tests/agents/test_ray.py -m "ray or not ray" --cov=journeyman.agents.rollouts.workers \
+		--cov-config=/dev/null --cov-fail-under=80 $(ARGS)
 
 # Their own pins (numpy 1.26, a provider's SDK each) would wreck the environment: they are installed
 # without, and then what the parts that we use import.

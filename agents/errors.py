@@ -22,7 +22,9 @@
         ├── ConversationError       (ValueError)  a file to learn from holds what is no conversation
         ├── DivergedError           (ValueError)  the model's weights are no longer of use
         ├── BrokenRolloutError      (RuntimeError) nothing of a rollout came to its end
+        ├── CrewError               (ConnectionError) workers elsewhere are gone, or die of a job
         ├── NoSnapshotError         (ValueError)  a search in an environment without snapshots
+        ├── ParcelError             (ValueError)  what cannot be sent to, or played by, a worker
         └── DiskFullError           (OSError)     no room for checkpoints
 
 The command line prints their message on one line.
@@ -131,8 +133,16 @@ class BrokenRolloutError(AgentError, RuntimeError):
     """Every episode of a rollout broke: nothing is left to learn from."""
 
 
+class CrewError(AgentError, ConnectionError):
+    """No worker elsewhere is left, or none survives what it is asked to play."""
+
+
 class NoSnapshotError(AgentError, ValueError):
     """A search goes back to states, and the environment cannot."""
+
+
+class ParcelError(AgentError, ValueError):
+    """A player, a task or an episode that cannot leave its process, or has not come to another."""
 
 
 class DiskFullError(AgentError, OSError):

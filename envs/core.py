@@ -427,6 +427,15 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         self._transcript = snapshot.transcript
         self._live.seek(snapshot.played)
 
+    @classmethod
+    def travels(cls, snapshot: Any) -> bool:
+        """Whether a snapshot of this class is as good in another process, where it can be pickled.
+
+        False of one that holds something alive, such as a fork of a session: an episode is played
+        on from it where it was taken.
+        """
+        return True
+
     def close(self) -> None:
         """End what was opened outside this process; the env can be reset and used again."""
         self._live.close()

@@ -180,6 +180,8 @@ class Episode:
     """What there was to call, for whoever tells the conversation anew; not on disk."""
     seed: int = field(default=0, compare=False)
     """Of the student's dice."""
+    version: int | None = field(default=None, compare=False)
+    """Optimiser steps that the weights which played it had taken; None where nobody counts."""
     score: float | None = field(default=None, compare=False)
     """Partial credit, 0 to 1 (`ToolEnv.score`); None where nobody asked, as of a broken episode."""
     gold: tuple[tuple[ToolCall, ...], ...] | None = field(default=None, repr=False, compare=False)

@@ -277,6 +277,10 @@ class Sandbox(Closing):
         self.packages = tuple(packages)
         self._idle: list[tuple[Session, Session]] = []  # a fresh session and a copy of it
 
+    def __reduce__(self) -> tuple[type[Sandbox], tuple[Backend, Limits, tuple[str, ...]]]:
+        """What is pickled leaves the sessions behind: another process starts its own."""
+        return Sandbox, (self.backend, self.limits, self.packages)
+
     def session(self) -> Session:
         """Starts a session, whose state lasts until it is closed or killed."""
         return self.backend.session(self.limits, self.packages)

@@ -68,6 +68,10 @@ class DockerBackend:
         self._client: docker.DockerClient | None = None
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[type[DockerBackend], tuple[str | None, float]]:
+        """What is pickled leaves the client behind."""
+        return DockerBackend, (self._image, self._cpus)
+
     @property
     def lacks(self) -> dict[str, str]:
         """Checks of `journeyman.sandbox.conformance` that do not apply, and why."""

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Sequence
 
 from journeyman.agents.cli import (
+    cluster,
     compare,
     envs,
     figures,
@@ -160,6 +161,7 @@ def _parser() -> Parser:
     figures.add(group(commands, "metrics", "list the figures of an evaluation"))
     tools.add(group(commands, "tools", "list the tools of environments"))
     sandbox.add(group(commands, "sandbox", "check the sandbox, or run a program in it"))
+    cluster.add(group(commands, "cluster", "a Ray cluster of this machine, for rollouts=ray"))
     models.add(group(commands, "models", "list and fetch models"))
     models.add_export(commands)
     teacher.add(group(commands, "teacher", "serve a teacher"))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import Any
@@ -30,6 +30,7 @@ from journeyman.agents.rollouts.guidance import GuidedPlayer
 from journeyman.agents.rollouts.prefixes import Prefixes
 from journeyman.agents.rollouts.rollout import no_room, rollout
 from journeyman.agents.rollouts.tasks import Fork, TaskRef
+from journeyman.agents.rollouts.where import Elsewhere, Rollouts
 from journeyman.agents.search.evidence import Forest, TreeEpisode, TreeRollouts
 from journeyman.agents.students.dialect import Dialect
 from journeyman.agents.students.player import ModelPlayer, Player, Trainable
@@ -63,6 +64,16 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class _Begun:
+    """A rollout that workers play."""
+
+    tasks: Sequence[TaskRef]
+    version: int
+    """Optimiser steps that the weights had taken."""
+    wait: Callable[[], list[Episode]]
+
+
+@dataclass(frozen=True)
 class Collector:
     """Plays rollouts and turns them into rows."""
 
@@ -90,6 +101,10 @@ class Collector:
     """What was played before, in place of rollouts; None plays."""
     advantages: str = "none"
     """What advantages are divided by, see `scaled`."""
+    rollouts: Rollouts = rollout
+    """Where episodes are played."""
+    _begun: dict[int, _Begun] = field(default_factory=dict, init=False, repr=False)
+    """Rollouts that are played ahead, by the optimiser step that first learns from them."""
 
     def __post_init__(self) -> None:
         """Check that the parts fit together.
@@ -132,7 +147,23 @@ class Collector:
                 "trainer.curriculum"
             )
         check_scale(self.advantages, self.rows_a_task)
+        self._check_ahead()
         self._check_teacher()
+
+    def _check_ahead(self) -> None:
+        """What is played ahead is played before it is known what comes of the rollouts before."""
+        asking = {
+            "search": self.search is not None,
+            f"trainer.lmbda={self.lmbda}": self.lmbda < 1,
+            f"trainer.curriculum.replay={self.curriculum.replay}": self.curriculum.replay > 0,
+            f"trainer.curriculum.guidance={self.curriculum.guidance}": self._guided,
+        }
+        for name, asks in asking.items():
+            if self.staleness and asks:
+                raise SettingError(
+                    f"rollouts.staleness={self.staleness}: only whole episodes of the student's "
+                    f"own are played ahead, and {name} asks for others; expected 0"
+                )
 
     def _check_teacher(self) -> None:
         teacher = self.teacher
@@ -170,17 +201,30 @@ class Collector:
         return self.curriculum.guidance > 0
 
     @property
+    def staleness(self) -> int:
+        """Optimiser steps by which the student may be ahead of the weights that play."""
+        elsewhere = isinstance(self.rollouts, Elsewhere) and self.recorded is None
+        return self.rollouts.staleness if elsewhere else 0  # type: ignore[attr-defined]
+
+    @property
     def rows_a_task(self) -> int:
         """Rows that a task gets."""
         return self.search.rows if self.search is not None else 1
 
-    def collect(self, tasks: Sequence[TaskRef], learning: bool = True, step: int = 0) -> Batch:
+    def collect(
+        self,
+        tasks: Sequence[TaskRef],
+        learning: bool = True,
+        step: int = 0,
+        coming: Mapping[int, Sequence[TaskRef]] | None = None,
+    ) -> Batch:
         """Play tasks and judge what was played.
 
         Args:
             tasks: One a row.
             learning: The rows will be learned from, so that the credit may learn too.
             step: Optimiser steps that the run has taken.
+            coming: Step -> tasks of the rollouts after this one that are to be played ahead.
 
         Raises:
             BrokenRolloutError: Every episode broke.
@@ -194,7 +238,7 @@ class Collector:
         dialect = self.student.dialect
         annotations = Annotations(self.teacher, self.detail or Detail.SAMPLED, dialect)
         theirs = [_dice(task) >= self.lmbda for task in tasks]
-        forest = self._play(tasks, theirs, annotations, step)
+        forest = self._play(tasks, theirs, annotations, step, coming or {})
         if isinstance(self.student, ModelPlayer):
             self.student.rest()
         rows, theirs = forest.rows, theirs[: len(forest.rows)]
@@ -217,6 +261,7 @@ class Collector:
         figures |= experience.figures
         if self.teacher is not None:
             figures |= {f"teacher/{name}": it for name, it in self.teacher.figures().items()}
+        figures |= _version_figures(episodes, step)
         if learning and self.detail is None:
             figures[NO_SIGNAL] = float(not any(it.advantages.any() for it in credit))
         if self.search is not None:
@@ -225,7 +270,12 @@ class Collector:
         return self._batch(tasks, episodes, credit, views, figures, judged)
 
     def _play(
-        self, tasks: Sequence[TaskRef], theirs: Sequence[bool], annotations: Annotations, step: int
+        self,
+        tasks: Sequence[TaskRef],
+        theirs: Sequence[bool],
+        annotations: Annotations,
+        step: int,
+        coming: Mapping[int, Sequence[TaskRef]],
     ) -> Forest:
         """An episode a task; or trees, of fewer rows where a budget ends or something breaks."""
         if self.recorded is not None:
@@ -234,20 +284,47 @@ class Collector:
             greedy = self.student.at(temperature=0.0)
             master = None if self.teacher is None else self.teacher.player(greedy)
             forest = self.search.play(
-                self.student, annotations, master, tasks, self.rollout_batch, self.env_kwargs
+                *(self.student, annotations, master, tasks, self.rollout_batch),
+                *(self.env_kwargs, self.rollouts),
             )
             _check_alive([row.episode for row in forest.rows])
+            if isinstance(self.rollouts, Elsewhere):
+                rows = [replace(r, episode=replace(r.episode, version=step)) for r in forest.rows]
+                return replace(forest, rows=rows)
             return forest
+        if isinstance(self.rollouts, Elsewhere) and self.staleness:
+            found = self._play_ahead(self.rollouts, {step: tasks, **coming}, step)
+            return self._checked(found)
         episodes: dict[int, Episode] = {}
         for by_teacher in set(theirs):
             player = self._master() if by_teacher else self._student(step)
             places = [i for i, it in enumerate(theirs) if it is by_teacher]
             begun = [tasks[i] if by_teacher else self._beginning(tasks[i]) for i in places]
-            played = rollout(
+            played = self.rollouts(
                 player, begun, self.rollout_batch, self.env_kwargs, **self._limits(step)
             )
+            if isinstance(self.rollouts, Elsewhere):
+                played = _versioned(played, step)
             episodes.update(zip(places, played, strict=True))
-        found = [episodes[i] for i in range(len(tasks))]
+        return self._checked([episodes[i] for i in range(len(tasks))])
+
+    def _play_ahead(
+        self, rollouts: Elsewhere, wanted: Mapping[int, Sequence[TaskRef]], now: int
+    ) -> list[Episode]:
+        """Episodes of the rollout of this step; the others are begun with the weights of now."""
+        for step, tasks in wanted.items():
+            if step not in self._begun:
+                wait = rollouts.begin(
+                    *(self.student, tasks, self.rollout_batch, self.env_kwargs),
+                    **self._limits(step),
+                )
+                self._begun[step] = _Begun(tasks, now, wait)
+        begun = self._begun.pop(now)
+        if list(begun.tasks) != list(wanted[now]):
+            raise RuntimeError(f"step {now} learns from other tasks than were played ahead for it")
+        return _versioned(begun.wait(), begun.version)
+
+    def _checked(self, found: list[Episode]) -> Forest:
         _check_alive(found)
         _check_room(found, self.student.max_context)
         return _alone(found)
@@ -388,6 +465,18 @@ def _rollout_figures(
     figures["rollout/seconds"] = seconds
     figures["rollout/tokens_per_s"] = tokens / seconds
     return figures
+
+
+def _versioned(episodes: Sequence[Episode], version: int) -> list[Episode]:
+    return [replace(episode, version=version) for episode in episodes]
+
+
+def _version_figures(episodes: Sequence[Episode], step: int) -> dict[str, float]:
+    """How old the weights were that played, where workers did."""
+    known = [e.version for e in episodes if e.version is not None]
+    if not known:
+        return {}
+    return {"rollout/version": fmean(known), "rollout/staleness": float(step - min(known))}
 
 
 def _search_figures(forest: Forest) -> dict[str, float]:

@@ -110,6 +110,7 @@ class Endpoint:
         for name, seconds in (("timeout", timeout), ("patience", patience)):
             if not seconds > 0:
                 raise SettingError(f"{name}={seconds}: expected seconds, more than 0")
+        self._key = key
         self._secret = "" if key is None else secret_in(key)
         self.url = base_url.rstrip("/")
         self.patience = patience
@@ -128,6 +129,11 @@ class Endpoint:
         self._outage = Outage(self.url, who, error)
         self._lines = Lines()
         self._spent, self._counting = Spent(), threading.Lock()
+
+    def __reduce__(self) -> tuple[type[Endpoint], tuple[Any, ...]]:
+        """What is pickled is how to reach it; whoever reads that has the key in a variable too."""
+        asked = (self._concurrency, self.timeout, self.patience, self._key, self._whole)
+        return Endpoint, (self.url, self.who, self.error, *asked)
 
     @functools.cached_property
     def client(self) -> httpx.Client:

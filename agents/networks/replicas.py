@@ -136,6 +136,11 @@ class Replicas(Endpoint):
         """A person knows that all are gone."""
         self._check: Callable[[Endpoint], object] = Endpoint.models
 
+    def __reduce__(self) -> tuple[type[Replicas], tuple[Any, ...]]:
+        """See `Endpoint.__reduce__`."""
+        asked = (self._each, self.timeout, self.patience, self._key, self._whole)
+        return Replicas, (self.urls, self.who, self.error, *asked)
+
     @property
     def urls(self) -> tuple[str, ...]:
         """See `Endpoint.urls`."""

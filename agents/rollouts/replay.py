@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from journeyman.agents.rollouts.rollout import branch_point
+from journeyman.agents.rollouts.underway import branch_point
 from journeyman.envs import AssistantTurn, Episode, Step, make_for_run
 from journeyman.envs.errors import StateChangedError
 from journeyman.tools import UNREAD, CallStatus, ToolCall

@@ -12,8 +12,9 @@ is closed.
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -21,22 +22,18 @@ from typing import Any, NamedTuple
 from journeyman.agents.errors import ContextFullError, NoSnapshotError
 from journeyman.agents.rollouts.occupancy import Occupancy
 from journeyman.agents.rollouts.tasks import Fork, TaskRef
-from journeyman.agents.rollouts.underway import Underway
-from journeyman.agents.students.dialect import Dialect
+from journeyman.agents.rollouts.underway import Underway, as_step, branch_point
 from journeyman.agents.students.player import Conversation, Player, Stream, Turn
 from journeyman.envs import (
     AssistantTurn,
-    BranchPoint,
     Episode,
     Message,
-    Step,
     StopReason,
     ToolEnv,
     make_for_run,
 )
 from journeyman.envs.errors import EnvError
 from journeyman.tools.limits import shorten
-from journeyman.tools.parsing import locate, token_ends
 from journeyman.tools.types import ToolResult
 
 MAX_WORKERS = 32
@@ -87,10 +84,31 @@ def rollout(
         NoSnapshotError: Branch points are to be kept, and an environment has no snapshots.
         ValueError: There are no places.
     """
+    ended = played(player, tasks, batch_size, env_kwargs, progress, keep, most_turns, occupancy)
+    return [episode for _, episode in sorted(ended, key=operator.itemgetter(0))]
+
+
+def played(
+    player: Player,
+    tasks: Sequence[TaskRef | Fork],
+    batch_size: int = 64,
+    env_kwargs: dict[str, Any] | None = None,
+    progress: Callable[[int], object] = lambda done: None,
+    keep: bool = False,
+    most_turns: int | None = None,
+    occupancy: Occupancy | None = None,
+    more: Callable[[], Sequence[TaskRef | Fork]] = tuple,
+) -> Iterator[tuple[int, Episode]]:
+    """The same as `rollout`: the index of a task, and its episode, as they end.
+
+    Close the iterator to end the rollout before its time. Where a place is free and no task is left
+    for it, `more` is asked for further ones, whose indices go on from those before.
+    """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: expected at least 1")
-    played = _Rollout(player, tasks, batch_size, env_kwargs or {}, progress, keep, most_turns)
-    return played.play(occupancy or Occupancy())
+    kwargs = env_kwargs or {}
+    places = _Rollout(player, tasks, batch_size, kwargs, progress, keep, most_turns, more)
+    return places.play(occupancy or Occupancy())
 
 
 def no_room(who: str, count: int, shortest: int, max_context: int) -> str:
@@ -121,6 +139,7 @@ class _Rollout:
         progress: Callable[[int], object],
         keep: bool,
         most_turns: int | None,
+        more: Callable[[], Sequence[TaskRef | Fork]],
     ) -> None:
         self._player = player
         self._dialect = player.dialect
@@ -131,35 +150,43 @@ class _Rollout:
         self._most_turns = most_turns
         self._tasks = deque(enumerate(tasks))
         """Those that have not begun."""
+        self._more = more
+        self._count = len(tasks)
         self._open: dict[int, Underway] = {}
         """Those whose environment is open, by the index of their task."""
         self._rows: dict[int, int] = {}
         """Row of the stream -> index of the task that is played there."""
-        self._episodes: list[Episode | None] = [None] * len(tasks)
+        self._ended: list[tuple[int, Episode]] = []
+        """Those that are over, and not given out yet."""
         self._stream: Stream | None = None
         self._running: dict[Future[_Outcome], tuple[Turn, AssistantTurn]] = {}
         self._pool: ThreadPoolExecutor | None = None
 
-    def play(self, occupancy: Occupancy) -> list[Episode]:
-        """Run to the end; returns the episodes in order."""
+    def play(self, occupancy: Occupancy) -> Iterator[tuple[int, Episode]]:
+        """Run to the end; gives each episode, with the index of its task, as it ends."""
         try:
             self._fill()
+            yield from self._given_out()
             while self._stream is not None and self._rows:
                 occupancy.note(len(self._rows), self._places, bool(self._tasks))
                 self._advance(self._stream)
                 self._fill()
+                yield from self._given_out()
         finally:
             with contextlib.ExitStack() as last:
                 for record in self._open.values():
                     last.callback(record.close)
                 if self._pool is not None:  # before anything is closed that a tool is at work in
                     last.callback(self._pool.shutdown, cancel_futures=True)
-        return [episode for episode in self._episodes if episode is not None]
+
+    def _given_out(self) -> Iterator[tuple[int, Episode]]:
+        ended, self._ended = self._ended, []
+        yield from ended
 
     def _fill(self) -> None:
         """Begin tasks until each place is taken."""
         begun: list[int] = []
-        while self._tasks and len(self._rows) + len(begun) < self._places:
+        while len(self._rows) + len(begun) < self._places and self._has_more():
             index, task = self._tasks.popleft()
             if self._begin(index, task):
                 begun.append(index)
@@ -175,6 +202,14 @@ class _Rollout:
         else:
             rows = [self._stream.add(it) for it in conversations]
         self._rows.update(zip(rows, begun, strict=True))
+
+    def _has_more(self) -> bool:
+        """True if a task is left to begin, perhaps one that has just come."""
+        if not self._tasks:
+            further = self._more()
+            self._tasks.extend(enumerate(further, self._count))
+            self._count += len(further)
+        return bool(self._tasks)
 
     def _begin(self, index: int, task: TaskRef | Fork) -> bool:
         """Open an environment, and what is said first; False if the episode is over by then."""
@@ -195,7 +230,9 @@ class _Rollout:
 
     def _put_away(self, index: int) -> None:
         """An episode is over: its environment need not be kept."""
-        self._episodes[index] = self._open.pop(index).episode
+        episode = self._open.pop(index).episode
+        assert episode is not None
+        self._ended.append((index, episode))
         self._progress(1)
 
     def _begin_task(self, record: Underway, task: TaskRef) -> None:
@@ -340,58 +377,6 @@ class _Rollout:
     def _read(self, record: Underway, turn: Turn) -> AssistantTurn:
         text = self._dialect.decode(turn.tokens[:-1])
         return self._dialect.read(text, record.env.tools, record.tokens)
-
-
-def as_step(
-    dialect: Dialect,
-    start: int,
-    turn: Turn,
-    read: AssistantTurn,
-    results: tuple[ToolResult, ...],
-    reply: tuple[Message, ...] = (),
-) -> Step:
-    """A turn as an episode has it.
-
-    Args:
-        dialect: Of whoever wrote it.
-        start: Tokens before it.
-        turn: Its tokens.
-        read: The same as it was understood.
-        results: What came of its calls.
-        reply: What was said to it.
-    """
-    calls = locate([r.call for r in results], token_ends(turn.tokens[:-1], dialect.decode))
-    spans = tuple((start + c.token_span[0], start + c.token_span[1]) for c in calls if c.token_span)
-    end = start + len(turn.tokens)
-    parts = {"call": spans, "stop": ((end - 1, end),)}
-    if not spans:
-        parts["answer"] = ((start, end - 1),)
-    return Step(
-        (start, end),
-        read.text,
-        results,
-        parts,
-        turn.truncated,
-        reply,
-        None if read.calls or read.answer == read.text else read.answer.strip(),
-        turn.usage,
-    )
-
-
-def branch_point(env: ToolEnv) -> BranchPoint:
-    """Where an environment is now, for forks.
-
-    Raises:
-        NoSnapshotError: It has no snapshots.
-        NoBranchError: A tool of it lives in a server that cannot be brought there again.
-    """
-    try:
-        return BranchPoint(env.snapshot(), env.state_hash())
-    except NotImplementedError as error:
-        why = str(error) or "implement snapshot() and restore(), or train without search=credit"
-        raise NoSnapshotError(
-            f"{type(env).__name__} takes no snapshots, and a search goes back to them: {why}"
-        ) from error
 
 
 def _step(env: ToolEnv, turn: AssistantTurn) -> _Outcome:

@@ -8,12 +8,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from journeyman.agents.errors import NoSnapshotError
 from journeyman.agents.rollouts.tasks import Fork, TaskRef
+from journeyman.agents.students.dialect import Dialect
 from journeyman.agents.students.player import Turn
-from journeyman.envs import BranchPoint, Episode, Message, Step, StopReason, ToolEnv
+from journeyman.envs import (
+    AssistantTurn,
+    BranchPoint,
+    Episode,
+    Message,
+    Step,
+    StopReason,
+    ToolEnv,
+)
 from journeyman.envs.shortfall import Shortfall
 from journeyman.envs.types import said
-from journeyman.tools.types import ToolSpec
+from journeyman.tools.parsing import locate, token_ends
+from journeyman.tools.types import ToolResult, ToolSpec
 
 logger = logging.getLogger(__name__)
 
@@ -156,3 +167,55 @@ def close_env(env: ToolEnv, task: TaskRef | Fork) -> None:
         env.close()
     except Exception as error:
         logger.warning("%s %s: close(): %r", task.env_id, task.task_id, error)
+
+
+def as_step(
+    dialect: Dialect,
+    start: int,
+    turn: Turn,
+    read: AssistantTurn,
+    results: tuple[ToolResult, ...],
+    reply: tuple[Message, ...] = (),
+) -> Step:
+    """A turn as an episode has it.
+
+    Args:
+        dialect: Of whoever wrote it.
+        start: Tokens before it.
+        turn: Its tokens.
+        read: The same as it was understood.
+        results: What came of its calls.
+        reply: What was said to it.
+    """
+    calls = locate([r.call for r in results], token_ends(turn.tokens[:-1], dialect.decode))
+    spans = tuple((start + c.token_span[0], start + c.token_span[1]) for c in calls if c.token_span)
+    end = start + len(turn.tokens)
+    parts = {"call": spans, "stop": ((end - 1, end),)}
+    if not spans:
+        parts["answer"] = ((start, end - 1),)
+    return Step(
+        (start, end),
+        read.text,
+        results,
+        parts,
+        turn.truncated,
+        reply,
+        None if read.calls or read.answer == read.text else read.answer.strip(),
+        turn.usage,
+    )
+
+
+def branch_point(env: ToolEnv) -> BranchPoint:
+    """Where an environment is now, for forks.
+
+    Raises:
+        NoSnapshotError: It has no snapshots.
+        NoBranchError: A tool of it lives in a server that cannot be brought there again.
+    """
+    try:
+        return BranchPoint(env.snapshot(), env.state_hash())
+    except NotImplementedError as error:
+        why = str(error) or "implement snapshot() and restore(), or train without search=credit"
+        raise NoSnapshotError(
+            f"{type(env).__name__} takes no snapshots, and a search goes back to them: {why}"
+        ) from error

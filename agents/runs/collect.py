@@ -26,6 +26,7 @@ from journeyman.agents.rollouts.job import Job
 from journeyman.agents.runs.config import CollectConfig, Keep, as_mapping, read
 from journeyman.agents.runs.folder import COLLECTED, RunFolder, explaining_full_disk, machine
 from journeyman.agents.runs.measuring import looked_over, play, searching, student_of, tested
+from journeyman.agents.runs.places import rollouts_of
 from journeyman.agents.students.dialect import Dialect
 from journeyman.agents.students.openai import MEANS, OpenAIPlayer
 from journeyman.envs import ToolEnv, make_for_run
@@ -44,10 +45,12 @@ def collect(composed: DictConfig) -> None:
     job = Job.join()
     folder = RunFolder(_decisive(composed), job.first, keeps=[EPISODES])
     kwargs = looked_over(config, job)
-    student = student_of(config, folder, job)
-    player = tested(student, config)
-    folder.claim()
-    found = play("student", searching(player, config, kwargs) or player, config, kwargs, job)
+    with rollouts_of(config) as rollouts:
+        student = student_of(config, folder, job)
+        player = tested(student, config)
+        folder.claim()
+        one = searching(player, config, kwargs) or player
+        found = play("student", one, config, kwargs, job, rollouts)
     if not job.first:
         return
     sifted = sift(found, config.keep, student.dialect, kwargs)

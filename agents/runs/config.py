@@ -103,6 +103,8 @@ class RunConfig:
     sandbox: Node | None
     tracker: Node | None
     """Where figures go beside the run's folder."""
+    rollouts: Node | None
+    """Where episodes are played; None is here, as runs had it that knew nothing else."""
     evaluation: EvaluationConfig
 
 

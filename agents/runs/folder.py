@@ -72,7 +72,7 @@ class RunFolder:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        self._text = OmegaConf.to_yaml(config, resolve=True)
+        self._text = OmegaConf.to_yaml(_decisive(config), resolve=True)
         self._env_ids = tuple(OmegaConf.select(config, "env.ids") or ())
         self._check_config()
 
@@ -163,6 +163,18 @@ class RunFolder:
                 f"the disk is full: {self.path} needs about {_megabytes(size)} for checkpoints and "
                 f"has room for {_megabytes(room)}: choose another run_dir=… or make room"
             )
+
+
+def _decisive(config: DictConfig) -> DictConfig:
+    """A config without where episodes are played, which changes nothing that comes of them.
+
+    How old the weights may be that play them does.
+    """
+    found = OmegaConf.masked_copy(config, [str(name) for name in config if name != "rollouts"])
+    names = ("_target_", "staleness")
+    if OmegaConf.select(config, "rollouts.staleness"):
+        found.rollouts = {name: config.rollouts[name] for name in names}
+    return found
 
 
 def _megabytes(size: int) -> str:

@@ -28,6 +28,7 @@ from journeyman.agents.evaluation.stored import StoredEpisode
 from journeyman.agents.rollouts.job import Job
 from journeyman.agents.rollouts.rollout import no_room, rollout
 from journeyman.agents.rollouts.tasks import TaskRef, deal
+from journeyman.agents.rollouts.where import Elsewhere, Rollouts
 from journeyman.agents.runs.config import RunConfig, make
 from journeyman.agents.runs.folder import RunFolder, explaining_full_disk
 from journeyman.agents.runs.places import (
@@ -41,6 +42,7 @@ from journeyman.agents.students.dialect import Dialect
 from journeyman.agents.students.openai import OpenAIPlayer
 from journeyman.agents.students.player import Player
 from journeyman.agents.students.scripted import ScriptedPlayer, no_op, oracle
+from journeyman.envs import Episode
 
 STRETCH = 4
 """Batches that are played in one go, at most; as many goes are left at least."""
@@ -81,21 +83,31 @@ def student_of(config: RunConfig, folder: RunFolder, job: Job) -> Player:
 
 
 def evaluate(
-    name: str, player: Player, config: RunConfig, kwargs: dict[str, Any], job: Job
+    name: str,
+    player: Player,
+    config: RunConfig,
+    kwargs: dict[str, Any],
+    job: Job,
+    rollouts: Rollouts = rollout,
 ) -> Metrics:
     """The figures of one row; see `play`."""
     columns = chosen(config.evaluation.metrics or ())
-    return metrics_of(play(name, player, config, kwargs, job), columns)
+    return metrics_of(play(name, player, config, kwargs, job, rollouts), columns)
 
 
 def play(
-    name: str, player: Player, config: RunConfig, kwargs: dict[str, Any], job: Job
+    name: str,
+    player: Player,
+    config: RunConfig,
+    kwargs: dict[str, Any],
+    job: Job,
+    rollouts: Rollouts = rollout,
 ) -> list[Played]:
     """Play the evaluation tasks of a run, under a progress bar; processes share them.
 
-    Episodes go to the run folder batch by batch, of many tasks a few batches at once. What is there
-    already, from a run that was cut short, is not played again, unless infrastructure broke it or
-    other weights played it.
+    Episodes go to the run folder batch by batch, of many tasks a few batches at once; from workers
+    elsewhere one by one, as they end. What is there already, from a run that was cut short, is not
+    played again, unless infrastructure broke it or other weights played it.
 
     Args:
         name: The player's row in the table.
@@ -103,6 +115,7 @@ def play(
         config: Of the run.
         kwargs: For the environments.
         job: This process among others.
+        rollouts: Where episodes are played.
 
     Raises:
         SettingError: Every prompt is as long as the player's context.
@@ -116,35 +129,41 @@ def play(
     if known and job.first:
         there = f"{len(known)} of {len(tasks)} episodes are in {file.path}"
         print(f"{name}: {there}: delete it to play anew")
+
+    def as_played(episode: Episode, attempt: int) -> Played:
+        stored, kind, digest = StoredEpisode.of(episode), kind_of(episode), digest_of(episode)
+        return Played(name, stored, kind, attempt, weights=weights, env_digest=digest)
+
+    def write(played: Sequence[Played]) -> None:
+        known.update((p.place, p) for p in played)
+        if job.first:
+            with explaining_full_disk(run):
+                file.append(played)
+
     # The goes are the same however often the run was cut short: rounding depends on them.
     length = size * stretch(len(tasks), size, job.count)
     batches = [tasks[start : start + length] for start in range(0, len(tasks), length)]
     rounds = range(0, len(batches), job.count)
     bar = tqdm(total=len(tasks), desc=name, unit="task", mininterval=1.0, disable=not job.first)
     with bar:
+        if isinstance(rollouts, Elsewhere) and job.count == 1:
+            left = [it for it in tasks if _place(*it) not in known]
+            bar.update(len(tasks) - len(left))
+
+            def ended(place: int, episode: Episode) -> None:
+                write([as_played(episode, left[place][1])])
+                bar.update()
+
+            rollouts.begin(player, [ref for ref, _ in left], size, kwargs, ended=ended)()
+            rounds = range(0)
         for start in rounds:
             mine = start + job.rank
             own = batches[mine] if mine < len(batches) else []
             batch = [it for it in own if _place(*it) not in known]
             bar.update(len(own) - len(batch))
-            episodes = rollout(player, [ref for ref, _ in batch], size, kwargs, bar.update)
-            played = job.share(
-                [
-                    Played(
-                        name,
-                        StoredEpisode.of(e),
-                        kind_of(e),
-                        n,
-                        weights=weights,
-                        env_digest=digest_of(e),
-                    )
-                    for e, (_, n) in zip(episodes, batch, strict=True)
-                ]
-            )
-            if job.first:
-                with explaining_full_disk(run):
-                    file.append(played)
-            known.update((p.place, p) for p in played)
+            episodes = rollouts(player, [ref for ref, _ in batch], size, kwargs, bar.update)
+            own_part = [as_played(e, n) for e, (_, n) in zip(episodes, batch, strict=True)]
+            write(job.share(own_part))
             others = sum(map(len, batches[start : start + job.count])) - len(own)
             bar.update(others)
     played = [known[_place(*it)] for it in tasks]

@@ -37,6 +37,7 @@ from journeyman.agents.learning.trainers.watching import CollapseWatch
 from journeyman.agents.networks.adapters import is_adapted, saved_bytes
 from journeyman.agents.rollouts.job import Job
 from journeyman.agents.rollouts.tasks import TaskRef, deal, pool, shortage
+from journeyman.agents.rollouts.where import Rollouts
 from journeyman.agents.runs.config import Node, TrainConfig, as_mapping, make, read
 from journeyman.agents.runs.folder import RunFolder, explaining_full_disk, machine
 from journeyman.agents.runs.measuring import attempts, bounds, evaluate, tested
@@ -44,6 +45,7 @@ from journeyman.agents.runs.places import (
     check_environments,
     check_names,
     env_kwargs,
+    rollouts_of,
     told_shortages,
 )
 from journeyman.agents.runs.tracking import Tracking, load_tracker
@@ -69,9 +71,23 @@ def train(composed: DictConfig) -> None:
     check_environments(config)
     build_trainer = _trainer(config)
     check_names(config.student, config.teacher)
+    with rollouts_of(config) as rollouts:
+        _train(composed, config, tasks, build_trainer, job, folder, rollouts, started)
+
+
+def _train(
+    composed: DictConfig,
+    config: TrainConfig,
+    tasks: list[TaskRef],
+    build_trainer: Any,
+    job: Job,
+    folder: RunFolder,
+    rollouts: Rollouts,
+    started: float,
+) -> None:
     tracking = Tracking(load_tracker(config.tracker))
     log = TrainingLog(EpisodeFile(folder.path), config.log_episodes)
-    parts = _parts(config, log.record)
+    parts = _parts(config, log.record, rollouts)
     master = playing(parts, config)
     trainer = _build(build_trainer, parts)
     trainer.add_callback(log)
@@ -88,7 +104,7 @@ def train(composed: DictConfig) -> None:
     said: list[str] = []
 
     def measure(name: str, player: Player) -> None:
-        rows[name] = evaluate(name, tested(player, config), config, parts.env_kwargs, job)
+        rows[name] = evaluate(name, tested(player, config), config, parts.env_kwargs, job, rollouts)
 
     if config.evaluation.tasks:
         rows |= bounds(parts.student.dialect, config, parts.env_kwargs, job)
@@ -124,6 +140,7 @@ def train(composed: DictConfig) -> None:
                 job,
                 tell,
                 best,
+                rollouts,
             )
         )
     fit(trainer, folder.path)
@@ -209,7 +226,7 @@ def _trainer(config: TrainConfig) -> Any:
     return build
 
 
-def _parts(config: TrainConfig, record: Record) -> Parts:
+def _parts(config: TrainConfig, record: Record, rollouts: Rollouts) -> Parts:
     """What the trainer is built from, after a look at whether it goes together."""
     credit: Credit = _part(config.credit, "credit", Credit)
     search: TreeRollouts | None = make(config.search, "search")
@@ -255,6 +272,7 @@ def _parts(config: TrainConfig, record: Record) -> Parts:
         env_kwargs=env_kwargs(config),
         search=search,
         record=record,
+        rollouts=rollouts,
     )
 
 

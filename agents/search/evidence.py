@@ -13,7 +13,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from journeyman.agents.errors import SettingError
+from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import Fork, TaskRef
+from journeyman.agents.rollouts.where import Rollouts
 from journeyman.agents.search.backup import Advantage, NodeValue, expected_backup
 from journeyman.agents.search.estimators import Estimate, StepEstimator, TreeCredit
 from journeyman.agents.search.language import LanguageWorld
@@ -180,6 +182,7 @@ class TreeRollouts:
         tasks: Sequence[TaskRef],
         batch_size: int,
         env_kwargs: dict[str, Any],
+        rollouts: Rollouts = rollout,
     ) -> Forest:
         """Play `rows` episodes a task, or fewer where a budget ends.
 
@@ -191,8 +194,11 @@ class TreeRollouts:
             tasks: `rows` in a row of each task, with different seeds (see TRL's RepeatSampler).
             batch_size: Conversations side by side.
             env_kwargs: For the environments.
+            rollouts: Where episodes are played.
         """
-        grown, spent = self.grow(player, annotations, master, tasks, batch_size, env_kwargs)
+        grown, spent = self.grow(
+            player, annotations, master, tasks, batch_size, env_kwargs, rollouts
+        )
         return Forest([row for it in grown for row in self.episodes(it)], spent)
 
     def grow(
@@ -203,9 +209,10 @@ class TreeRollouts:
         tasks: Sequence[TaskRef],
         batch_size: int,
         env_kwargs: dict[str, Any],
+        rollouts: Rollouts = rollout,
     ) -> tuple[list[Grown], Spent]:
         """The trees that `play` is made of, and what they cost; arguments are the same."""
-        world = LanguageWorld(player, batch_size, env_kwargs)
+        world = LanguageWorld(player, batch_size, env_kwargs, rollouts)
         trees = world.begin(
             [task for i, task in enumerate(tasks) if i % self.rows < self.trajectories]
         )

@@ -21,6 +21,7 @@ import numpy as np
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import Fork, TaskRef
 from journeyman.agents.rollouts.underway import close_env
+from journeyman.agents.rollouts.where import Rollouts
 from journeyman.agents.search.searches import Request
 from journeyman.agents.search.tree import Action, Continuation, Move, NodeKey, Tree
 from journeyman.agents.students.player import Conversation, Player, remembering
@@ -42,12 +43,17 @@ class LanguageWorld:
     """
 
     def __init__(
-        self, player: Player, batch_size: int = 64, env_kwargs: dict[str, Any] | None = None
+        self,
+        player: Player,
+        batch_size: int = 64,
+        env_kwargs: dict[str, Any] | None = None,
+        rollouts: Rollouts = rollout,
     ) -> None:
-        """Play with `player`, `batch_size` conversations side by side."""
+        """Play with `player`, `batch_size` conversations side by side, where `rollouts` does."""
         self._player = remembering(player)
         self._batch_size = batch_size
         self._env_kwargs = env_kwargs or {}
+        self._rollouts = rollouts
         self._sampled: dict[tuple[NodeKey, Action], Counter[tuple[int, ...]]] = defaultdict(Counter)
         self._repeated: dict[tuple[NodeKey, Action], Counter[tuple[int, ...]]] = defaultdict(
             Counter
@@ -114,7 +120,7 @@ class LanguageWorld:
         They are not the student's, so they are in no tree.
         """
         forks = [place for _, place in nodes]
-        played = rollout(player, forks, self._batch_size, self._env_kwargs)
+        played = self._rollouts(player, forks, self._batch_size, self._env_kwargs)
         self.teacher_tokens += sum(sum(episode.mask) for episode in played)
         return played
 
@@ -151,7 +157,7 @@ class LanguageWorld:
         return turn
 
     def _play(self, tasks: Sequence[TaskRef | Fork]) -> list[Episode]:
-        played = rollout(self._player, tasks, self._batch_size, self._env_kwargs, keep=True)
+        played = self._rollouts(self._player, tasks, self._batch_size, self._env_kwargs, keep=True)
         self.episodes += played
         return played
 

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from journeyman.agents.errors import BudgetSpentError, RunFileError, SettingError
+from journeyman.agents.errors import BudgetSpentError, ParcelError, RunFileError, SettingError
 from journeyman.envs.types import Usage
 
 FILE = "answers.jsonl"
@@ -106,6 +106,19 @@ class Answers:
         self._found: dict[str, Answer] = {}
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[type[Answers], tuple[Prices | None]]:
+        """What is pickled begins anew, with the same prices.
+
+        Raises:
+            ParcelError: There is a budget.
+        """
+        if self.budget is not None:
+            raise ParcelError(
+                f"student.budget={self.budget:g} is counted in one process: leave it out and set "
+                f"one at the server, or play here (rollouts=local)"
+            )
+        return Answers, (self.prices,)
+
     def keep_in(self, folder: Path) -> None:
         """Keep answers in a run's folder from now on, and find those that are there.
 
@@ -190,9 +203,23 @@ class Pace:
         """
         if per_minute is not None and not per_minute > 0:
             raise SettingError(f"requests_per_minute={per_minute}: expected above 0, or null")
+        self._per_minute = per_minute
         self._gap = 0.0 if per_minute is None else 60.0 / per_minute
         self._next = 0.0
         self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[Pace], tuple[None]]:
+        """What is pickled sets no pace.
+
+        Raises:
+            ParcelError: There is one.
+        """
+        if self._per_minute is not None:
+            raise ParcelError(
+                f"student.requests_per_minute={self._per_minute:g} is kept by one process: leave "
+                f"it out, and let the server refuse (429), or play here (rollouts=local)"
+            )
+        return Pace, (None,)
 
     def wait(self, stopped: threading.Event) -> None:
         """Until it is the caller's turn, or nobody wants an answer any more."""

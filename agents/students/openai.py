@@ -124,10 +124,14 @@ class OpenAIPlayer(SpokenPlayer):
         self._served: list[str] = []
         self._told: set[str] = set()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled has not spoken yet: what it is told again may lack a server's own ids."""
+        return vars(self) | {"_known": OrderedDict()}
+
     def at(self, temperature: float) -> OpenAIPlayer:
         """The same student at another temperature, with one purse."""
         other = copy.copy(self)
-        other._temperature = temperature
+        other._temperature, other._known = temperature, self._known
         return other
 
     @property

@@ -97,6 +97,10 @@ class PrefixStore:
         self._kept: OrderedDict[Tokens, _Kept] = OrderedDict()
         """The one not used for longest first."""
 
+    def __reduce__(self) -> tuple[type[PrefixStore], tuple[PreTrainedModel, int]]:
+        """What is pickled leaves the states behind: another process reads anew."""
+        return PrefixStore, (self._model, self._limit)
+
     def __len__(self) -> int:
         """How many rows are kept."""
         return len(self._kept)
@@ -165,11 +169,20 @@ def marks(model: PreTrainedModel) -> object:
 
 def contents(model: PreTrainedModel) -> list[int]:
     """A sum of each weight's bits, which takes about as long as reading a token."""
-    sums = [_bits(t.detach()).sum(dtype=torch.long) for t in _weights(model) if t.numel()]
-    by_device: dict[torch.device, list[Tensor]] = {}
-    for total in sums:
-        by_device.setdefault(total.device, []).append(total)
-    return [value for totals in by_device.values() for value in torch.stack(totals).tolist()]
+    return sums_of_bits([t for t in _weights(model) if t.numel()])
+
+
+def sums_of_bits(tensors: Sequence[Tensor]) -> list[int]:
+    """A number each, which tells a tensor from what it becomes; every device is asked once."""
+    by_device: dict[torch.device, list[int]] = {}
+    for i, tensor in enumerate(tensors):
+        by_device.setdefault(tensor.device, []).append(i)
+    found = [0] * len(tensors)
+    for places in by_device.values():
+        sums = [_bits(tensors[i].detach()).sum(dtype=torch.long) for i in places]
+        for i, total in zip(places, torch.stack(sums).tolist(), strict=True):
+            found[i] = total
+    return found
 
 
 def _weights(model: PreTrainedModel) -> list[Tensor]:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 from transformers import PreTrainedModel
 
 from journeyman.agents.errors import (
     DivergedError,
+    ParcelError,
     UnsupportedModelError,
     VocabularyMismatchError,
 )
@@ -102,6 +103,18 @@ class VLLMPlayer(ModelPlayer):
         longest, named = engine.max_length, "the engine's max_model_len"
         super().__init__(longest, named, dialect, sampling, max_context)
         self.engine = engine
+
+    def __reduce__(self) -> NoReturn:
+        """It cannot be pickled.
+
+        Raises:
+            ParcelError: Saying what to use instead.
+        """
+        raise ParcelError(
+            "vLLM's engine is brought its weights by one process, and cannot be sent to a worker: "
+            "take student=hf for workers; or play here (rollouts=local), where student=vllm and "
+            "student=vllm_server write many turns side by side"
+        )
 
     @property
     def model(self) -> PreTrainedModel:

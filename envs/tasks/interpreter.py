@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from journeyman.envs.core import ToolEnv
+from journeyman.envs.core import Snapshot, ToolEnv
 from journeyman.sandbox import Sandbox
 from journeyman.tools import Tool, ToolCall, ToolResult, execute
 from journeyman.tools.cells import Cell, Cells
@@ -53,6 +53,11 @@ class InterpreterEnv(ToolEnv):
     @abstractmethod
     def with_cells(state: Any, cells: Cells) -> Any:
         """The state with another past of the interpreter."""
+
+    @classmethod
+    def travels(cls, snapshot: Snapshot) -> bool:
+        """What the interpreter has run travels; the fork of its session does not."""
+        return getattr(cls.cells_of(snapshot.state), "checkpoint", None) is None
 
     def close(self) -> None:
         """End the sandbox session; the env can be reset and used again."""

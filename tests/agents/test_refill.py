@@ -10,22 +10,25 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from journeyman.agents.errors import DivergedError, LostTurnError
+from journeyman.agents.errors import DivergedError, LostTurnError, ParcelError
 from journeyman.agents.rollouts.occupancy import Occupancy
-from journeyman.agents.rollouts.rollout import rollout
+from journeyman.agents.rollouts.rollout import played, rollout
 from journeyman.agents.rollouts.tasks import Fork, TaskRef
+from journeyman.agents.rollouts.workers.errands import Errand, restored
+from journeyman.agents.rollouts.workers.parcels import Packer
+from journeyman.agents.rollouts.workers.station import Station
 from journeyman.agents.runs.measuring import stretch
 from journeyman.agents.search.playing import SearchPlayer
 from journeyman.agents.students.hf import HFPlayer
 from journeyman.agents.students.player import Conversation, Player, Sampling, Stream, Turn
-from journeyman.agents.students.scripted import ScriptedPlayer
+from journeyman.agents.students.scripted import ScriptedPlayer, load_oracle
 from journeyman.agents.students.spoken import SpokenPlayer
 from journeyman.agents.students.vllm import VLLMPlayer
 from journeyman.envs import Message, StopReason, Task, ToolEnv, register
 from journeyman.envs.task import Task as AnyTask
 from journeyman.tools import ToolCall, ToolSpec, render_hermes, tool
 
-from .tiny import chat, gpt2, tokenizer
+from .tiny import BUILTIN, chat, gpt2, tokenizer
 
 PATIENCE = 30.0
 """Seconds until a test that waits in vain fails."""
@@ -165,6 +168,21 @@ def test_results_are_in_order_and_no_more_are_open_than_there_are_places(places:
             assert (episode.stop is StopReason.INFRA_ERROR) is broken
             assert len(episode.calls) == (length if not broken else 0 if i == SHUT else 2)
         assert Room.most == min(places, len(LENGTHS) - 1)  # one is shut before the next begins
+
+
+def test_tasks_that_come_later_take_the_places_that_are_free() -> None:
+    """Nobody waits for the end of the first ones; nothing is asked for before there is room."""
+    late = [tasks()[4:6], [], tasks()[6:]]
+    begun_when_asked = []
+
+    def more() -> list[TaskRef]:
+        begun_when_asked.append(len(Room.begun))
+        assert len(Room.alive) < 3
+        return late.pop(0) if late else []
+
+    ended = dict(played(scripted(), tasks(4), 3, more=more))
+    assert begun_when_asked[0] == 4 and not late
+    assert [ended[i] for i in range(len(LENGTHS))] == rollout(scripted(), tasks(), 3)
 
 
 @pytest.mark.usefixtures("prompts")
@@ -392,3 +410,18 @@ def test_a_search_takes_conversations_in_beside_others() -> None:
     assert [e.tokens for e in rollout(player, refs, 2)] == [
         e.tokens for e in rollout(player, refs, 8)
     ]
+
+
+def test_a_worker_goes_on_with_the_next_errand_in_the_places_of_the_last() -> None:
+    player = load_oracle()
+    refs = [TaskRef(BUILTIN[i % 3], f"test/{i}", seed=i) for i in range(9)]
+    packer = Packer()
+    first, *rest = [Errand.of(packer.pack(player), refs[i : i + 3], 4) for i in (0, 3, 6)]
+    station = Station("here")
+    ended = station.play(first, lambda: rest.pop(0) if rest else None)
+    found = {it.index: restored(refs[it.index], it) for it in ended}
+    assert [found[i] for i in range(9)] == rollout(player, refs)
+    other = Errand.of(packer.pack(player), refs[:3], 5)
+    with pytest.raises(ParcelError, match="an errand of another rollout came while one is under"):
+        list(station.play(first, lambda: other))
+    assert len(list(station.play(other))) == 3  # it is not at work

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -286,6 +287,14 @@ def test_a_refusal_of_one_is_asked_of_the_others_and_of_all_ends(three: list[Ech
         it.faults.append(unknown)
     with pytest.raises(TeacherServerError, match=r"refuses \(404\): 'no such model'"):
         ask(pool(three), range(12))
+
+
+def test_they_are_asked_from_another_process_too(three: list[Echo]) -> None:
+    endpoint = pickle.loads(pickle.dumps(pool(three, concurrency=3)))
+    together = threading.Barrier(9)
+    for server in three:
+        server.act = lambda n: together.wait(PATIENCE)
+    assert ask(endpoint, range(9)) == list(range(9))
 
 
 @pytest.mark.parametrize("urls", [[], ["http://127.0.0.1:1/v1", "http://127.0.0.1:1/v1/"]])

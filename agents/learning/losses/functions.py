@@ -68,6 +68,25 @@ def ratio_of(logprobs: Tensor, sampled_logprobs: Tensor) -> Tensor:
     return (logprobs - sampled_logprobs).clamp(-FARTHEST, FARTHEST).exp()
 
 
+def visits(logprobs: Tensor, sampled_logprobs: Tensor, chosen: Tensor, most: float = 2.0) -> Tensor:
+    """How much more often than whoever played the current policy comes to each token's place; [N].
+
+    The product of `ratio_of` over the tokens that were chosen before it in its row, which corrects
+    a mean over states for the policy that led there (Precup et al. 2000); without gradient. It is
+    cut off at 1 / most and most: bias for variance, as in verl's and IMPALA's truncation.
+
+    Args:
+        logprobs: [N] of the sampled tokens under the current policy.
+        sampled_logprobs: [N] under the policy that sampled them.
+        chosen: [B, C] true on these N tokens.
+        most: Bound.
+    """
+    ahead = torch.zeros(chosen.shape, dtype=torch.float64, device=logprobs.device)
+    ahead[chosen] = (logprobs.detach() - sampled_logprobs).double()
+    before = (ahead.cumsum(1) - ahead)[chosen]
+    return before.clamp(-math.log(most), math.log(most)).exp().to(logprobs.dtype)
+
+
 def policy_gradient(logprobs: Tensor, sampled_logprobs: Tensor, advantages: Tensor) -> Tensor:
     """Per-token loss -ratio * advantage [N] whose gradient is that of the expected advantage.
 

@@ -25,7 +25,7 @@ from journeyman.agents.evaluation.scores import Scores
 from journeyman.agents.learning.collector import LOGGED_TURNS, Collector
 from journeyman.agents.learning.curriculum import Curriculum
 from journeyman.agents.learning.losses import Loss, Predictions, TeacherView
-from journeyman.agents.learning.losses.functions import checked, weighted_mean
+from journeyman.agents.learning.losses.functions import checked, visits, weighted_mean
 from journeyman.agents.learning.recorded import Recorded
 from journeyman.agents.learning.trainers.beginning import hidden_states
 from journeyman.agents.learning.trainers.parts import (
@@ -70,7 +70,7 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
         Raises:
             SettingError: The schedule does not go with `args`.
         """
-        schedule.check(args, collector.rows_a_task)
+        schedule.check(args, collector.rows_a_task, collector.staleness)
         self._record: Record = kwargs.pop("record", _forget)
         # Defaults of TRL that would break ours: rows are task references, in a fixed order.
         args.remove_unused_columns = False
@@ -155,7 +155,8 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
         tasks = [
             TaskRef(row["env_id"], row["task_id"], _seed(*place, i)) for i, row in enumerate(inputs)
         ]
-        batch = self._collector.collect(tasks, model.training, int(self.state.global_step))
+        coming = self._coming() if model.training else {}
+        batch = self._collector.collect(tasks, model.training, self.state.global_step, coming)
         self._views = batch.views
         if model.training and self.accelerator.is_main_process:
             scores = batch.scores(self._collector.student.dialect)
@@ -163,6 +164,22 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
         self.note(batch.figures)
         rows = {name: it.to(self.accelerator.device) for name, it in batch.rows.items()}
         return rows | ({} if self._beginning is None else {BEGAN: self._beginning.logprobs(rows)})
+
+    def _coming(self) -> dict[int, list[TaskRef]]:
+        """Tasks of the rollouts that may be played ahead, by the step that first learns of each."""
+        found: dict[int, list[TaskRef]] = {}
+        steps, job = self._schedule.steps_a_rollout, self.accelerator
+        rows = self._train_batch_size * self._microbatches
+        dataset: Any = self.train_dataset
+        for ahead in range(steps, self._collector.staleness + 1, steps):
+            step = int(self.state.global_step) + ahead
+            start = (step // steps * job.num_processes + job.process_index) * rows
+            own = dataset[start : start + rows]
+            pairs = zip(own["env_id"], own["task_id"], strict=True)
+            place = (self.args.seed, step, job.process_index)
+            if tasks := [TaskRef(*pair, _seed(*place, i)) for i, pair in enumerate(pairs)]:
+                found[step] = tasks
+        return found
 
     def _compute_loss(
         self,
@@ -186,7 +203,12 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
         predictions = Predictions(states, Head.of(unwrapped_student), targets, reinforced)
         teacher = _joined(self._views, inputs["row"], states.device)
         values = checked(self._loss(predictions, teacher, tokens))
-        loss = weighted_mean(values, tokens["weights"], count)
+        weights = tokens["weights"]
+        if self._collector.staleness and not self._loss.on_policy and teacher is not None:
+            old = visits(predictions.logprobs, tokens["sampled_logprobs"], chosen)
+            self.note({"rollout/visits": float(old.mean())})
+            weights = weights * old
+        loss = weighted_mean(values, weights, count)
         if reinforced:
             gained = checked(self._schedule.policy_loss(predictions.logprobs, tokens))
             loss = loss + gained.sum() / count
@@ -308,6 +330,7 @@ def build(
         prefixes,
         recorded,
         advantages,
+        parts.rollouts,
     )
     needed = tasks_needed(args, steps_per_generation, num_iterations)
     rollouts = -(-args.max_steps // (steps_per_generation * num_iterations))

@@ -17,7 +17,9 @@ from journeyman.agents.errors import SettingError
 from journeyman.agents.evaluation.scores import Scores
 from journeyman.agents.learning.losses import Loss
 from journeyman.agents.rollouts.prefixes import Prefixes
+from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import TaskRef
+from journeyman.agents.rollouts.where import Rollouts
 from journeyman.agents.search.evidence import TreeRollouts
 from journeyman.agents.students.player import Trainable
 from journeyman.agents.teachers import Teacher
@@ -48,6 +50,8 @@ class Parts:
     """Grows rollouts into trees; for distillation only."""
     record: Record = lambda step, episodes, scores: None
     """Told of every rollout."""
+    rollouts: Rollouts = rollout
+    """Where episodes are played."""
 
 
 class KeepsCredit(Trainer):

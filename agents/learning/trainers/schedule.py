@@ -59,15 +59,27 @@ class Schedule:
             if type(value) is not int or value < 1:
                 raise SettingError(f"trainer.{name}={value}: expected a whole number, 1 or more")
 
-    def check(self, args: DistillationConfig, rows_a_task: int) -> None:
+    @property
+    def steps_a_rollout(self) -> int:
+        """Optimiser steps that learn from a rollout."""
+        return self.steps_per_generation * self.num_iterations
+
+    def check(self, args: DistillationConfig, rows_a_task: int, staleness: int = 0) -> None:
         """See whether checkpoints and tasks fall between rollouts.
 
         Raises:
             SettingError: Checkpoints would fall between a rollout and its last step. A run could
                 not go on from there as if it had not stopped: the rollout is not in a checkpoint.
-                Or a task's rows would be cut.
+                Or a task's rows would be cut; or no rollout can be played ahead.
         """
-        steps = self.steps_per_generation * self.num_iterations
+        steps = self.steps_a_rollout
+        if 0 < staleness < steps:
+            raise SettingError(
+                f"rollouts.staleness={staleness}: a rollout serves {steps} steps (trainer."
+                f"steps_per_generation={self.steps_per_generation} * num_iterations="
+                f"{self.num_iterations}), and the next is needed after them all; expected 0, or "
+                f"{steps} or more"
+            )
         if args.save_strategy == "steps" and args.save_steps % steps:
             raise SettingError(
                 f"trainer.args.save_steps={args.save_steps:g}: expected a multiple of trainer."

@@ -21,6 +21,7 @@ from journeyman.agents.evaluation.metrics import Metrics, summarise
 from journeyman.agents.rollouts.job import Job
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import TaskRef
+from journeyman.agents.rollouts.where import Rollouts
 from journeyman.agents.students.player import ModelPlayer, Trainable
 from journeyman.agents.students.settings import remember
 
@@ -42,6 +43,7 @@ class Validation(TrainerCallback):
         job: Job = Job(),  # noqa: B008 - frozen
         tell: Callable[[int, Mapping[str, Any]], None] | None = None,
         best: Path | None = None,
+        rollouts: Rollouts = rollout,
     ) -> None:
         """Join the parts.
 
@@ -55,6 +57,7 @@ class Validation(TrainerCallback):
             job: Its processes share the tasks; the first of them writes.
             tell: Told the step and the figures too, in every process.
             best: Folder in which the student that did best is kept; None keeps none.
+            rollouts: Where the tasks are played.
         """
         self._student = student
         self._tasks = tasks
@@ -65,6 +68,7 @@ class Validation(TrainerCallback):
         self._job = job
         self._tell = tell
         self._best = best
+        self._rollouts = rollouts
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -136,7 +140,8 @@ class Validation(TrainerCallback):
             size = self._batch_size
             batches = [self._tasks[i : i + size] for i in range(0, len(self._tasks), size)]
             own = [task for batch in batches[self._job.rank :: self._job.count] for task in batch]
-            return summarise(self._job.share(rollout(player, own, size, self._env_kwargs)))
+            played = self._rollouts(player, own, size, self._env_kwargs)
+            return summarise(self._job.share(played))
         finally:
             if isinstance(self._student, ModelPlayer):
                 self._student.rest()

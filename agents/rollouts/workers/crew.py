@@ -61,8 +61,14 @@ Event = Joined | Done | Ended | Lost
 class Crew(Protocol):
     """Workers that come and go."""
 
+    def present(self) -> Sequence[str]:
+        """Workers that are there now: joined, and neither lost nor dismissed."""
+
     def hand(self, worker: str, lease: Lease, jobs: Sequence[Any]) -> None:
-        """Give a worker its next jobs, in the order of `lease.jobs`; returns at once."""
+        """Give a worker its next jobs, in the order of `lease.jobs`; returns at once.
+
+        They are begun in that order. Of a worker that is gone already `Lost` is told.
+        """
 
     def wait(self, seconds: float | None = None) -> list[Event]:
         """What happened since it was last asked; waits for something, at most so long.

@@ -26,7 +26,7 @@ from journeyman.agents.errors import (
     UnsupportedModelError,
 )
 from journeyman.agents.rollouts.dialogues import Dialogue, Utterance, retell
-from journeyman.agents.rollouts.rollout import as_step
+from journeyman.agents.rollouts.underway import as_step
 from journeyman.agents.rollouts.visits import Visit, pending
 from journeyman.agents.runs.proxy.wire import ApiError, ChatRequest
 from journeyman.agents.students.dialect import Dialect

@@ -12,7 +12,7 @@ from typing import Any
 
 from journeyman.agents.errors import BudgetSpentError, SettingError, StudentServerError
 from journeyman.agents.rollouts.dialogues import Utterance
-from journeyman.agents.rollouts.rollout import as_step
+from journeyman.agents.rollouts.underway import as_step
 from journeyman.agents.rollouts.visits import Visit, pending
 from journeyman.agents.runs.proxy.hosts import Host, Written
 from journeyman.agents.runs.proxy.wire import NAMES, ApiError, ChatRequest

@@ -118,11 +118,17 @@ class Dialect(FamilyTraits):
         )
         self._begins = self._thinking.begins
         self.calling = Calling(self.chat, type(self), foreign)
+        self._foreign = foreign
         own += [*self.calling.around, *self.call_ends]
         self._turns = TurnWriter(self._guard, self.form, self.calling.around, self.reasons, own)
         # Templates and tokenizers take their time, and forks of an episode hear the same again.
         self._piece = functools.lru_cache(1 << 16)(self._decode)
         self._reply = functools.lru_cache(1 << 12)(self._render_reply)
+
+    def __reduce__(self) -> tuple[type[Dialect], tuple[Any, ...]]:
+        """What is pickled is what it was made of: all else is found out by rendering."""
+        made = (self.tokenizer, self.render, self.template_kwargs, self.end_ids, self._foreign)
+        return type(self), made
 
     def _around_answer(self, prompt: str, probed: str) -> tuple[str, str]:
         """What an answer is written between, beside what its prompt has begun."""
