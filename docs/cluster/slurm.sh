@@ -28,33 +28,30 @@ export RAY_USAGE_STATS_ENABLED=0
 port=$((20000 + SLURM_JOB_ID % 10000))
 temporary=/tmp/ray-$SLURM_JOB_ID
 
-on() { # nodes, command …
-    local where=$1
-    shift
-    srun --nodes="$(tr ',' '\n' <<<"$where" | wc -l)" --ntasks-per-node=1 --nodelist="$where" \
-        --cpus-per-task="$cpus" --overlap --export=ALL "$@"
-}
+asked=(--ntasks-per-node=1 --cpus-per-task="$cpus" --overlap --export=ALL)
+first=(--nodes=1 --nodelist="$head" "${asked[@]}")
 
 # Nodes may have several networks: each says by which address the others reach it.
 # shellcheck disable=SC2016  # it is worked out there
 own='$(hostname --ip-address | cut -d " " -f 1)'
-address=$(on "$head" bash -c "echo $own"):$port
+address=$(srun "${first[@]}" bash -c "echo $own"):$port
 started=()
 trap 'kill "${started[@]}" 2>/dev/null || true; wait' EXIT
 
-on "$head" bash -c "exec ray start --head --block --node-ip-address=$own --port=$port --num-cpus=$cpus \
-    --temp-dir=$temporary --include-dashboard=false --disable-usage-stats" &
+srun "${first[@]}" bash -c "exec ray start --head --block --node-ip-address=$own --port=$port \
+    --num-cpus=$cpus --temp-dir=$temporary --include-dashboard=false --disable-usage-stats" &
 started+=($!)
 for _ in $(seq 120); do
-    ray health-check --address "$address" && break
+    ray health-check --address "$address" 2>/dev/null && break
     kill -0 "${started[0]}" # it has ended: its own words say why
     sleep 1
 done
 
 if ((${#nodes[@]} > 1)); then
     others=$(IFS=,; echo "${nodes[*]:1}")
-    on "$others" bash -c "exec ray start --block --address=$address --node-ip-address=$own --num-cpus=$cpus \
-        --disable-usage-stats" &
+    srun --nodes=$((${#nodes[@]} - 1)) --nodelist="$others" "${asked[@]}" \
+        bash -c "exec ray start --block --address=$address --node-ip-address=$own \
+        --num-cpus=$cpus --disable-usage-stats" &
     started+=($!)
 fi
 
