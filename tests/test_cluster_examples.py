@@ -15,8 +15,8 @@ import yaml
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "cluster"
 SCRIPT = FOLDER / "slurm.sh"
-TIMEOUT = 180
-"""Seconds; twenty, if nothing else works."""
+TIMEOUT = 240
+"""Seconds; forty, if nothing else works."""
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="no checkout beside the tests")
 
 
@@ -67,9 +67,16 @@ while [[ $1 == --* ]]; do
 done
 exec "$@"
 """,
-    "scontrol": '[[ "$*" == "show hostnames n[1-2]" ]] && echo n1 && echo n2',
+    "scontrol": '[[ "$*" == "show hostnames n[2-3]" ]] && echo n2 && echo n3',
     "hostname": "echo 127.0.0.1 10.9.8.7",
-    "ray": f'exec "{sys.executable}" -m ray.scripts.scripts "$@"',
+    # A worker would listen beyond loopback: it is written down, and stays until it is ended.
+    "ray": f"""
+if [[ $1 == start && $2 != --head ]]; then
+    echo "$@" >"$WORKER_ASKED"
+    exec sleep 600
+fi
+exec "{sys.executable}" -m ray.scripts.scripts "$@"
+""",
     "python": f'exec "{sys.executable}" "$@"',
     "journeyman": f'exec "{sys.executable}" -P -m journeyman.agents.cli "$@"',
 }
@@ -79,7 +86,7 @@ exec "$@"
 @pytest.mark.ray
 @pytest.mark.timeout(TIMEOUT + 20)
 def test_the_script_starts_a_cluster_and_plays_on_it(tmp_path: Path) -> None:
-    """With stubs for Slurm: head and workers are two of Ray's nodes on this machine's loopback."""
+    """With stubs for Slurm: the head is real, on loopback; what a worker is told is read."""
     stubs = tmp_path / "bin"
     stubs.mkdir()
     for name, text in STUBS.items():
@@ -92,11 +99,12 @@ def test_the_script_starts_a_cluster_and_plays_on_it(tmp_path: Path) -> None:
     told = {
         "PATH": f"{stubs}:{os.environ['PATH']}",
         "SLURM_JOB_ID": str(number),
-        "SLURM_JOB_NODELIST": "n[1-2]",
-        "SLURM_CPUS_PER_TASK": "1",
+        "SLURM_JOB_NODELIST": "n[2-3]",
+        "SLURM_CPUS_PER_TASK": "2",
         "NODES_ASKED": str(asked),
+        "WORKER_ASKED": str(tmp_path / "worker"),
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray stays on loopback
         "OMP_NUM_THREADS": "1",
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
     }
     run = ("eval", "student=oracle", "evaluation.tasks=6", "rollouts.workers=2")
     said = tmp_path / "said"
@@ -110,8 +118,12 @@ def test_the_script_starts_a_cluster_and_plays_on_it(tmp_path: Path) -> None:
         )
     shutil.rmtree(f"/tmp/ray-{number}", ignore_errors=True)
     assert done.returncode == 0, said.read_text()
-    assert asked.read_text().split() == ["n1", "n1", "n2"]  # the address, the head, the worker
-    config = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
-    assert config["rollouts"]["address"].startswith("127.0.0.1:")
+    assert asked.read_text().split() == ["n2", "n2", "n3"]  # the address, the head, the worker
+    worker = (tmp_path / "worker").read_text().split()
+    (address,) = (it for it in worker if it.startswith("--address=127.0.0.1:"))
+    assert (
+        address.endswith(f":{20000 + number % 10000}") and "--node-ip-address=127.0.0.1" in worker
+    )
+    assert "--num-cpus=2" in worker
     lines = (tmp_path / "run/episodes.jsonl").read_text().splitlines()
     assert sum(json.loads(line)["row"] == "student" for line in lines) == 6
