@@ -23,7 +23,8 @@ from journeyman.agents.credit.grades import GradeBook
 from journeyman.agents.credit.interface import Credit, Experience, TokenCredit, spread
 from journeyman.agents.credit.rubric import Rubric, UngradedError, retold
 from journeyman.agents.errors import JudgeServerError, SettingError
-from journeyman.agents.networks.endpoints import Endpoint, Reply, shown, some_of
+from journeyman.agents.networks.replicas import reach
+from journeyman.agents.networks.replies import Reply, shown, some_of
 from journeyman.agents.students.answers import question
 from journeyman.agents.students.chat_api import count
 from journeyman.agents.students.openai import START_PATIENCE, TRIES
@@ -65,7 +66,7 @@ class Judge(Credit):
 
     def __init__(
         self,
-        base_url: str,
+        base_url: str | Sequence[str],
         model: str | None = None,
         rubric: str | None = None,
         lowest: int = 0,
@@ -87,7 +88,7 @@ class Judge(Credit):
         """Remember how to reach it; nothing is sent yet.
 
         Args:
-            base_url: Such as http://127.0.0.1:8000/v1.
+            base_url: Such as http://127.0.0.1:8000/v1; or a list of servers of the same model.
             model: Its name there; None takes the only one.
             rubric: See `Rubric.of`.
             lowest: The worst grade.
@@ -102,14 +103,14 @@ class Judge(Credit):
             cache: File of all answers; None keeps them in this process.
             key: Name of the environment variable with the server's key; None sends none.
             extra_body: More fields of each request; None as a value takes a field out.
-            concurrency: Requests under way at once.
+            concurrency: Requests under way at once, at each.
             timeout: Seconds that a whole answer may take.
             patience: Seconds without any answer after which the run ends; it can be resumed.
 
         Raises:
             SettingError: A value is out of its range, or the rubric cannot be read.
         """
-        self._endpoint = Endpoint(
+        self._endpoint = reach(
             base_url, "credit", JudgeServerError, concurrency, timeout, patience, key, whole=True
         )
         for name, text in (("model", model), ("rubric", rubric), ("cache", cache)):
@@ -153,9 +154,7 @@ class Judge(Credit):
                 nobody chose, or gives no grades.
             RunFileError: The file of its answers is something else.
         """
-        served = self._endpoint.listed(START_PATIENCE)
-        if self.model_name is None:
-            self.model_name = self._endpoint.only(served)
+        self.model_name, served = self._endpoint.find(self.model_name, START_PATIENCE)
         try:
             self._graded([_TRIAL], Counter())
         except JudgeServerError as error:
@@ -299,7 +298,7 @@ class Judge(Credit):
         choice = choices[0] if isinstance(choices, list) and choices else None
         message = choice.get("message") if isinstance(choice, dict) else None
         if not isinstance(choice, dict) or not isinstance(message, dict):
-            raise self._endpoint.strange("no message", answered)
+            raise self._endpoint.strange("no message", answered, reply.url)
         return text_of(message.get("content")), choice.get("finish_reason") == "length"
 
     def _send(
@@ -320,7 +319,7 @@ class Judge(Credit):
             if reply.status < 400 and self._formed:
                 self._formed = False
                 logger.warning(
-                    f"{endpoint.url} takes no schema of answers ({refused.status}: {refused.said}):"
+                    f"{reply.url} takes no schema of answers ({refused.status}: {refused.said}):"
                     f" they are asked for in words alone"
                 )
         if reply.status >= 400:

@@ -203,7 +203,10 @@ def _model(row: str, config: Mapping[str, Any]) -> str:
     model = _at(config, part, "model")
     if isinstance(model, str):
         return model
-    if isinstance(server := _at(config, part, "base_url"), str):  # its only model
+    server = _at(config, part, "base_url")
+    if isinstance(server, list) and server:  # replicas
+        server = server[0]
+    if isinstance(server, str):  # its only model
         return urlsplit(server).netloc.rpartition("@")[2]
     target = str(_at(config, part, "_target_"))
     return target.rpartition(".")[2].removeprefix("load_")

@@ -259,6 +259,8 @@ class Collector:
         figures = _rollout_figures(episodes, theirs, time.perf_counter() - started)
         self._note_curriculum(figures, episodes, theirs, step)
         figures |= experience.figures
+        if self.teacher is not None:
+            figures |= {f"teacher/{name}": it for name, it in self.teacher.figures().items()}
         figures |= _version_figures(episodes, step)
         if learning and self.detail is None:
             figures[NO_SIGNAL] = float(not any(it.advantages.any() for it in credit))

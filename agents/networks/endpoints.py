@@ -7,27 +7,30 @@ environment, and stands in no message of ours, whatever the server says.
 
 from __future__ import annotations
 
-import contextlib
-import email.utils
 import functools
-import json
 import logging
 import os
 import re
-import socket
-import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 import httpx
-from tqdm import tqdm
 
 from journeyman.agents.errors import AgentError, SettingError
+from journeyman.agents.networks.outages import Lines, Outage
+from journeyman.agents.networks.replies import (
+    PASSING,
+    Reply,
+    for_good,
+    inner_status,
+    shown,
+    some_of,
+)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -35,63 +38,41 @@ R = TypeVar("R")
 # Hydra shows what libraries have to say, and this one says it of each request.
 logging.getLogger("httpx").setLevel(logging.WARNING)
 
-PASSING = (408, 425, 429, 500, 502, 503, 504)
-"""HTTP statuses that another try may not meet."""
-FIRST_PAUSE = 0.5
-LONGEST_PAUSE = 30.0
-"""Seconds; each pause is twice the one before."""
-LONGEST_ASKED = 600.0
-"""Seconds of a pause that a server may ask for."""
 LARGEST = 1 << 28
 """Bytes of an answer; one that has more never ends."""
-SHOWN = 160
-"""Characters of a strange answer that an error repeats."""
 
 _NAME = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
 """What names of environment variables look like; all else may be a key, and is not repeated."""
 
 
-@dataclass(frozen=True)
-class Reply:
-    """What a server answered."""
+class UnansweredError(Exception):
+    """A request has no answer, or one that another try may not meet."""
 
-    status: int
-    headers: Mapping[str, str]
-    text: str
-
-    @functools.cached_property
-    def data(self) -> Any:
-        """The JSON in it; None if there is none."""
-        try:
-            return json.loads(self.text)
-        except (ValueError, RecursionError):
-            return None
-
-    @property
-    def said(self) -> str:
-        """Its message, quoted: it may hold anything."""
-        told = self.data
-        told = told.get("error", told) if isinstance(told, dict) else self.text
-        if isinstance(told, dict):
-            told = told.get("message", self.text)
-        return repr(shown(" ".join(str(told).split())))
+    def __init__(self, reason: str, reply: Reply | None = None) -> None:
+        """Say why, and what came instead of an answer."""
+        super().__init__(reason)
+        self.reply = reply
 
     @property
     def pause(self) -> float:
-        """Seconds of a Retry-After header, which may be a date."""
-        value = self.headers.get("retry-after", "")
-        try:
-            seconds = float(value)
-        except ValueError:
-            try:
-                seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-            except ValueError:
-                return 0.0
-        return min(seconds, LONGEST_ASKED) if seconds > 0 else 0.0  # nor is it NaN
+        """Seconds that the server asks for."""
+        return 0.0 if self.reply is None else self.reply.pause
+
+
+@dataclass
+class Spent:
+    """What was asked of a server."""
+
+    requests: int = 0
+    """Those that were answered."""
+    retries: int = 0
+    """Those that had to be sent again, there or to another."""
+    seconds: float = 0.0
+    """From request to answer, of all that were answered."""
 
 
 class Endpoint:
-    """One server of a model."""
+    """One server of a model; of several: `replicas.py`."""
 
     def __init__(
         self,
@@ -146,7 +127,8 @@ class Endpoint:
             verify=httpx.create_ssl_context(),  # made once: it takes longer than a row
         )
         self._outage = Outage(self.url, who, error)
-        self._lines = _Lines()
+        self._lines = Lines()
+        self._spent, self._counting = Spent(), threading.Lock()
 
     def __reduce__(self) -> tuple[type[Endpoint], tuple[Any, ...]]:
         """What is pickled is how to reach it; whoever reads that has the key in a variable too."""
@@ -180,6 +162,48 @@ class Endpoint:
         """Set when nobody asks any more."""
         return self._outage.stopped
 
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Where it is; several places if there are several of it."""
+        return (self.url,)
+
+    def figures(self) -> dict[str, float]:
+        """What was asked since this was read last; see `Spent`."""
+        with self._counting:
+            spent, self._spent = self._spent, Spent()
+        return {name: float(value) for name, value in asdict(spent).items()}
+
+    def each(self, check: Callable[[Endpoint], object], patience: float) -> None:
+        """See, before anything is played, whether it is what it should be.
+
+        Args:
+            check: Asks it; raises where it is not.
+            patience: Seconds that it may be silent, where the endpoint's own are more.
+
+        Raises:
+            AgentError: What `check` raised, or that nobody is there.
+        """
+        usual = self.patience
+        self.patience = min(usual, patience)
+        try:
+            check(self)
+        finally:
+            self.patience = usual
+
+    def find(self, model: str | None, patience: float) -> tuple[str, list[str]]:
+        """The name of what is to be asked, and of all that it lists.
+
+        Args:
+            model: The name, if it was chosen; one that is not listed may be served all the same.
+            patience: See `each`.
+
+        Raises:
+            AgentError: Of the kind given: see `listed`; or it serves several and nobody chose.
+        """
+        listed: dict[str, int | None] = {}
+        self.each(lambda it: listed.update(it.listed()), patience)
+        return model or self.only(listed), list(listed)
+
     def models(self) -> dict[str, int | None]:
         """Names of what it serves -> the longest row that each takes, where it says so.
 
@@ -192,33 +216,23 @@ class Endpoint:
         found = answer.get("data")
         if not isinstance(found, list):
             raise self.strange("no list of models", answer)
-        lengths = {str(it["id"]): it.get("max_model_len") for it in found if _has_id(it)}
-        return {name: it if type(it) is int else None for name, it in lengths.items()}
+        return _lengths(found)
 
-    def listed(self, patience: float) -> list[str]:
-        """Names of what it serves, to see whether it is there; not all servers list them.
-
-        Args:
-            patience: Seconds that it may be silent, where the endpoint's own are more.
+    def listed(self) -> dict[str, int | None]:
+        """The same, to see whether it is there: not all servers list what they serve.
 
         Raises:
             AgentError: Of the kind given: it cannot be reached, wants another key or money, or is
                 no server of models.
         """
-        usual = self.patience
-        self.patience = min(usual, patience)
-        try:
-            timeout = min(self.timeout, self.patience)
-            reply = self.send(self.client, "GET", "models", timeout=timeout)
-        finally:
-            self.patience = usual
+        timeout = min(self.timeout, self.patience)
+        reply = self.send(self.client, "GET", "models", timeout=timeout)
         if reply.status in (401, 402, 403, 429):
             raise self.refusal(reply)
         found = self.content(reply).get("data") if reply.status < 400 else None
-        listed = found if isinstance(found, list) else []
-        return [str(it["id"]) for it in listed if isinstance(it, dict) and it.get("id")]
+        return _lengths(found if isinstance(found, list) else [])
 
-    def only(self, served: Sequence[str]) -> str:
+    def only(self, served: Collection[str]) -> str:
         """The only one of what is served.
 
         Raises:
@@ -226,10 +240,10 @@ class Endpoint:
         """
         if len(served) != 1:
             raise self.error(
-                f"{self.url} serves {some_of(served) or 'nothing that it lists'}: choose one by "
-                f"{self.who}.model=…"
+                f"{self.url} serves {some_of(list(served)) or 'nothing that it lists'}: choose one "
+                f"by {self.who}.model=…"
             )
-        return served[0]
+        return next(iter(served))
 
     def side_by_side(self, ask: Callable[[httpx.Client, T], R], items: Sequence[T]) -> list[R]:
         """What is answered to each item, in their order; several are under way at once.
@@ -296,22 +310,49 @@ class Endpoint:
         while True:
             begun = time.monotonic()
             try:
-                reply = self._once(client, method, path, body, timeout or self.timeout)
-            except httpx.DecodingError as error:
-                raise self.error(
-                    f"{self.url} gives an answer that is not encoded as it says: {error}"
-                ) from error
-            except httpx.TransportError as error:
-                reason = str(error) or type(error).__name__
-                self._outage.pause(begun, reason, 0.0, self.patience)
-                continue
-            broken += reply.status == 500
-            if reply.status in PASSING and broken != (tries or -1) and not _for_good(reply):
-                reason = f"HTTP {reply.status}: {reply.said}"
-                self._outage.pause(begun, reason, reply.pause, self.patience)
-                continue
+                reply = self.attempt(client, method, path, body, timeout)
+            except UnansweredError as error:
+                broken += error.reply is not None and error.reply.status == 500
+                if error.reply is None or not tries or broken < tries:
+                    self._outage.pause(begun, str(error), error.pause, self.patience)
+                    continue
+                reply = error.reply
             self._outage.over()
             return reply
+
+    def attempt(
+        self,
+        client: httpx.Client,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+    ) -> Reply:
+        """One request, sent once; see `send`.
+
+        Raises:
+            UnansweredError: It may be sent again.
+            AgentError: Of the kind given: the answer cannot be decoded.
+        """
+        begun = time.monotonic()
+        try:
+            reply = self._once(client, method, path, body, timeout or self.timeout)
+            if reply.status in PASSING and not for_good(reply):
+                raise UnansweredError(f"HTTP {reply.status}: {reply.said}", reply)
+        except httpx.DecodingError as error:
+            raise self.error(
+                f"{self.url} gives an answer that is not encoded as it says: {error}"
+            ) from error
+        except (httpx.TransportError, UnansweredError) as error:
+            with self._counting:
+                self._spent.retries += 1
+            if isinstance(error, UnansweredError):
+                raise
+            raise UnansweredError(str(error) or type(error).__name__) from error
+        with self._counting:
+            self._spent.requests += 1
+            self._spent.seconds += time.monotonic() - begun
+        return reply
 
     def _once(
         self,
@@ -339,8 +380,8 @@ class Endpoint:
         text = read.decode(reply.encoding or "utf-8", errors="replace")
         if self._secret:  # some servers repeat it
             text = text.replace(self._secret, "[key]")
-        answered = Reply(reply.status_code, reply.headers, text)
-        return replace(answered, status=_inner_status(answered))
+        answered = Reply(reply.status_code, reply.headers, text, self.url)
+        return replace(answered, status=inner_status(answered))
 
     def content(self, reply: Reply) -> dict[str, Any]:
         """The object in an answer.
@@ -352,7 +393,7 @@ class Endpoint:
         if not isinstance(answer, dict):
             kind = reply.headers.get("content-type", "nothing")
             raise self.error(
-                f"{self.url} answers {kind} and not JSON: {reply.said}; is {self.who}.base_url "
+                f"{reply.url} answers {kind} and not JSON: {reply.said}; is {self.who}.base_url "
                 f"right (it ends in /v1)"
             )
         return answer
@@ -365,114 +406,11 @@ class Endpoint:
             403: f"; {who}.key names the environment variable that holds its key",
             404: f"; is {who}.base_url right (it ends in /v1), and {who}.model served there",
         }.get(reply.status, "")
-        return self.error(f"{self.url} refuses ({reply.status}): {reply.said}{hint}")
+        return self.error(f"{reply.url} refuses ({reply.status}): {reply.said}{hint}")
 
-    def strange(self, what: str, answer: Any) -> AgentError:
-        """What to raise for an answer that says something else."""
-        return self.error(f"{self.url} gives {what}: {shown(repr(answer))}")
-
-
-class Outage:
-    """One pause for all requests under way: the first that fails waits, the others wait for it."""
-
-    def __init__(self, url: str, who: str, error: type[AgentError]) -> None:
-        """Of one server; `who` lives there, and `error` is raised when patience is over."""
-        self.stopped = threading.Event()
-        """Set when nobody wants the answers any more."""
-        self._url = url
-        self._who = who
-        self._error = error
-        self._lock = threading.Lock()
-        self._since: float | None = None
-        self._pauses = 0
-        self._tried_again = 0.0
-        self._answered = 0.0
-
-    def pause(self, begun: float, reason: str, asked: float, patience: float) -> None:
-        """Wait before another try.
-
-        Args:
-            begun: When the request that failed began.
-            reason: Why it failed.
-            asked: Seconds that the server asked for.
-            patience: Seconds without an answer that are borne.
-
-        Raises:
-            AgentError: Of the kind given: they are over.
-        """
-        with self._lock:
-            if self.stopped.is_set():
-                raise self._error(f"{self._url} is asked no more")  # and nobody hears it
-            if self._tried_again > begun:
-                return  # another request has waited since
-            now = time.monotonic()
-            if self._since is None:
-                self._since, self._pauses = max(begun, self._answered), 0
-                self._say(f"{self._url} does not answer ({reason}): waiting until it is back")
-            if now - self._since > patience:
-                raise self._error(
-                    f"{self._url} has not answered for {now - self._since:.0f} s ({reason}): start "
-                    f"it again, and the same command goes on from {_REACHED[self._who]}"
-                )
-            delay = max(asked, min(LONGEST_PAUSE, FIRST_PAUSE * 2**self._pauses))
-            self._pauses += 1
-            self._count_down(min(delay, max(0.0, self._since + patience - now)))
-            self._tried_again = time.monotonic()
-
-    def over(self) -> None:
-        """A request was answered."""
-        self._answered = time.monotonic()
-        # While another request waits, this one goes its way: that one says so when it is answered.
-        if self._since is None or not self._lock.acquire(blocking=False):
-            return
-        try:
-            if self._since is not None:
-                self._say(f"back after {time.monotonic() - self._since:.0f} s")
-                self._since = None
-        finally:
-            self._lock.release()
-
-    def _say(self, line: str) -> None:
-        tqdm.write(f"{self._who}: {line}", file=sys.stderr)
-
-    def _count_down(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        shows = sys.stderr.isatty()  # elsewhere nothing can be taken back
-        while (left := end - time.monotonic()) > 0 and not self.stopped.is_set():
-            if shows:
-                line = f"\r{self._who}: next try in {left:2.0f} s"
-                print(line, end="", file=sys.stderr, flush=True)
-            self.stopped.wait(min(1.0, left))
-        if shows:
-            print("\r" + " " * 27, end="\r", file=sys.stderr, flush=True)
-
-
-_CHECKPOINT = "the last checkpoint"
-_REACHED = {"teacher": _CHECKPOINT, "credit": _CHECKPOINT, "student": "there"}
-"""Where a run goes on whose server was gone."""
-
-
-class _Lines:
-    """Connections under way: a thread that waits at one is woken by nothing but its end."""
-
-    def __init__(self) -> None:
-        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
-        self.over = False
-        """Connections that are opened from now on end too."""
-
-    def opened(self, event: str, told: Mapping[str, Any]) -> None:
-        """What httpx traces."""
-        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
-            self._sockets.add(told["return_value"].get_extra_info("socket"))
-            if self.over:
-                self.cut()
-
-    def cut(self) -> None:
-        """End them all, and those that are opened from now on."""
-        self.over = True
-        for it in list(self._sockets):
-            with contextlib.suppress(OSError):  # it has ended already
-                it.shutdown(socket.SHUT_RDWR)
+    def strange(self, what: str, answer: Any, url: str | None = None) -> AgentError:
+        """What to raise for an answer (of one of several) that says something else."""
+        return self.error(f"{url or self.url} gives {what}: {shown(repr(answer))}")
 
 
 def secret_in(key: str) -> str:
@@ -495,22 +433,6 @@ def secret_in(key: str) -> str:
     return value
 
 
-def _inner_status(reply: Reply) -> int:
-    """The status of an answer; some gateways say that all is well, and hand on an error."""
-    told = reply.data if reply.status == 200 else None
-    if not isinstance(told, dict) or not isinstance(told.get("error"), dict) or "choices" in told:
-        return reply.status
-    code = told["error"].get("code")
-    if "output" in told:  # of OpenAI's Responses, whose codes are words
-        return {"server_error": 500, "rate_limit_exceeded": 429}.get(str(code), 400)
-    return code if type(code) is int and 400 <= code < 600 else 502
-
-
-def _for_good(reply: Reply) -> bool:
-    """True of "too many requests" where none will ever do: nothing is paid for."""
-    return reply.status == 429 and "insufficient_quota" in reply.text
-
-
 def _is_address(url: str) -> bool:
     try:
         return httpx.URL(url).scheme in ("http", "https") and bool(httpx.URL(url).host)
@@ -518,15 +440,8 @@ def _is_address(url: str) -> bool:
         return False
 
 
-def _has_id(it: Any) -> bool:
-    return isinstance(it, dict) and it.get("id") is not None
-
-
-def some_of(names: Sequence[str]) -> str:
-    """The first names of a list, which may be long."""
-    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
-
-
-def shown(text: str) -> str:
-    """The beginning of a text."""
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+def _lengths(found: Sequence[Any]) -> dict[str, int | None]:
+    """Of a list of models: names, and the longest row of each where it is told."""
+    known = [it for it in found if isinstance(it, dict) and it.get("id") is not None]
+    told = {str(it["id"]): it.get("max_model_len") for it in known}
+    return {name: it if type(it) is int else None for name, it in told.items()}

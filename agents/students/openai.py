@@ -23,7 +23,8 @@ from journeyman.agents.errors import (
     SettingError,
     StudentServerError,
 )
-from journeyman.agents.networks.endpoints import Endpoint, Reply, some_of
+from journeyman.agents.networks.replicas import reach
+from journeyman.agents.networks.replies import Reply, some_of
 from journeyman.agents.students.answers import Answer, Answers, Pace, Prices, question
 from journeyman.agents.students.chat_api import ChatForm, Known, StrangeAnswerError, WireForm
 from journeyman.agents.students.player import Conversation, Sampling, Stream, turn_limit
@@ -60,7 +61,7 @@ class OpenAIPlayer(SpokenPlayer):
 
     def __init__(
         self,
-        base_url: str,
+        base_url: str | Sequence[str],
         model: str | None = None,
         key: str | None = None,
         api: str = "chat",
@@ -78,7 +79,7 @@ class OpenAIPlayer(SpokenPlayer):
         """Remember how to reach it; nothing is sent yet.
 
         Args:
-            base_url: Such as http://127.0.0.1:8000/v1.
+            base_url: Such as http://127.0.0.1:8000/v1; or a list of servers of the same model.
             model: Its name there; None takes the only one.
             key: Name of the environment variable with the server's key; None sends none.
             api: How it is asked: "chat" (completions) or "responses".
@@ -86,7 +87,7 @@ class OpenAIPlayer(SpokenPlayer):
             max_turn_tokens: Sent as `max_tokens` or `max_output_tokens`; None sends none.
             seed: Other dice for every conversation; 0 leaves each to its own; None sends none.
             extra_body: More fields of each request; None as a value takes a field out.
-            concurrency: Requests under way at once.
+            concurrency: Requests under way at once, at each.
             timeout: Seconds that a whole answer may take.
             patience: Seconds without any answer after which the run ends; it can be resumed.
             requests_per_minute: At most; None is no limit.
@@ -97,10 +98,10 @@ class OpenAIPlayer(SpokenPlayer):
         Raises:
             SettingError: A value is out of its range.
         """
-        self._endpoint = Endpoint(
+        self._endpoint = reach(
             base_url, "student", StudentServerError, concurrency, timeout, patience, key, whole=True
         )
-        super().__init__(plain_dialect(), side_by_side=concurrency)
+        super().__init__(plain_dialect(), side_by_side=concurrency * len(self._endpoint.urls))
         # The ranges of all three are checked there.
         dice = Sampling(temperature=temperature, seed=0 if seed is None else seed)
         if max_turn_tokens is not None:
@@ -140,20 +141,22 @@ class OpenAIPlayer(SpokenPlayer):
 
     @property
     def _place(self) -> str:
-        """Where it is asked; chat completions are asked where they always were."""
-        url = self._endpoint.url
+        """Where it is asked; chat completions are asked where they always were.
+
+        Replicas are one place, the first: whichever has answered, it is the same model's answer.
+        """
+        url = self._endpoint.urls[0]
         return url if self.api == "chat" else f"{url}/{self._form.path}"
 
     def check(self) -> None:
         """Look for the server and its model, before anything is played.
 
         Raises:
-            StudentServerError: It cannot be reached, wants another key, is no server of models, or
-                serves several and nobody chose.
+            StudentServerError: It cannot be reached, wants another key, is no server of models,
+                serves several and nobody chose, or its replicas serve different ones.
         """
-        self._served = self._endpoint.listed(START_PATIENCE)
-        if self.model_name is None:  # else the first request shows it: not all is listed everywhere
-            self.model_name = self._endpoint.only(self._served)
+        # One that was chosen the first request shows: not all is listed everywhere.
+        self.model_name, self._served = self._endpoint.find(self.model_name, START_PATIENCE)
 
     def keep_in(self, folder: Path) -> None:
         """Keep answers in a run's folder; what is there is not asked for again.
@@ -234,7 +237,7 @@ class OpenAIPlayer(SpokenPlayer):
         reply = self.post(body)
         if reply.status >= 400:
             raise self._refused(reply)
-        return self._read(self._endpoint.content(reply))
+        return self._read(self._endpoint.content(reply), reply.url)
 
     def _recall(self, turns: Sequence[Message]) -> Known:
         return self._known.get(tuple(turns), Known())
@@ -255,9 +258,8 @@ class OpenAIPlayer(SpokenPlayer):
 
     def _refused(self, reply: Reply) -> AgentError:
         """What a refusal is: the end of a conversation, a broken episode, or the end of the run."""
-        url = self._endpoint.url
         if self.is_too_long(reply):
-            return ContextFullError(f"{url} takes no more ({reply.status}): {reply.said}")
+            return ContextFullError(f"{reply.url} takes no more ({reply.status}): {reply.said}")
         refusal = self._endpoint.refusal(reply)
         if reply.status in _ONE:
             return self._of_one(refusal)
@@ -280,14 +282,14 @@ class OpenAIPlayer(SpokenPlayer):
         """An error as that of one conversation, if others have been answered."""
         return LostTurnError(str(error)) if self.answers.count else error
 
-    def _read(self, answered: Mapping[str, Any]) -> Answer:
+    def _read(self, answered: Mapping[str, Any], url: str) -> Answer:
         try:
             answer, content = self._form.read(answered, self.dialect)
         except StrangeAnswerError as error:
-            raise self._of_one(self._endpoint.strange(str(error), answered)) from error
+            raise self._of_one(self._endpoint.strange(str(error), answered, url)) from error
         if not answer.ids and self.dialect.form(content):
             self._tell_once(
-                f"{self._endpoint.url} leaves calls in the text, where none counts: start it with "
+                f"{url} leaves calls in the text, where none counts: start it with "
                 f"a parser of tool calls (vLLM: --enable-auto-tool-choice --tool-call-parser …)"
             )
         return answer

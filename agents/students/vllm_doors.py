@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from journeyman.agents.errors import StudentServerError, UnsupportedModelError
-from journeyman.agents.networks.endpoints import Endpoint, Reply
+from journeyman.agents.networks.endpoints import Endpoint
+from journeyman.agents.networks.replies import Reply
 
 UNTOUCHED = "default"
 """What vLLM calls the weights that it was started with."""

@@ -31,7 +31,8 @@ from journeyman.agents.errors import (
     StudentServerError,
 )
 from journeyman.agents.networks.catalogue import resolve, whole
-from journeyman.agents.networks.endpoints import Endpoint, some_of
+from journeyman.agents.networks.endpoints import Endpoint
+from journeyman.agents.networks.replies import some_of
 from journeyman.agents.students.dialect import ToolRender
 from journeyman.agents.students.player import Sampling
 from journeyman.agents.students.vllm import VLLMPlayer, Ways

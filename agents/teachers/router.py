@@ -53,6 +53,14 @@ class _Several(Teacher):
         for part in self._parts.values():
             part.advance()
 
+    def figures(self) -> dict[str, float]:
+        """See `Teacher.figures`: by part."""
+        return {
+            f"{name}/{figure}": value
+            for name, part in self._parts.items()
+            for figure, value in part.figures().items()
+        }
+
     def state_dict(self) -> dict[str, Any]:
         """See `Teacher.state_dict`: by part."""
         states = {name: part.state_dict() for name, part in self._parts.items()}

@@ -2,7 +2,7 @@
 
 The student's rows go out as token ids; the log-probability of each chosen token comes back, and the
 most probable ones where the loss asks for them. Before anything is played the server must show that
-it would not teach nonsense (`check`).
+it would not teach nonsense (`check`), and each of several that it says what the others say.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class ServedTeacher(Teacher):
 
     def __init__(
         self,
-        base_url: str,
+        base_url: str | Sequence[str],
         model: str | None = None,
         top_k: int = 16,
         concurrency: int = 16,
@@ -52,11 +52,11 @@ class ServedTeacher(Teacher):
         """Remember where it is; see `CompletionsServer` for the other arguments.
 
         Args:
-            base_url: Such as http://127.0.0.1:8000/v1.
+            base_url: Such as http://127.0.0.1:8000/v1; or a list of servers of the same model.
             model: Its name there; None takes the only one.
             top_k: Tokens that it names where its most probable ones are asked for; the server's own
                 limit (`--max-logprobs`) must be 4 higher.
-            concurrency: Rows under way at once.
+            concurrency: Rows under way at once, at each.
             timeout: Seconds of silence that a row may bear.
             patience: Seconds without any answer after which the run ends.
             key: Name of the environment variable with the server's key.
@@ -70,6 +70,8 @@ class ServedTeacher(Teacher):
         self._top_k = top_k
         self._width: int | None = None
         """Tokens that the student tells apart, once it is known."""
+        self._told: Reading | None = None
+        """What was said first of the row that all replicas are asked about."""
 
     def check(self, student: Trainable) -> None:
         """See `Teacher.check`: the server is asked a few rows whose answers are known.
@@ -79,30 +81,40 @@ class ServedTeacher(Teacher):
                 than the student writes, or its answers would teach nonsense.
             VocabularyMismatchError: A token id means another thing to it.
         """
-        server, patience = self._server, self._server.patience
-        server.patience = min(patience, START_PATIENCE)
-        try:
-            self._choose(server.models(), student)
-            # Beyond the student's tokens is padding, where a teacher may have tokens of its own.
-            rows = student.model.get_output_embeddings().weight.shape[0]
-            self._width = min(rows, 1 + max(student.dialect.tokenizer.get_vocab().values()))
-            probe = _probe(student.dialect.tokenizer, student.max_context)
-            self._check_answers(probe, student.dialect.tokenizer)
-            self._check_place(probe)
-        finally:
-            server.patience = patience
+        # Beyond the student's tokens is padding, where a teacher may have tokens of its own.
+        rows = student.model.get_output_embeddings().weight.shape[0]
+        tokenizer = student.dialect.tokenizer
+        self._width = min(rows, 1 + max(tokenizer.get_vocab().values()))
+        self._told = None
+        turn = student.sampling.max_tokens
+        longest, probe = student.max_context + turn, _probe(tokenizer, student.max_context)
 
-    def _choose(self, served: Mapping[str, int | None], student: Trainable) -> None:
-        """See that the model is there and reads rows as long as the student's."""
-        url, model = self._server.url, self._server.model
+        def check(one: CompletionsServer) -> None:
+            self._choose(one, longest, turn)
+            self._check_answers(one, probe, tokenizer)
+            self._check_place(one, probe)
+
+        self._server.each(check, START_PATIENCE)
+        self._server.figures()  # of no rollout
+
+    def _choose(self, one: CompletionsServer, longest: int, turn: int) -> None:
+        """See that the model is there and reads rows as long as the student's.
+
+        Args:
+            one: Is asked.
+            longest: Tokens of a row, a turn of which has up to `turn`.
+            turn: See `longest`.
+        """
+        served, url = one.models(), one.url
         names = ", ".join(served) or "nothing"
-        if model is None and len(served) != 1:
+        if one.model is None and len(served) != 1:
             raise TeacherServerError(f"{url} serves {names}: choose one by teacher.model=…")
-        self._server.model = model = next(iter(served)) if model is None else model
-        if model not in served:
-            raise TeacherServerError(f"{url} does not serve {model!r}; it serves {names}")
-        takes, turn = served[model], student.sampling.max_tokens
-        longest = student.max_context + turn
+        one.model = next(iter(served)) if one.model is None else one.model
+        self._server.model = one.model
+        if one.model not in served:
+            also = "" if self._told is None else f", and {self._told.url} serves it"
+            raise TeacherServerError(f"{url} does not serve {one.model!r}; it serves {names}{also}")
+        takes = served[one.model]
         if takes is not None and takes <= longest:  # it must write at least one token more
             raise TeacherServerError(
                 f"{url} takes rows of fewer than {takes} tokens, and the student's have up to "
@@ -110,32 +122,38 @@ class ServedTeacher(Teacher):
                 f"student.max_context={max(1, takes - 1 - turn)}"
             )
 
-    def _check_answers(self, probe: list[int], tokenizer: PreTrainedTokenizerBase) -> None:
-        url = self._server.url
-        first, second = self._server.read([probe, probe], self._asked)
-        places = range(1, len(probe))
-        pairs = [(_own(first, probe, i), _own(second, probe, i)) for i in places]
+    def _check_answers(
+        self, one: CompletionsServer, probe: list[int], tokenizer: PreTrainedTokenizerBase
+    ) -> None:
+        url = one.url
+        first, second = one.read([probe, probe], self._asked)
+        apart = _apart(first, second, probe)
         _check_texts(url, first.texts, tokenizer)
         for reading in (first, second):
-            self._top(reading, places)
-        apart = fmean(0.0 if a == b else abs(a - b) for a, b in pairs)  # -inf from -inf is nan
+            self._top(reading, range(1, len(probe)))
         if apart > STEADY:
             raise TeacherServerError(
                 f"{url} finds the tokens of one row {apart:.2f} nats apart from one reading to the "
                 f"next, more than {STEADY}: what it says cannot be learned from"
             )
+        told = self._told = self._told or first
+        if (apart := _apart(told, first, probe)) > STEADY:
+            raise TeacherServerError(
+                f"{told.url} and {url} find the tokens of one row {apart:.2f} nats apart, more "
+                f"than {STEADY}: all of teacher.base_url must serve one model, in one type"
+            )
 
-    def _check_place(self, probe: list[int]) -> None:
+    def _check_place(self, one: CompletionsServer, probe: list[int]) -> None:
         """What it would say next must be what it finds where that stands in the row."""
-        told = self._server.next_token(probe)
+        told = one.next_token(probe)
         if told is None:
             return  # a server that gives no ids of what it writes
         token, expected = told
-        (reading,) = self._server.read([[*probe, token]], self._asked)
+        (reading,) = one.read([[*probe, token]], self._asked)
         found = reading.logprobs[-1].get(token, -math.inf)
         if not abs(found - expected) <= 2 * STEADY:  # nor is it NaN
             raise TeacherServerError(
-                f"{self._server.url} would write token {token} with log-probability "
+                f"{one.url} would write token {token} with log-probability "
                 f"{expected:.3f}, and gives it {found:.3f} where it stands in a row: its "
                 f"prompt_logprobs are of other places, or of another temperature than 1"
             )
@@ -156,6 +174,10 @@ class ServedTeacher(Teacher):
         readings = self._server.read([row.tokens for row in rows], self._asked if top else 0)
         return [self._signal(row, it, top) for row, it in zip(rows, readings, strict=True)]
 
+    def figures(self) -> dict[str, float]:
+        """See `Teacher.figures`: what was asked, and how long answers took, by replica too."""
+        return self._server.figures()
+
     def _signal(self, row: Episode, reading: Reading, top: bool) -> Signal:
         # Nothing precedes the first token.
         places = [i for i, chosen in enumerate(row.mask) if chosen and i]
@@ -175,7 +197,7 @@ class ServedTeacher(Teacher):
             best = sorted(known, key=lambda pair: (-pair[1], pair[0]))[:k]
             if len(best) < k:
                 raise TeacherServerError(
-                    f"{self._server.url} names {len(best)} tokens of the student's at a place, and "
+                    f"{reading.url} names {len(best)} tokens of the student's at a place, and "
                     f"teacher.top_k={k} asks for more: start it with --max-logprobs {k + SPARE}, "
                     f"or lower teacher.top_k"
                 )
@@ -184,7 +206,7 @@ class ServedTeacher(Teacher):
         rest = 1 - logprobs.double().exp().sum(-1)
         if len(rest) and rest.min() < -STEADY:
             raise TeacherServerError(
-                f"{self._server.url} gives {k} tokens {1 - float(rest.min()):.3g} of all "
+                f"{reading.url} gives {k} tokens {1 - float(rest.min()):.3g} of all "
                 f"probability, more than 1: these are no log-probabilities at temperature 1 "
                 f"(vLLM: start it with --logprobs-mode raw_logprobs)"
             )
@@ -217,11 +239,17 @@ def _check_texts(url: str, told: Mapping[int, str], tokenizer: PreTrainedTokeniz
             )
 
 
+def _apart(one: Reading, other: Reading, row: Sequence[int]) -> float:
+    """Nats between two readings of a row, the mean over its tokens."""
+    pairs = ((_own(one, row, i), _own(other, row, i)) for i in range(1, len(row)))
+    return fmean(0.0 if a == b else abs(a - b) for a, b in pairs)  # -inf from -inf is nan
+
+
 def _own(reading: Reading, tokens: Sequence[int], place: int) -> float:
     found = reading.logprobs[place].get(tokens[place])
     if found is None:
         raise TeacherServerError(
-            f"the teacher's server says nothing of token {tokens[place]} where it stands in the "
+            f"{reading.url} says nothing of token {tokens[place]} where it stands in the "
             f"row: its prompt_logprobs are of other places"
         )
     return found

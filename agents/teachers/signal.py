@@ -146,6 +146,10 @@ class Teacher(ABC):
             SettingError: It cannot follow a student that is trained so.
         """
 
+    def figures(self) -> dict[str, float]:
+        """What there is to log since this was read last."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """What changes over a run, for checkpoints; the same in each process of a job."""
         return {}

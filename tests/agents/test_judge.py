@@ -30,7 +30,7 @@ from journeyman.agents.evaluation.scores import Scores
 from journeyman.agents.evaluation.transcript import as_text
 from journeyman.agents.learning.trainers import distill
 from journeyman.agents.learning.trainers.callbacks import read_metrics
-from journeyman.agents.networks import endpoints
+from journeyman.agents.networks import outages
 from journeyman.agents.search.evidence import Evidence
 from journeyman.agents.students.player import Trainable
 from journeyman.envs import Episode, Message, Step, StopReason
@@ -58,7 +58,7 @@ def server() -> Iterator[ChatServer]:
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoints, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(outages, "FIRST_PAUSE", 0.001)
     monkeypatch.setattr(judging, "START_PATIENCE", 0.2)
     monkeypatch.setenv(KEY, SECRET)
 

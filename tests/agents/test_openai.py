@@ -21,7 +21,7 @@ from journeyman.agents.errors import (
 )
 from journeyman.agents.evaluation.metrics import summarise
 from journeyman.agents.evaluation.records import EpisodeFile
-from journeyman.agents.networks import endpoints
+from journeyman.agents.networks import outages, replies
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import Fork, TaskRef
 from journeyman.agents.students import answers, openai
@@ -64,7 +64,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoints, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(outages, "FIRST_PAUSE", 0.001)
     monkeypatch.setenv(KEY, SECRET)
 
 
@@ -463,11 +463,11 @@ def test_an_answer_that_trickles_is_none(server: ChatServer) -> None:
 
 def test_a_pause_is_as_long_as_the_server_asks_for() -> None:
     def pause(value: str) -> float:
-        return endpoints.Reply(429, {"retry-after": value}, "").pause
+        return replies.Reply(429, {"retry-after": value}, "").pause
 
     assert (pause("7"), pause("0.5"), pause("-1"), pause("soon"), pause("nan")) == (7, 0.5, 0, 0, 0)
-    assert pause("99999") == endpoints.LONGEST_ASKED
-    assert 0 < pause("Fri, 01 Jan 2100 00:00:00 GMT") <= endpoints.LONGEST_ASKED
+    assert pause("99999") == replies.LONGEST_ASKED
+    assert 0 < pause("Fri, 01 Jan 2100 00:00:00 GMT") <= replies.LONGEST_ASKED
     assert pause("Sat, 01 Jan 2000 00:00:00 GMT") == 0
 
 

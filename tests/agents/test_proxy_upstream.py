@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from journeyman.agents.networks import endpoints
+from journeyman.agents.networks import outages
 from journeyman.agents.runs.proxy import gateway
 from journeyman.agents.runs.proxy.talks import Talks
 from journeyman.tools import CallStatus
@@ -31,7 +31,7 @@ OWN, OWN_SECRET = "PROXY_KEY", "pk-0wn9876543210"
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoints, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(outages, "FIRST_PAUSE", 0.001)
     monkeypatch.setattr(gateway, "LOOK_S", 0.01)
     monkeypatch.setenv(KEY, SECRET)
     monkeypatch.setenv(OWN, OWN_SECRET)

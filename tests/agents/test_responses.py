@@ -9,7 +9,7 @@ import pytest
 
 from journeyman.agents.cli import main
 from journeyman.agents.errors import SettingError, StudentServerError
-from journeyman.agents.networks import endpoints
+from journeyman.agents.networks import outages
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.students.answers import Prices
 from journeyman.agents.students.openai import OpenAIPlayer
@@ -34,7 +34,7 @@ def server() -> Iterator[ResponsesServer]:
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoints, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(outages, "FIRST_PAUSE", 0.001)
     monkeypatch.setenv(KEY, SECRET)
 
 

@@ -25,7 +25,7 @@ from journeyman.agents.errors import (
     TeacherServerError,
     VocabularyMismatchError,
 )
-from journeyman.agents.networks import endpoints
+from journeyman.agents.networks import outages
 from journeyman.agents.students.hf import HFPlayer
 from journeyman.agents.students.player import Sampling
 from journeyman.agents.teachers import Detail
@@ -64,7 +64,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoints, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(outages, "FIRST_PAUSE", 0.01)
 
 
 def played(count: int = 6) -> list[Episode]:
@@ -453,7 +453,7 @@ def test_a_person_sees_when_it_tries_again(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    outage = endpoints.Outage("http://here", "teacher", TeacherServerError)
+    outage = outages.Outage("http://here", "teacher", TeacherServerError)
     outage.pause(time.monotonic(), "gone", 0.05, patience=60)
     outage.over()
     said = capsys.readouterr().err
