@@ -312,7 +312,7 @@ def test_a_pinned_job_whose_home_is_lost_is_given_up_or_moved(gone: str) -> None
     at = {job: "w0" for job in jobs if job[0] != "task"}
     results = dict(play(crew(), jobs, home=at.get))
     lost = [told for job, told in results.items() if job[0] == "snapshot" and "given" in str(told)]
-    assert lost and all("only w0 could do it, which" in str(told) for told in lost)
+    assert lost and all("only w0 could do it, and it is lost:" in str(told) for told in lost)
     assert not any("given up" in str(results["task", i]) for i in range(20))
 
     moved = play_out(
