@@ -2,13 +2,13 @@
 
     python benchmarks/scale.py [--quick] [--json FILE] [--png FILE]
 
-The real scheduler (`agents/rollouts/workers/leases.py`) hands tasks to simulated workers with places,
-whose episodes take as long as was drawn (lognormal), in virtual time. Each result is a real episode as
-a worker sends it: the driver unpickles it and writes it to a run folder as an evaluation does, and
-only what the driver does is on its clock. Throughput is told as a share of the ideal: one queue from
-which every place takes its next task at no cost. Then bytes: of episodes, of what is handed out, and
-of a push of weights. Prints Markdown, with MISSED at a bound that does not hold; minutes. With
-`--quick` it takes seconds, and its figures mean little.
+The real scheduler (`agents/rollouts/workers/leases.py`) hands tasks to simulated workers with
+places, whose episodes take as long as was drawn (lognormal), in virtual time. Each result is a real
+episode as a worker sends it: the driver unpickles it and writes it to a run folder as an evaluation
+does, and only what the driver does is on its clock. Throughput is told as a share of the ideal: one
+queue from which every place takes its next task at no cost. Then bytes: of episodes, of what is
+handed out, and of a push of weights. Prints Markdown, with MISSED at a bound that does not hold;
+minutes. With `--quick` it takes seconds, and its figures mean little.
 """
 
 from __future__ import annotations
@@ -19,32 +19,24 @@ import heapq
 import json
 import logging
 import math
-import os
 import pickle
 import random
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from harness.crews import SimulatedCrew
+from harness.handling import Book, as_sent, handing, handled, lengthened, pushes
 
-from journeyman.agents.evaluation.records import EpisodeFile, Played, digest_of, kind_of
-from journeyman.agents.evaluation.stored import StoredEpisode
-from journeyman.agents.networks.adapters import begin
 from journeyman.agents.rollouts.rollout import rollout
-from journeyman.agents.rollouts.tasks import TaskRef, deal
-from journeyman.agents.rollouts.workers.errands import Errand
+from journeyman.agents.rollouts.tasks import deal
 from journeyman.agents.rollouts.workers.leases import Terms, play_out
-from journeyman.agents.rollouts.workers.parcels import Packer
 from journeyman.agents.runs.folder import machine
-from journeyman.agents.students.hf import HFPlayer, load_student
 from journeyman.agents.students.scripted import load_oracle
-from journeyman.envs import Episode
 
 ENV_IDS = ("journeyman/Bank-v0", "journeyman/Orders-v0", "journeyman/Calendar-v0")
 PLACES = 8
@@ -148,112 +140,6 @@ def simulate(
     return Outcome(best / crew.now, busy, ms, crew.leases, crew.lost, digest, crew.now / 3600)
 
 
-def resident() -> float:
-    """MB of memory that this process has now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
-class Book:
-    """What an evaluation does with a result, on a clock; and how much memory there is by then."""
-
-    def __init__(self, folder: Path, looks: Sequence[int]) -> None:
-        """A new run folder."""
-        folder.mkdir()
-        self.file = EpisodeFile(folder)
-        self.seconds: Counter[str] = Counter()
-        self.memory: dict[int, float] = {}
-        self._looks = looks
-        self._count = 0
-
-    def take(self, place: int, data: bytes) -> tuple[str, int, bool]:
-        """Unpickle an episode, and write it down."""
-        at = [time.process_time()]
-
-        def lap(name: str) -> None:
-            at.append(time.process_time())
-            self.seconds[name] += at[-1] - at[-2]
-
-        episode: Episode = pickle.loads(data)
-        lap("unpickle")
-        stored = StoredEpisode.of(episode)
-        lap("pack its tokens")
-        kind, digest = kind_of(stored), digest_of(stored)
-        lap("make its task, for its kind")
-        self.file.append([Played("student", stored, kind, env_digest=digest)])
-        lap("write its line")
-        self._count += 1
-        if self._count in self._looks:
-            self.memory[self._count] = resident()
-        return episode.task_id, episode.seed, episode.success
-
-
-def as_sent(templates: dict[str, list[bytes]], ref: TaskRef) -> bytes:
-    """What a worker sends of a task: a real episode of its environment, under the task's name."""
-    found = templates[ref.env_id]
-    episode: Episode = pickle.loads(found[ref.seed % len(found)])
-    named = replace(episode, task_id=ref.task_id, seed=ref.seed)
-    return pickle.dumps(named, pickle.HIGHEST_PROTOCOL)
-
-
-def lengthened(episode: Episode, tokens: int) -> Episode:
-    """An episode with so many tokens, all of them chosen, as unlike each other as tokens are."""
-    dice = random.Random(0)
-    return replace(
-        episode,
-        tokens=tuple(dice.randrange(150_000) for _ in range(tokens)),
-        logprobs=tuple(-dice.expovariate(2.0) for _ in range(tokens)),
-        mask=(True,) * tokens,
-    )
-
-
-def handled(episodes: Sequence[Episode], repeats: int, folder: Path) -> dict[str, float]:
-    """Milliseconds and bytes of episodes that a driver takes, on average."""
-    sent = [pickle.dumps(it, pickle.HIGHEST_PROTOCOL) for it in episodes]
-    book = Book(folder, ())
-    for i in range(repeats):
-        book.take(i, sent[i % len(sent)])
-    return {
-        "tokens": sum(len(it.tokens) for it in episodes) / len(episodes),
-        "ms": 1000 * book.seconds.total() / repeats,
-        "bytes": sum(map(len, sent)) / len(sent),
-        "bytes on disk": book.file.path.stat().st_size / repeats,
-    }
-
-
-def pushes() -> dict[str, float]:
-    """Bytes: of the weights of the embedded student and of adapters, when all have changed."""
-    told = {}
-    player = load_student("embedded-student")
-    lora = {f"LoRA of rank {r}": {"r": r, "target_modules": "all-linear"} for r in (8, 32)}
-    for name, settings in {"all weights": None, **lora}.items():
-        model = load_student("embedded-student").model if settings else player.model
-        plays: HFPlayer = player if settings is None else with_model(player, begin(model, settings))
-        packer = Packer()
-        packer.pack(plays)
-        before = packer.pushed
-        for weights in plays.model.parameters():
-            if weights.requires_grad or settings is None:
-                weights.data += 1
-        packer.pack(plays)
-        told[name] = packer.pushed - before
-    told["parameters"] = sum(it.numel() for it in player.model.parameters())
-    return told
-
-
-def with_model(player: HFPlayer, model: Any) -> HFPlayer:
-    """The player with another model."""
-    return HFPlayer(model, player.dialect, player.sampling, player.max_context)
-
-
-def handing(refs: Sequence[TaskRef]) -> dict[str, float]:
-    """Bytes of a lease: what each has, and what each task in it adds."""
-    parcel = Packer().pack(load_oracle())
-    sizes = {n: len(pickle.dumps(Errand.of(parcel, refs[:n]))) for n in (1, len(refs))}
-    slope = (sizes[len(refs)] - sizes[1]) / (len(refs) - 1)
-    return {"a lease, without its tasks": sizes[1] - slope, "each task of it": slope}
-
-
 def measure(scale: Scale, folder: Path) -> dict[str, Any]:
     """All figures."""
     logging.getLogger("journeyman").setLevel(logging.ERROR)  # not a line for each simulated death
@@ -321,8 +207,9 @@ def table(found: dict[str, Any]) -> str:
     """All figures as Markdown."""
     where, scale = found["machine"], found["scale"]
     lines = [
-        f"{scale['episodes']:,} episodes on {scale['workers']} simulated workers with {PLACES} places "
-        f"each; an episode takes {MEDIAN:g} s (median), {found['mean seconds']:.1f} s (mean)",
+        f"{scale['episodes']:,} episodes on {scale['workers']} simulated workers with {PLACES} "
+        f"places each; an episode takes {MEDIAN:g} s (median), "
+        f"{found['mean seconds']:.1f} s (mean)",
         f"{where['date']}, {where['cpus']} CPUs, {where['threads']} threads, {where['device']}",
         "",
         "| the driver, an episode | ms of its processor |",
