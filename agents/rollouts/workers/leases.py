@@ -210,10 +210,12 @@ class _Play:
         return jobs
 
     def _size(self, free: int) -> int:
-        """Jobs of the next lease: half of a worker's share of what is left, but places are filled.
+        """Jobs of the next lease: a part of a worker's share of what is left; places are filled.
 
-        Unless it refills its places, towards the end some stay empty so that each worker has its
-        share, down to a quarter of them: a batch of one costs a model as much as one of a few.
+        Half of it, where places are refilled. Else each lease ends with places that stay empty, so
+        that there are to be few: three quarters. Towards the end some are left empty from the start
+        then, so that each worker has its share, down to a quarter of them: a batch of one costs a
+        model as much as one of a few.
 
         Args:
             free: The worker's places that nothing is played in.
@@ -221,7 +223,7 @@ class _Play:
         share = math.ceil((len(self._fresh) + len(self._again)) / max(1, len(self._workers)))
         if self._terms.refills:
             return max(math.ceil(share / 2), free)
-        return max(math.ceil(share / 2), min(share, free), math.ceil(free / 4))
+        return max(math.ceil(0.75 * share), min(share, free), math.ceil(free / 4))
 
     def _done(self, event: Done) -> None:
         worker, job = self._owner.get(event.lease), event.job
