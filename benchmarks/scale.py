@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.crews import SimulatedCrew
-from harness.handling import Book, as_sent, handing, handled, lengthened, pushes
+from harness.handling import Book, as_sent, handing, handled, lengthened, pushes, session_mb
 
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import deal
@@ -65,9 +65,10 @@ class Scale:
     """Results after which memory is looked at."""
     templates: int = 300
     repeats: int = 1000
+    sessions: int = 16
 
 
-QUICK = Scale(600, 8, (1, 4, 16), 40, (60, 300, 600), 12, 20)
+QUICK = Scale(600, 8, (1, 4, 16), 40, (60, 300, 600), 12, 20, 2)
 
 
 def durations(count: int, seed: int = 0) -> list[float]:
@@ -184,6 +185,7 @@ def measure(scale: Scale, folder: Path) -> dict[str, Any]:
         },
         "handing": handing(refs[:64]),
         "pushes": pushes(),
+        "session MB": session_mb(scale.sessions),
         "machine": machine(),
     }
 
@@ -262,6 +264,9 @@ def table(found: dict[str, Any]) -> str:
         f"| a push of the embedded student ({count:,.0f} parameters), {name} | {size:,.0f} |"
         for name, size in weights.items()
     ]
+    each = found["session MB"]
+    told = "not measured here (it takes root and bubblewrap)" if each is None else f"{each:.1f} MB"
+    lines += ["", f"a live session of the namespace sandbox: {told}"]
     lines += ["", "| bound | |", "|:---|:---|"]
     lines += [f"| {it} | {'holds' if ok else 'MISSED'} |" for it, ok in verdicts(found).items()]
     return "\n".join(lines)

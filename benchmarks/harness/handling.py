@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import random
@@ -21,6 +22,7 @@ from journeyman.agents.rollouts.workers.parcels import Packer
 from journeyman.agents.students.hf import HFPlayer, load_student
 from journeyman.agents.students.scripted import load_oracle
 from journeyman.envs import Episode
+from journeyman.sandbox import Sandbox, SandboxError
 
 
 def resident() -> float:
@@ -127,3 +129,27 @@ def handing(refs: Sequence[TaskRef]) -> dict[str, float]:
     sizes = {n: len(pickle.dumps(Errand.of(parcel, refs[:n]))) for n in (1, len(refs))}
     slope = (sizes[len(refs)] - sizes[1]) / (len(refs) - 1)
     return {"a lease, without its tasks": sizes[1] - slope, "each task of it": slope}
+
+
+def session_mb(count: int) -> float | None:
+    """MB that a live session of the namespace sandbox takes, shared pages in proportion.
+
+    None where there is no such sandbox, or its memory cannot be read: that takes root.
+    """
+    try:
+        with contextlib.ExitStack() as stack:
+            sessions = [stack.enter_context(Sandbox().session()) for _ in range(count)]
+            for session in sessions:
+                session.exec("x = 0")
+            roots = [it.container.worker.process.pid for it in sessions]  # type: ignore[attr-defined]
+            return sum(map(_proportional_kb, roots)) / count / 1000
+    except (SandboxError, PermissionError):
+        return None
+
+
+def _proportional_kb(pid: int) -> int:
+    """Memory of a process and of all below it."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    own = next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return own + sum(_proportional_kb(int(child)) for child in children)
