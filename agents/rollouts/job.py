@@ -22,7 +22,7 @@ class Job:
 
     @classmethod
     def join(cls) -> Job:
-        """Meet the others, if `torchrun` started any."""
+        """Meet the others, if `torchrun` started any; whoever has met them knows them."""
         count = int(os.environ.get("WORLD_SIZE", "1"))
         if count == 1:
             return cls()

@@ -70,7 +70,7 @@ def train(composed: DictConfig) -> None:
     build_trainer = _trainer(config)
     check_names(config.student, config.teacher)
     tracking = Tracking(load_tracker(config.tracker))
-    log = TrainingLog(EpisodeFile(folder.path), config.log_episodes)
+    log = TrainingLog(EpisodeFile(folder.path), config.log_episodes, job)
     parts = _parts(config, log.record)
     master = playing(parts, config)
     trainer = _build(build_trainer, parts)

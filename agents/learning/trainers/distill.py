@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 from trl import DistillationConfig, DistillationTrainer
-from trl.trainer.utils import RepeatSampler, shuffle_sequence_dict, split_tensor_dict
+from trl.trainer.utils import RepeatSampler, split_tensor_dict
 
 from journeyman.agents.errors import SettingError
 from journeyman.agents.evaluation.scores import Scores
@@ -39,6 +39,7 @@ from journeyman.agents.learning.trainers.parts import (
 from journeyman.agents.learning.trainers.schedule import BEGAN, HELD, Schedule
 from journeyman.agents.learning.trainers.watching import CollapseWatch
 from journeyman.agents.networks.heads import Head
+from journeyman.agents.rollouts.job import Job
 from journeyman.agents.rollouts.prefixes import Prefixes, check_replayable
 from journeyman.agents.rollouts.tasks import TaskRef
 from journeyman.envs import Episode
@@ -131,10 +132,17 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
         if place == 0:
             rows = self._generate_and_score_completions(generation_batch)
             self._played = [], self._views
-            for _ in range(iterations):
-                self._played[0].extend(self._counted(shuffle_sequence_dict(rows)))
+            for again in range(iterations):
+                self._played[0].extend(self._counted(self._dealt(rows, again)))
         self._views = self._played[1]  # an evaluation in between has its own
         return self._played[0][place]
+
+    def _dealt(self, rows: dict[str, Tensor], again: int) -> dict[str, Tensor]:
+        """The rows of a rollout in the order in which an iteration comes to them."""
+        count = len(rows["row"])
+        key = (self.args.seed, self.state.global_step, 1 + again)  # 0 is for what is played
+        order = self._schedule.dealt(count, self.accelerator.process_index * count, key)
+        return {name: it[order] if it.ndim else it for name, it in rows.items()}
 
     def _counted(self, rows: Any) -> list[dict[str, Any]]:
         """A rollout as microbatches, each with the count of its own optimiser step."""
@@ -150,14 +158,16 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """Play the student's episodes and turn them into rows (TRL's seam for rollouts)."""
         model: Any = self.model
-        # Seeds by place in the run, not by history: a resumed run draws the same.
-        place = (self.args.seed, self.state.global_step, self.accelerator.process_index)
+        # Seeds by place in the run, not by history or process: a resumed run draws the same, and
+        # so does one of more processes.
+        step, first = self.state.global_step, self.accelerator.process_index * len(inputs)
         tasks = [
-            TaskRef(row["env_id"], row["task_id"], _seed(*place, i)) for i, row in enumerate(inputs)
+            TaskRef(row["env_id"], row["task_id"], _seed(self.args.seed, step, 0, first + i))
+            for i, row in enumerate(inputs)
         ]
         batch = self._collector.collect(tasks, model.training, int(self.state.global_step))
         self._views = batch.views
-        if model.training and self.accelerator.is_main_process:
+        if model.training:
             scores = batch.scores(self._collector.student.dialect)
             self._record(int(self.state.global_step) + 1, batch.episodes, scores)
         self.note(batch.figures)
@@ -308,6 +318,7 @@ def build(
         prefixes,
         recorded,
         advantages,
+        Job.join(),
     )
     needed = tasks_needed(args, steps_per_generation, num_iterations)
     rollouts = -(-args.max_steps // (steps_per_generation * num_iterations))

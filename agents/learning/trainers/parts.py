@@ -15,6 +15,7 @@ from transformers import Trainer, TrainingArguments
 from journeyman.agents.credit import Credit
 from journeyman.agents.errors import SettingError
 from journeyman.agents.evaluation.scores import Scores
+from journeyman.agents.learning.collector import counted
 from journeyman.agents.learning.losses import Loss
 from journeyman.agents.rollouts.prefixes import Prefixes
 from journeyman.agents.rollouts.tasks import TaskRef
@@ -99,7 +100,7 @@ class PlainTrainer(Trainer):
         """No card in checkpoints: TRL's would call the model a fine-tuned version of nothing."""
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log figures as their mean over the processes of the job."""
+        """Log figures as their mean over the processes of the job; what is counted, as the sum."""
         mine: dict[str, list[float]] = getattr(self, "_metrics", {}).get(self._mode, {})
         if self.accelerator.num_processes > 1:
             told: list[dict[str, float]] = gather_object(
@@ -107,7 +108,7 @@ class PlainTrainer(Trainer):
             )
             for name in dict.fromkeys(name for figures in told for name in figures):
                 known = [figures[name] for figures in told if name in figures]
-                mine[name] = [sum(known) / len(known)]
+                mine[name] = [sum(known) / (1 if counted(name) else len(known))]
         super().log(logs, start_time)
 
     def note(self, figures: dict[str, float]) -> None:
