@@ -26,12 +26,14 @@ from journeyman.agents.learning.trainers.callbacks import (
     MarkComplete,
     MetricsFile,
     Progress,
+    complete,
     last_complete,
     read_metrics,
     step_of,
 )
 from journeyman.agents.learning.trainers.parts import Parts, Record
 from journeyman.agents.learning.trainers.recording import TrainingLog
+from journeyman.agents.learning.trainers.several import keep_rows
 from journeyman.agents.learning.trainers.validation import Validation
 from journeyman.agents.learning.trainers.watching import CollapseWatch
 from journeyman.agents.networks.adapters import is_adapted, saved_bytes
@@ -206,6 +208,7 @@ def _trainer(config: TrainConfig) -> Any:
             callback()
     except (ImportError, RuntimeError, ValueError) as error:
         raise SettingError(f"trainer: {error}") from error
+    keep_rows(args, next(reversed(complete(Path(str(args.output_dir)))), None))
     return build
 
 

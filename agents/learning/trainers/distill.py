@@ -37,6 +37,7 @@ from journeyman.agents.learning.trainers.parts import (
     tasks_needed,
 )
 from journeyman.agents.learning.trainers.schedule import BEGAN, HELD, Schedule
+from journeyman.agents.learning.trainers.several import shard, to_train
 from journeyman.agents.learning.trainers.watching import CollapseWatch
 from journeyman.agents.networks.heads import Head
 from journeyman.agents.rollouts.job import Job
@@ -81,7 +82,8 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
         self.credit, self.teacher = collector.credit, collector.teacher
         self.prefixes = collector.prefixes
         super().__init__(
-            model=collector.student.model,
+            model=to_train(collector.student.model, args, **kwargs),
+            whole=collector.student.model,
             args=args,
             train_dataset=_as_dataset(tasks),
             processing_class=collector.student.dialect.tokenizer,
@@ -165,6 +167,7 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
             TaskRef(row["env_id"], row["task_id"], _seed(self.args.seed, step, 0, first + i))
             for i, row in enumerate(inputs)
         ]
+        self.bring()
         batch = self._collector.collect(tasks, model.training, int(self.state.global_step))
         self._views = batch.views
         if model.training:
@@ -188,12 +191,15 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
         chosen = (inputs["tool_mask"] * inputs["completion_mask"]).bool()
         count = num_items if num_items is not None else chosen.sum().clamp(min=1)
         states = hidden_states(unwrapped_student, inputs, chosen)
+        head = Head.of(unwrapped_student)
         if not len(states):
-            return states.sum(), states.sum().detach(), chosen.sum()
+            # Of the head too: shards of its gradient are waited for by all processes.
+            nothing = states.sum() + 0 * head.projection.weight.sum()
+            return nothing, states.sum().detach(), chosen.sum()
         tokens = {name: inputs[name][chosen] for name in PER_TOKEN if name in inputs}
         reinforced = bool(self._schedule.kl or tokens["advantages"].any())
         targets = inputs["completion_ids"][chosen]
-        predictions = Predictions(states, Head.of(unwrapped_student), targets, reinforced)
+        predictions = Predictions(states, head, targets, reinforced)
         teacher = _joined(self._views, inputs["row"], states.device)
         values = checked(self._loss(predictions, teacher, tokens))
         loss = weighted_mean(values, tokens["weights"], count)
@@ -266,6 +272,7 @@ def build(
     lmbda: float = 1.0,
     curriculum: Curriculum | None = None,
     episodes: str | None = None,
+    sharding: str | None = None,
     **kwargs: Any,
 ) -> OnPolicyDistillation:
     """The trainer of `trainer=distill`.
@@ -284,12 +291,14 @@ def build(
         lmbda: See `Collector`.
         curriculum: What of the episodes the student plays; None is whole episodes, by itself.
         episodes: A run whose episodes are learned from, instead of playing; None plays.
+        sharding: See `shard`.
         kwargs: Passed to `transformers.Trainer`.
 
     Raises:
         SettingError: A setting is out of its range, or none of this trainer's.
     """
     check_settings("distill", DistillationTrainer, kwargs)
+    shard(args, sharding)
     _refuse_loss_settings(args)
     if parts.loss.on_policy and lmbda < 1:
         raise SettingError(

@@ -17,6 +17,7 @@ from journeyman.agents.errors import SettingError
 from journeyman.agents.evaluation.scores import Scores
 from journeyman.agents.learning.collector import counted
 from journeyman.agents.learning.losses import Loss
+from journeyman.agents.learning.trainers.several import AmongSeveral
 from journeyman.agents.rollouts.prefixes import Prefixes
 from journeyman.agents.rollouts.tasks import TaskRef
 from journeyman.agents.search.evidence import TreeRollouts
@@ -64,17 +65,18 @@ class KeepsCredit(Trainer):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         Path(output_dir).mkdir(parents=True, exist_ok=True)  # the main process may be later
-        if learned := self.credit.state_dict():
-            torch.save(learned, self._own_file(output_dir, "credit"))
+        learned = self.credit.state_dict()
+        if learned and self.accelerator.is_main_process:  # it is the same in all
+            torch.save(learned, Path(output_dir) / "credit.pt")
         if self.prefixes is not None:
             torch.save(self.prefixes.state_dict(), self._own_file(output_dir, "prefixes"))
         kept = {} if self.teacher is None else self.teacher.state_dict()
-        if kept and self.accelerator.is_main_process:  # it is the same in all
+        if kept and self.accelerator.is_main_process:  # and so is this
             torch.save(kept, Path(output_dir) / "teacher.pt")
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None and (file := self._own_file(checkpoint, "credit")).exists():
+        if checkpoint is not None and (file := Path(checkpoint) / "credit.pt").exists():
             self.credit.load_state_dict(torch.load(file))
         if checkpoint is not None and self.prefixes is not None:
             file = self._own_file(checkpoint, "prefixes")
@@ -86,11 +88,11 @@ class KeepsCredit(Trainer):
             self.teacher.load_state_dict(state)
 
     def _own_file(self, checkpoint: str, name: str) -> Path:
-        """Each process has its own episodes, and learns its own credit."""
+        """Each process keeps its own episodes."""
         return Path(checkpoint) / f"{name}_{self.accelerator.process_index}.pt"
 
 
-class PlainTrainer(Trainer):
+class PlainTrainer(AmongSeveral):
     """What the libraries' trainers say and write that would mislead here is left out."""
 
     _metrics: Any
