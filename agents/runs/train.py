@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -126,6 +127,7 @@ def train(composed: DictConfig) -> None:
                 job,
                 tell,
                 best,
+                getattr(trainer, "bring", lambda: None),
             )
         )
     fit(trainer, folder.path)
@@ -150,8 +152,12 @@ def _check_tasks(config: TrainConfig, job: Job) -> list[Any]:
     given = (OmegaConf.select(config.trainer, name) for name in ("data", "episodes"))
     if all(it is None for it in given):  # else only evaluation plays
         deal(ids, config.split, first, len(ids))
-        rows = OmegaConf.select(config.trainer, "args.per_device_train_batch_size")
-        needed = config.steps * (rows if isinstance(rows, int) else 1)
+        counts = [
+            OmegaConf.select(config.trainer, f"args.{name}")
+            for name in ("per_device_train_batch_size", "gradient_accumulation_steps")
+        ]
+        rows = math.prod(count for count in counts if isinstance(count, int))
+        needed = config.steps * rows * job.count
         for env_id, there in shortage(ids, config.split, first, needed).items():
             said.append(
                 f"{env_id} has {there} tasks in {config.split} from first_task={first} on: they "
