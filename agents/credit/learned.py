@@ -251,9 +251,8 @@ class Attention(Credit):
             UnsupportedModelError: The student gives no attention weights.
         """
         credit = []
-        for episode, advantage in zip(
-            experience.episodes, outcome_advantages(experience.episodes), strict=True
-        ):
+        advantages = outcome_advantages(experience.episodes, experience.job)
+        for episode, advantage in zip(experience.episodes, advantages, strict=True):
             weights = torch.full((len(episode.steps),), self._weight)
             factors = self._factors(experience, episode)
             credit.append(spread(episode, weights, self._scale * advantage * factors))
