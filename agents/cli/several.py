@@ -1,4 +1,4 @@
-"""The processes of a job (`torchrun`) as a person sees them: one prints, and one says what failed."""
+"""The processes of a job (`torchrun`) as a person sees them: one prints, one says what failed."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Experience:
     """Optimiser steps of the run before these episodes: the same after a resume."""
     figures: dict[str, float] = field(default_factory=dict)
     """What a credit has to log of this batch."""
-    job: Job = Job()
+    job: Job = Job()  # noqa: RUF009 - frozen
     """Its processes have the other episodes of the rollout: what is said of a whole batch, and what
     is learned from it, is shared with them (`job.share`, in every process)."""
 

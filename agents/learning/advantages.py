@@ -48,12 +48,12 @@ def scaled(
 ) -> list[TokenCredit]:
     """Credit whose advantages are divided by their standard deviation.
 
-    A / (s + `SMALLEST`), s over the whole rollout ("batch", that of all processes) or over the episodes of the same task ("group", GRPO, arXiv:2402.03300, section 4.1.2).
-    s is that of one of the steps of one of the episodes, each drawn evenly: the spread between
-    episodes (unbiased, as TRL has it) and within them. Where all steps of an episode have its one
-    advantage, that is the standard deviation of outcomes. Dividing by groups weighs tasks that are
-    nearly always or nearly never solved the more (Dr. GRPO, arXiv:2503.20783); by batches it does
-    not.
+    A / (s + `SMALLEST`), s over the whole rollout ("batch", that of all processes) or over the
+    episodes of the same task ("group", GRPO, arXiv:2402.03300, section 4.1.2). s is that of one of
+    the steps of one of the episodes, each drawn evenly: the spread between episodes (unbiased, as
+    TRL has it) and within them. Where all steps of an episode have its one advantage, that is the
+    standard deviation of outcomes. Dividing by groups weighs tasks that are nearly always or nearly
+    never solved the more (Dr. GRPO, arXiv:2503.20783); by batches it does not.
 
     Args:
         credit: Of each episode.

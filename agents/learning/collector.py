@@ -96,7 +96,7 @@ class Collector:
     """What was played before, in place of rollouts; None plays."""
     advantages: str = "none"
     """What advantages are divided by, see `scaled`."""
-    job: Job = Job()
+    job: Job = Job()  # noqa: RUF009 - frozen
     """Its processes have a share of each rollout; all of them call `collect` at once."""
 
     def __post_init__(self) -> None:

@@ -26,7 +26,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from journeyman.agents.errors import SettingError
-from journeyman.agents.networks.adapters import is_adapted, twin
+from journeyman.agents.networks.adapters import twin
 from journeyman.agents.networks.heads import is_sharded
 from journeyman.agents.networks.sharing import read_like
 
@@ -54,7 +54,7 @@ def shard(args: TrainingArguments, sharding: str | None) -> None:
         os.environ.pop("ACCELERATE_USE_FSDP", None)
         return
     if sharding is not None and not args.fsdp:
-        args.fsdp = True
+        args.fsdp = True  # type: ignore[assignment]  # its hint is older than it
         args.fsdp_plugin_args = args._process_fsdp_args()
     if not in_shards(args):
         return
@@ -74,7 +74,7 @@ def in_shards(args: TrainingArguments) -> bool:
 
 
 def keep_rows(args: TrainingArguments, checkpoint: Path | None) -> None:
-    """Give each step the rows that it had when a checkpoint was written, on any number of processes.
+    """Give each step the rows that it had in a checkpoint, on any number of processes.
 
     Raises:
         SettingError: So many processes cannot share them evenly.
@@ -179,7 +179,10 @@ class AmongSeveral(Trainer):
     ) -> Any:
         if self._whole is not None and resume_from_checkpoint is not None:
             self._load_from_checkpoint(resume_from_checkpoint)
-        return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        prepared: Any = super()._prepare_for_training(  # type: ignore[no-untyped-call]
+            max_steps, train_dataloader, resume_from_checkpoint
+        )
+        return prepared
 
     def _load_from_checkpoint(self, checkpoint: str, model: Any = None) -> None:
         """Load the weights; before they are cut."""
@@ -195,7 +198,9 @@ class AmongSeveral(Trainer):
         if self._whole is None:
             super()._save_optimizer_and_scheduler(output_dir)
         else:
-            state = self.optimizer.state_dict()
+            optimizer: Any = self.optimizer
+            scheduler: Any = self.lr_scheduler
+            state = optimizer.state_dict()
             state["state"] = {
                 i: {name: _in_one_piece(it) for name, it in own.items()}
                 for i, own in state["state"].items()
@@ -203,7 +208,7 @@ class AmongSeveral(Trainer):
             if self.args.should_save:
                 folder.mkdir(parents=True, exist_ok=True)
                 torch.save(state, folder / OPTIMIZER)
-                torch.save(self.lr_scheduler.state_dict(), folder / SCHEDULER)
+                torch.save(scheduler.state_dict(), folder / SCHEDULER)
         if self.args.should_save:
             args = self.args
             own = args.per_device_train_batch_size * args.gradient_accumulation_steps
@@ -217,11 +222,13 @@ class AmongSeveral(Trainer):
         folder = Path(checkpoint)
         # Mapped: of each moment a process reads the part that it keeps.
         state = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True, mmap=True)
-        kept = [it for group in self.optimizer.param_groups for it in group["params"]]
+        optimizer: Any = self.optimizer
+        scheduler: Any = self.lr_scheduler
+        kept = [it for group in optimizer.param_groups for it in group["params"]]
         for i, own in state["state"].items():
             own.update({name: _cut_like(kept[i], it) for name, it in own.items()})
-        self.optimizer.load_state_dict(state)
-        self.lr_scheduler.load_state_dict(torch.load(folder / SCHEDULER, weights_only=True))
+        optimizer.load_state_dict(state)
+        scheduler.load_state_dict(torch.load(folder / SCHEDULER, weights_only=True))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """As they were; where the job had another number of processes, dice of this step's own."""
