@@ -26,6 +26,8 @@ class Job:
         count = int(os.environ.get("WORLD_SIZE", "1"))
         if count == 1:
             return cls()
+        # `accelerate launch` may ask for weights in the first process alone; all of them play.
+        os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
         if not dist.is_initialized():
             dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         return cls(dist.get_rank(), dist.get_world_size())

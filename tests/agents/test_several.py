@@ -12,7 +12,6 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from several import REASON
 from transformers import AutoModelForCausalLM
 
 from journeyman.agents.learning.trainers.callbacks import COMPLETE
@@ -44,6 +43,8 @@ ROWS = {"trees": 8}
 RESUMED = ("loss=forward_kl", "credit=gae", "steps=6", "trainer.args.save_steps=2")
 WAYS = ("null", "fsdp2")
 """`trainer.sharding`."""
+REASON = "the room is on fire"
+"""Of the script."""
 
 
 def start(folder: Path, processes: int, runs: list[tuple[str, ...]], name: str) -> Any:
