@@ -8,10 +8,8 @@ import sys
 import time
 import warnings
 
-TURN = 0.5
-"""Seconds in which a launcher has ended a process for another one that has failed."""
 LATE = 10.0
-"""The same, with room, for one that only lost the others."""
+"""Seconds in which a launcher has ended a process for another one that has failed."""
 _TRANSPORTS = ("gloo", "nccl", "connection closed by peer", "connection reset by peer")
 
 
@@ -30,15 +28,32 @@ def hush() -> None:
 def give_way(error: Exception) -> None:
     """Wait before saying what failed, while another process may have more to say.
 
-    A launcher ends all processes once one has failed. So of those that fail of the same the first
-    speaks; and one that has lost the others in the middle of an exchange waits longest.
+    A launcher ends all processes once one has failed. So of those that have met the first to come
+    speaks, and of those that have not the first by its place; one that has lost the others in the
+    middle of an exchange lets them speak.
     """
     if _count() == 1:
         return
     lost = isinstance(error, RuntimeError) and any(
         name in str(error).lower() for name in _TRANSPORTS
     )
-    time.sleep(LATE if lost else TURN * min(8, int(os.environ.get("LOCAL_RANK", "0"))))
+    first = None if lost else _first_to_fail()
+    if first is None:
+        first = not lost and os.environ.get("LOCAL_RANK", "0") == "0"
+    if not first:
+        time.sleep(LATE)
+
+
+def _first_to_fail() -> bool | None:
+    """True in the process that asks first; None if the processes have not met."""
+    dist = sys.modules.get("torch.distributed")
+    if dist is None or not dist.is_initialized():
+        return None
+    try:
+        store = dist.distributed_c10d._get_default_store()
+        return bool(store.add("journeyman/failed", 1) == 1)
+    except Exception:  # whoever kept it is gone
+        return None
 
 
 def _count() -> int:

@@ -52,6 +52,7 @@ def run(arguments: list[str]) -> int:
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
+        os.environ.pop("ACCELERATE_USE_FSDP", None)  # of the run before
         gc.collect()  # the lock of a run's folder goes with it
 
 

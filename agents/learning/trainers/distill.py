@@ -36,7 +36,7 @@ from journeyman.agents.learning.trainers.parts import (
     check_settings,
     tasks_needed,
 )
-from journeyman.agents.learning.trainers.schedule import BEGAN, HELD, Schedule
+from journeyman.agents.learning.trainers.schedule import BEGAN, HELD, Schedule, in_order
 from journeyman.agents.learning.trainers.several import shard, to_train
 from journeyman.agents.learning.trainers.watching import CollapseWatch
 from journeyman.agents.networks.heads import Head
@@ -134,17 +134,12 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
         if place == 0:
             rows = self._generate_and_score_completions(generation_batch)
             self._played = [], self._views
-            for again in range(iterations):
-                self._played[0].extend(self._counted(self._dealt(rows, again)))
+            for again in range(1, 1 + iterations):  # 0 is for what is played
+                key = (self.args.seed, self.state.global_step, again)
+                dealt = in_order(rows, self._schedule, self.accelerator.process_index, key)
+                self._played[0].extend(self._counted(dealt))
         self._views = self._played[1]  # an evaluation in between has its own
         return self._played[0][place]
-
-    def _dealt(self, rows: dict[str, Tensor], again: int) -> dict[str, Tensor]:
-        """The rows of a rollout in the order in which an iteration comes to them."""
-        count = len(rows["row"])
-        key = (self.args.seed, self.state.global_step, 1 + again)  # 0 is for what is played
-        order = self._schedule.dealt(count, self.accelerator.process_index * count, key)
-        return {name: it[order] if it.ndim else it for name, it in rows.items()}
 
     def _counted(self, rows: Any) -> list[dict[str, Any]]:
         """A rollout as microbatches, each with the count of its own optimiser step."""
@@ -160,13 +155,8 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """Play the student's episodes and turn them into rows (TRL's seam for rollouts)."""
         model: Any = self.model
-        # Seeds by place in the run, not by history or process: a resumed run draws the same, and
-        # so does one of more processes.
-        step, first = self.state.global_step, self.accelerator.process_index * len(inputs)
-        tasks = [
-            TaskRef(row["env_id"], row["task_id"], _seed(self.args.seed, step, 0, first + i))
-            for i, row in enumerate(inputs)
-        ]
+        place = (self.args.seed, self.state.global_step, self.accelerator.process_index)
+        tasks = _seeded(inputs, *place)
         self.bring()
         batch = self._collector.collect(tasks, model.training, int(self.state.global_step))
         self._views = batch.views
@@ -192,10 +182,9 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
         count = num_items if num_items is not None else chosen.sum().clamp(min=1)
         states = hidden_states(unwrapped_student, inputs, chosen)
         head = Head.of(unwrapped_student)
-        if not len(states):
-            # Of the head too: shards of its gradient are waited for by all processes.
+        if not len(states):  # a function of the head too: all processes wait for its gradient
             nothing = states.sum() + 0 * head.projection.weight.sum()
-            return nothing, states.sum().detach(), chosen.sum()
+            return nothing, nothing.detach(), chosen.sum()
         tokens = {name: inputs[name][chosen] for name in PER_TOKEN if name in inputs}
         reinforced = bool(self._schedule.kl or tokens["advantages"].any())
         targets = inputs["completion_ids"][chosen]
@@ -214,6 +203,15 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
 
 PER_TOKEN = ("weights", "advantages", "sampled_logprobs", "turns", BEGAN)
 """Columns of rows that losses read; the last only where something is held to it."""
+
+
+def _seeded(rows: Sequence[dict[str, Any]], seed: int, step: int, process: int) -> list[TaskRef]:
+    """Tasks with dice by their place in the run: the same after a resume, and for any processes."""
+    first = process * len(rows)
+    return [
+        TaskRef(row["env_id"], row["task_id"], _seed(seed, step, 0, first + i))
+        for i, row in enumerate(rows)
+    ]
 
 
 def _seed(*key: int) -> int:

@@ -120,3 +120,19 @@ class Schedule:
         known = tokens["sampled_logprobs"], tokens["advantages"]
         loss = clipped_policy_gradient(logprobs, *known, self.clip, self.clip_high)
         return loss + self.kl * kl_estimate(logprobs, tokens[BEGAN]) if self.kl else loss
+
+
+def in_order(
+    rows: Mapping[str, Tensor], schedule: Schedule, process: int, key: Sequence[int]
+) -> dict[str, Tensor]:
+    """A process's rows of a rollout in the order in which they are learned from.
+
+    Args:
+        rows: [B, …] each, but for counts.
+        schedule: Deals them.
+        process: The place of the process; all have as many rows.
+        key: See `Schedule.dealt`.
+    """
+    count = len(rows["row"])
+    order = schedule.dealt(count, process * count, key)
+    return {name: it[order] if it.ndim else it for name, it in rows.items()}
