@@ -34,7 +34,6 @@ from journeyman.agents.learning.losses import (
     TopKReverseKL,
 )
 from journeyman.agents.learning.samples import to_batch
-from journeyman.agents.learning.trainers import distill
 from journeyman.agents.learning.trainers.distill import OnPolicyDistillation, Schedule
 from journeyman.agents.networks import sharing
 from journeyman.agents.rollouts.tasks import TaskRef
