@@ -216,10 +216,11 @@ class AmongSeveral(Trainer):
             (folder / ROWS).write_text(json.dumps({"rows": own * args.world_size}) + "\n")
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if self._whole is None or checkpoint is None:
+        alone = self.args.world_size == 1 or self.is_deepspeed_enabled
+        if alone or checkpoint is None or not (Path(checkpoint) / OPTIMIZER).exists():
             super()._load_optimizer_and_scheduler(checkpoint)
             return
-        folder = Path(checkpoint)
+        folder = Path(checkpoint)  # transformers would load to "cpu:0", which torch does not know
         # Mapped: of each moment a process reads the part that it keeps.
         state = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True, mmap=True)
         optimizer: Any = self.optimizer
