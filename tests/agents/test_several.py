@@ -54,8 +54,8 @@ def start(folder: Path, processes: int, runs: list[tuple[str, ...]], name: str) 
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes))
     command = (sys.executable, *(launch if processes > 1 else ()), str(SCRIPT), str(file))
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    output = (folder / f"{name}.log").open("w")
-    return subprocess.Popen(command, stdout=output, stderr=output, env=environment)
+    with (folder / f"{name}.log").open("w") as output:
+        return subprocess.Popen(command, stdout=output, stderr=output, env=environment)
 
 
 def finish(folder: Path, processes: int, runs: list[tuple[str, ...]], name: str) -> str:

@@ -134,10 +134,9 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
         if place == 0:
             rows = self._generate_and_score_completions(generation_batch)
             self._played = [], self._views
-            for again in range(1, 1 + iterations):  # 0 is for what is played
-                key = (self.args.seed, self.state.global_step, again)
-                dealt = in_order(rows, self._schedule, self.accelerator.process_index, key)
-                self._played[0].extend(self._counted(dealt))
+            place = self.args.seed, self.state.global_step, self.accelerator.process_index
+            for again in range(iterations):
+                self._played[0].extend(self._counted(in_order(rows, self._schedule, again, *place)))
         self._views = self._played[1]  # an evaluation in between has its own
         return self._played[0][place]
 
@@ -155,14 +154,13 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """Play the student's episodes and turn them into rows (TRL's seam for rollouts)."""
         model: Any = self.model
-        place = (self.args.seed, self.state.global_step, self.accelerator.process_index)
-        tasks = _seeded(inputs, *place)
+        step = int(self.state.global_step)
         self.bring()
-        batch = self._collector.collect(tasks, model.training, int(self.state.global_step))
+        tasks = _seeded(inputs, self.args.seed, step, self.accelerator.process_index)
+        batch = self._collector.collect(tasks, model.training, step)
         self._views = batch.views
         if model.training:
-            scores = batch.scores(self._collector.student.dialect)
-            self._record(int(self.state.global_step) + 1, batch.episodes, scores)
+            self._record(step + 1, batch.episodes, batch.scores(self._collector.student.dialect))
         self.note(batch.figures)
         rows = {name: it.to(self.accelerator.device) for name, it in batch.rows.items()}
         return rows | ({} if self._beginning is None else {BEGAN: self._beginning.logprobs(rows)})
@@ -180,8 +178,7 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
         """
         chosen = (inputs["tool_mask"] * inputs["completion_mask"]).bool()
         count = num_items if num_items is not None else chosen.sum().clamp(min=1)
-        states = hidden_states(unwrapped_student, inputs, chosen)
-        head = Head.of(unwrapped_student)
+        states, head = hidden_states(unwrapped_student, inputs, chosen), Head.of(unwrapped_student)
         if not len(states):  # a function of the head too: all processes wait for its gradient
             nothing = states.sum() + 0 * head.projection.weight.sum()
             return nothing, nothing.detach(), chosen.sum()

@@ -123,16 +123,18 @@ class Schedule:
 
 
 def in_order(
-    rows: Mapping[str, Tensor], schedule: Schedule, process: int, key: Sequence[int]
+    rows: Mapping[str, Tensor], schedule: Schedule, again: int, seed: int, step: int, process: int
 ) -> dict[str, Tensor]:
-    """A process's rows of a rollout in the order in which they are learned from.
+    """A process's rows of a rollout in the order in which an iteration learns from them.
 
     Args:
         rows: [B, …] each, but for counts.
         schedule: Deals them.
+        again: Iterations before this one.
+        seed: The run's.
+        step: That the rollout was played at.
         process: The place of the process; all have as many rows.
-        key: See `Schedule.dealt`.
     """
     count = len(rows["row"])
-    order = schedule.dealt(count, process * count, key)
+    order = schedule.dealt(count, process * count, (seed, step, 1 + again))  # 0: what is played
     return {name: it[order] if it.ndim else it for name, it in rows.items()}
