@@ -134,9 +134,9 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
         if place == 0:
             rows = self._generate_and_score_completions(generation_batch)
             self._played = [], self._views
-            place = self.args.seed, self.state.global_step, self.accelerator.process_index
+            key = self.args.seed, self.state.global_step, self.accelerator.process_index
             for again in range(iterations):
-                self._played[0].extend(self._counted(in_order(rows, self._schedule, again, *place)))
+                self._played[0].extend(self._counted(in_order(rows, self._schedule, again, *key)))
         self._views = self._played[1]  # an evaluation in between has its own
         return self._played[0][place]
 
