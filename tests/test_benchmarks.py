@@ -172,6 +172,31 @@ def test_rollout_against_its_peers(tmp_path: Path) -> None:
     assert figures["machine"]["date"]
 
 
+@pytest.mark.timeout(600)  # a few seconds, if nothing else works
+def test_scale(tmp_path: Path) -> None:
+    """In virtual time: shares and results are the same anywhere, seconds are not."""
+    picture = tmp_path / "figures.png"
+    told = run("scale.py", tmp_path, "--quick", "--png", str(picture))
+    assert picture.stat().st_size > 10_000
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    driver = figures["driver"]
+    assert driver["nobody dies"]["digest"] == driver["5% die"]["digest"]
+    assert driver["each dies once"]["lost"] > 0
+    assert driver["nobody dies"]["share"] > 0.95 > driver["no place is refilled"]["share"]
+    assert driver["each dies once"]["share"] > 0.8
+    parts = driver["nobody dies"]["parts"]
+    assert parts["unpickle"] > 0 and sum(parts.values()) == pytest.approx(
+        driver["nobody dies"]["ms"]
+    )
+    assert driver["nobody dies"]["ms"] < 20  # far from what is measured
+    sizes = figures["pushes"]
+    assert sizes["all weights"] == 4 * sizes["parameters"]
+    assert sizes["LoRA of rank 32"] == 4 * sizes["LoRA of rank 8"]
+    assert list(figures["crowds"]) == ["1", "4", "16"]
+    rows = [line for line in told.splitlines() if line.startswith("|")]
+    assert sum(row.endswith("| holds |") or row.endswith("| MISSED |") for row in rows) == 5
+
+
 @pytest.mark.timeout(1200)  # less than a minute, if nothing else works
 def test_train_step(tmp_path: Path) -> None:
     """What is counted holds anywhere; how fast it is hangs on the machine."""

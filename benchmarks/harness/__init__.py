@@ -8,5 +8,6 @@ weaknesses are known. `methods.py`, `study.py` and `wrong_teacher.py` are made o
 
 `rollout.py --peers` is made of others: `lookups.py` says conversations in advance, `peers.py` plays
 them in three ways, `widened.py` makes a small model cost what a large one does, and `racing.py`
-measures.
+measures. `scale.py` has simulated workers (`crews.py`), and what a driver does with what they send
+(`handling.py`).
 """

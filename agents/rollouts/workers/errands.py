@@ -33,7 +33,7 @@ Task = TaskRef | Fork
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
-class Kept:
+class Pinned:
     """A snapshot that stayed at the worker that took it, since it is alive there."""
 
     station: str
@@ -48,7 +48,7 @@ class Kept:
 def home_of(task: Task) -> str | None:
     """The worker that a task is best played at; None if any is as good.
 
-    It must be that one if the snapshot (a `Kept`) has no `spare`; see `bound`.
+    It must be that one if the snapshot (a `Pinned`) has no `spare`; see `bound`.
     """
     kept = _kept(task)
     return None if kept is None else kept.station
@@ -63,11 +63,11 @@ def bound(task: Task) -> bool:
     return kept is not None and kept.spare is None
 
 
-def _kept(task: Task) -> Kept | None:
+def _kept(task: Task) -> Pinned | None:
     if isinstance(task, TaskRef):
         return None
     snapshot = task.parent.branch_points[task.step].snapshot
-    return snapshot if isinstance(snapshot, Kept) else None
+    return snapshot if isinstance(snapshot, Pinned) else None
 
 
 class Ledger:
@@ -81,7 +81,7 @@ class Ledger:
     def watch(self, episode: Episode) -> None:
         """Note when nobody holds what an episode has at a worker any more."""
         for point in episode.branch_points:
-            if isinstance(point.snapshot, Kept):
+            if isinstance(point.snapshot, Pinned):
                 it = point.snapshot
                 end = weakref.finalize(it, self._gone.append, (it.station, it.key))
                 end.atexit = False
@@ -124,24 +124,32 @@ class EnvSource:
         return cls(env_id, module, name, dict(gymnasium.spec(plain).kwargs))
 
     def find(self) -> None:
-        """See that its id is known here.
+        """See that its id stands for the same class here.
 
         Raises:
-            UnknownEnvError: Its module cannot be imported.
+            UnknownEnvError: The class cannot be imported.
         """
+        if self._found():
+            return
         try:
+            importlib.import_module(self.module)
+            if not self._found():
+                plain = self.env_id.rpartition(":")[2]
+                register(plain, f"{self.module}:{self.name}", **self.kwargs)
             env_class(self.env_id)
-        except UnknownEnvError as error:
-            plain = self.env_id.rpartition(":")[2]
-            try:
-                importlib.import_module(self.module)
-                if plain not in gymnasium.envs.registration.registry:
-                    register(plain, f"{self.module}:{self.name}", **self.kwargs)
-                env_class(self.env_id)
-            except Exception as why:  # a module may raise what it likes
-                raise UnknownEnvError(
-                    f"{error} (at a worker, which looked in {self.module}: {why!r})"
-                ) from why
+        except Exception as error:  # a module may raise what it likes
+            raise UnknownEnvError(
+                f"no environment {self.env_id!r} at a worker, which looked in {self.module}: "
+                f"{type(error).__name__}: {error}; its package must be installed there, or lie in "
+                f"a folder that is there too"
+            ) from error
+
+    def _found(self) -> bool:
+        try:
+            found = env_class(self.env_id)
+        except UnknownEnvError:
+            return False
+        return (found.__module__, found.__qualname__) == (self.module, self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +168,7 @@ class Errand:
     keep: bool
     most_turns: int | None
     released: tuple[str, ...] = ()
-    """Keys of what was `Kept` and nobody will ask for any more."""
+    """Keys of what was `Pinned` and nobody will ask for any more."""
 
     @classmethod
     def of(
@@ -278,7 +286,7 @@ def _cut(tasks: Sequence[Task]) -> tuple[list[_Parent], list[Any]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Played:
+class PlayedTask:
     """What came of one task of an errand."""
 
     index: int
@@ -306,10 +314,10 @@ def reduced(task: Task, episode: Episode) -> Episode:
     )
 
 
-def restored(task: Task, played: Played, ledger: Ledger | None = None) -> Episode:
+def restored(task: Task, played: PlayedTask, ledger: Ledger | None = None) -> Episode:
     """The episode that a worker played, as it would have been here.
 
-    Its branch points may hold `Kept`; so may those of the fork's parent.
+    Its branch points may hold `Pinned`; so may those of the fork's parent.
 
     Args:
         task: What was sent.

@@ -13,10 +13,11 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from journeyman.agents.errors import CrewError
+from journeyman.agents.rollouts.workers.blame import Blame, Worker
 from journeyman.agents.rollouts.workers.crew import Crew, Done, Ended, Event, Joined, Lease, Lost
 
 T = TypeVar("T")
@@ -88,32 +89,6 @@ def play_out(
     return _Play(crew, jobs, take, terms or Terms(), broken, broken_job, home, rehome).run()
 
 
-@dataclass(eq=False)
-class _Worker:
-    name: str
-    leases: dict[int, dict[int, None]] = field(default_factory=dict)
-    """What it is at: by a lease's number, its jobs that are not done, in order."""
-    held: dict[int, Any] = field(default_factory=dict)
-    """Broken results that do not count yet."""
-    streak: int = 0
-    """Failures since its last sound result."""
-    doubted: bool = False
-    """It gets nothing until others have played what it broke."""
-    refuted: int = 0
-    """So many of them others have done."""
-    alone: bool = False
-    """It is at a job that others have died of."""
-
-    def jobs(self) -> list[int]:
-        """What it is at, in the order in which it begins them."""
-        return [job for lease in self.leases.values() for job in lease]
-
-    @property
-    def under_way(self) -> int:
-        """How many jobs it has to do."""
-        return sum(map(len, self.leases.values()))
-
-
 class _Play:
     """One list of jobs, from the first lease to the last result."""
 
@@ -134,8 +109,8 @@ class _Play:
         """A worker with so many jobs or fewer gets more."""
         self._kept: list[Any] = [_OPEN] * len(jobs)
         self._left = len(jobs)
-        self._workers: dict[str, _Worker] = {}
-        self._owner: dict[int, _Worker] = {}
+        self._workers: dict[str, Worker] = {}
+        self._owner: dict[int, Worker] = {}
         """Who has a lease, by its number."""
         self._ready: dict[str, None] = {}
         """Workers that may have room for a lease."""
@@ -144,14 +119,7 @@ class _Play:
         self._again: dict[int, None] = {}
         """Jobs that are not for every worker: some have failed at them, or are doubted for them."""
         self._pinned: dict[str, dict[int, None]] = {}
-        self._why: dict[int, list[str]] = {}
-        """Failures at a job."""
-        self._tried: dict[int, set[str]] = {}
-        """Workers that a job is to keep away from."""
-        self._accused: dict[int, str] = {}
-        """Who has failed at a job that another is to do."""
-        self._second: set[int] = set()
-        """Jobs that a worker broke: the next result counts, whatever it is."""
+        self._blame = Blame(self._terms.failures)
         self._gone: deque[str] = deque(maxlen=5)
         self._most = 0
         """Workers that were there at once."""
@@ -165,7 +133,7 @@ class _Play:
         for job, at in list(self._homes.items()):
             self._pinned.setdefault(at, {})[job] = None
         for at in self._pinned.keys() - self._workers.keys():
-            self._move(at, "is not there")
+            self._move(at, "it was not there")
         while self._left:
             self._hand_out()
             if self._workers and not self._owner:
@@ -196,7 +164,7 @@ class _Play:
 
     def _join(self, name: str) -> None:
         if name not in self._workers:
-            self._workers[name] = _Worker(name)
+            self._workers[name] = Worker(name)
             self._ready[name] = None
             self._most = max(self._most, len(self._workers))
 
@@ -212,23 +180,22 @@ class _Play:
             if jobs := self._choose(worker):
                 lease = Lease(next(_numbers), tuple(jobs))
                 worker.leases[lease.number] = dict.fromkeys(jobs)
-                worker.alone = self._suspect(jobs[0])
+                worker.alone = self._blame.suspect(jobs[0])
                 self._owner[lease.number] = worker
                 del self._ready[name]
                 self._crew.hand(name, lease, [self._jobs[job] for job in jobs])
 
-    def _choose(self, worker: _Worker) -> list[int]:
+    def _choose(self, worker: Worker) -> list[int]:
         """The jobs of a worker's next lease."""
         jobs: list[int] = []
         size = self._size(self._terms.places - worker.under_way)
         mine = self._pinned.pop(worker.name, {})
         able = {name for name, it in self._workers.items() if not it.doubted} if self._again else ()
         for job in itertools.chain(mine, list(self._again)):
-            if job not in mine:
-                tried = self._tried.get(job, set())
-                if len(jobs) >= size or (worker.name in tried and not tried.issuperset(able)):
-                    continue
-            if not self._suspect(job):
+            full = job not in mine and len(jobs) >= size
+            if full or (job not in mine and self._blame.shuns(job, worker.name, able)):
+                continue
+            if not self._blame.suspect(job):
                 jobs.append(job)
             elif not jobs and not worker.leases:
                 jobs.append(job)
@@ -237,29 +204,26 @@ class _Play:
             self._again.pop(job, None)
         if rest := {job: None for job in mine if job not in jobs}:
             self._pinned[worker.name] = rest
-        if not (jobs and self._suspect(jobs[0])):
+        if not (jobs and self._blame.suspect(jobs[0])):
             while self._fresh and len(jobs) < size:
                 jobs.append(self._fresh.popleft())
         return jobs
 
     def _size(self, free: int) -> int:
-        """Jobs of the next lease: half of a worker's share of what is left, but places are filled.
+        """Jobs of the next lease: a part of a worker's share of what is left; places are filled.
 
-        Unless it refills its places, towards the end some stay empty so that each worker has its
-        share, down to a quarter of them: a batch of one costs a model as much as one of a few.
+        Half of it, where places are refilled. Else each lease ends with places that stay empty, so
+        that there are to be few: three quarters. Towards the end some are left empty from the start
+        then, so that each worker has its share, down to a quarter of them: a batch of one costs a
+        model as much as one of a few.
 
         Args:
-            free: Places of the worker that are.
+            free: The worker's places that nothing is played in.
         """
         share = math.ceil((len(self._fresh) + len(self._again)) / max(1, len(self._workers)))
         if self._terms.refills:
             return max(math.ceil(share / 2), free)
-        return max(math.ceil(share / 2), min(share, free), math.ceil(free / 4))
-
-    def _suspect(self, job: int) -> bool:
-        """True of a job that is played alone: if one more worker fails, it was this job's doing."""
-        failed = len(self._why.get(job, ()))
-        return failed > 0 and failed == self._terms.failures - 1
+        return max(math.ceil(0.75 * share), min(share, free), math.ceil(free / 4))
 
     def _done(self, event: Done) -> None:
         worker, job = self._owner.get(event.lease), event.job
@@ -270,13 +234,13 @@ class _Play:
         self._ready[worker.name] = None
         if self._kept[job] is not _OPEN:
             return
-        accused = self._workers.get(self._accused.pop(job, ""))
+        accused = self._workers.get(self._blame.settled(job))
         if not self._broken(event.result):
             self._settle(job, event.result)
             self._clear(worker)
             if accused is not None:
                 accused.refuted += 1
-        elif job in self._second:
+        elif job in self._blame.broken:
             self._settle(job, event.result)
         else:
             worker.held[job] = event.result
@@ -297,7 +261,7 @@ class _Play:
             why = event.error or "it ended without a result"
             self._take_back(worker.name, undone, why)
             if (job := undone[0]) in self._again:
-                self._accused.setdefault(job, worker.name)
+                self._blame.accuse(job, worker.name)
             self._weigh(worker)
 
     def _lost(self, event: Lost) -> None:
@@ -315,7 +279,7 @@ class _Play:
                 )
         self._part(worker, event.why, blame=True)
 
-    def _part(self, worker: _Worker, why: str, blame: bool) -> None:
+    def _part(self, worker: Worker, why: str, blame: bool) -> None:
         """A worker is gone: others do what it was at, and what it broke."""
         name = worker.name
         del self._workers[name]
@@ -324,7 +288,7 @@ class _Play:
             del self._owner[number]
         self._take_back(name, worker.jobs(), why, blame)
         for job, result in worker.held.items():
-            asked = job in self._second or self._ask_others(job, name)
+            asked = job in self._blame.broken or self._ask_others(job, name)
             if self._kept[job] is _OPEN and not asked:
                 self._settle(job, result)
         self._move(name, why)
@@ -335,12 +299,8 @@ class _Play:
         for job in begun:
             if self._kept[job] is not _OPEN:
                 continue
-            reasons = self._why.setdefault(job, [])
-            reasons.append(f"{name}: {why}")
-            self._tried.setdefault(job, set()).add(name)
-            if len(reasons) >= self._terms.failures:
-                told = "; ".join(reasons)
-                self._give_up(job, f"{len(reasons)} workers failed at it: {told}")
+            if given_up := self._blame.failed(job, name, why):
+                self._give_up(job, given_up)
             else:
                 self._queue(job)
         for job in reversed(undone[len(begun) :]):
@@ -350,7 +310,7 @@ class _Play:
     def _queue(self, job: int) -> None:
         if job in self._homes:
             self._pinned.setdefault(self._homes[job], {})[job] = None
-        elif job in self._tried:
+        elif self._blame.tried(job):
             self._again[job] = None
         else:
             self._fresh.appendleft(job)
@@ -361,7 +321,7 @@ class _Play:
             if self._movable(job):
                 self._queue(job)
             else:
-                self._give_up(job, f"only {name} could do it, which {why}")
+                self._give_up(job, f"only {name} could do it, and it is lost: {why}")
 
     def _movable(self, job: int) -> bool:
         """Make a job one that any worker can do; False if that cannot be."""
@@ -377,13 +337,11 @@ class _Play:
         """Have a job done by another than who broke it; False if no other can."""
         if not self._movable(job):
             return False
-        self._tried.setdefault(job, set()).add(name)
-        self._accused[job] = name
-        self._second.add(job)
+        self._blame.ask_others(job, name)
         self._again[job] = None
         return True
 
-    def _weigh(self, worker: _Worker) -> None:
+    def _weigh(self, worker: Worker) -> None:
         """See whether a worker that only fails is to blame for it."""
         if worker.streak < self._terms.streak or worker.name not in self._workers:
             return
@@ -397,25 +355,24 @@ class _Play:
                 worker.doubted = True
                 for job in worker.held:
                     self._ask_others(job, worker.name)
-            if worker.name not in self._accused.values():  # others have broken the same
+            if not self._blame.open(worker.name):  # others have broken the same
                 self._clear(worker)
 
-    def _set_aside(self, worker: _Worker) -> None:
+    def _set_aside(self, worker: Worker) -> None:
         why = f"its last {worker.streak} jobs broke, and other workers do them"
         logger.warning("worker %s is set aside: %s", worker.name, why)
         self._gone.append(f"{worker.name}: set aside, as {why}")
         self._crew.dismiss(worker.name)
         self._part(worker, why, blame=False)
 
-    def _clear(self, worker: _Worker) -> None:
+    def _clear(self, worker: Worker) -> None:
         """A worker is as good as others: what it broke counts."""
         if not worker.streak:
             return
         held, worker.held = worker.held, {}
         worker.streak, worker.doubted, worker.refuted = 0, False, 0
         self._ready[worker.name] = None
-        for job in [job for job, name in self._accused.items() if name == worker.name]:
-            del self._accused[job]
+        self._blame.acquit(worker.name)
         for job, result in held.items():
             if self._kept[job] is _OPEN:
                 self._settle(job, result)
@@ -428,7 +385,7 @@ class _Play:
         self._kept[job] = self._take(job, result)
         self._left -= 1
         self._again.pop(job, None)
-        self._accused.pop(job, None)
+        self._blame.settled(job)
 
     def _told_losses(self) -> str:
         return f"lost: {'; '.join(self._gone)}" if self._gone else "none was ever there"

@@ -30,15 +30,14 @@ from torch.utils.weak import WeakIdKeyDictionary
 from transformers import PreTrainedTokenizerBase
 
 from journeyman.agents.errors import ParcelError
+from journeyman.agents.rollouts.workers.skeletons import skeleton
 from journeyman.agents.students.player import Player
 from journeyman.agents.students.reuse import sums_of_bits
 
-KEPT = 32
-"""Parts, and players, that are kept at most; those not used for longest go first."""
+KEPT = 8
+"""Parts, players among them, that are kept at least; those not used for longest go first."""
 _ALIGNED = 64
 """Bytes: torch's own tensors lie so, and what is computed may hang on it in the last bit."""
-_LOCAL = ("_original_forward", "_old_forward", "_hf_hook")
-"""What Accelerate leaves on a module that it trains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +245,7 @@ class Unpacker:
             self._begin(parcel.origin)
         self._read(parcel)
         player, keys = self._made(parcel.digest, lambda: parcel.player, parcel.parts)
+        self._tidy(len(parcel.parts) + 1)
         there = max((self._versions[key] for key in keys), default=0)
         if there != parcel.version:
             raise ParcelError(
@@ -295,9 +295,16 @@ class Unpacker:
             reader = _Reader(io.BytesIO(given), lambda name: self._found(name, parts, keys))
             found = self._parts[digest] = reader.load(), frozenset(keys)
         self._parts.move_to_end(digest)
-        while len(self._parts) > max(KEPT, len(parts) + 1):
-            self._parts.popitem(last=False)
         return found
+
+    def _tidy(self, needed: int) -> None:
+        """Let go what was not used for long, and the weights that nothing else is made of."""
+        while len(self._parts) > max(KEPT, needed):
+            self._parts.popitem(last=False)
+        used = frozenset[str]().union(*(keys for _, keys in self._parts.values()))
+        for key in self._tensors.keys() - used:
+            del self._tensors[key]
+            self.layers.discard(self._versions.pop(key))  # to be read again by who needs it
 
     def _found(self, name: tuple[str, ...], parts: Mapping[str, Any], keys: set[str]) -> Any:
         kind, key, *how = name
@@ -349,25 +356,8 @@ class _Writer(pickle.Pickler):
 
     def reducer_override(self, it: Any) -> Any:
         if isinstance(it, nn.Module):
-            return copyreg.__newobj__, (type(it),), _skeleton(it)  # type: ignore[attr-defined]
+            return copyreg.__newobj__, (type(it),), skeleton(it)  # type: ignore[attr-defined]
         return NotImplemented
-
-
-_BARE = {key: it for key, it in vars(nn.Module()).items() if "hooks" in key}
-"""Hooks of a module that has none."""
-
-
-def _skeleton(module: nn.Module) -> dict[str, Any]:
-    """What a module is made of, without what a trainer hung on it: hooks, and methods replaced."""
-    kind = type(module)
-    state = {
-        key: it
-        for key, it in vars(module).items()
-        if key not in _LOCAL
-        and not (callable(it) and callable(getattr(kind, key, None)))
-        and not key.endswith("_hook")
-    }
-    return state | {key: type(it)() for key, it in _BARE.items()}
 
 
 class _Reader(pickle.Unpickler):

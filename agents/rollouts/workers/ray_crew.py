@@ -17,7 +17,7 @@ from typing import Any
 
 from journeyman.agents.errors import CrewError
 from journeyman.agents.rollouts.workers.crew import Done, Ended, Event, Joined, Lease, Lost
-from journeyman.agents.rollouts.workers.errands import Errand, Ledger, Played, Task, restored
+from journeyman.agents.rollouts.workers.errands import Errand, Ledger, PlayedTask, Task, restored
 from journeyman.agents.rollouts.workers.parcels import Parcel
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Worker:
         """Of its process; answers once it is ready."""
         return os.getpid()
 
-    def play(self, errand: Errand) -> Iterator[Played]:
+    def play(self, errand: Errand) -> Iterator[PlayedTask]:
         """See `Station.play`."""
         yield from self._station.play(errand)
 
@@ -222,7 +222,7 @@ class RayCrew:
         post, lease = stream.post, stream.lease
         exceptions = self._ray.exceptions
         try:
-            played: Played = self._ray.get(next(episodes))
+            played: PlayedTask = self._ray.get(next(episodes))
         except StopIteration:
             del self._streams[episodes]
             error = stream.errors[0] if stream.errors else None

@@ -19,7 +19,7 @@ from journeyman.agents.errors import ParcelError
 from journeyman.agents.rollouts.occupancy import Occupancy
 from journeyman.agents.rollouts.rollout import played
 from journeyman.agents.rollouts.tasks import Fork, TaskRef
-from journeyman.agents.rollouts.workers.errands import Errand, Kept, Played, Task, reduced
+from journeyman.agents.rollouts.workers.errands import Errand, Pinned, PlayedTask, Task, reduced
 from journeyman.agents.rollouts.workers.parcels import Unpacker
 from journeyman.envs import BranchPoint, Episode, env_class
 
@@ -69,7 +69,7 @@ class Station:
 
     def play(
         self, errand: Errand, more: Callable[[], Errand | None] = lambda: None
-    ) -> Iterator[Played]:
+    ) -> Iterator[PlayedTask]:
         """Play an errand; gives each episode as it ends.
 
         Close the iterator to end it before its time: every environment is closed.
@@ -120,7 +120,7 @@ class Station:
             )
             for index, episode in ended:
                 data = self._packed(reduced(tasks[index], episode))
-                yield Played(index, errand.parcel.version, data)
+                yield PlayedTask(index, errand.parcel.version, data)
         finally:
             self._busy = False
 
@@ -165,7 +165,7 @@ class Station:
             return task
         point = task.parent.branch_points[task.step]
         kept = point.snapshot
-        if not isinstance(kept, Kept):
+        if not isinstance(kept, Pinned):
             return task
         found = self._alive.get(kept.key) if kept.station == self.name else None
         if found is None:
@@ -205,7 +205,7 @@ class Station:
         key = f"{self.name}/{next(self._numbers)}"
         self._alive[key] = point.snapshot
         spare = point.snapshot if _pickles(point.snapshot) else None
-        return BranchPoint(Kept(self.name, key, spare), point.state_hash)
+        return BranchPoint(Pinned(self.name, key, spare), point.state_hash)
 
 
 def _pickles(it: Any) -> bool:
