@@ -10,6 +10,8 @@ import os
 import random
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -290,25 +292,22 @@ def _until(true: Any, seconds: float = 60.0) -> None:
 
 
 class Commands:
-    """Command lines that find the cluster of these tests."""
+    """Command lines in processes of their own: Ray does not survive a fork."""
 
-    def __init__(self, server: Any, state: str) -> None:
-        self._server = server
-        self._before = f"import os; os.environ['XDG_STATE_HOME'] = {state!r}"
+    def __call__(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+        process = self.start(*arguments)
+        out, err = process.communicate()
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
-    def __call__(self, *arguments: object) -> Any:
-        return self._server(*arguments, before=self._before)
-
-    def start(self, *arguments: object) -> int:
-        return int(self._server.start(*arguments, before=self._before))
-
-    def wait(self) -> Any:
-        return self._server.wait()
+    def start(self, *arguments: object) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "journeyman.agents.cli", *map(str, arguments)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, **pipes)
 
 
 @pytest.fixture
-def commands(standing: cluster.Standing, journeyman: Any) -> Commands:
-    return Commands(journeyman, os.environ["XDG_STATE_HOME"])
+def commands(standing: cluster.Standing) -> Commands:
+    return Commands()
 
 
 EVAL = (
@@ -323,17 +322,17 @@ def test_an_evaluation_on_workers_goes_on_where_its_driver_was_killed(
 ) -> None:
     local, run = tmp_path / "local", tmp_path / "run"
     whole = commands(*EVAL, f"run_dir={local}", "rollouts=local")
-    assert whole.status == 0, whole.stderr
+    assert whole.returncode == 0, whole.stderr
     there = ("rollouts=ray", f"run_dir={run}")
-    pid = commands.start(*EVAL, *there)
+    driver = commands.start(*EVAL, *there)
     played = lambda: sum(p.row == "student" for p in EpisodeFile(run).read())  # noqa: E731
     _until(lambda: (run / "episodes.jsonl").exists() and played() >= 10)
-    os.kill(pid, signal.SIGKILL)
-    assert commands.wait().status == -signal.SIGKILL
+    driver.kill()
+    driver.communicate()
     known = played()
     assert 10 <= known < 40
     ended = commands(*EVAL, *there)
-    assert ended.status == 0, ended.stderr
+    assert ended.returncode == 0, ended.stderr
     assert f"student: {known} of 40 episodes are in" in ended.stdout
     ours, theirs = (
         {(p.row, p.place): p.episode.success for p in EpisodeFile(r).read()} for r in (run, local)
@@ -342,7 +341,7 @@ def test_an_evaluation_on_workers_goes_on_where_its_driver_was_killed(
     assert played() == 40  # nothing twice
     # Where it is played is a means: the same run goes on here.
     again = commands(*EVAL, f"run_dir={run}", "rollouts=local")
-    assert again.status == 0, again.stderr
+    assert again.returncode == 0, again.stderr
     assert "student: 40 of 40 episodes are in" in again.stdout
 
 
@@ -354,7 +353,7 @@ TRAIN = (
 
 def trained(commands: Any, folder: Path, *rest: str) -> tuple[bytes, list[dict[str, Any]]]:
     done = commands(*TRAIN, f"run_dir={folder}", *rest)
-    assert done.status == 0, done.stderr
+    assert done.returncode == 0, done.stderr
     weights = (folder / "model" / "model.safetensors").read_bytes()
     return weights, [it for it in read_metrics(folder / "metrics.jsonl") if "loss" in it]
 
@@ -390,9 +389,9 @@ def test_a_training_whose_driver_is_killed_ends_with_the_weights_of_an_unbroken_
 ) -> None:
     whole, _ = trained(commands, tmp_path / "whole")
     run = tmp_path / "run"
-    pid = commands.start(*TRAIN, f"run_dir={run}", "rollouts=ray")
+    driver = commands.start(*TRAIN, f"run_dir={run}", "rollouts=ray")
     _until(lambda: (run / "checkpoints" / "checkpoint-2" / "COMPLETE").exists())
-    os.kill(pid, signal.SIGKILL)
-    commands.wait()
+    driver.kill()
+    driver.communicate()
     again, _ = trained(commands, run, "rollouts=ray")
     assert again == whole
