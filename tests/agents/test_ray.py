@@ -32,7 +32,7 @@ from journeyman.agents.evaluation.records import EpisodeFile
 from journeyman.agents.learning.trainers.callbacks import read_metrics
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import deal
-from journeyman.agents.rollouts.workers import cluster, ray_crew
+from journeyman.agents.rollouts.workers import own_cluster, ray_crew
 from journeyman.agents.rollouts.workers.on_ray import OnRay, RayRollouts
 from journeyman.agents.students.hf import HFPlayer, load_student
 from journeyman.envs import Episode
@@ -97,20 +97,20 @@ def test_commands_without_a_cluster_say_so(state: Path, capsys: pytest.CaptureFi
     state.parent.mkdir()
     state.write_text("{}")
     with pytest.raises(CommandError, match="holds no cluster"):
-        cluster.standing()
+        own_cluster.standing()
     for wrong in (["--local", "0"], ["--local", "2", "--port", "80"]):
         assert main(["cluster", "up", *wrong]) == 2
 
 
 def test_a_cluster_that_died_is_told_from_a_later_process_of_its_pid(state: Path) -> None:
     pid = str(os.getpid())
-    gone = cluster.Standing("127.0.0.1:1", "t", 2, "/nowhere", os.getpid(), {pid: 1})
+    gone = own_cluster.ClusterState("127.0.0.1:1", "t", 2, "/nowhere", os.getpid(), {pid: 1})
     state.parent.mkdir()
     state.write_text(json.dumps(dataclasses.asdict(gone)))
     assert not gone.alive
     with pytest.raises(CommandError, match="cluster down clears it away"), OnRay():
         pass
-    cluster.down()  # and this process lives
+    own_cluster.down()  # and this process lives
     assert not state.exists()
 
 
@@ -118,12 +118,12 @@ def test_a_cluster_that_died_is_told_from_a_later_process_of_its_pid(state: Path
 
 
 @pytest.fixture(scope="module")
-def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[cluster.Standing]:
+def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[own_cluster.ClusterState]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
-        found = cluster.up(2)
+        found = own_cluster.up(2)
         yield found
-        cluster.down()
+        own_cluster.down()
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def student() -> HFPlayer:
 
 
 @pytest.fixture(scope="module")
-def workers(standing: cluster.Standing) -> Iterator[RayRollouts]:
+def workers(standing: own_cluster.ClusterState) -> Iterator[RayRollouts]:
     with OnRay(workers=2) as found:
         yield found
 
@@ -164,10 +164,10 @@ def same(there: list[Episode], here: list[Episode]) -> bool:
 
 @on_ray
 def test_nothing_listens_beyond_this_machine(
-    workers: RayRollouts, standing: cluster.Standing, student: HFPlayer
+    workers: RayRollouts, standing: own_cluster.ClusterState, student: HFPlayer
 ) -> None:
     workers(student, deal(list(BUILTIN), "test", 0, 2), 2)
-    pids = {standing.pid, os.getpid(), *cluster.descendants(standing.pid)}
+    pids = {standing.pid, os.getpid(), *own_cluster.descendants(standing.pid)}
     assert pids.issuperset(workers.pids.values())
     sockets = {
         link.removeprefix("socket:[").removesuffix("]")
@@ -230,7 +230,10 @@ def test_what_is_raised_at_a_worker_is_raised_here(workers: RayRollouts, student
 
 @on_ray
 def test_a_worker_that_cannot_start_is_named(
-    standing: cluster.Standing, workers: RayRollouts, monkeypatch: pytest.MonkeyPatch, student: Any
+    standing: own_cluster.ClusterState,
+    workers: RayRollouts,
+    monkeypatch: pytest.MonkeyPatch,
+    student: Any,
 ) -> None:
     class Broken:
         def __init__(self, *_: Any) -> None:
@@ -239,7 +242,7 @@ def test_a_worker_that_cannot_start_is_named(
         def pid(self) -> int:
             return 0
 
-    monkeypatch.setattr(ray_crew, "Worker", Broken)
+    monkeypatch.setattr(ray_crew, "Actor", Broken)
     import ray
 
     rollouts = RayRollouts(ray, ray_crew.Hands(1, cpus=0, restarts=1), 0, 60.0)
@@ -250,7 +253,10 @@ def test_a_worker_that_cannot_start_is_named(
 
 @on_ray
 def test_a_cluster_is_up_once_and_ports_are_taken_once(
-    standing: cluster.Standing, capsys: pytest.CaptureFixture[str], monkeypatch: Any, tmp_path: Path
+    standing: own_cluster.ClusterState,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: Any,
+    tmp_path: Path,
 ) -> None:
     assert main(["cluster", "status"]) == 0
     assert standing.address in capsys.readouterr().out
@@ -270,14 +276,14 @@ def test_a_cluster_is_up_once_and_ports_are_taken_once(
 def test_a_cluster_that_is_killed_leaves_nothing(monkeypatch: Any, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     assert main(["cluster", "up", "--local", "1"]) == 0
-    found = cluster.standing()
+    found = own_cluster.standing()
     assert found is not None and len(found.started) > 3
-    assert cluster.state_file().stat().st_mode & 0o077 == 0  # the token is its owner's
+    assert own_cluster.state_file().stat().st_mode & 0o077 == 0  # the token is its owner's
     os.kill(found.pid, signal.SIGKILL)
     _until(lambda: not found.alive)
     assert main(["cluster", "status"]) == 1
     assert main(["cluster", "down"]) == 0
-    assert all(cluster._start_of(int(pid)) != at for pid, at in found.started.items())
+    assert all(own_cluster._start_of(int(pid)) != at for pid, at in found.started.items())
     assert not Path(found.folder).exists()
 
 
@@ -306,7 +312,7 @@ class Commands:
 
 
 @pytest.fixture
-def commands(standing: cluster.Standing) -> Commands:
+def commands(standing: own_cluster.ClusterState) -> Commands:
     return Commands()
 
 
