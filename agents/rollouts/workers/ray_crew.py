@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from journeyman.agents.errors import CrewError
-from journeyman.agents.rollouts.workers.crew import Done, Ended, Event, Joined, Lease, Lost
+from journeyman.agents.rollouts.workers.crew import Done, Ended, Event, Gone, Joined, Lease
 from journeyman.agents.rollouts.workers.errands import Errand, Ledger, PlayedTask, Task, restored
 from journeyman.agents.rollouts.workers.parcels import Parcel
 
@@ -127,7 +127,7 @@ class RayCrew:
         """See `Crew.hand`."""
         post, work = self._there.get(worker), self.work
         if post is None or work is None:
-            self._told.append(Lost(worker, "is gone"))
+            self._told.append(Gone(worker, "is gone"))
             return
         errand = Errand.of(
             *(work.parcel, jobs, work.batch_size, work.env_kwargs, work.keep, work.most_turns),
@@ -230,7 +230,7 @@ class RayCrew:
         except (exceptions.RayActorError, exceptions.ObjectLostError) as error:
             self._there.pop(post.name, None)
             self._forget(post)
-            self._told.append(Lost(post.name, why := _why(error)))
+            self._told.append(Gone(post.name, why := _why(error)))
             self._replace(post, f"died: {why}")
         except exceptions.RayTaskError as error:  # the stream ends after it
             self.cause = error.cause
