@@ -1,4 +1,7 @@
+import functools
+import gc
 import importlib
+import importlib.metadata
 import os
 import re
 import shutil
@@ -9,35 +12,42 @@ from types import ModuleType
 
 import pytest
 
+from . import lines
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Load the largest libraries before lines are counted, which slows all of Python down."""
-    if hasattr(config, "workerinput") and config.getoption("cov_source", None):
-        for name in ("transformers.models.smollm3.modeling_smollm3", "trl.trainer.sft_trainer"):
-            importlib.import_module(name)
+# accelerate reads the same files at each trainer, to ask which packages there are.
+importlib.metadata.metadata = functools.cache(importlib.metadata.metadata)
+
+counter = lines.count() if "JOURNEYMAN_COUNT_LINES" in os.environ else None
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """What this process counted goes into a file of its own."""
+    if counter is not None:
+        counter.write(session.config.rootpath)
 
 
 @pytest.hookimpl(trylast=True)  # what is not run at all is gone by then
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where many inputs go over lines that other tests cover, they are not counted.
+    """The second time that the suite is run, from the wheel and as somebody else, less of it is.
 
-    Counting doubles what it costs to run Python. The share of lines that is found can only be too
-    low by this. The second time that the suite is run, from the wheel and as somebody else, what
-    only combines inputs anew is left out of the tests of `agents`: they hang on no user.
+    What only combines inputs anew is left out of the tests of `agents`: they hang on no user.
     """
-    combined = combinations(items)
-    for item in items:
-        if (
-            "cases" in item.path.parts
-            or hasattr(getattr(item, "function", None), "hypothesis")
-            or item in combined
-        ):
-            item.add_marker("no_cover")  # pytest-cov's
     if "JOURNEYMAN_FROM_WHEEL" in os.environ:
+        combined = combinations(items)
         left = [item for item in items if item in combined and "agents" in item.path.parts]
         items[:] = [item for item in items if item not in set(left)]
         config.hook.pytest_deselected(items=left)
     items.sort(key=allowed, reverse=True)  # what takes long begins first: no worker waits for it
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays, so nobody need look whether it is garbage.
+
+    A trainer has garbage collected at its beginning. Among the objects of torch, transformers and
+    all files of tests, that was a third of the time of a training of one step.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def allowed(item: pytest.Item) -> float:

@@ -22,6 +22,7 @@ from journeyman.agents.cli import (
     pages,
     play,
     sandbox,
+    several,
     show,
     student,
     teacher,
@@ -63,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     guard_streams()
     wait_briefly()
+    if several.place():
+        several.hush()
     given = list(sys.argv[1:] if argv is None else argv)
     debug = _DEBUG in given or os.environ.get("JOURNEYMAN_DEBUG", "") not in ("", "0")
     arguments = [a for a in given if a != _DEBUG]  # it may stand anywhere, overrides included
@@ -80,6 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except KeyboardInterrupt:
+        if several.place():
+            return INTERRUPTED
         hint = (
             "; run the same command to go on"
             if arguments[:1] in (["train"], ["collect"], ["why"])
@@ -88,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(f"journeyman: interrupted{hint}")
         return INTERRUPTED
     except Exception as error:
+        several.give_way(error)
         if not _speaks_to_user(error):
             raise
         if debug:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from journeyman.agents.credit.interface import Credit, Experience, TokenCredit, spread
 from journeyman.agents.errors import SettingError
+from journeyman.agents.rollouts.job import Job
 from journeyman.agents.teachers.scoring import EpisodeScores
 from journeyman.envs import Episode, StopReason
 
@@ -146,9 +147,8 @@ class Outcome(Credit):
     def assign(self, experience: Experience) -> list[TokenCredit]:
         """Constant weights; advantages from the outcome."""
         credit = []
-        for episode, advantage in zip(
-            experience.episodes, outcome_advantages(experience.episodes), strict=True
-        ):
+        advantages = outcome_advantages(experience.episodes, experience.job)
+        for episode, advantage in zip(experience.episodes, advantages, strict=True):
             count = len(episode.steps)
             credit.append(
                 spread(
@@ -160,14 +160,17 @@ class Outcome(Credit):
         return credit
 
 
-def outcome_advantages(episodes: Sequence[Episode]) -> list[float]:
-    """Each episode's reward less the mean of its environment's in the batch.
+def outcome_advantages(
+    episodes: Sequence[Episode],
+    job: Job = Job(),  # noqa: B008 - frozen
+) -> list[float]:
+    """Each episode's reward less the mean of its environment's in the batch, that of all processes.
 
     Episodes that broke count for nothing in the mean; what is returned for them means nothing.
     """
+    sound = [(e.env_id, e.reward) for e in episodes if e.stop is not StopReason.INFRA_ERROR]
     rewards: dict[str, list[float]] = defaultdict(list)
-    for episode in episodes:
-        if episode.stop is not StopReason.INFRA_ERROR:
-            rewards[episode.env_id].append(episode.reward)
+    for env_id, reward in job.share(sound):
+        rewards[env_id].append(reward)
     means = {env_id: sum(known) / len(known) for env_id, known in rewards.items()}
     return [episode.reward - means.get(episode.env_id, 0.0) for episode in episodes]

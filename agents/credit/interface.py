@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from journeyman.agents.networks.reading import step_states
+from journeyman.agents.rollouts.job import Job
 from journeyman.agents.search.evidence import Evidence
 from journeyman.agents.students.player import Trainable
 from journeyman.agents.teachers import Annotations
@@ -35,6 +36,9 @@ class Experience:
     """Optimiser steps of the run before these episodes: the same after a resume."""
     figures: dict[str, float] = field(default_factory=dict)
     """What a credit has to log of this batch."""
+    job: Job = Job()  # noqa: RUF009 - frozen
+    """Its processes have the other episodes of the rollout: what is said of a whole batch, and what
+    is learned from it, is shared with them (`job.share`, in every process)."""
 
     @cached_property
     def scores(self) -> list[EpisodeScores]:

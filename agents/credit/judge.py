@@ -174,8 +174,9 @@ class Judge(Credit):
         found = self._graded([episodes[i] for i in places], spent)
         votes = dict(zip(places, found, strict=True))
         chosen: dict[str, list[tuple[int, ...]]] = defaultdict(list)
-        for i, of_steps in votes.items():
-            chosen[episodes[i].env_id] += _own(episodes[i], of_steps)
+        own = [(episodes[i].env_id, _own(episodes[i], it)) for i, it in votes.items()]
+        for env_id, of_steps in experience.job.share(own):
+            chosen[env_id] += of_steps
         experience.figures.update(self._figures([it for own in chosen.values() for it in own]))
         experience.figures.update({f"judge/{name}": float(n) for name, n in spent.items()})
         return [

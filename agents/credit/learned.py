@@ -20,7 +20,7 @@ class Critic:
 
     A linear layer, or two with a tanh in between, in float32 on the CPU. States are brought to mean
     0 and variance 1 first, since models differ in scale. It says 0 of everything until it has
-    learned. Processes of a distributed run have a critic each, of their own episodes.
+    learned. Processes of a job have the same critic, since each learns from the episodes of all.
     """
 
     def __init__(
@@ -162,12 +162,16 @@ class GAE(Credit):
         return credit
 
     def learn(self, experience: Experience) -> None:
-        """Fit the critic to A + V; of an episode that was forked off another, to its own steps."""
+        """Fit the critic to A + V; of an episode that was forked off another, to its own steps.
+
+        Of the episodes of all processes, in the order of their rows.
+        """
         states, targets = [], []
         for i, it in self._judge(experience).items():
             first = experience.episodes[i].first_step
             states.append(experience.states[i][first:])
             targets.append((it.advantages + it.values)[first:])
+        states, targets = experience.job.share(states), experience.job.share(targets)
         if sum(map(len, targets)):
             self._critic.fit(torch.cat(states), torch.cat(targets))
 
@@ -247,9 +251,8 @@ class Attention(Credit):
             UnsupportedModelError: The student gives no attention weights.
         """
         credit = []
-        for episode, advantage in zip(
-            experience.episodes, outcome_advantages(experience.episodes), strict=True
-        ):
+        advantages = outcome_advantages(experience.episodes, experience.job)
+        for episode, advantage in zip(experience.episodes, advantages, strict=True):
             weights = torch.full((len(episode.steps),), self._weight)
             factors = self._factors(experience, episode)
             credit.append(spread(episode, weights, self._scale * advantage * factors))

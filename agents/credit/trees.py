@@ -13,6 +13,7 @@ from statistics import NormalDist
 
 from journeyman.agents.credit.interface import Credit, Experience, OnBase, TokenCredit
 from journeyman.agents.errors import SettingError
+from journeyman.agents.rollouts.job import Job
 from journeyman.agents.search.evidence import Evidence
 from journeyman.envs import Episode, StopReason
 
@@ -63,17 +64,17 @@ class Additive(OnBase):
             raise ValueError("this credit reads what a search finds and was given no evidence")
         credit = self._base.assign(experience)
         experience.figures.update(self._figures(evidence))
-        factors = self._factors(evidence)
-        scale = self._scale(episodes, evidence)
+        factors = self._factors(evidence, experience.job)
+        scale = self._scale(episodes, evidence, experience.job)
         return [
             self._join(*parts, scale)
             for parts in zip(episodes, credit, evidence, factors, strict=True)
         ]
 
     def _scale(
-        self, episodes: Sequence[Episode], evidence: Sequence[Sequence[Evidence | None]]
+        self, episodes: Sequence[Episode], evidence: Sequence[Sequence[Evidence | None]], job: Job
     ) -> float:
-        """Brings the weights of the student's own steps to a mean of 1."""
+        """Brings the weights of the student's own steps, of all processes, to a mean of 1."""
         own = [
             known.reach
             for episode, steps in zip(episodes, evidence, strict=True)
@@ -81,12 +82,15 @@ class Additive(OnBase):
             for step, known in zip(episode.steps, steps, strict=True)
             if known is not None and any(episode.mask[slice(*step.span)])
         ]
+        own = job.share(own)
         return len(own) / sum(own) if any(own) else 1.0
 
     def _figures(self, evidence: Sequence[Sequence[Evidence | None]]) -> dict[str, float]:
         return {}
 
-    def _factors(self, evidence: Sequence[Sequence[Evidence | None]]) -> list[list[float]]:
+    def _factors(
+        self, evidence: Sequence[Sequence[Evidence | None]], job: Job
+    ) -> list[list[float]]:
         return [[1.0] * len(steps) for steps in evidence]
 
     def _advantage(self, known: Evidence) -> float:
@@ -215,11 +219,13 @@ class Gated(Additive):
             "gate/known": len(gates) / len(known),
         }
 
-    def _factors(self, evidence: Sequence[Sequence[Evidence | None]]) -> list[list[float]]:
-        known = [e for steps in evidence for e in steps if e is not None]
+    def _factors(
+        self, evidence: Sequence[Sequence[Evidence | None]], job: Job
+    ) -> list[list[float]]:
+        known = job.share([e.influence for steps in evidence for e in steps if e is not None])
         if not known:
-            return super()._factors(evidence)
-        mean = sum(self._epsilon + e.influence for e in known) / len(known)
+            return super()._factors(evidence, job)
+        mean = sum(self._epsilon + it for it in known) / len(known)
         return [
             [
                 1.0 if e is None else (self._epsilon + e.influence) / mean * self.gate(e)

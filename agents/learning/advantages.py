@@ -15,6 +15,7 @@ from torch import Tensor
 
 from journeyman.agents.credit import TokenCredit
 from journeyman.agents.errors import SettingError
+from journeyman.agents.rollouts.job import Job
 from journeyman.envs import Episode, StopReason
 
 Scale = Literal["none", "batch", "group"]
@@ -40,35 +41,39 @@ def check_scale(scale: str, rows_a_task: int) -> None:
 
 
 def scaled(
-    credit: Sequence[TokenCredit], episodes: Sequence[Episode], scale: str
+    credit: Sequence[TokenCredit],
+    episodes: Sequence[Episode],
+    scale: str,
+    job: Job = Job(),  # noqa: B008 - frozen
 ) -> list[TokenCredit]:
     """Credit whose advantages are divided by their standard deviation.
 
-    A / (s + `SMALLEST`), s over the whole rollout ("batch"; of this process alone, where there are
-    several) or over the episodes of the same task ("group", GRPO, arXiv:2402.03300, section 4.1.2).
-    s is that of one of the steps of one of the episodes, each drawn evenly: the spread between
-    episodes (unbiased, as TRL has it) and within them. Where all steps of an episode have its one
-    advantage, that is the standard deviation of outcomes. Dividing by groups weighs tasks that are
-    nearly always or nearly never solved the more (Dr. GRPO, arXiv:2503.20783); by batches it does
-    not.
+    A / (s + `SMALLEST`), s over the whole rollout ("batch", that of all processes) or over the
+    episodes of the same task ("group", GRPO, arXiv:2402.03300, section 4.1.2). s is that of one of
+    the steps of one of the episodes, each drawn evenly: the spread between episodes (unbiased, as
+    TRL has it) and within them. Where all steps of an episode have its one advantage, that is the
+    standard deviation of outcomes. Dividing by groups weighs tasks that are nearly always or nearly
+    never solved the more (Dr. GRPO, arXiv:2503.20783); by batches it does not.
 
     Args:
         credit: Of each episode.
         episodes: Those that broke count for nothing.
         scale: "none", "batch" or "group".
+        job: Its processes have the other rows of the rollout, and whole groups.
     """
     if scale == "none":
         return list(credit)
     groups: dict[object, list[int]] = defaultdict(list)
     for i, episode in enumerate(episodes):
-        groups[(episode.env_id, episode.task_id) if scale == "group" else None].append(i)
+        groups[episode.env_id, episode.task_id].append(i)
     found = list(credit)
-    for members in groups.values():
-        spread = _deviation(
+    for members in groups.values() if scale == "group" else [range(len(episodes))]:
+        own = [
             _of_steps(episodes[i], credit[i].advantages)
             for i in members
             if episodes[i].stop is not StopReason.INFRA_ERROR
-        )
+        ]
+        spread = _deviation(job.share(own) if scale == "batch" else own)
         size = spread + SMALLEST if spread > ROUNDING else 1.0
         for i in members:
             found[i] = replace(credit[i], advantages=credit[i].advantages / size)

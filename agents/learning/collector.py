@@ -27,6 +27,7 @@ from journeyman.agents.learning.losses import TeacherView
 from journeyman.agents.learning.recorded import Recorded
 from journeyman.agents.learning.samples import to_batch
 from journeyman.agents.rollouts.guidance import GuidedPlayer
+from journeyman.agents.rollouts.job import Job
 from journeyman.agents.rollouts.prefixes import Prefixes
 from journeyman.agents.rollouts.rollout import no_room, rollout
 from journeyman.agents.rollouts.tasks import Fork, TaskRef
@@ -39,6 +40,11 @@ from journeyman.envs import Episode, StopReason
 from journeyman.tools import CallStatus
 
 RUN = (CallStatus.OK, CallStatus.TOOL_ERROR, CallStatus.TIMEOUT)
+COUNTED = frozenset(
+    ("student_tokens", "teacher_tokens", "env_steps", "replayed", "infra_errors", "tokens_per_s")
+)
+"""Figures of a rollout that are sums over the processes of a job, as all of a search's are; others
+are means."""
 LOGGED_TURNS = 6
 """Figures are logged for this many turns: their drift over turns is the first thing to watch."""
 
@@ -101,6 +107,8 @@ class Collector:
     """What was played before, in place of rollouts; None plays."""
     advantages: str = "none"
     """What advantages are divided by, see `scaled`."""
+    job: Job = Job()  # noqa: RUF009 - frozen
+    """Its processes have a share of each rollout; all of them call `collect` at once."""
     rollouts: Rollouts = rollout
     """Where episodes are played."""
     _begun: dict[int, _Begun] = field(default_factory=dict, init=False, repr=False)
@@ -244,8 +252,8 @@ class Collector:
         rows, theirs = forest.rows, theirs[: len(forest.rows)]
         episodes = [row.episode for row in rows]
         evidence = None if self.search is None else [row.steps for row in rows]
-        experience = Experience(episodes, evidence, annotations, model, step)
-        credit = scaled(self.credit.assign(experience), episodes, self.advantages)
+        experience = Experience(episodes, evidence, annotations, model, step, job=self.job)
+        credit = scaled(self.credit.assign(experience), episodes, self.advantages, self.job)
         if learning:
             self.credit.learn(experience)
             self._keep(episodes, theirs)
@@ -287,7 +295,7 @@ class Collector:
                 *(self.student, annotations, master, tasks, self.rollout_batch),
                 *(self.env_kwargs, self.rollouts),
             )
-            _check_alive([row.episode for row in forest.rows])
+            _check_alive([row.episode for row in forest.rows], self.job)
             if isinstance(self.rollouts, Elsewhere):
                 rows = [replace(r, episode=replace(r.episode, version=step)) for r in forest.rows]
                 return replace(forest, rows=rows)
@@ -325,8 +333,8 @@ class Collector:
         return _versioned(begun.wait(), begun.version)
 
     def _checked(self, found: list[Episode]) -> Forest:
-        _check_alive(found)
-        _check_room(found, self.student.max_context)
+        _check_alive(found, self.job)
+        _check_room(found, self.student.max_context, self.job)
         return _alone(found)
 
     def _student(self, step: int) -> Player:
@@ -419,6 +427,12 @@ class Collector:
         return Batch(rows, views, episodes, figures, judged)
 
 
+def counted(name: str) -> bool:
+    """True of a figure that is the sum of what the processes of a job have counted."""
+    kind, _, rest = name.partition("/")
+    return kind == "search" or (kind == "rollout" and rest in COUNTED)
+
+
 def _alone(episodes: Sequence[Episode]) -> Forest:
     """Episodes of which no search knows more."""
     return Forest([TreeEpisode(e, (None,) * len(e.steps)) for e in episodes])
@@ -495,16 +509,17 @@ def _search_figures(forest: Forest) -> dict[str, float]:
     return figures | {f"advantage/{name}": fmean(found) for name, found in tools.items()}
 
 
-def _check_alive(episodes: Sequence[Episode]) -> None:
+def _check_alive(episodes: Sequence[Episode], job: Job) -> None:
     """Stop a run whose environments do not work: nothing is left to learn from.
 
     Args:
         episodes: Of a rollout; a tree leaves out those that broke before their first step.
+        job: Its processes have the others.
 
     Raises:
         BrokenRolloutError: Every episode broke.
     """
-    if all(e.stop is StopReason.INFRA_ERROR for e in episodes):
+    if all(job.share([e.stop is StopReason.INFRA_ERROR for e in episodes])):
         what = episodes[0].error if episodes else "none could begin; see the warnings above"
         raise BrokenRolloutError(
             f"every episode of a rollout broke ({what}): mend the environment; the same command "
@@ -512,16 +527,17 @@ def _check_alive(episodes: Sequence[Episode]) -> None:
         )
 
 
-def _check_room(episodes: Sequence[Episode], max_context: int) -> None:
+def _check_room(episodes: Sequence[Episode], max_context: int, job: Job) -> None:
     """Stop a run in which nobody can say a word.
 
     Raises:
         SettingError: Every prompt is as long as the context.
     """
     sound = [e for e in episodes if e.stop is not StopReason.INFRA_ERROR]
-    if not any(e.steps for e in sound):
-        shortest = min(len(e.tokens) for e in sound)
-        raise SettingError(no_room("training", len(sound), shortest, max_context))
+    told = job.share([(bool(e.steps), len(e.tokens)) for e in sound])
+    if not any(spoke for spoke, _ in told):
+        shortest = min(length for _, length in told)
+        raise SettingError(no_room("training", len(told), shortest, max_context))
 
 
 def _dice(task: TaskRef) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from accelerate.utils import is_peft_model
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from journeyman.agents.errors import UnsupportedModelError
@@ -44,6 +45,9 @@ class Head:
                 f"of that layer's weight: take it out of target_modules (or train it whole: "
                 f"modules_to_save), or merge the adapter (journeyman models merge DIR OUT)"
             )
+        if is_sharded(projection):  # called, it would be gathered and spread anew for each slice
+            projection.unshard()
+            projection = _bare(projection, projection.out_features)
         for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
             if (scale := getattr(config, name, None)) is not None:
                 return cls(projection, float(scale), cap)
@@ -64,15 +68,7 @@ class Head:
         """
         if width >= self.width:
             return self
-        whole = self.projection
-        part = nn.Linear(whole.in_features, width, whole.bias is not None, device="meta")
-        part._parameters.clear()
-        # Plain tensors: a parameter would be a leaf, and no gradient would reach the whole.
-        kept = {"weight": whole.weight[:width], "bias": None}
-        if whole.bias is not None:
-            kept["bias"] = whole.bias[:width]
-        vars(part).update(kept)
-        return replace(self, projection=part)
+        return replace(self, projection=_bare(self.projection, width))
 
     def on(self, device: torch.device) -> Head:
         """The same head where `device` is; a copy is made once."""
@@ -82,6 +78,23 @@ class Head:
         """Logits [N, V] of hidden states [N, H]."""
         logits: Tensor = self.projection(hidden) * self.scale
         return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """True of a module whose weights lie in parts over the processes of a job (FSDP2)."""
+    return isinstance(module, FSDPModule)
+
+
+def _bare(whole: nn.Linear, width: int) -> nn.Linear:
+    """The first rows of a layer, without the hooks that it has; memory is shared."""
+    part = nn.Linear(whole.in_features, width, whole.bias is not None, device="meta")
+    part._parameters.clear()
+    # Plain tensors: a parameter would be a leaf, and no gradient would reach the whole.
+    kept = {"weight": whole.weight[:width], "bias": None}
+    if whole.bias is not None:
+        kept["bias"] = whole.bias[:width]
+    vars(part).update(kept)
+    return part
 
 
 @functools.lru_cache(4)

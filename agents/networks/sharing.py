@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from journeyman.agents.networks.ancestry import Ancestry, AncestryMask, Sees
 from journeyman.agents.networks.batching import right_padded, similar_lengths
-from journeyman.agents.networks.heads import backbone
+from journeyman.agents.networks.heads import backbone, is_sharded
 from journeyman.agents.networks.tries import Layout, Row
 
 logger = logging.getLogger(__name__)
@@ -77,6 +77,9 @@ def plan(model: PreTrainedModel, rows: Sequence[Row], most: int | None = None) -
         most: Rows of a group.
     """
     apart: Plan = [(group, None) for group in similar_lengths([len(row) for row in rows], most)]
+    if is_sharded(model):
+        # All processes gather its weights at once, so all make as many passes: one.
+        apart, most = [(list(range(len(rows))), None)], None
     if len(rows) == 1 or not _can_share(model, max(map(len, rows))):
         return apart
     order = sorted(range(len(rows)), key=lambda i: rows[i])
@@ -168,11 +171,16 @@ def _can_share(model: PreTrainedModel, longest: int) -> bool:
         return False  # which may hold for any of the layers
     bare = backbone(model)
     if bare not in _TRIED:
-        _TRIED[bare] = _tried(model)
+        _TRIED[bare] = not is_sharded(model) and _tried(model)  # not all processes come here
     return _TRIED[bare]
 
 
 _TRIED: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+def read_like(model: PreTrainedModel, copy: PreTrainedModel) -> None:
+    """Let a copy that will be cut into shards be read as the model can be, which is tried now."""
+    _TRIED[backbone(copy)] = _can_share(model, 0)
 
 
 @torch.no_grad()

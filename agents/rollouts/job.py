@@ -22,10 +22,12 @@ class Job:
 
     @classmethod
     def join(cls) -> Job:
-        """Meet the others, if `torchrun` started any."""
+        """Meet the others, if `torchrun` started any; whoever has met them knows them."""
         count = int(os.environ.get("WORLD_SIZE", "1"))
         if count == 1:
             return cls()
+        # `accelerate launch` may ask for weights in the first process alone; all of them play.
+        os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
         if not dist.is_initialized():
             dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         return cls(dist.get_rank(), dist.get_world_size())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,12 +27,14 @@ from journeyman.agents.learning.trainers.callbacks import (
     MarkComplete,
     MetricsFile,
     Progress,
+    complete,
     last_complete,
     read_metrics,
     step_of,
 )
 from journeyman.agents.learning.trainers.parts import Parts, Record
 from journeyman.agents.learning.trainers.recording import TrainingLog
+from journeyman.agents.learning.trainers.several import keep_rows
 from journeyman.agents.learning.trainers.validation import Validation
 from journeyman.agents.learning.trainers.watching import CollapseWatch
 from journeyman.agents.networks.adapters import is_adapted, saved_bytes
@@ -86,7 +89,7 @@ def _train(
     started: float,
 ) -> None:
     tracking = Tracking(load_tracker(config.tracker))
-    log = TrainingLog(EpisodeFile(folder.path), config.log_episodes)
+    log = TrainingLog(EpisodeFile(folder.path), config.log_episodes, job)
     parts = _parts(config, log.record, rollouts)
     master = playing(parts, config)
     trainer = _build(build_trainer, parts)
@@ -141,6 +144,7 @@ def _train(
                 tell,
                 best,
                 rollouts,
+                getattr(trainer, "bring", lambda: None),
             )
         )
     fit(trainer, folder.path)
@@ -165,8 +169,12 @@ def _check_tasks(config: TrainConfig, job: Job) -> list[Any]:
     given = (OmegaConf.select(config.trainer, name) for name in ("data", "episodes"))
     if all(it is None for it in given):  # else only evaluation plays
         deal(ids, config.split, first, len(ids))
-        rows = OmegaConf.select(config.trainer, "args.per_device_train_batch_size")
-        needed = config.steps * (rows if isinstance(rows, int) else 1)
+        counts = [
+            OmegaConf.select(config.trainer, f"args.{name}")
+            for name in ("per_device_train_batch_size", "gradient_accumulation_steps")
+        ]
+        rows = math.prod(count for count in counts if isinstance(count, int))
+        needed = config.steps * rows * job.count
         for env_id, there in shortage(ids, config.split, first, needed).items():
             said.append(
                 f"{env_id} has {there} tasks in {config.split} from first_task={first} on: they "
@@ -223,6 +231,7 @@ def _trainer(config: TrainConfig) -> Any:
             callback()
     except (ImportError, RuntimeError, ValueError) as error:
         raise SettingError(f"trainer: {error}") from error
+    keep_rows(args, next(reversed(complete(Path(str(args.output_dir)))), None))
     return build
 
 

@@ -15,7 +15,7 @@ import pytest
 # Imports once and computes nothing. A child forked from it starts at once, and is as much a process
 # as any: it can be killed.
 FORK_SERVER = """
-import json, os, sys, traceback
+import contextlib, gc, io, json, os, sys, traceback
 import matplotlib.figure
 import transformers.models.smollm3.modeling_smollm3
 import journeyman.agents.students.hf
@@ -25,6 +25,9 @@ import journeyman.agents.learning.trainers.distill
 import journeyman.agents.learning.trainers.sft
 from journeyman.agents.cli import main
 
+with contextlib.redirect_stdout(io.StringIO()):
+    main(["train", "--cfg", "job"])  # the grammar and the files of configurations are known by then
+gc.freeze()  # a child need not look through all that
 for line in sys.stdin:
     job = json.loads(line)
     child = os.fork()

@@ -65,9 +65,16 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_is_listed(python: Path) -> None:
-    assert "acme/Door-v0" in journeyman(python, "envs", "list")
-    assert "ring(bell): Ring a bell." in journeyman(python, "tools", "list", "--plugins")
-    helped = journeyman(python, "train", "--help")
+    asked = [["envs", "list"], ["tools", "list", "--plugins"], ["train", "--help"]]
+    program = f"""
+from journeyman.agents.cli import main
+for arguments in {asked}:
+    assert main(arguments) == 0
+    print("====")
+"""
+    environments, tools, helped, _ = run(python, "-c", program).split("====\n")
+    assert "acme/Door-v0" in environments
+    assert "ring(bell): Ring a bell." in tools
     for option in ("acme_parrot", "acme_word", "acme_huber", "acme_wide", "acme_last"):
         assert option in helped
 

@@ -34,7 +34,6 @@ from journeyman.agents.learning.losses import (
     TopKReverseKL,
 )
 from journeyman.agents.learning.samples import to_batch
-from journeyman.agents.learning.trainers import distill
 from journeyman.agents.learning.trainers.distill import OnPolicyDistillation, Schedule
 from journeyman.agents.networks import sharing
 from journeyman.agents.rollouts.tasks import TaskRef
@@ -268,7 +267,7 @@ def test_steps_that_share_a_rollout_each_descend_on_their_own_episodes(
     setting = Setting(tmp_path, 0.5, batch=2, accumulation=2, steps=2)
     episodes = ragged(seed=5, count=8)
     credit = random_credit(episodes, seed=6)
-    monkeypatch.setattr(distill, "shuffle_sequence_dict", lambda rows: rows)
+    monkeypatch.setattr(Schedule, "dealt", lambda self, rows, first, key: list(range(rows)))
     student, expected = copy.deepcopy(setting.student), Counter[str]()
     for share in (slice(0, 4), slice(4, 8)):
         step = reference(student, setting.teacher, episodes[share], credit[share], 0.5)

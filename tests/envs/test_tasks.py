@@ -33,9 +33,6 @@ ALL = (*BUILTIN, "journeyman/Analyst-v0", "journeyman/Python-v0")
 """The last two generate their tasks without a sandbox; files of their own play them in one."""
 
 
-many = pytest.mark.no_cover
-"""Of tests that draw thousands of tasks: the lines are counted where the tasks are played."""
-
 OLDER = (*OFFICE, "journeyman/Python-v0")
 """Their upper levels are of another making: test_levels.py and test_python.py look at these."""
 
@@ -99,7 +96,6 @@ def asks(prompt: str) -> bool:
     return re.search(r"\?|[Tt]ell |[Ll]ook up|asks for|to know|Add up", prompt) is not None
 
 
-@many
 @pytest.mark.parametrize(
     ("env_id", "level"), [(env_id, level) for env_id in ALL for level in env_class(env_id).levels]
 )
@@ -111,7 +107,6 @@ def test_no_answer_is_demanded_that_nobody_asked_for(env_id: str, level: Level) 
                     assert asks(turn.prompt) or "answer" in task.policy, (task, turn)
 
 
-@many
 @pytest.mark.parametrize(
     ("env_id", "level"), [(env_id, level) for env_id in ALL for level in env_class(env_id).levels]
 )
@@ -125,7 +120,6 @@ WORDS = {"active", "frozen"}
 """Answers that are words of a domain."""
 
 
-@many
 @pytest.mark.parametrize(("env_id", "level"), levels(*BUILTIN))
 def test_gold_calls_hold_no_guess(env_id: str, level: Level) -> None:
     """What a gold call names was in a prompt, a result or the rules, or is a domain's word."""
@@ -148,7 +142,6 @@ def says(known: str, value: object) -> bool:
     return re.search(rf"(?<!\w){re.escape(str(value))}(?!\w)", known) is not None
 
 
-@many
 @pytest.mark.parametrize(("env_id", "level"), levels(*ALL))
 def test_tasks_vary(env_id: str, level: Level) -> None:
     drawn = list(tasks(env_id, level, "train"))
@@ -173,7 +166,6 @@ def test_hard_tasks_have_rules_no_call_and_more_user_turns(env_id: str) -> None:
     assert any(len(gold(task)) >= 6 for task in drawn)
 
 
-@many
 @pytest.mark.parametrize(("env_id", "level"), levels(*ALL))
 def test_splits_share_no_task(env_id: str, level: Level) -> None:
     seen: dict[str, Split] = {}
@@ -185,7 +177,6 @@ def test_splits_share_no_task(env_id: str, level: Level) -> None:
         assert not prompts[one] & prompts[other]
 
 
-@many
 @pytest.mark.parametrize(("env_id", "level"), levels(*ALL))
 def test_an_id_names_one_task(env_id: str, level: Level) -> None:
     cls = env_class(env_id)
@@ -202,7 +193,6 @@ def pairs(left: list[str], right: list[str]) -> str:
     return rf"\b(?:{'|'.join(left)})[ -](?:{'|'.join(right)})\b"
 
 
-@many
 @pytest.mark.parametrize(("env_id", "level"), levels(*ALL))
 def test_held_out_values_stay_in_their_split(env_id: str, level: Level) -> None:
     patterns = (

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 from trl import DistillationConfig, DistillationTrainer
-from trl.trainer.utils import RepeatSampler, shuffle_sequence_dict, split_tensor_dict
+from trl.trainer.utils import RepeatSampler, split_tensor_dict
 
 from journeyman.agents.errors import SettingError
 from journeyman.agents.evaluation.scores import Scores
@@ -36,9 +36,11 @@ from journeyman.agents.learning.trainers.parts import (
     check_settings,
     tasks_needed,
 )
-from journeyman.agents.learning.trainers.schedule import BEGAN, HELD, Schedule
+from journeyman.agents.learning.trainers.schedule import BEGAN, HELD, Schedule, in_order
+from journeyman.agents.learning.trainers.several import shard, to_train
 from journeyman.agents.learning.trainers.watching import CollapseWatch
 from journeyman.agents.networks.heads import Head
+from journeyman.agents.rollouts.job import Job
 from journeyman.agents.rollouts.prefixes import Prefixes, check_replayable
 from journeyman.agents.rollouts.tasks import TaskRef
 from journeyman.envs import Episode
@@ -80,7 +82,8 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
         self.credit, self.teacher = collector.credit, collector.teacher
         self.prefixes = collector.prefixes
         super().__init__(
-            model=collector.student.model,
+            model=to_train(collector.student.model, args, **kwargs),
+            whole=collector.student.model,
             args=args,
             train_dataset=_as_dataset(tasks),
             processing_class=collector.student.dialect.tokenizer,
@@ -131,8 +134,9 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
         if place == 0:
             rows = self._generate_and_score_completions(generation_batch)
             self._played = [], self._views
-            for _ in range(iterations):
-                self._played[0].extend(self._counted(shuffle_sequence_dict(rows)))
+            key = self.args.seed, self.state.global_step, self.accelerator.process_index
+            for again in range(iterations):
+                self._played[0].extend(self._counted(in_order(rows, self._schedule, again, *key)))
         self._views = self._played[1]  # an evaluation in between has its own
         return self._played[0][place]
 
@@ -150,17 +154,15 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """Play the student's episodes and turn them into rows (TRL's seam for rollouts)."""
         model: Any = self.model
-        # Seeds by place in the run, not by history: a resumed run draws the same.
-        place = (self.args.seed, self.state.global_step, self.accelerator.process_index)
-        tasks = [
-            TaskRef(row["env_id"], row["task_id"], _seed(*place, i)) for i, row in enumerate(inputs)
-        ]
+        step = int(self.state.global_step)
+        self.bring()
+        pairs = [(row["env_id"], row["task_id"]) for row in inputs]
+        tasks = _seeded(pairs, self.args.seed, step, self.accelerator.process_index)
         coming = self._coming() if model.training else {}
-        batch = self._collector.collect(tasks, model.training, self.state.global_step, coming)
+        batch = self._collector.collect(tasks, model.training, step, coming)
         self._views = batch.views
-        if model.training and self.accelerator.is_main_process:
-            scores = batch.scores(self._collector.student.dialect)
-            self._record(int(self.state.global_step) + 1, batch.episodes, scores)
+        if model.training:
+            self._record(step + 1, batch.episodes, batch.scores(self._collector.student.dialect))
         self.note(batch.figures)
         rows = {name: it.to(self.accelerator.device) for name, it in batch.rows.items()}
         return rows | ({} if self._beginning is None else {BEGAN: self._beginning.logprobs(rows)})
@@ -176,8 +178,7 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
             start = (step // steps * job.num_processes + job.process_index) * rows
             own = dataset[start : start + rows]
             pairs = zip(own["env_id"], own["task_id"], strict=True)
-            place = (self.args.seed, step, job.process_index)
-            if tasks := [TaskRef(*pair, _seed(*place, i)) for i, pair in enumerate(pairs)]:
+            if tasks := _seeded(list(pairs), self.args.seed, step, job.process_index):
                 found[step] = tasks
         return found
 
@@ -194,13 +195,14 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
         """
         chosen = (inputs["tool_mask"] * inputs["completion_mask"]).bool()
         count = num_items if num_items is not None else chosen.sum().clamp(min=1)
-        states = hidden_states(unwrapped_student, inputs, chosen)
-        if not len(states):
-            return states.sum(), states.sum().detach(), chosen.sum()
+        states, head = hidden_states(unwrapped_student, inputs, chosen), Head.of(unwrapped_student)
+        if not len(states):  # a function of the head too: all processes wait for its gradient
+            nothing = states.sum() + 0 * head.projection.weight.sum()
+            return nothing, nothing.detach(), chosen.sum()
         tokens = {name: inputs[name][chosen] for name in PER_TOKEN if name in inputs}
         reinforced = bool(self._schedule.kl or tokens["advantages"].any())
         targets = inputs["completion_ids"][chosen]
-        predictions = Predictions(states, Head.of(unwrapped_student), targets, reinforced)
+        predictions = Predictions(states, head, targets, reinforced)
         teacher = _joined(self._views, inputs["row"], states.device)
         values = checked(self._loss(predictions, teacher, tokens))
         weights = tokens["weights"]
@@ -220,6 +222,12 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DistillationTrainer):
 
 PER_TOKEN = ("weights", "advantages", "sampled_logprobs", "turns", BEGAN)
 """Columns of rows that losses read; the last only where something is held to it."""
+
+
+def _seeded(pairs: Sequence[tuple[str, str]], seed: int, step: int, process: int) -> list[TaskRef]:
+    """Tasks with dice by their place in the run: the same after a resume, and for any processes."""
+    first = process * len(pairs)
+    return [TaskRef(*pair, _seed(seed, step, 0, first + i)) for i, pair in enumerate(pairs)]
 
 
 def _seed(*key: int) -> int:
@@ -278,6 +286,7 @@ def build(
     lmbda: float = 1.0,
     curriculum: Curriculum | None = None,
     episodes: str | None = None,
+    sharding: str | None = None,
     **kwargs: Any,
 ) -> OnPolicyDistillation:
     """The trainer of `trainer=distill`.
@@ -296,12 +305,14 @@ def build(
         lmbda: See `Collector`.
         curriculum: What of the episodes the student plays; None is whole episodes, by itself.
         episodes: A run whose episodes are learned from, instead of playing; None plays.
+        sharding: See `shard`.
         kwargs: Passed to `transformers.Trainer`.
 
     Raises:
         SettingError: A setting is out of its range, or none of this trainer's.
     """
     check_settings("distill", DistillationTrainer, kwargs)
+    shard(args, sharding)
     _refuse_loss_settings(args)
     if parts.loss.on_policy and lmbda < 1:
         raise SettingError(
@@ -330,6 +341,7 @@ def build(
         prefixes,
         recorded,
         advantages,
+        Job.join(),
         parts.rollouts,
     )
     needed = tasks_needed(args, steps_per_generation, num_iterations)

@@ -15,7 +15,9 @@ from transformers import Trainer, TrainingArguments
 from journeyman.agents.credit import Credit
 from journeyman.agents.errors import SettingError
 from journeyman.agents.evaluation.scores import Scores
+from journeyman.agents.learning.collector import counted
 from journeyman.agents.learning.losses import Loss
+from journeyman.agents.learning.trainers.several import AmongSeveral
 from journeyman.agents.rollouts.prefixes import Prefixes
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import TaskRef
@@ -67,17 +69,18 @@ class KeepsCredit(Trainer):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         Path(output_dir).mkdir(parents=True, exist_ok=True)  # the main process may be later
-        if learned := self.credit.state_dict():
-            torch.save(learned, self._own_file(output_dir, "credit"))
+        learned = self.credit.state_dict()
+        if learned and self.accelerator.is_main_process:  # it is the same in all
+            torch.save(learned, Path(output_dir) / "credit.pt")
         if self.prefixes is not None:
             torch.save(self.prefixes.state_dict(), self._own_file(output_dir, "prefixes"))
         kept = {} if self.teacher is None else self.teacher.state_dict()
-        if kept and self.accelerator.is_main_process:  # it is the same in all
+        if kept and self.accelerator.is_main_process:  # and so is this
             torch.save(kept, Path(output_dir) / "teacher.pt")
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None and (file := self._own_file(checkpoint, "credit")).exists():
+        if checkpoint is not None and (file := Path(checkpoint) / "credit.pt").exists():
             self.credit.load_state_dict(torch.load(file))
         if checkpoint is not None and self.prefixes is not None:
             file = self._own_file(checkpoint, "prefixes")
@@ -89,11 +92,11 @@ class KeepsCredit(Trainer):
             self.teacher.load_state_dict(state)
 
     def _own_file(self, checkpoint: str, name: str) -> Path:
-        """Each process has its own episodes, and learns its own credit."""
+        """Each process keeps its own episodes."""
         return Path(checkpoint) / f"{name}_{self.accelerator.process_index}.pt"
 
 
-class PlainTrainer(Trainer):
+class PlainTrainer(AmongSeveral):
     """What the libraries' trainers say and write that would mislead here is left out."""
 
     _metrics: Any
@@ -103,7 +106,7 @@ class PlainTrainer(Trainer):
         """No card in checkpoints: TRL's would call the model a fine-tuned version of nothing."""
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log figures as their mean over the processes of the job."""
+        """Log figures as their mean over the processes of the job; what is counted, as the sum."""
         mine: dict[str, list[float]] = getattr(self, "_metrics", {}).get(self._mode, {})
         if self.accelerator.num_processes > 1:
             told: list[dict[str, float]] = gather_object(
@@ -111,7 +114,7 @@ class PlainTrainer(Trainer):
             )
             for name in dict.fromkeys(name for figures in told for name in figures):
                 known = [figures[name] for figures in told if name in figures]
-                mine[name] = [sum(known) / len(known)]
+                mine[name] = [sum(known) / (1 if counted(name) else len(known))]
         super().log(logs, start_time)
 
     def note(self, figures: dict[str, float]) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 from transformers import PreTrainedModel
 from trl import DistillationConfig
@@ -94,6 +95,29 @@ class Schedule:
                 f"accumulation * steps_per_generation)"
             )
 
+    def dealt(self, rows: int, first: int, key: Sequence[int]) -> list[int]:
+        """In which order rows of a rollout are learned from: those of the first step come first.
+
+        Of every `steps_per_generation` rows in a row each step gets one, and dice say which: rows
+        of one task go to different steps, and who has which rows of the rollout plays no part. So
+        a step has the same rows on any number of processes.
+
+        Args:
+            rows: That a process has, a multiple of `steps_per_generation`.
+            first: The place of the first of them among those of all processes.
+            key: Of the dice; the same in all processes.
+        """
+        steps = self.steps_per_generation
+        starts = range(0, rows, steps)
+        dealt = [
+            np.random.default_rng((*key, first + start)).permutation(steps) for start in starts
+        ]
+        return [
+            start + int(own[step])
+            for step in range(steps)
+            for start, own in zip(starts, dealt, strict=True)
+        ]
+
     def beginning(self, model: PreTrainedModel, adapters: Any = None) -> Beginning | None:
         """What the run is held to, of a student before it is trained; None if by nothing."""
         return Beginning(model, adapters) if self.kl else None
@@ -108,3 +132,21 @@ class Schedule:
         known = tokens["sampled_logprobs"], tokens["advantages"]
         loss = clipped_policy_gradient(logprobs, *known, self.clip, self.clip_high)
         return loss + self.kl * kl_estimate(logprobs, tokens[BEGAN]) if self.kl else loss
+
+
+def in_order(
+    rows: Mapping[str, Tensor], schedule: Schedule, again: int, seed: int, step: int, process: int
+) -> dict[str, Tensor]:
+    """A process's rows of a rollout in the order in which an iteration learns from them.
+
+    Args:
+        rows: [B, …] each, but for counts.
+        schedule: Deals them.
+        again: Iterations before this one.
+        seed: The run's.
+        step: That the rollout was played at.
+        process: The place of the process; all have as many rows.
+    """
+    count = len(rows["row"])
+    order = schedule.dealt(count, process * count, (seed, step, 1 + again))  # 0: what is played
+    return {name: it[order] if it.ndim else it for name, it in rows.items()}

@@ -24,6 +24,7 @@ from journeyman.agents.learning.trainers.parts import (
     check_settings,
     tasks_needed,
 )
+from journeyman.agents.learning.trainers.several import shard, to_train
 from journeyman.agents.rollouts.demonstrations import Demonstration, demonstrate
 from journeyman.agents.rollouts.dialogues import retell
 from journeyman.agents.rollouts.tasks import TaskRef
@@ -59,7 +60,8 @@ class DemonstrationTuning(PlainTrainer, SFTTrainer):
         args.dataset_kwargs = {"skip_prepare_dataset": True}
         args.remove_unused_columns = False
         super().__init__(
-            model=student.model,
+            model=to_train(student.model, args, **kwargs),
+            whole=student.model,
             args=args,
             train_dataset=rows,
             processing_class=student.dialect.tokenizer,
@@ -183,6 +185,7 @@ def build(
     data: str | Sequence[str] | None = None,
     hint: str | Hint | None = None,
     hinted: float = 1.0,
+    sharding: str | None = None,
     **kwargs: Any,
 ) -> DemonstrationTuning:
     """The trainer of `trainer=sft`.
@@ -194,6 +197,7 @@ def build(
         data: A file of conversations to learn from instead of gold episodes, or several.
         hint: What gold episodes are shown with: name of a hint, or one, see `teachers/hints.py`.
         hinted: Chance of a gold episode to be shown with it; the others have the plain prompt.
+        sharding: See `shard`.
         kwargs: Passed to `transformers.Trainer`.
 
     Raises:
@@ -201,6 +205,7 @@ def build(
         ConversationError: A file cannot be learned from.
     """
     check_settings("sft", SFTTrainer, kwargs)
+    shard(args, sharding)
     if not 0 <= error_rate < 1:
         raise SettingError(f"trainer.error_rate={error_rate}: expected 0 or more, below 1")
     told = _told(hint, hinted, data)

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from journeyman.agents.evaluation.metrics import Metrics, summarise
+from journeyman.agents.networks.heads import is_sharded
 from journeyman.agents.rollouts.job import Job
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import TaskRef
@@ -44,6 +45,7 @@ class Validation(TrainerCallback):
         tell: Callable[[int, Mapping[str, Any]], None] | None = None,
         best: Path | None = None,
         rollouts: Rollouts = rollout,
+        bring: Callable[[], object] = lambda: None,
     ) -> None:
         """Join the parts.
 
@@ -58,6 +60,7 @@ class Validation(TrainerCallback):
             tell: Told the step and the figures too, in every process.
             best: Folder in which the student that did best is kept; None keeps none.
             rollouts: Where the tasks are played.
+            bring: Called first; it brings a student up to date that is trained as another model.
         """
         self._student = student
         self._tasks = tasks
@@ -69,6 +72,7 @@ class Validation(TrainerCallback):
         self._tell = tell
         self._best = best
         self._rollouts = rollouts
+        self._bring = bring
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -115,6 +119,8 @@ class Validation(TrainerCallback):
         new = self._best.with_name(f"{self._best.name}.new")
         shutil.rmtree(new, ignore_errors=True)
         bare = getattr(model, "module", model)  # of several processes' wrapper
+        if is_sharded(bare):
+            bare = self._student.model
         bare.save_pretrained(new)
         self._student.dialect.tokenizer.save_pretrained(new)
         remember(self._student, new)
@@ -132,6 +138,7 @@ class Validation(TrainerCallback):
         return known if known.get("step", math.inf) <= step and "success" in known else None
 
     def _play(self) -> Metrics:
+        self._bring()
         model = self._student.model
         training = model.training
         model.eval()  # and greedily: nothing here draws from the dice that training uses

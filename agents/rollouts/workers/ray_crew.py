@@ -41,7 +41,7 @@ class Hands:
     """Times in a row that a worker which dies, and does nothing in between, is started anew."""
 
 
-class Worker:
+class Actor:
     """An actor: a station that Ray calls."""
 
     def __init__(self, name: str, device: str, threads: int | None) -> None:
@@ -98,7 +98,7 @@ class RayCrew:
     def __init__(self, ray: Any, hands: Hands) -> None:
         """Have the first actors started; they join as they are ready."""
         self._ray, self._hands = ray, hands
-        self._kind = ray.remote(Worker)
+        self._kind = ray.remote(Actor)
         self._numbers = itertools.count(1)
         self._starting: dict[Any, _Post] = {}
         """By the reference to an actor's first answer."""

@@ -186,9 +186,6 @@ def share(gaps: list[float], beyond: float) -> float:
     return sum(gap > beyond for gap in gaps) / len(gaps)
 
 
-many = pytest.mark.no_cover
-"""Of tests that draw hundreds of trees: the lines are counted where there are few."""
-
 UNBIASED = [
     (TreeCredit(), TreeCredit),
     (RTMC(), RTMC),
@@ -197,7 +194,6 @@ UNBIASED = [
 ]
 
 
-@many
 @pytest.mark.parametrize(("estimator", "way"), UNBIASED, ids=["tree", "rtmc", "vineppo", "pooled"])
 def test_unbiased_estimators_converge_within_their_own_interval(
     estimator: StepEstimator, way: type[StepEstimator]
@@ -209,7 +205,6 @@ def test_unbiased_estimators_converge_within_their_own_interval(
     assert share(gaps, SURE) < 0.01
 
 
-@many
 def test_a_leaf_mean_is_caught() -> None:
     """What the search grew below a branch decides its weight: intervals do not hold the truth."""
     gaps = list(distances(LeafMeans(), VinePPO))
@@ -217,7 +212,6 @@ def test_a_leaf_mean_is_caught() -> None:
     assert share(gaps, SURE) > 0.05
 
 
-@many
 def test_forced_branches_and_candidates_have_unbiased_values() -> None:
     """Every action of every node on the way as a candidate: each Q is right, and so is each V."""
     gaps, forced = [], 0
