@@ -116,17 +116,13 @@ class Replicas(Endpoint):
         who: str,
         error: type[AgentError],
         concurrency: int,
-        timeout: float,
-        patience: float,
-        key: str | None,
-        whole: bool,
+        *told: Any,
     ) -> None:
-        """Remember how to reach them; see `reach`.
+        """Remember how to reach them; see `reach`, which names what is `told`.
 
         Raises:
             SettingError: See `reach`.
         """
-        told = (timeout, patience, key, whole)
         self._replicas = [_Replica(url, who, error, concurrency, *told) for url in urls]
         super().__init__(urls[0], who, error, concurrency * len(urls), *told)
         self.url = " and ".join(self.urls)
@@ -404,10 +400,8 @@ class Replicas(Endpoint):
         try:
             self._check(replica)
             why = ""
-        except UnansweredError as error:
-            why, pause = str(error), error.pause
-        except AgentError as error:
-            why = str(error)
+        except (UnansweredError, AgentError) as error:
+            why, pause = str(error), getattr(error, "pause", 0.0)
         finally:
             with self._changed:
                 replica.probed = False
