@@ -93,8 +93,8 @@ typing-tree:
 	@for folder in $(FOLDERS); do ln -sfn ../../../$$folder build/typing/journeyman/$$folder; done
 
 test-ray: setup ## the tests that start a Ray cluster of this machine, and stop it by pid
-	@$(TEST_ENV) $(BIN)/pytest tests/agents/test_ray.py -m "ray or not ray" --cov=journeyman.agents.rollouts.workers \
-		--cov-config=/dev/null --cov-fail-under=80 $(ARGS)
+	@$(TEST_ENV) $(BIN)/pytest tests/agents/test_ray.py tests/test_cluster_examples.py -m "ray or not ray" \
+		--cov=journeyman.agents.rollouts.workers --cov-config=/dev/null --cov-fail-under=80 $(ARGS)
 
 # Their own pins (numpy 1.26, a provider's SDK each) would wreck the environment: they are installed
 # without, and then what the parts that we use import.

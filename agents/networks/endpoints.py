@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
-import re
 import threading
 import time
 import weakref
@@ -22,6 +20,7 @@ from typing import Any, TypeVar
 import httpx
 
 from journeyman.agents.errors import AgentError, SettingError
+from journeyman.agents.networks.addresses import address, secret_in
 from journeyman.agents.networks.outages import Lines, Outage
 from journeyman.agents.networks.replies import (
     PASSING,
@@ -41,8 +40,8 @@ logging.getLogger("httpx").setLevel(logging.WARNING)
 LARGEST = 1 << 28
 """Bytes of an answer; one that has more never ends."""
 
-_NAME = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
-"""What names of environment variables look like; all else may be a key, and is not repeated."""
+CONNECTING = 10.0
+"""Seconds within which a connection is made: one that is never made can neither be cut."""
 
 
 class UnansweredError(Exception):
@@ -101,10 +100,7 @@ class Endpoint:
         Raises:
             SettingError: A value is out of its range, or there is no such variable.
         """
-        if not _is_address(base_url):
-            raise SettingError(f"base_url={base_url}: expected http://… or https://…, with /v1")
-        if httpx.URL(base_url).userinfo:  # not repeated
-            raise SettingError("base_url: expected no password in it: use key")
+        self.url = address(base_url)
         if type(concurrency) is not int or concurrency < 1:
             raise SettingError(f"concurrency={concurrency}: expected a whole number, 1 or more")
         for name, seconds in (("timeout", timeout), ("patience", patience)):
@@ -112,7 +108,6 @@ class Endpoint:
                 raise SettingError(f"{name}={seconds}: expected seconds, more than 0")
         self._key = key
         self._secret = "" if key is None else secret_in(key)
-        self.url = base_url.rstrip("/")
         self.patience = patience
         self.timeout = timeout
         self.who = who
@@ -348,7 +343,10 @@ class Endpoint:
                 self._spent.retries += 1
             if isinstance(error, UnansweredError):
                 raise
-            raise UnansweredError(str(error) or type(error).__name__) from error
+            reason = str(error) or type(error).__name__
+            if "CERTIFICATE_VERIFY_FAILED" in reason:
+                reason += "; SSL_CERT_FILE names a file of certificates to trust"
+            raise UnansweredError(reason) from error
         with self._counting:
             self._spent.requests += 1
             self._spent.seconds += time.monotonic() - begun
@@ -368,7 +366,7 @@ class Endpoint:
             method,
             f"{self.url}/{path}",
             json=body,
-            timeout=timeout,
+            timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECTING)),
             extensions={"trace": self._lines.opened},
         ) as reply:
             for chunk in reply.iter_bytes():
@@ -411,33 +409,6 @@ class Endpoint:
     def strange(self, what: str, answer: Any, url: str | None = None) -> AgentError:
         """What to raise for an answer (of one of several) that says something else."""
         return self.error(f"{url or self.url} gives {what}: {shown(repr(answer))}")
-
-
-def secret_in(key: str) -> str:
-    """What an environment variable holds that a key is named by.
-
-    Args:
-        key: The variable's name; not repeated if it looks like a key itself.
-
-    Raises:
-        SettingError: There is no such variable, or it holds what no header may have.
-    """
-    named = f"key={key}" if _NAME.fullmatch(key) else "key"
-    value = os.environ.get(key, "").strip()
-    if not value:
-        raise SettingError(
-            f"{named}: no environment variable of that name; it holds the server's key"
-        )
-    if not (value.isascii() and value.isprintable()):  # errors of headers repeat them
-        raise SettingError(f"{named}: it holds characters that no header may have")
-    return value
-
-
-def _is_address(url: str) -> bool:
-    try:
-        return httpx.URL(url).scheme in ("http", "https") and bool(httpx.URL(url).host)
-    except httpx.InvalidURL:
-        return False
 
 
 def _lengths(found: Sequence[Any]) -> dict[str, int | None]:

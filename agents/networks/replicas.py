@@ -16,7 +16,8 @@ from typing import Any
 
 import httpx
 
-from journeyman.agents.errors import AgentError, SettingError
+from journeyman.agents.errors import AgentError
+from journeyman.agents.networks.addresses import addresses
 from journeyman.agents.networks.endpoints import Endpoint, R, T, UnansweredError
 from journeyman.agents.networks.outages import REACHED, pause_after, say
 from journeyman.agents.networks.replies import Reply
@@ -28,6 +29,11 @@ BREAKING = (408, 425, 500, 502, 504)
 that it is busy (429, 503) rests at once."""
 OF_THE_REPLICA = (401, 402, 403, 404)
 """Refusals that another replica may not have: another key, another model."""
+
+
+def _is_of_the_replica(reply: Reply) -> bool:
+    """True of what another may answer otherwise: some gateways give a page while theirs starts."""
+    return reply.status in OF_THE_REPLICA or (reply.status < 400 and type(reply.data) is not dict)
 
 
 def reach(
@@ -55,9 +61,7 @@ def reach(
     Raises:
         SettingError: A value is out of its range, or there is no such variable.
     """
-    urls = [base_url] if isinstance(base_url, str) else list(base_url)
-    if not urls or len({str(url).rstrip("/") for url in urls}) < len(urls):
-        raise SettingError(f"base_url={urls}: expected one address, or a list of different ones")
+    urls = addresses(base_url)
     told = (who, error, concurrency, timeout, patience, key, whole)
     return Endpoint(urls[0], *told) if len(urls) == 1 else Replicas(urls, *told)
 
@@ -112,17 +116,13 @@ class Replicas(Endpoint):
         who: str,
         error: type[AgentError],
         concurrency: int,
-        timeout: float,
-        patience: float,
-        key: str | None,
-        whole: bool,
+        *told: Any,
     ) -> None:
-        """Remember how to reach them; see `reach`.
+        """Remember how to reach them; see `reach`, which names what is `told`.
 
         Raises:
             SettingError: See `reach`.
         """
-        told = (timeout, patience, key, whole)
         self._replicas = [_Replica(url, who, error, concurrency, *told) for url in urls]
         super().__init__(urls[0], who, error, concurrency * len(urls), *told)
         self.url = " and ".join(self.urls)
@@ -158,10 +158,12 @@ class Replicas(Endpoint):
         return total | by_replica
 
     def resume(self) -> None:
-        """See `Endpoint.resume`."""
+        """See `Endpoint.resume`; patience begins anew."""
         super().resume()
         for it in self._replicas:
             it.resume()
+        with self._changed:
+            self._silent_since = None
 
     def stop(self, now: bool = True) -> None:
         """See `Endpoint.stop`."""
@@ -272,7 +274,7 @@ class Replicas(Endpoint):
                 self._answer(replica)  # whatever it is, it is no silence
                 raise
             else:
-                if reply.status not in OF_THE_REPLICA or not self._up() - {replica}:
+                if not _is_of_the_replica(reply) or not self._up() - {replica}:
                     self._answer(replica)
                     return reply
                 refusal = UnansweredError(f"HTTP {reply.status}: {reply.said}", reply)
@@ -356,6 +358,8 @@ class Replicas(Endpoint):
         """
         with self._changed:
             replica.busy -= 1
+            if self.stopped.is_set():
+                return  # its line was cut, and that says nothing of it
             replica.reason = str(error)
             if self._silent_since is None:
                 self._silent_since = max(begun, self._answered)
@@ -396,10 +400,8 @@ class Replicas(Endpoint):
         try:
             self._check(replica)
             why = ""
-        except UnansweredError as error:
-            why, pause = str(error), error.pause
-        except AgentError as error:
-            why = str(error)
+        except (UnansweredError, AgentError) as error:
+            why, pause = str(error), getattr(error, "pause", 0.0)
         finally:
             with self._changed:
                 replica.probed = False

@@ -5,6 +5,8 @@ import json
 import os
 import pickle
 import re
+import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -16,6 +18,7 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -28,7 +31,7 @@ from journeyman.agents.errors import (
     TeacherServerError,
     VocabularyMismatchError,
 )
-from journeyman.agents.networks import outages
+from journeyman.agents.networks import endpoints, outages
 from journeyman.agents.networks.catalogue import resolve
 from journeyman.agents.networks.endpoints import Endpoint
 from journeyman.agents.networks.loading import load_model
@@ -289,6 +292,110 @@ def test_a_refusal_of_one_is_asked_of_the_others_and_of_all_ends(three: list[Ech
         ask(pool(three), range(12))
 
 
+def test_one_that_is_busy_is_left_alone_for_as_long_as_it_asks(three: list[Echo]) -> None:
+    looked = itertools.count()
+
+    def busy(handler: Any) -> bool:
+        if handler.command == "GET":
+            next(looked)
+            return False
+        handler.send(429, {"error": "slow down"}, Retry_After="600")
+        return True
+
+    three[0].faults.append(busy)
+    for it in three[1:]:
+        it.act = lambda n: time.sleep(0.02)  # a pause that nobody asked for is over long before
+    assert ask(pool(three), range(60)) == list(range(60))
+    assert len(three[0].asked) == 2 and next(looked) == 0
+
+
+def test_a_page_of_one_is_asked_of_the_others_and_of_all_ends(three: list[Echo]) -> None:
+    """A gateway says that all is well, and has nothing behind it."""
+
+    def page(handler: Any) -> bool:
+        if handler.command == "POST":
+            handler.send(200, "<html>starting</html>")
+        return bool(handler.command == "POST")
+
+    three[0].faults.append(page)
+    assert ask(pool(three), range(12)) == list(range(12))
+    for it in three[1:]:
+        it.faults.append(page)
+    endpoint = pool(three)
+    with pytest.raises(TeacherServerError, match=r"and not JSON: '<html>starting</html>'; is "):
+        endpoint.side_by_side(lambda it, n: endpoint.ask(it, "POST", "echo", {"n": n}), range(9))
+
+
+def test_who_is_asked_when_a_run_ends_is_not_called_silent(
+    three: list[Echo], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """All six requests are under way when one is refused: five lines are cut."""
+    together, over = threading.Barrier(6), threading.Event()
+
+    def act(n: int) -> None:
+        together.wait(PATIENCE)
+        assert n == 3 or over.wait(PATIENCE)
+
+    for it in three:
+        it.act = act
+        it.faults.append(
+            lambda it: (
+                getattr(it, "body", {}).get("n") == 3
+                and (it.server.act(3), it.send(400, {"error": "too long"}), True)[2]
+            )
+        )
+    try:
+        with pytest.raises(TeacherServerError, match=r"refuses \(400\): 'too long'"):
+            ask(pool(three), range(6))
+    finally:
+        over.set()
+    assert "does not answer" not in capfd.readouterr().err
+
+
+def test_patience_begins_anew_with_the_next_batch(three: list[Echo]) -> None:
+    for it in three:
+        it.faults.append(always(hang_up))
+    endpoint = pool(three, patience=0.5)
+    with pytest.raises(TeacherServerError, match="has answered for"):
+        ask(endpoint, range(3))
+    for it in three:
+        it.faults.clear()
+    assert ask(endpoint, range(3)) == [0, 1, 2]
+
+
+def test_a_connection_that_is_never_made_is_not_waited_for(
+    three: list[Echo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one to a machine without power: whoever ends the run could not cut it either."""
+    monkeypatch.setattr(endpoints, "CONNECTING", 0.3)
+    with socket.socket() as full, ExitStack() as stack:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(3):  # whoever comes after them is left without a word
+            other = stack.enter_context(socket.socket())
+            other.setblocking(False)
+            other.connect_ex(full.getsockname())
+        urls = [f"http://127.0.0.1:{full.getsockname()[1]}/v1", three[0].url]
+        endpoint = reach(urls, "teacher", TeacherServerError, 2, timeout=10 * PATIENCE)
+        begun = time.monotonic()
+        assert ask(endpoint, range(8)) == list(range(8))
+        assert time.monotonic() - begun < PATIENCE and endpoint.figures()["replica_1/retries"] > 0
+
+
+def test_a_certificate_that_is_not_trusted_is_told_with_what_mends_it() -> None:
+    told = ssl.SSLCertVerificationError(1, "[SSL: CERTIFICATE_VERIFY_FAILED] self-signed")
+    endpoint = Endpoint("https://127.0.0.1:1/v1", "teacher", TeacherServerError, patience=0.01)
+
+    def refuse(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError(str(told)) from told
+
+    with (
+        httpx.Client(transport=httpx.MockTransport(refuse)) as client,
+        pytest.raises(TeacherServerError, match=r"self-signed.*SSL_CERT_FILE names a file"),
+    ):
+        endpoint.send(client, "GET", "models")
+
+
 def test_they_are_asked_from_another_process_too(three: list[Echo]) -> None:
     endpoint = pickle.loads(pickle.dumps(pool(three, concurrency=3)))
     together = threading.Barrier(9)
@@ -297,10 +404,27 @@ def test_they_are_asked_from_another_process_too(three: list[Echo]) -> None:
     assert ask(endpoint, range(9)) == list(range(9))
 
 
-@pytest.mark.parametrize("urls", [[], ["http://127.0.0.1:1/v1", "http://127.0.0.1:1/v1/"]])
-def test_lists_of_nothing_or_of_one_twice_are_refused(urls: list[str]) -> None:
-    with pytest.raises(SettingError, match="expected one address, or a list of different ones"):
+@pytest.mark.parametrize(
+    ("urls", "said"),
+    [
+        ([], r"base_url=\[\]: expected http"),
+        (None, "base_url=None: expected http"),
+        ("http://a/v1,http://b/v1", r"b/v1: expected http.*replicas are a list, \[http"),
+        (["http://a/v1", None], "base_url=None: expected http"),
+        (["http://a/v1", "http://b:99999/v1"], "base_url=http://b:99999/v1: expected http"),
+        (["http://a/v1", "http://A:80/v1/"], "http://a/v1 is there twice; expected each"),
+    ],
+)
+def test_what_is_no_list_of_replicas_is_refused(urls: Any, said: str) -> None:
+    with pytest.raises(SettingError, match=said):
         ServedTeacher(urls)
+
+
+@pytest.mark.parametrize("urls", [["http://me:hidden@a/v1"] * 2, "http://me:hidden@a/v1,http://b"])
+def test_passwords_are_not_repeated(urls: Any) -> None:
+    with pytest.raises(SettingError) as caught:
+        ServedTeacher(urls)
+    assert "use key" in str(caught.value) and "hidden" not in str(caught.value)
 
 
 # Teachers.

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from journeyman.agents.errors import MissingExtraError, SettingError
 from journeyman.agents.evaluation.records import EPISODES
-from journeyman.agents.networks.endpoints import secret_in
+from journeyman.agents.networks.addresses import secret_in
 from journeyman.agents.runs.config import ProxyConfig, make, read
 from journeyman.agents.runs.folder import RunFolder
 from journeyman.agents.runs.measuring import fingerprint
