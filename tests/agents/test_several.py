@@ -1,6 +1,7 @@
 """Two processes learn what one does: by DDP, and with the student in shards (FSDP2); with gloo."""
 
 import contextlib
+import fcntl
 import importlib.resources
 import io
 import json
@@ -9,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,37 +126,63 @@ def untie(folder: Path) -> None:
     assert "lm_head.weight" in load_file(folder / "model.safetensors")
 
 
+@contextlib.contextmanager
+def once(place: Path, what: str) -> Iterator[bool]:
+    """True in the first process of pytest-xdist to come here; the others wait for it."""
+    done = place / f"{what}.done"
+    with (place / f"{what}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield not done.exists()
+        done.touch()
+
+
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    own = tmp_path_factory.getbasetemp()
+    shared = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "several"
+    shared.mkdir(exist_ok=True)
+    return shared
+
+
+@pytest.fixture(scope="module")
+def alone(place: Path) -> Path:
     """All runs, by this process; and the first part of those that two go on with."""
-    place = tmp_path_factory.mktemp("several")
+    with once(place, "alone") as mine:
+        if mine:
+            run_alone(place)
+    return place
+
+
+def run_alone(place: Path) -> None:
     untie(place / "untied")
     runs = [arguments(place, name, 1) for name in RUNS]
     whole = (*SMALL, *RESUMED, "trainer.args.per_device_train_batch_size=4")
     runs.append((*whole, f"run_dir={place / 'unbroken'}"))
     for run in (*runs, *((*begun(place, 1, way), "stop_after=2") for way in WAYS)):
         assert several.run(list(run)) == 0
-    return place
 
 
 @pytest.fixture(scope="module")
 def folder(alone: Path) -> Path:
-    """All runs by two processes too; those that are resumed go on with each other's."""
+    """All runs by two processes too; and those that this process began go on."""
     runs = [arguments(alone, name, 2, way) for name in RUNS for way in WAYS]
     runs += [(*begun(alone, 2, way), "stop_after=2") for way in WAYS]
     runs += [begun(alone, 1, way) for way in WAYS]
-    printed = finish(alone, 2, runs, "by-2")
-    assert printed.count("4 rows a step, as before") == len(WAYS)
+    with once(alone, "together") as mine:
+        if mine:
+            printed = finish(alone, 2, runs, "by-2")
+            assert printed.count("4 rows a step, as before") == len(WAYS)
     return alone
 
 
 @pytest.fixture(scope="module")
 def resumed(folder: Path) -> Path:
     """This process too goes on with what two began."""
-    for way in WAYS:
-        with contextlib.redirect_stdout(io.StringIO()) as printed:
-            assert several.run(list(begun(folder, 2, way))) == 0
-        assert "4 rows a step, as before" in printed.getvalue()
+    with once(folder, "resumed") as mine:
+        for way in WAYS if mine else ():
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
+                assert several.run(list(begun(folder, 2, way))) == 0
+            assert "4 rows a step, as before" in printed.getvalue()
     return folder
 
 
