@@ -295,7 +295,7 @@ def wait_for(file: Path, job: Any) -> None:
 
 def test_a_process_that_dies_ends_the_other(tmp_path: Path) -> None:
     """Which waits for it in the middle of an exchange, and would for half an hour."""
-    run = (*SMALL, *RUNS["told"], "steps=10000", f"run_dir={tmp_path / 'run'}")
+    run = (*SMALL, *RUNS["told"], "steps=200", f"run_dir={tmp_path / 'run'}")
     job = start(tmp_path, 2, [run], "dying")
     try:
         wait_for(tmp_path / "run" / "metrics.jsonl", job)
