@@ -138,14 +138,14 @@ def trainings(steps: int, tasks: int, seeds: int) -> dict[str, Any]:
 
 def _workers() -> list[int]:
     """Processes of actors of ours below this one."""
-    from journeyman.agents.rollouts.workers.cluster import descendants
+    from journeyman.agents.rollouts.workers.own_cluster import descendants
 
     names = {
         pid: Path(f"/proc/{pid}/cmdline").read_bytes()
         for pid in descendants(os.getpid())
         if Path(f"/proc/{pid}").exists()
     }
-    return [pid for pid, name in names.items() if name.startswith(b"ray::Worker")]
+    return [pid for pid, name in names.items() if name.startswith(b"ray::Actor")]
 
 
 def main(argv: list[str] | None = None) -> None:

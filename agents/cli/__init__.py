@@ -21,8 +21,8 @@ from journeyman.agents.cli import (
     models,
     pages,
     play,
+    processes,
     sandbox,
-    several,
     show,
     student,
     teacher,
@@ -64,8 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     guard_streams()
     wait_briefly()
-    if several.place():
-        several.hush()
+    if processes.place():
+        processes.hush()
     given = list(sys.argv[1:] if argv is None else argv)
     debug = _DEBUG in given or os.environ.get("JOURNEYMAN_DEBUG", "") not in ("", "0")
     arguments = [a for a in given if a != _DEBUG]  # it may stand anywhere, overrides included
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except KeyboardInterrupt:
-        if several.place():
+        if processes.place():
             return INTERRUPTED
         hint = (
             "; run the same command to go on"
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(f"journeyman: interrupted{hint}")
         return INTERRUPTED
     except Exception as error:
-        several.give_way(error)
+        processes.give_way(error)
         if not _speaks_to_user(error):
             raise
         if debug:

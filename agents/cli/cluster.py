@@ -37,7 +37,7 @@ def _port(text: str) -> int:
 
 
 def _up(options: argparse.Namespace) -> int:
-    from journeyman.agents.rollouts.workers.cluster import state_file, up
+    from journeyman.agents.rollouts.workers.own_cluster import state_file, up
 
     found = up(options.local, options.port)
     print(
@@ -48,7 +48,7 @@ def _up(options: argparse.Namespace) -> int:
 
 
 def _down(options: argparse.Namespace) -> int:
-    from journeyman.agents.rollouts.workers.cluster import down
+    from journeyman.agents.rollouts.workers.own_cluster import down
 
     found = down()
     print(f"down: {found.address} (pid {found.pid})")
@@ -56,7 +56,7 @@ def _down(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from journeyman.agents.rollouts.workers.cluster import standing
+    from journeyman.agents.rollouts.workers.own_cluster import standing
 
     found = standing()
     if found is None:

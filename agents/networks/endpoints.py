@@ -60,7 +60,7 @@ class UnansweredError(Exception):
 
 
 @dataclass
-class Spent:
+class Traffic:
     """What was asked of a server."""
 
     requests: int = 0
@@ -128,7 +128,7 @@ class Endpoint:
         )
         self._outage = Outage(self.url, who, error)
         self._lines = Lines()
-        self._spent, self._counting = Spent(), threading.Lock()
+        self._spent, self._counting = Traffic(), threading.Lock()
 
     def __reduce__(self) -> tuple[type[Endpoint], tuple[Any, ...]]:
         """What is pickled is how to reach it; whoever reads that has the key in a variable too."""
@@ -168,9 +168,9 @@ class Endpoint:
         return (self.url,)
 
     def figures(self) -> dict[str, float]:
-        """What was asked since this was read last; see `Spent`."""
+        """What was asked since this was read last; see `Traffic`."""
         with self._counting:
-            spent, self._spent = self._spent, Spent()
+            spent, self._spent = self._spent, Traffic()
         return {name: float(value) for name, value in asdict(spent).items()}
 
     def each(self, check: Callable[[Endpoint], object], patience: float) -> None:

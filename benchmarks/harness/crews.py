@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from journeyman.agents.rollouts.workers.crew import Done, Ended, Event, Joined, Lease, Lost
+from journeyman.agents.rollouts.workers.crew import Done, Ended, Event, Gone, Joined, Lease
 
 
 @dataclass(eq=False)
@@ -144,7 +144,7 @@ class SimulatedCrew:
             return []  # it is down already
         self.lost += at.running.total()
         self._later(self._back, partial(self._rise, i))
-        return [Lost(at.name, "SIGKILL")]
+        return [Gone(at.name, "SIGKILL")]
 
     def _rise(self, i: int) -> list[Event]:
         name = f"worker {i}, since {self.now:.0f} s"

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from journeyman.agents.errors import CrewError
-from journeyman.agents.rollouts.workers.crew import Done, Ended, Event, Joined, Lease, Lost
+from journeyman.agents.rollouts.workers.crew import Done, Ended, Event, Gone, Joined, Lease
 from journeyman.agents.rollouts.workers.leases import Terms, play_out
 
 TERMS = Terms(places=3, streak=4, patience=5.0)
@@ -119,7 +119,7 @@ class Crew:
         ]
         self.blamed.update(under_way[: self.places])
         self._forget(worker)
-        return [Lost(worker, "SIGKILL")]
+        return [Gone(worker, "SIGKILL")]
 
     def _fail(self, number: int, why: str) -> list[Event]:
         worker, jobs = self.leases.pop(number)

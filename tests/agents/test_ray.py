@@ -10,6 +10,8 @@ import os
 import random
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +32,7 @@ from journeyman.agents.evaluation.records import EpisodeFile
 from journeyman.agents.learning.trainers.callbacks import read_metrics
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import deal
-from journeyman.agents.rollouts.workers import cluster, ray_crew
+from journeyman.agents.rollouts.workers import own_cluster, ray_crew
 from journeyman.agents.rollouts.workers.on_ray import OnRay, RayRollouts
 from journeyman.agents.students.hf import HFPlayer, load_student
 from journeyman.envs import Episode
@@ -97,20 +99,20 @@ def test_commands_without_a_cluster_say_so(state: Path, capsys: pytest.CaptureFi
     state.parent.mkdir()
     state.write_text("{}")
     with pytest.raises(CommandError, match="holds no cluster"):
-        cluster.standing()
+        own_cluster.standing()
     for wrong in (["--local", "0"], ["--local", "2", "--port", "80"]):
         assert main(["cluster", "up", *wrong]) == 2
 
 
 def test_a_cluster_that_died_is_told_from_a_later_process_of_its_pid(state: Path) -> None:
     pid = str(os.getpid())
-    gone = cluster.Standing("127.0.0.1:1", "t", 2, "/nowhere", os.getpid(), {pid: 1})
+    gone = own_cluster.ClusterState("127.0.0.1:1", "t", 2, "/nowhere", os.getpid(), {pid: 1})
     state.parent.mkdir()
     state.write_text(json.dumps(dataclasses.asdict(gone)))
     assert not gone.alive
     with pytest.raises(CommandError, match="cluster down clears it away"), OnRay():
         pass
-    cluster.down()  # and this process lives
+    own_cluster.down()  # and this process lives
     assert not state.exists()
 
 
@@ -118,12 +120,12 @@ def test_a_cluster_that_died_is_told_from_a_later_process_of_its_pid(state: Path
 
 
 @pytest.fixture(scope="module")
-def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[cluster.Standing]:
+def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[own_cluster.ClusterState]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
-        found = cluster.up(2)
+        found = own_cluster.up(2)
         yield found
-        cluster.down()
+        own_cluster.down()
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +136,7 @@ def student() -> HFPlayer:
 
 
 @pytest.fixture(scope="module")
-def workers(standing: cluster.Standing) -> Iterator[RayRollouts]:
+def workers(standing: own_cluster.ClusterState) -> Iterator[RayRollouts]:
     with OnRay(workers=2) as found:
         yield found
 
@@ -164,10 +166,10 @@ def same(there: list[Episode], here: list[Episode]) -> bool:
 
 @on_ray
 def test_nothing_listens_beyond_this_machine(
-    workers: RayRollouts, standing: cluster.Standing, student: HFPlayer
+    workers: RayRollouts, standing: own_cluster.ClusterState, student: HFPlayer
 ) -> None:
     workers(student, deal(list(BUILTIN), "test", 0, 2), 2)
-    pids = {standing.pid, os.getpid(), *cluster.descendants(standing.pid)}
+    pids = {standing.pid, os.getpid(), *own_cluster.descendants(standing.pid)}
     assert pids.issuperset(workers.pids.values())
     sockets = {
         link.removeprefix("socket:[").removesuffix("]")
@@ -230,7 +232,10 @@ def test_what_is_raised_at_a_worker_is_raised_here(workers: RayRollouts, student
 
 @on_ray
 def test_a_worker_that_cannot_start_is_named(
-    standing: cluster.Standing, workers: RayRollouts, monkeypatch: pytest.MonkeyPatch, student: Any
+    standing: own_cluster.ClusterState,
+    workers: RayRollouts,
+    monkeypatch: pytest.MonkeyPatch,
+    student: Any,
 ) -> None:
     class Broken:
         def __init__(self, *_: Any) -> None:
@@ -239,7 +244,7 @@ def test_a_worker_that_cannot_start_is_named(
         def pid(self) -> int:
             return 0
 
-    monkeypatch.setattr(ray_crew, "Worker", Broken)
+    monkeypatch.setattr(ray_crew, "Actor", Broken)
     import ray
 
     rollouts = RayRollouts(ray, ray_crew.Hands(1, cpus=0, restarts=1), 0, 60.0)
@@ -250,7 +255,10 @@ def test_a_worker_that_cannot_start_is_named(
 
 @on_ray
 def test_a_cluster_is_up_once_and_ports_are_taken_once(
-    standing: cluster.Standing, capsys: pytest.CaptureFixture[str], monkeypatch: Any, tmp_path: Path
+    standing: own_cluster.ClusterState,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: Any,
+    tmp_path: Path,
 ) -> None:
     assert main(["cluster", "status"]) == 0
     assert standing.address in capsys.readouterr().out
@@ -270,14 +278,14 @@ def test_a_cluster_is_up_once_and_ports_are_taken_once(
 def test_a_cluster_that_is_killed_leaves_nothing(monkeypatch: Any, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     assert main(["cluster", "up", "--local", "1"]) == 0
-    found = cluster.standing()
+    found = own_cluster.standing()
     assert found is not None and len(found.started) > 3
-    assert cluster.state_file().stat().st_mode & 0o077 == 0  # the token is its owner's
+    assert own_cluster.state_file().stat().st_mode & 0o077 == 0  # the token is its owner's
     os.kill(found.pid, signal.SIGKILL)
     _until(lambda: not found.alive)
     assert main(["cluster", "status"]) == 1
     assert main(["cluster", "down"]) == 0
-    assert all(cluster._start_of(int(pid)) != at for pid, at in found.started.items())
+    assert all(own_cluster._start_of(int(pid)) != at for pid, at in found.started.items())
     assert not Path(found.folder).exists()
 
 
@@ -292,25 +300,22 @@ def _until(true: Any, seconds: float = 60.0) -> None:
 
 
 class Commands:
-    """Command lines that find the cluster of these tests."""
+    """Command lines in processes of their own: Ray does not survive a fork."""
 
-    def __init__(self, server: Any, state: str) -> None:
-        self._server = server
-        self._before = f"import os; os.environ['XDG_STATE_HOME'] = {state!r}"
+    def __call__(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+        process = self.start(*arguments)
+        out, err = process.communicate()
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
-    def __call__(self, *arguments: object) -> Any:
-        return self._server(*arguments, before=self._before)
-
-    def start(self, *arguments: object) -> int:
-        return int(self._server.start(*arguments, before=self._before))
-
-    def wait(self) -> Any:
-        return self._server.wait()
+    def start(self, *arguments: object) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "journeyman.agents.cli", *map(str, arguments)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, **pipes)
 
 
 @pytest.fixture
-def commands(standing: cluster.Standing, journeyman: Any) -> Commands:
-    return Commands(journeyman, os.environ["XDG_STATE_HOME"])
+def commands(standing: own_cluster.ClusterState) -> Commands:
+    return Commands()
 
 
 EVAL = (
@@ -325,17 +330,17 @@ def test_an_evaluation_on_workers_goes_on_where_its_driver_was_killed(
 ) -> None:
     local, run = tmp_path / "local", tmp_path / "run"
     whole = commands(*EVAL, f"run_dir={local}", "rollouts=local")
-    assert whole.status == 0, whole.stderr
+    assert whole.returncode == 0, whole.stderr
     there = ("rollouts=ray", f"run_dir={run}")
-    pid = commands.start(*EVAL, *there)
+    driver = commands.start(*EVAL, *there)
     played = lambda: sum(p.row == "student" for p in EpisodeFile(run).read())  # noqa: E731
     _until(lambda: (run / "episodes.jsonl").exists() and played() >= 10)
-    os.kill(pid, signal.SIGKILL)
-    assert commands.wait().status == -signal.SIGKILL
+    driver.kill()
+    driver.communicate()
     known = played()
     assert 10 <= known < 40
     ended = commands(*EVAL, *there)
-    assert ended.status == 0, ended.stderr
+    assert ended.returncode == 0, ended.stderr
     assert f"student: {known} of 40 episodes are in" in ended.stdout
     ours, theirs = (
         {(p.row, p.place): p.episode.success for p in EpisodeFile(r).read()} for r in (run, local)
@@ -344,7 +349,7 @@ def test_an_evaluation_on_workers_goes_on_where_its_driver_was_killed(
     assert played() == 40  # nothing twice
     # Where it is played is a means: the same run goes on here.
     again = commands(*EVAL, f"run_dir={run}", "rollouts=local")
-    assert again.status == 0, again.stderr
+    assert again.returncode == 0, again.stderr
     assert "student: 40 of 40 episodes are in" in again.stdout
 
 
@@ -356,23 +361,37 @@ TRAIN = (
 
 def trained(commands: Any, folder: Path, *rest: str) -> tuple[bytes, list[dict[str, Any]]]:
     done = commands(*TRAIN, f"run_dir={folder}", *rest)
-    assert done.status == 0, done.stderr
+    assert done.returncode == 0, done.stderr
     weights = (folder / "model" / "model.safetensors").read_bytes()
     return weights, [it for it in read_metrics(folder / "metrics.jsonl") if "loss" in it]
 
 
 @on_ray
-@pytest.mark.parametrize("way", [(), ("search=credit", "search.rows=2", "search.trajectories=1")])
 def test_training_on_workers_is_the_local_run_weight_for_weight(
-    way: tuple[str, ...], commands: Any, tmp_path: Path
+    commands: Any, tmp_path: Path
 ) -> None:
-    here, _ = trained(commands, tmp_path / "here", *way)
-    there, figures = trained(commands, tmp_path / "there", *way, "rollouts=ray")
+    here, _ = trained(commands, tmp_path / "here")
+    there, figures = trained(commands, tmp_path / "there", "rollouts=ray")
     assert there == here
     assert [it["rollout/version"] for it in figures] == [0, 1, 2, 3]
     assert [it["rollout/staleness"] for it in figures] == [0, 0, 0, 0]
     (first, *_) = (p.episode for p in EpisodeFile(tmp_path / "there").read())
     assert first.version == 0
+
+
+@on_ray
+def test_trees_on_workers_are_the_local_ones(commands: Any, tmp_path: Path) -> None:
+    """The same tokens and losses; of the weights the last bits differ."""
+    way = ("search=credit", "search.rows=2", "search.trajectories=1")
+    _, here = trained(commands, tmp_path / "here", *way)
+    _, there = trained(commands, tmp_path / "there", *way, "rollouts=ray")
+    names = ("loss", "grad_norm", "rollout/student_tokens", "search/env_steps", "value/turn_1")
+    for ours, theirs in zip(there, here, strict=True):
+        assert [ours[it] for it in names] == pytest.approx([theirs[it] for it in names], rel=1e-4)
+    tokens = [
+        [p.episode.tokens for p in EpisodeFile(tmp_path / run).read()] for run in ("here", "there")
+    ]
+    assert tokens[0] == tokens[1]
 
 
 @on_ray
@@ -392,10 +411,10 @@ def test_a_training_whose_driver_is_killed_ends_with_the_weights_of_an_unbroken_
 ) -> None:
     whole, _ = trained(commands, tmp_path / "whole")
     run = tmp_path / "run"
-    pid = commands.start(*TRAIN, f"run_dir={run}", "rollouts=ray")
+    driver = commands.start(*TRAIN, f"run_dir={run}", "rollouts=ray")
     _until(lambda: (run / "checkpoints" / "checkpoint-2" / "COMPLETE").exists())
-    os.kill(pid, signal.SIGKILL)
-    commands.wait()
+    driver.kill()
+    driver.communicate()
     again, _ = trained(commands, run, "rollouts=ray")
     assert again == whole
 

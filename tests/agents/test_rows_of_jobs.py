@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from journeyman.agents.cli import several
+from journeyman.agents.cli import processes
 from journeyman.agents.errors import SettingError
 from journeyman.agents.learning.collector import counted
 from journeyman.agents.learning.trainers.schedule import Schedule
@@ -108,25 +108,25 @@ def test_counts_are_summed_and_shares_are_not() -> None:
 
 def test_only_processes_of_a_job_wait_for_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
-    monkeypatch.setattr(several.time, "sleep", waited.append)
+    monkeypatch.setattr(processes.time, "sleep", waited.append)
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setenv("RANK", "3")
-    several.give_way(ValueError("mine"))
-    assert (several.place(), waited) == (0, [])
+    processes.give_way(ValueError("mine"))
+    assert (processes.place(), waited) == (0, [])
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("LOCAL_RANK", "3")
-    several.give_way(ValueError("mine"))
+    processes.give_way(ValueError("mine"))
     monkeypatch.setenv("LOCAL_RANK", "0")
-    several.give_way(ValueError("mine"))
-    several.give_way(RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer"))
-    assert (several.place(), waited) == (3, [several.LATE] * 2)
+    processes.give_way(ValueError("mine"))
+    processes.give_way(RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer"))
+    assert (processes.place(), waited) == (3, [processes.LATE] * 2)
 
 
 def test_others_print_nothing(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.setattr(several.logging, "disable", lambda level: None)
-    monkeypatch.setattr(several.warnings, "simplefilter", lambda action: None)
+    monkeypatch.setattr(processes.logging, "disable", lambda level: None)
+    monkeypatch.setattr(processes.warnings, "simplefilter", lambda action: None)
     monkeypatch.setattr(sys, "stdout", sys.stdout)
-    several.hush()
+    processes.hush()
     print("the first process says this")
     sys.stdout.close()
     assert capsys.readouterr().out == ""

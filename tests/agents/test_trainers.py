@@ -18,7 +18,6 @@ from journeyman.agents.credit import Credit, Outcome, Trace, Uniform
 from journeyman.agents.credit.trees import Additive
 from journeyman.agents.errors import AgentError, SettingError
 from journeyman.agents.evaluation.scores import Scores
-from journeyman.agents.learning import collector
 from journeyman.agents.learning.losses import (
     JSD,
     Loss,
@@ -138,15 +137,13 @@ def test_two_steps_of_distillation(accumulation: int, tmp_path: Path) -> None:
 def test_a_rollout_is_dealt_among_the_steps_that_share_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts = make_parts(babbler())
+    played, learned = [], []
+    parts = dataclasses.replace(
+        make_parts(babbler()),
+        rollouts=lambda player, tasks, *_: played.append(tasks) or rollout(player, tasks),
+    )
     args = distillation(tmp_path, max_steps=5, per_device_train_batch_size=2)
     trainer = distill.build(parts, args, steps_per_generation=2)
-    played, learned = [], []
-    monkeypatch.setattr(
-        collector,
-        "rollout",
-        lambda player, tasks, *_: played.append(tasks) or rollout(player, tasks),
-    )
     compute = trainer._compute_loss
 
     def counting(student: Any, inputs: dict[str, Tensor], count: Tensor) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(eq=False)
-class Worker:
+class Member:
     """What the driver knows of a worker."""
 
     name: str

@@ -48,14 +48,14 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class Gone:
     """A worker is dead, or out of reach: of its leases nothing more will come."""
 
     worker: str
     why: str
 
 
-Event = Joined | Done | Ended | Lost
+Event = Joined | Done | Ended | Gone
 
 
 class Crew(Protocol):
@@ -67,7 +67,7 @@ class Crew(Protocol):
     def hand(self, worker: str, lease: Lease, jobs: Sequence[Any]) -> None:
         """Give a worker its next jobs, in the order of `lease.jobs`; returns at once.
 
-        They are begun in that order. Of a worker that is gone already `Lost` is told.
+        They are begun in that order. Of a worker that is gone already `Gone` is told.
         """
 
     def wait(self, seconds: float | None = None) -> list[Event]:

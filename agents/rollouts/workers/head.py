@@ -10,6 +10,7 @@ Everything listens on 127.0.0.1 alone, there is no dashboard, and nothing is sen
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -40,13 +41,13 @@ def main() -> int:
     import ray
 
     try:
-        told = ray.init(
+        told: Any = ray.init(
             address="local",
             num_cpus=asked["cpus"],
             num_gpus=asked.get("gpus"),
             include_dashboard=False,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             _node_ip_address="127.0.0.1",
             _temp_dir=asked["folder"],
         )

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from journeyman.agents.errors import CrewError
-from journeyman.agents.rollouts.workers.blame import Blame, Worker
-from journeyman.agents.rollouts.workers.crew import Crew, Done, Ended, Event, Joined, Lease, Lost
+from journeyman.agents.rollouts.workers.blame import Blame, Member
+from journeyman.agents.rollouts.workers.crew import Crew, Done, Ended, Event, Gone, Joined, Lease
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -109,8 +109,8 @@ class _Play:
         """A worker with so many jobs or fewer gets more."""
         self._kept: list[Any] = [_OPEN] * len(jobs)
         self._left = len(jobs)
-        self._workers: dict[str, Worker] = {}
-        self._owner: dict[int, Worker] = {}
+        self._workers: dict[str, Member] = {}
+        self._owner: dict[int, Member] = {}
         """Who has a lease, by its number."""
         self._ready: dict[str, None] = {}
         """Workers that may have room for a lease."""
@@ -159,12 +159,12 @@ class _Play:
                 self._done(event)
             case Ended():
                 self._ended(event)
-            case Lost():
+            case Gone():
                 self._lost(event)
 
     def _join(self, name: str) -> None:
         if name not in self._workers:
-            self._workers[name] = Worker(name)
+            self._workers[name] = Member(name)
             self._ready[name] = None
             self._most = max(self._most, len(self._workers))
 
@@ -185,7 +185,7 @@ class _Play:
                 del self._ready[name]
                 self._crew.hand(name, lease, [self._jobs[job] for job in jobs])
 
-    def _choose(self, worker: Worker) -> list[int]:
+    def _choose(self, worker: Member) -> list[int]:
         """The jobs of a worker's next lease."""
         jobs: list[int] = []
         size = self._size(self._terms.places - worker.under_way)
@@ -264,7 +264,7 @@ class _Play:
                 self._blame.accuse(job, worker.name)
             self._weigh(worker)
 
-    def _lost(self, event: Lost) -> None:
+    def _lost(self, event: Gone) -> None:
         worker = self._workers.get(event.worker)
         if worker is None:
             return
@@ -279,7 +279,7 @@ class _Play:
                 )
         self._part(worker, event.why, blame=True)
 
-    def _part(self, worker: Worker, why: str, blame: bool) -> None:
+    def _part(self, worker: Member, why: str, blame: bool) -> None:
         """A worker is gone: others do what it was at, and what it broke."""
         name = worker.name
         del self._workers[name]
@@ -341,7 +341,7 @@ class _Play:
         self._again[job] = None
         return True
 
-    def _weigh(self, worker: Worker) -> None:
+    def _weigh(self, worker: Member) -> None:
         """See whether a worker that only fails is to blame for it."""
         if worker.streak < self._terms.streak or worker.name not in self._workers:
             return
@@ -358,14 +358,14 @@ class _Play:
             if not self._blame.open(worker.name):  # others have broken the same
                 self._clear(worker)
 
-    def _set_aside(self, worker: Worker) -> None:
+    def _set_aside(self, worker: Member) -> None:
         why = f"its last {worker.streak} jobs broke, and other workers do them"
         logger.warning("worker %s is set aside: %s", worker.name, why)
         self._gone.append(f"{worker.name}: set aside, as {why}")
         self._crew.dismiss(worker.name)
         self._part(worker, why, blame=False)
 
-    def _clear(self, worker: Worker) -> None:
+    def _clear(self, worker: Member) -> None:
         """A worker is as good as others: what it broke counts."""
         if not worker.streak:
             return

@@ -10,9 +10,15 @@ from typing import Any
 
 from journeyman.agents.errors import AgentError, CommandError, CrewError, SettingError
 from journeyman.agents.rollouts.occupancy import Occupancy
-from journeyman.agents.rollouts.workers.cluster import Head, check_ray, join, own_token, standing
 from journeyman.agents.rollouts.workers.errands import Task, bound, home_of
 from journeyman.agents.rollouts.workers.leases import Terms, play_out
+from journeyman.agents.rollouts.workers.own_cluster import (
+    LocalCluster,
+    check_ray,
+    join,
+    own_token,
+    standing,
+)
 from journeyman.agents.rollouts.workers.parcels import Packer
 from journeyman.agents.rollouts.workers.ray_crew import Hands, RayCrew, Work
 from journeyman.agents.students.player import Player
@@ -96,7 +102,7 @@ class OnRay:
                     f"journeyman cluster down clears it away"
                 )
             return join(known.address, known.token)
-        head = Head(self.workers * self.cpus, self.workers * self.gpus or None)
+        head = LocalCluster(self.workers * self.cpus, self.workers * self.gpus or None)
         self._open.append(head.stop)
         return join(head.address, own_token())
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from journeyman.agents.errors import CrewError
-from journeyman.agents.rollouts.workers.crew import Done, Ended, Event, Joined, Lease, Lost
+from journeyman.agents.rollouts.workers.crew import Done, Ended, Event, Gone, Joined, Lease
 from journeyman.agents.rollouts.workers.errands import Errand, Ledger, PlayedTask, Task, restored
 from journeyman.agents.rollouts.workers.parcels import Parcel
 
@@ -41,7 +41,7 @@ class Hands:
     """Times in a row that a worker which dies, and does nothing in between, is started anew."""
 
 
-class Worker:
+class Actor:
     """An actor: a station that Ray calls."""
 
     def __init__(self, name: str, device: str, threads: int | None) -> None:
@@ -98,7 +98,7 @@ class RayCrew:
     def __init__(self, ray: Any, hands: Hands) -> None:
         """Have the first actors started; they join as they are ready."""
         self._ray, self._hands = ray, hands
-        self._kind = ray.remote(Worker)
+        self._kind = ray.remote(Actor)
         self._numbers = itertools.count(1)
         self._starting: dict[Any, _Post] = {}
         """By the reference to an actor's first answer."""
@@ -127,7 +127,7 @@ class RayCrew:
         """See `Crew.hand`."""
         post, work = self._there.get(worker), self.work
         if post is None or work is None:
-            self._told.append(Lost(worker, "is gone"))
+            self._told.append(Gone(worker, "is gone"))
             return
         errand = Errand.of(
             *(work.parcel, jobs, work.batch_size, work.env_kwargs, work.keep, work.most_turns),
@@ -230,7 +230,7 @@ class RayCrew:
         except (exceptions.RayActorError, exceptions.ObjectLostError) as error:
             self._there.pop(post.name, None)
             self._forget(post)
-            self._told.append(Lost(post.name, why := _why(error)))
+            self._told.append(Gone(post.name, why := _why(error)))
             self._replace(post, f"died: {why}")
         except exceptions.RayTaskError as error:  # the stream ends after it
             self.cause = error.cause

@@ -7,6 +7,7 @@ import functools
 import importlib
 import importlib.util
 import json
+import logging
 import os
 import secrets
 import select
@@ -48,7 +49,7 @@ def join(address: str, token: str | None = None) -> Any:
 
     Args:
         address: Such as "10.0.0.7:6379", "ray://…", or "auto".
-        token: Of a cluster of this machine, see `Head`; None leaves it to Ray's own settings.
+        token: Of a cluster of this machine, see `LocalCluster`; None leaves it to Ray itself.
 
     Raises:
         CrewError: Nobody answers there, or this process is a driver of another cluster.
@@ -60,14 +61,17 @@ def join(address: str, token: str | None = None) -> Any:
     if token is not None:
         os.environ |= _authentication(token)
     ray = importlib.import_module("ray")
-    constants = importlib.import_module("ray._private.ray_constants")
-    worker = importlib.import_module("ray._private.worker")
+    constants: Any = importlib.import_module("ray._private.ray_constants")
+    worker: Any = importlib.import_module("ray._private.worker")
     worker.print_to_stdstream = lambda *_, **__: None  # deaths, at length: the crew tells of them
     host = address.rpartition("://")[2].rpartition(":")[0]
     constants.ENABLE_RAY_CLUSTER = host not in ("127.0.0.1", "localhost")  # see `head.LOOPBACK`
     try:
         ray.init(
-            address=address, namespace="journeyman", log_to_driver=False, logging_level="ERROR"
+            address=address,
+            namespace="journeyman",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise CrewError(
@@ -88,7 +92,7 @@ def own_token() -> str:
 
 
 @dataclass(frozen=True)
-class Standing:
+class ClusterState:
     """A cluster of this machine that stays up, as its state file has it."""
 
     address: str
@@ -115,17 +119,17 @@ def state_file() -> Path:
     return home / "journeyman" / "cluster.json"
 
 
-def standing() -> Standing | None:
+def standing() -> ClusterState | None:
     """The cluster that was started here and not stopped; it may have died."""
     try:
-        return Standing(**json.loads(state_file().read_text()))
+        return ClusterState(**json.loads(state_file().read_text()))
     except FileNotFoundError:
         return None
     except (TypeError, ValueError) as error:
         raise CommandError(f"{state_file()} holds no cluster ({error}): delete it") from error
 
 
-def up(workers: int, port: int | None = None) -> Standing:
+def up(workers: int, port: int | None = None) -> ClusterState:
     """Start a cluster of this machine that stays up, and write down where.
 
     Raises:
@@ -143,10 +147,10 @@ def up(workers: int, port: int | None = None) -> Standing:
         down()  # what a killed one left
     if port is not None:
         _check_port(port)
-    head = Head(workers, port=port, attached=False)
+    head = LocalCluster(workers, port=port, attached=False)
     pids = [head.pid, *descendants(head.pid)]
     started = {str(pid): at for pid in pids if (at := _start_of(pid)) is not None}
-    found = Standing(head.address, own_token(), workers, head.folder, head.pid, started)
+    found = ClusterState(head.address, own_token(), workers, head.folder, head.pid, started)
     file = state_file()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -158,7 +162,7 @@ def up(workers: int, port: int | None = None) -> Standing:
     return found
 
 
-def down() -> Standing:
+def down() -> ClusterState:
     """Stop the cluster that `up` started: its own processes, by pid, and no others.
 
     Raises:
@@ -182,7 +186,7 @@ def down() -> Standing:
     return known
 
 
-class Head:
+class LocalCluster:
     """The process that holds a cluster of this machine, whose drivers must know `own_token`."""
 
     def __init__(
