@@ -156,6 +156,8 @@ class RunFolder:
         Raises:
             DiskFullError: It cannot.
         """
+        if not self._first:  # what it holds changes while the first process writes
+            return
         held = sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
         room = shutil.disk_usage(self.path).free + held
         if room < size:

@@ -151,6 +151,7 @@ def _train(
     if job.first:
         remember(parts.student, folder.path / "model")
         print(f"\nmodel: {folder.path / 'model'}")
+    job.share([])  # before anybody loads it, as a later stage does
     parts.student.model.eval()
     if rows:
         measure("student after", parts.student)
@@ -183,9 +184,8 @@ def _check_tasks(config: TrainConfig, job: Job) -> list[Any]:
     if config.evaluation.tasks:
         _check_untrained([ref for ref, _ in attempts(config)], config)
         said += told_shortages(config)
-    if job.first:
-        for words in said:
-            print(words)
+    for words in said if job.first else ():
+        print(words)
     if not config.evaluation.every:
         return []
     count = config.evaluation.validation_tasks

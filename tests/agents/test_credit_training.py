@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from peft import LoraConfig
 
 from journeyman.agents.credit import GAE, Attention, Critic, GrowingHorizon
+from journeyman.agents.errors import SettingError
 from journeyman.agents.learning.trainers import distill
 from journeyman.agents.learning.trainers.parts import Parts
 from journeyman.agents.rollouts.rollout import rollout
@@ -139,3 +140,21 @@ def test_evaluation_teaches_the_critic_nothing(tmp_path: Path) -> None:
     trainer.model.train()
     trainer._generate_and_score_completions(rows)
     assert parts.credit.state_dict()
+
+
+def test_what_a_critic_learned_in_an_older_release_is_not_lost(tmp_path: Path) -> None:
+    """Each process had a file of its own: that of one which was alone is gone on with."""
+
+    def trained(checkpoint: Path | None) -> dict[str, Any]:
+        parts = paid(make_parts(babbler(), GAE(Critic())))
+        args = distillation(tmp_path, max_steps=2, save_strategy="steps", save_steps=1)
+        trainer = distill.build(parts, args)
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        return dict(parts.credit.state_dict()["optimiser"]["state"][0])
+
+    known, old = trained(None), tmp_path / "checkpoint-1"
+    (old / "credit.pt").rename(old / "credit_0.pt")
+    assert trained(old)["step"] == known["step"]
+    (old / "credit_1.pt").write_bytes((old / "credit_0.pt").read_bytes())
+    with pytest.raises(SettingError, match="each of 2 processes had a critic of its own"):
+        trained(old)

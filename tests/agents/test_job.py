@@ -79,8 +79,8 @@ from journeyman.agents.learning.collector import Collector
 
 collect = Collector.collect
 
-def told(self, tasks, learning, step):
-    batch = collect(self, tasks, learning, step)
+def told(self, tasks, *rest):
+    batch = collect(self, tasks, *rest)
     seen = {"tasks": [t.task_id for t in tasks], "seeds": [t.seed for t in tasks]}
     with open(os.environ["TOLD"] + os.environ["RANK"], "a") as file:
         file.write(json.dumps(seen | {"figures": batch.figures}) + "\\n")

@@ -36,6 +36,8 @@ from journeyman.agents.rollouts.workers import own_cluster, ray_crew
 from journeyman.agents.rollouts.workers.on_ray import OnRay, RayRollouts
 from journeyman.agents.students.hf import HFPlayer, load_student
 from journeyman.envs import Episode
+from tests.agents import several
+from tests.agents.test_several import arguments, assert_alike, finish
 from tests.agents.tiny import BUILTIN
 
 RAY = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
@@ -415,3 +417,14 @@ def test_a_training_whose_driver_is_killed_ends_with_the_weights_of_an_unbroken_
     driver.communicate()
     again, _ = trained(commands, run, "rollouts=ray")
     assert again == whole
+
+
+# --- under torchrun -------------------------------------------------------------------------------
+
+
+@on_ray
+def test_each_process_of_a_job_has_workers_of_its_own(tmp_path: Path) -> None:
+    one, two = (arguments(tmp_path, "adapter", processes) for processes in (1, 2))
+    assert several.run(list(one)) == 0
+    finish(tmp_path, 2, [(*two, "rollouts=ray", "rollouts.workers=1")], "on-ray")
+    assert_alike(tmp_path / "adapter-1-null", tmp_path / "adapter-2-null")

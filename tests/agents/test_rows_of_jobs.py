@@ -79,11 +79,24 @@ def test_alone_there_is_nothing_to_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     shard(given, "fsdp2")
     assert given.fsdp is None
     assert not in_shards(given)
-    with pytest.raises(SettingError, match=r"trainer\.sharding=zero: expected fsdp2, or null"):
-        shard(given, "zero")
+    with pytest.raises(SettingError, match=r"sharding=ddp: expected fsdp2, or null, which is DDP"):
+        shard(given, "ddp")
     old = arguments(4, world=2, fsdp=True, fsdp_plugin_args={"fsdp_version": 1})
     with pytest.raises(SettingError, match="FSDP version 1: expected 2"):
         shard(old, None)
+
+
+def test_shards_are_of_one_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accelerate leaves a word for the next in the same process; a launcher's is for all."""
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.delenv("FSDP_VERSION", raising=False)
+    given = arguments(4, world=2, fsdp=None, fsdp_plugin_args=None)
+    shard(given, None)
+    assert not in_shards(given)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    shard(given, None)
+    assert in_shards(given)
 
 
 def test_counts_are_summed_and_shares_are_not() -> None:

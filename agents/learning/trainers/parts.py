@@ -80,7 +80,7 @@ class KeepsCredit(Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None and (file := Path(checkpoint) / "credit.pt").exists():
+        if checkpoint is not None and (file := _credit_file(Path(checkpoint))) is not None:
             self.credit.load_state_dict(torch.load(file))
         if checkpoint is not None and self.prefixes is not None:
             file = self._own_file(checkpoint, "prefixes")
@@ -94,6 +94,24 @@ class KeepsCredit(Trainer):
     def _own_file(self, checkpoint: str, name: str) -> Path:
         """Each process keeps its own episodes."""
         return Path(checkpoint) / f"{name}_{self.accelerator.process_index}.pt"
+
+
+def _credit_file(checkpoint: Path) -> Path | None:
+    """Holds what a credit has learned; None if that is nothing.
+
+    Older releases had a credit for each process: what one that was alone has learned is as good.
+
+    Raises:
+        SettingError: There were several, each of which knew its own episodes only.
+    """
+    files = sorted(checkpoint.glob("credit_*.pt"))
+    if len(files) > 1:
+        raise SettingError(
+            f"{checkpoint} is of an older release, in which each of {len(files)} processes had a "
+            f"critic of its own, and now they have one: begin anew (run_dir=…), or end the run "
+            f"with that release"
+        )
+    return next((it for it in (checkpoint / "credit.pt", *files) if it.exists()), None)
 
 
 class PlainTrainer(AmongSeveral):

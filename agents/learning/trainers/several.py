@@ -34,6 +34,8 @@ FSDP2 = "fsdp2"
 ROWS = "rows.json"
 """In a checkpoint: rows that an optimiser step has, over all processes."""
 OPTIMIZER, SCHEDULER = "optimizer.pt", "scheduler.pt"
+USED, VERSION = "ACCELERATE_USE_FSDP", "FSDP_VERSION"
+"""In the environment: `accelerate launch` says both, and a trainer with shards leaves the first."""
 
 
 def shard(args: TrainingArguments, sharding: str | None) -> None:
@@ -48,10 +50,15 @@ def shard(args: TrainingArguments, sharding: str | None) -> None:
         SettingError: Another name, or a version of FSDP that cannot be played beside.
     """
     if sharding not in (None, FSDP2):
-        raise SettingError(f"trainer.sharding={sharding}: expected {FSDP2}, or null")
+        raise SettingError(
+            f"trainer.sharding={sharding}: expected {FSDP2}, or null, which is DDP where there are "
+            f"several processes"
+        )
+    if VERSION not in os.environ:  # else `accelerate launch` said it; a run before this one, maybe
+        os.environ.pop(USED, None)
     if args.world_size == 1:
         args.fsdp, args.fsdp_plugin_args = None, None
-        os.environ.pop("ACCELERATE_USE_FSDP", None)
+        os.environ.pop(USED, None)
         return
     if sharding is not None and not args.fsdp:
         args.fsdp = True  # type: ignore[assignment]  # its hint is older than it
@@ -59,7 +66,7 @@ def shard(args: TrainingArguments, sharding: str | None) -> None:
     if not in_shards(args):
         return
     given = (args.fsdp_plugin_args or {}).get("fsdp_version")
-    version = given or int(os.environ.get("FSDP_VERSION", "1"))  # accelerate's default
+    version = given or int(os.environ.get(VERSION, "1"))  # accelerate's default
     if version != 2:
         raise SettingError(
             f"FSDP version {version}: expected 2, which the student can be played beside: "
@@ -69,7 +76,7 @@ def shard(args: TrainingArguments, sharding: str | None) -> None:
 
 def in_shards(args: TrainingArguments) -> bool:
     """True if the student will be cut, whoever says so."""
-    launched = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    launched = os.environ.get(USED, "false").lower() == "true"
     return args.world_size > 1 and bool(args.fsdp or launched)
 
 
