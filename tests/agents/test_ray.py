@@ -195,8 +195,10 @@ def test_what_breaks_leaves_what_was_added(actor: Any) -> None:
 def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[own_cluster.ClusterState]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
-        head = own_cluster.LocalCluster(2)  # it ends with this process, however that ends
-        yield own_cluster.written(head, 2)
+        # Room for the two workers of `workers`, and for those of a command. It ends with this
+        # process, however that ends.
+        head = own_cluster.LocalCluster(4)
+        yield own_cluster.written(head, 4)
         own_cluster.down()
         head.stop()
 
@@ -387,7 +389,7 @@ def test_a_driver_that_is_killed_leaves_no_cluster_of_its_own() -> None:
         assert not Path(folder).exists()
 
 
-def _until(true: Any, seconds: float = 60.0) -> None:
+def _until(true: Any, seconds: float = 300.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end
