@@ -94,7 +94,8 @@ typing-tree:
 
 test-ray: setup ## the tests that start a Ray cluster of this machine, and stop it by pid
 	@$(TEST_ENV) $(BIN)/pytest tests/agents/test_ray.py tests/test_cluster_examples.py -m "ray or not ray" \
-		--cov=journeyman.agents.rollouts.workers --cov-config=/dev/null --cov-fail-under=80 $(ARGS)
+		$(addprefix --cov=journeyman.agents.rollouts.workers.,on_ray ray_crew own_cluster) \
+		--cov-config=/dev/null --cov-fail-under=90 $(ARGS)
 
 # Their own pins (numpy 1.26, a provider's SDK each) would wreck the environment: they are installed
 # without, and then what the parts that we use import.

@@ -220,7 +220,7 @@ class Episode:
         32-bit values), so `logprobs` are rounded to float32, and `mask` is its ranges of True.
         """
         told = {
-            "version": self.version,
+            "weights_version": self.version,
             "score": self.score,
             "gold": None
             if self.gold is None
@@ -281,7 +281,7 @@ class Episode:
             first_step=data["first_step"],
             opening=tuple(Message(**m) for m in data["opening"]),
             seed=data["seed"],
-            version=data.get("version"),
+            version=data.get("weights_version"),
             score=data.get("score"),
             gold=None if gold is None else tuple(tuple(map(_gold_from_dict, t)) for t in gold),
             shortfall=None if lacks is None else Shortfall.from_dict(lacks),

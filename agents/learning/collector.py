@@ -293,12 +293,9 @@ class Collector:
             master = None if self.teacher is None else self.teacher.player(greedy)
             forest = self.search.play(
                 *(self.student, annotations, master, tasks, self.rollout_batch),
-                *(self.env_kwargs, self.rollouts),
+                *(self.env_kwargs, self._rollouts_at(step)),
             )
             _check_alive([row.episode for row in forest.rows], self.job)
-            if isinstance(self.rollouts, Elsewhere):
-                rows = [replace(r, episode=replace(r.episode, version=step)) for r in forest.rows]
-                return replace(forest, rows=rows)
             return forest
         if isinstance(self.rollouts, Elsewhere) and self.staleness:
             found = self._play_ahead(self.rollouts, {step: tasks, **coming}, step)
@@ -308,13 +305,21 @@ class Collector:
             player = self._master() if by_teacher else self._student(step)
             places = [i for i, it in enumerate(theirs) if it is by_teacher]
             begun = [tasks[i] if by_teacher else self._beginning(tasks[i]) for i in places]
-            played = self.rollouts(
+            played = self._rollouts_at(step)(
                 player, begun, self.rollout_batch, self.env_kwargs, **self._limits(step)
             )
-            if isinstance(self.rollouts, Elsewhere):
-                played = _versioned(played, step)
             episodes.update(zip(places, played, strict=True))
         return self._checked([episodes[i] for i in range(len(tasks))])
+
+    def _rollouts_at(self, step: int) -> Rollouts:
+        """Where episodes are played; those of workers say by which weights.
+
+        They say so from the start: what is known of an episode hangs on its identity.
+        """
+        where = self.rollouts
+        if not isinstance(where, Elsewhere):
+            return where
+        return lambda *args, **options: _versioned(where(*args, **options), step)
 
     def _play_ahead(
         self, rollouts: Elsewhere, wanted: Mapping[int, Sequence[TaskRef]], now: int

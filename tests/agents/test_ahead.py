@@ -16,6 +16,7 @@ from journeyman.agents.learning.trainers import distill
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import TaskRef
 from journeyman.agents.search.evidence import TreeRollouts
+from journeyman.agents.teachers.local import LocalTeacher
 from journeyman.envs import Episode
 from tests.agents.test_trainers import babbler, distillation, make_parts, steps
 
@@ -97,6 +98,28 @@ def test_nobody_plays_ahead_what_hangs_on_what_was_played(tmp_path: Path) -> Non
             search=TreeRollouts(rows=2, trajectories=1),
             rollouts=Noted(2),
         )
+
+
+def test_the_teacher_reads_what_workers_played_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trees ask for the rows first, the loss afterwards: they are the same rows."""
+    read: list[Episode] = []
+    annotate = LocalTeacher.annotate
+    monkeypatch.setattr(
+        LocalTeacher,
+        "annotate",
+        lambda self, rows, detail: read.extend(rows) or annotate(self, rows, detail),
+    )
+    parts = dataclasses.replace(
+        make_parts(babbler()), rollouts=Noted(0), search=TreeRollouts(rows=4, trajectories=2)
+    )
+    learned = distill.build(parts, distillation(tmp_path, max_steps=2))
+    learned.train()
+    assert {it.version for it in read} == {0, 1}
+    assert len({id(it) for it in read}) == len(read)
+    places = [(it.version, it.task_id, it.seed, it.tokens) for it in read]
+    assert len(set(places)) == len(places)
 
 
 def test_visits_correct_a_mean_over_states_that_another_policy_came_to() -> None:

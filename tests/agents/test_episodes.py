@@ -69,9 +69,17 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert [p.episode.seed for p in file.read()] == [0, 1, 2, 3]
     (line, *_) = (tmp_path / EPISODES).read_text().splitlines()
     record = json.loads(line)
-    assert record["version"]
+    assert isinstance(record["version"], str)
     assert record["opening"][-1]["content"] == episodes()[0].opening[-1].content
     assert record["steps"][0]["calls"][0]["status"] == "ok"
+
+
+def test_the_package_and_the_weights_have_a_version_each(tmp_path: Path) -> None:
+    first, second, *_ = episodes()
+    EpisodeFile(tmp_path).append([Played("a", first), Played("a", replace(second, version=7))])
+    assert [p.episode.version for p in EpisodeFile(tmp_path).read()] == [None, 7]
+    lines = map(json.loads, (tmp_path / EPISODES).read_text().splitlines())
+    assert all(isinstance(line["version"], str) for line in lines)
 
 
 def test_a_line_cut_short_is_not_read_and_goes_with_the_next(tmp_path: Path) -> None:

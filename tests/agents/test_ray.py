@@ -13,8 +13,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -33,6 +34,7 @@ from journeyman.agents.learning.trainers.callbacks import read_metrics
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.rollouts.tasks import deal
 from journeyman.agents.rollouts.workers import own_cluster, ray_crew
+from journeyman.agents.rollouts.workers.errands import Errand, PlayedTask
 from journeyman.agents.rollouts.workers.on_ray import OnRay, RayRollouts
 from journeyman.agents.students.hf import HFPlayer, load_student
 from journeyman.envs import Episode
@@ -116,6 +118,78 @@ def test_a_cluster_that_died_is_told_from_a_later_process_of_its_pid(state: Path
     assert not state.exists()
 
 
+ERRAND = Errand(Any, b"", b"", (), (), 4, False, None, ("gone",))  # type: ignore[arg-type]
+
+
+class Post:
+    """A station of an actor: each errand is a task, which is played while others may be added."""
+
+    def __init__(self, *_: Any) -> None:
+        self.between: list[Callable[[], object]] = []
+        """What happens as each task is played, and after the last was asked for."""
+        self.let_go: list[str] = []
+
+    def play(self, errand: Errand, more: Callable[[], Errand | None]) -> Iterator[PlayedTask]:
+        count = 0
+        upcoming: Errand | None = errand
+        while upcoming is not None:
+            yield PlayedTask(count, 1, upcoming.tasks)
+            count += 1
+            upcoming = more()
+            if self.between:
+                self.between.pop(0)()
+
+    def release(self, keys: Sequence[str]) -> None:
+        self.let_go += keys
+
+
+@pytest.fixture
+def actor(monkeypatch: pytest.MonkeyPatch) -> ray_crew.Actor:
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(get=None))
+    monkeypatch.setattr("journeyman.agents.rollouts.workers.station.Station", Post)
+    return ray_crew.Actor("worker-1", "cpu", None)
+
+
+def of(name: bytes) -> Errand:
+    return dataclasses.replace(ERRAND, tasks=name)
+
+
+def test_an_errand_that_comes_as_the_last_ends_is_played_once(actor: Any) -> None:
+    taken = [actor.add(1, of(b"early"))]  # before the actor has begun
+    actor._station.between = [
+        lambda: taken.append(actor.add(1, of(b"beside"))),
+        lambda: None,
+        lambda: taken.append(actor.add(1, of(b"as it ends"))),  # nothing was left
+    ]
+    told = list(actor.play(1, of(b"first")))
+    taken.append(actor.add(1, of(b"late")))
+    assert taken == [True, True, True, False]
+    assert [(it.index, it.episode) for it in told] == [
+        (0, b"first"),
+        (1, b"early"),
+        (2, b"beside"),
+        (3, b"as it ends"),
+    ]
+    # What was refused comes by itself, and what is for it does not go to another.
+    assert actor.add(3, of(b"of another rollout"))
+    assert [it.episode for it in actor.play(2, of(b"late"))] == [b"late"]
+    assert [it.episode for it in actor.play(3, of(b"a"))] == [b"a", b"of another rollout"]
+
+
+def test_what_breaks_leaves_what_was_added(actor: Any) -> None:
+    def breaks() -> None:
+        raise RuntimeError("the roof fell in")
+
+    actor.add(1, of(b"second"))
+    actor.add(1, of(b"third"))
+    actor._station.between = [breaks]
+    with pytest.raises(RuntimeError, match="roof"):
+        list(actor.play(1, of(b"first")))
+    assert not actor.add(1, of(b"fourth"))
+    assert actor._station.let_go == ["gone"]  # of the third: the second was begun
+    assert [it.episode for it in actor.play(2, of(b"fifth"))] == [b"fifth"]
+
+
 # --- with one -------------------------------------------------------------------------------------
 
 
@@ -123,9 +197,12 @@ def test_a_cluster_that_died_is_told_from_a_later_process_of_its_pid(state: Path
 def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[own_cluster.ClusterState]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
-        found = own_cluster.up(2)
-        yield found
+        # Room for the two workers of `workers`, and for those of a command. It ends with this
+        # process, however that ends.
+        head = own_cluster.LocalCluster(4)
+        yield own_cluster.written(head, 4)
         own_cluster.down()
+        head.stop()
 
 
 @pytest.fixture(scope="module")
@@ -289,7 +366,32 @@ def test_a_cluster_that_is_killed_leaves_nothing(monkeypatch: Any, tmp_path: Pat
     assert not Path(found.folder).exists()
 
 
-def _until(true: Any, seconds: float = 60.0) -> None:
+OWNER = """
+import time
+from journeyman.agents.rollouts.workers.own_cluster import LocalCluster
+it = LocalCluster(1)
+print(it.pid, it.folder, flush=True)
+time.sleep(600)
+"""
+
+
+@on_ray
+def test_a_driver_that_is_killed_leaves_no_cluster_of_its_own() -> None:
+    command = [sys.executable, "-c", OWNER]
+    drivers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    for driver, number in zip(drivers, (signal.SIGKILL, signal.SIGTERM), strict=True):
+        assert driver.stdout is not None
+        pid, folder = driver.stdout.readline().split()
+        pids = [int(pid), *own_cluster.descendants(int(pid))]
+        started = {it: own_cluster._start_of(it) for it in pids}
+        assert len(started) > 3
+        driver.send_signal(number)
+        driver.communicate()
+        _until(lambda its=started: not any(own_cluster._start_of(p) == at for p, at in its.items()))
+        assert not Path(folder).exists()
+
+
+def _until(true: Any, seconds: float = 300.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end
@@ -381,17 +483,41 @@ def test_training_on_workers_is_the_local_run_weight_for_weight(
 
 @on_ray
 def test_trees_on_workers_are_the_local_ones(commands: Any, tmp_path: Path) -> None:
-    """The same tokens and losses; of the weights the last bits differ."""
     way = ("search=credit", "search.rows=2", "search.trajectories=1")
-    _, here = trained(commands, tmp_path / "here", *way)
-    _, there = trained(commands, tmp_path / "there", *way, "rollouts=ray")
+    here, ours = trained(commands, tmp_path / "here", *way)
+    there, theirs = trained(commands, tmp_path / "there", *way, "rollouts=ray")
+    assert there == here
     names = ("loss", "grad_norm", "rollout/student_tokens", "search/env_steps", "value/turn_1")
-    for ours, theirs in zip(there, here, strict=True):
-        assert [ours[it] for it in names] == pytest.approx([theirs[it] for it in names], rel=1e-4)
+    assert [[it[name] for name in names] for it in ours] == [
+        [it[name] for name in names] for it in theirs
+    ]
     tokens = [
         [p.episode.tokens for p in EpisodeFile(tmp_path / run).read()] for run in ("here", "there")
     ]
     assert tokens[0] == tokens[1]
+
+
+@on_ray
+def test_a_worker_that_is_killed_changes_no_weight(commands: Any, tmp_path: Path) -> None:
+    here, _ = trained(commands, tmp_path / "here")
+    run = tmp_path / "run"
+    driver = commands.start(*TRAIN, f"run_dir={run}", "rollouts=ray")
+    _until(lambda: (run / "checkpoints" / "checkpoint-1" / "COMPLETE").exists())
+    held = own_cluster.standing()
+    assert held is not None
+    # Those of the fixture, if it has any, do nothing meanwhile: the newest are this run's.
+    actors = sorted(filter(_plays, own_cluster.descendants(held.pid)), key=own_cluster._start_of)
+    os.kill(actors[-1], signal.SIGKILL)
+    _, told = driver.communicate()
+    assert driver.returncode == 0, told
+    assert (run / "model" / "model.safetensors").read_bytes() == here
+
+
+def _plays(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::Actor")
+    except OSError:
+        return False
 
 
 @on_ray

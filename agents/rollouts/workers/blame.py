@@ -6,6 +6,9 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
+_SHARED = 2
+"""Workers may die of a job among others, before it is played alone."""
+
 
 @dataclass(eq=False)
 class Member:
@@ -59,9 +62,9 @@ class Blame:
         return f"{len(reasons)} workers failed at it: {'; '.join(reasons)}"
 
     def suspect(self, job: int) -> bool:
-        """True of a job that is played alone: if one more worker fails, it was this job's doing."""
+        """True of a job that is played alone: who fails then has failed at nothing else."""
         failed = len(self._why.get(job, ()))
-        return failed > 0 and failed == self._failures - 1
+        return failed > 0 and failed >= min(_SHARED, self._failures - 1)
 
     def tried(self, job: int) -> bool:
         """True if a worker has failed at a job, or broken it."""

@@ -39,7 +39,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Of a lease nothing more will come, and its worker is idle."""
+    """Of a lease nothing more will come: its worker is idle, or at others."""
 
     worker: str
     lease: int

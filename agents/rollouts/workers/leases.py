@@ -36,8 +36,9 @@ class Terms:
     refills: bool = False
     """A worker begins jobs of its next lease in places that the last one leaves empty. If not, it
     gets the next when all of the last are done."""
-    failures: int = 3
-    """So many workers may die of a job, or fail at it, before it is given up."""
+    failures: int = 4
+    """So many workers may die of a job, or fail at it, before it is given up; it is played alone
+    after two. One death alone proves nothing yet: workers die of other things too."""
     streak: int = 8
     """A worker that breaks so many jobs in a row, which others do not break, is set aside."""
     patience: float = 300.0

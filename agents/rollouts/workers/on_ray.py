@@ -213,7 +213,7 @@ class RayRollouts:
                 self._crew,
                 asked.tasks,
                 lambda job, episode: asked.told.put((job, episode)),
-                terms=Terms(places=asked.work.batch_size, patience=self._patience),
+                terms=Terms(asked.work.batch_size, refills=True, patience=self._patience),
                 broken=lambda episode: episode.stop is StopReason.INFRA_ERROR,
                 broken_job=self._broken,
                 home=home_of,

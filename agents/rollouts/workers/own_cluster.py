@@ -147,7 +147,11 @@ def up(workers: int, port: int | None = None) -> ClusterState:
         down()  # what a killed one left
     if port is not None:
         _check_port(port)
-    head = LocalCluster(workers, port=port, attached=False)
+    return written(LocalCluster(workers, port=port, attached=False), workers)
+
+
+def written(head: LocalCluster, workers: int) -> ClusterState:
+    """Write down where a cluster is, for `standing`; if that cannot be, it is stopped."""
     pids = [head.pid, *descendants(head.pid)]
     started = {str(pid): at for pid in pids if (at := _start_of(pid)) is not None}
     found = ClusterState(head.address, own_token(), workers, head.folder, head.pid, started)
