@@ -25,8 +25,14 @@ from journeyman.agents.rollouts.dialogues import UnsayableError, dialogue_of
 from journeyman.agents.rollouts.job import Job
 from journeyman.agents.runs.config import CollectConfig, Keep, as_mapping, read
 from journeyman.agents.runs.folder import COLLECTED, RunFolder, explaining_full_disk, machine
-from journeyman.agents.runs.measuring import looked_over, play, searching, student_of, tested
-from journeyman.agents.runs.places import rollouts_of
+from journeyman.agents.runs.measuring import (
+    looked_over,
+    play,
+    rollouts_of,
+    searching,
+    student_of,
+    tested,
+)
 from journeyman.agents.students.dialect import Dialect
 from journeyman.agents.students.openai import MEANS, OpenAIPlayer
 from journeyman.envs import ToolEnv, make_for_run

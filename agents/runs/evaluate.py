@@ -18,11 +18,11 @@ from journeyman.agents.runs.measuring import (
     bounds,
     evaluate,
     looked_over,
+    rollouts_of,
     searching,
     student_of,
     tested,
 )
-from journeyman.agents.runs.places import rollouts_of
 from journeyman.agents.runs.tracking import Tracking, load_tracker
 
 

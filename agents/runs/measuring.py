@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from journeyman.agents.evaluation.stored import StoredEpisode
 from journeyman.agents.rollouts.job import Job
 from journeyman.agents.rollouts.rollout import no_room, rollout
 from journeyman.agents.rollouts.tasks import TaskRef, deal
-from journeyman.agents.rollouts.where import Elsewhere, Rollouts
+from journeyman.agents.rollouts.where import Elsewhere, Rollouts, local
 from journeyman.agents.runs.config import RunConfig, make
 from journeyman.agents.runs.folder import RunFolder, explaining_full_disk
 from journeyman.agents.runs.places import (
@@ -64,6 +65,14 @@ def looked_over(config: RunConfig, job: Job) -> dict[str, Any]:
         for words in told_shortages(config):
             print(words)
     return env_kwargs(config)
+
+
+def rollouts_of(config: RunConfig) -> AbstractContextManager[Rollouts]:
+    """Where a config has its episodes played, to be opened."""
+    if config.rollouts is None:
+        return local()
+    found: AbstractContextManager[Rollouts] = make(config.rollouts, "rollouts")
+    return found
 
 
 def student_of(config: RunConfig, folder: RunFolder, job: Job) -> Player:

@@ -1,9 +1,8 @@
-"""Where a run plays: in which process, and its environments with the sandbox they share."""
+"""Where a run plays: its environments with their arguments, and the sandbox they share."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from omegaconf import DictConfig, OmegaConf
 from journeyman.agents.errors import SettingError
 from journeyman.agents.networks.catalogue import check
 from journeyman.agents.rollouts.tasks import shortage
-from journeyman.agents.rollouts.where import Rollouts, local
 from journeyman.agents.runs.config import RunConfig, make
 from journeyman.envs import constructor_arguments, make_for_run
 
@@ -22,14 +20,6 @@ def env_kwargs(config: RunConfig) -> dict[str, Any]:
     if config.sandbox is None:
         return config.env.kwargs
     return config.env.kwargs | {"sandbox": make(config.sandbox, "sandbox")}
-
-
-def rollouts_of(config: RunConfig) -> AbstractContextManager[Rollouts]:
-    """Where a config has its episodes played, to be opened."""
-    if config.rollouts is None:
-        return local()
-    found: AbstractContextManager[Rollouts] = make(config.rollouts, "rollouts")
-    return found
 
 
 def check_names(*nodes: DictConfig, made: Collection[Path] = ()) -> None:

@@ -43,12 +43,11 @@ from journeyman.agents.rollouts.tasks import TaskRef, deal, pool, shortage
 from journeyman.agents.rollouts.where import Rollouts
 from journeyman.agents.runs.config import Node, TrainConfig, as_mapping, make, read
 from journeyman.agents.runs.folder import RunFolder, explaining_full_disk, machine
-from journeyman.agents.runs.measuring import attempts, bounds, evaluate, tested
+from journeyman.agents.runs.measuring import attempts, bounds, evaluate, rollouts_of, tested
 from journeyman.agents.runs.places import (
     check_environments,
     check_names,
     env_kwargs,
-    rollouts_of,
     told_shortages,
 )
 from journeyman.agents.runs.tracking import Tracking, load_tracker

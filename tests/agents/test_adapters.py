@@ -26,6 +26,7 @@ from journeyman.agents.networks import catalogue
 from journeyman.agents.networks.adapters import saved_bytes, twin
 from journeyman.agents.networks.heads import Head, backbone
 from journeyman.agents.networks.loading import load_model
+from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.runs import train as runs_train
 from journeyman.agents.runs.config import make
 from journeyman.agents.students.exporting import export, merge
@@ -476,7 +477,7 @@ def test_quantised_weights_are_trained_with_an_adapter_only(
     monkeypatch.setattr(runs_train, "make", lambda node, place: made.get(place))
     config: Any = SimpleNamespace(credit=None, search=None, loss=None, student=None)
     with pytest.raises(SettingError, match=r"quantised.*add student\.lora=\{r: 16\}"):
-        runs_train._parts(config, lambda step, episodes, scores: None)
+        runs_train._parts(config, lambda step, episodes, scores: None, rollout)
 
 
 def test_a_quantised_base_is_trained_by_an_adapter(base: Path, tmp_path: Path) -> None:

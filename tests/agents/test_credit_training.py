@@ -18,6 +18,7 @@ from journeyman.agents.errors import SettingError
 from journeyman.agents.learning.trainers import distill
 from journeyman.agents.learning.trainers.parts import Parts
 from journeyman.agents.rollouts.rollout import rollout
+from journeyman.agents.rollouts.where import Rollouts
 from journeyman.envs import Episode
 
 from .chat_server import chatting, graded
@@ -59,7 +60,7 @@ def train(parts: Parts, folder: Path) -> list[dict[str, float]]:
     return steps(trainer)
 
 
-def paid(parts: Parts) -> Parts:
+def paying() -> Rollouts:
     """Outcomes that differ, within a tree as well: no tiny model solves a task."""
     count = itertools.count()
 
@@ -67,7 +68,12 @@ def paid(parts: Parts) -> Parts:
         played = rollout(player, tasks, *rest, **options)
         return [dataclasses.replace(e, reward=float(next(count) % 3 == 0)) for e in played]
 
-    return dataclasses.replace(parts, rollouts=play)
+    return play
+
+
+def paid(parts: Parts) -> Parts:
+    """Whose rollouts have such outcomes."""
+    return dataclasses.replace(parts, rollouts=paying())
 
 
 @pytest.mark.parametrize("credit", options("credit"))

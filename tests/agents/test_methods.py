@@ -13,11 +13,12 @@ from safetensors.torch import load_file
 from journeyman.agents.errors import SettingError
 from journeyman.agents.learning.trainers.callbacks import read_metrics
 from journeyman.agents.networks.catalogue import available
+from journeyman.agents.rollouts import where
 from journeyman.agents.runs.application import offer_options
 from journeyman.agents.runs.train import train
 
 from .chat_server import chatting, graded
-from .test_credit_training import paid
+from .test_credit_training import paying
 
 DOCS = Path(__file__).parents[2] / "docs" / "training.md"
 CONF = importlib.resources.files("journeyman.conf")
@@ -45,7 +46,7 @@ def weights_of(folder: Path) -> dict[str, Any]:
 def test_a_step_of_every_method(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paid(monkeypatch)  # or rewards would be alike, and teach nothing
+    monkeypatch.setattr(where, "rollout", paying())  # or rewards would be alike, and teach nothing
     with chatting(graded) as server:
         more = [f"credit.base_url={server.url}"] if method == "judge" else []
         train(compose("train", [f"method={method}", *SMALL, *more, f"run_dir={tmp_path}"]))
