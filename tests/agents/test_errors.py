@@ -442,7 +442,7 @@ def test_what_a_run_holds_already_counts_as_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = object.__new__(RunFolder)
-    folder.path = tmp_path
+    folder.path, folder._first = tmp_path, True
     (tmp_path / "checkpoint").write_bytes(bytes(3_000_000))
     usage = shutil.disk_usage(tmp_path)._replace(free=2_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
