@@ -1,6 +1,7 @@
 """The student in vLLM's engine against the one in transformers (`make test-vllm`)."""
 
 import copy
+import dataclasses
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -235,8 +236,8 @@ def compared(player: VLLMPlayer, folder: Path, **kwargs: Any) -> tuple[Any, list
 
     from journeyman.agents.learning.trainers import distill
 
-    own = player.dialect.tokenizer
-    teacher = LocalTeacher(llama(len(own), width=48, seed=9), own)
+    words = player.dialect.tokenizer
+    teacher = LocalTeacher(llama(len(words), width=48, seed=9), words)
     parts = Parts(player, teacher, JSD(), Uniform(), tasks, {"max_turns": 3})
     args = DistillationConfig(
         output_dir=str(folder),
@@ -255,12 +256,14 @@ def compared(player: VLLMPlayer, folder: Path, **kwargs: Any) -> tuple[Any, list
     played = []
 
     class Comparing(Collector):
-        def collect(self, refs: Sequence[TaskRef], learning: bool, step: int) -> Batch:
-            batch = super().collect(refs, learning, step)
+        def collect(self, *args: Any, **kwargs: Any) -> Batch:
+            batch = super().collect(*args, **kwargs)
             played.append(max(differences(player.model, batch.episodes)))
             return batch
 
-    trainer._collector = Comparing(**vars(trainer._collector))
+    own = trainer._collector
+    parts_of_it = {it.name: getattr(own, it.name) for it in dataclasses.fields(own) if it.init}
+    trainer._collector = Comparing(**parts_of_it)
     return trainer, played
 
 
