@@ -68,6 +68,8 @@ def test_a_run_that_ruins_its_student_says_so_and_stops(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         figures = reinforced(tmp_path, 0, kl=0, on_collapse="stop")
-    assert fmean(it["rollout/success"] for it in figures[-3:]) < 0.1
+    # It may fall from one rollout to the next; two of them are enough to stop it.
+    assert figures[0]["rollout/success"] > 0.3
+    assert fmean(it["rollout/success"] for it in figures[-2:]) < 0.1
     assert len(figures) < 36
     assert sum("training collapses" in it.getMessage() for it in caplog.records) == 1
