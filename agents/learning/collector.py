@@ -6,10 +6,8 @@ The trainer hands out tasks and gets a `Batch`; it knows nothing of how the rows
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from statistics import fmean
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +23,11 @@ from journeyman.agents.learning.curriculum import Curriculum
 from journeyman.agents.learning.judgements import Judgement
 from journeyman.agents.learning.losses import TeacherView
 from journeyman.agents.learning.recorded import Recorded
+from journeyman.agents.learning.rollout_figures import (
+    rollout_figures,
+    search_figures,
+    version_figures,
+)
 from journeyman.agents.learning.samples import to_batch
 from journeyman.agents.rollouts.guidance import GuidedPlayer
 from journeyman.agents.rollouts.job import Job
@@ -37,16 +40,6 @@ from journeyman.agents.students.dialect import Dialect
 from journeyman.agents.students.player import ModelPlayer, Player, Trainable
 from journeyman.agents.teachers import Annotations, Detail, Teacher
 from journeyman.envs import Episode, StopReason
-from journeyman.tools import CallStatus
-
-RUN = (CallStatus.OK, CallStatus.TOOL_ERROR, CallStatus.TIMEOUT)
-COUNTED = frozenset(
-    ("student_tokens", "teacher_tokens", "env_steps", "replayed", "infra_errors", "tokens_per_s")
-)
-"""Figures of a rollout that are sums over the processes of a job, as all of a search's are; others
-are means."""
-LOGGED_TURNS = 6
-"""Figures are logged for this many turns: their drift over turns is the first thing to watch."""
 
 
 @dataclass(frozen=True)
@@ -264,16 +257,16 @@ class Collector:
                 for own, episode in zip(credit, episodes, strict=True)
             ]
         model.train(training)
-        figures = _rollout_figures(episodes, theirs, time.perf_counter() - started)
+        figures = rollout_figures(episodes, theirs, time.perf_counter() - started)
         self._note_curriculum(figures, episodes, theirs, step)
         figures |= experience.figures
         if self.teacher is not None:
             figures |= {f"teacher/{name}": it for name, it in self.teacher.figures().items()}
-        figures |= _version_figures(episodes, step)
+        figures |= version_figures(episodes, step)
         if learning and self.detail is None:
             figures[NO_SIGNAL] = float(not any(it.advantages.any() for it in credit))
         if self.search is not None:
-            figures |= _search_figures(forest)
+            figures |= search_figures(forest)
         judged = [_judgement(*it, annotations) for it in zip(rows, credit, strict=True)]
         return self._batch(tasks, episodes, credit, views, figures, judged)
 
@@ -432,12 +425,6 @@ class Collector:
         return Batch(rows, views, episodes, figures, judged)
 
 
-def counted(name: str) -> bool:
-    """True of a figure that is the sum of what the processes of a job have counted."""
-    kind, _, rest = name.partition("/")
-    return kind == "search" or (kind == "rollout" and rest in COUNTED)
-
-
 def _alone(episodes: Sequence[Episode]) -> Forest:
     """Episodes of which no search knows more."""
     return Forest([TreeEpisode(e, (None,) * len(e.steps)) for e in episodes])
@@ -461,57 +448,8 @@ def _heard(credit: TokenCredit, annotations: Annotations, episode: Episode) -> T
     return replace(credit, weights=credit.weights * signal.spoken)
 
 
-def _rollout_figures(
-    episodes: Sequence[Episode], theirs: Sequence[bool], seconds: float
-) -> dict[str, float]:
-    own = [e for e, by_teacher in zip(episodes, theirs, strict=True) if not by_teacher]
-    sound = [e for e in own if e.stop is not StopReason.INFRA_ERROR]
-    tokens = sum(sum(e.mask) for e in sound)
-    figures = {
-        "rollout/student_tokens": float(tokens),
-        "rollout/env_steps": float(sum(len(e.steps) for e in episodes)),
-    }
-    if sound:
-        figures["rollout/success"] = sum(e.success for e in sound) / len(sound)
-        figures["rollout/calls"] = sum(len(e.calls) for e in sound) / len(sound)
-        figures["rollout/turns"] = sum(len(e.steps) for e in sound) / len(sound)
-        figures["rollout/tokens"] = tokens / len(sound)
-    if any(theirs):
-        written = sum(sum(e.mask) for e in episodes) - sum(sum(e.mask) for e in own)
-        figures["rollout/teacher_tokens"] = float(written)
-    broken = sum(e.stop is StopReason.INFRA_ERROR for e in episodes)
-    figures["rollout/infra_errors"] = float(broken)
-    figures["rollout/seconds"] = seconds
-    figures["rollout/tokens_per_s"] = tokens / seconds
-    return figures
-
-
 def _versioned(episodes: Sequence[Episode], version: int) -> list[Episode]:
     return [replace(episode, version=version) for episode in episodes]
-
-
-def _version_figures(episodes: Sequence[Episode], step: int) -> dict[str, float]:
-    """How old the weights were that played, where workers did."""
-    known = [e.version for e in episodes if e.version is not None]
-    if not known:
-        return {}
-    return {"rollout/version": fmean(known), "rollout/staleness": float(step - min(known))}
-
-
-def _search_figures(forest: Forest) -> dict[str, float]:
-    figures = {f"search/{name}": float(count) for name, count in asdict(forest.spent).items()}
-    values, tools = defaultdict(list), defaultdict(list)
-    for row in forest.rows:
-        for turn, (step, known) in enumerate(zip(row.episode.steps, row.steps, strict=True)):
-            if known is not None:
-                values[turn].append(known.value.mean)
-                for result in step.results:
-                    if result.call.status in RUN:  # other names are the student's inventions
-                        tools[result.call.name].append(known.advantage.mean)
-    for turn in range(LOGGED_TURNS):
-        if values[turn]:
-            figures[f"value/turn_{turn + 1}"] = fmean(values[turn])
-    return figures | {f"advantage/{name}": fmean(found) for name, found in tools.items()}
 
 
 def _check_alive(episodes: Sequence[Episode], job: Job) -> None:

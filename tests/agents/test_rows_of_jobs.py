@@ -10,7 +10,7 @@ import pytest
 
 from journeyman.agents.cli import processes
 from journeyman.agents.errors import SettingError
-from journeyman.agents.learning.collector import counted
+from journeyman.agents.learning.rollout_figures import counted
 from journeyman.agents.learning.trainers.schedule import Schedule
 from journeyman.agents.learning.trainers.several import ROWS, in_shards, keep_rows, shard
 

@@ -20,11 +20,12 @@ from trl import DistillationConfig, DistillationTrainer
 
 from journeyman.agents.errors import SettingError
 from journeyman.agents.evaluation.scores import Scores
-from journeyman.agents.learning.collector import LOGGED_TURNS, Collector
+from journeyman.agents.learning.collector import Collector
 from journeyman.agents.learning.curriculum import Curriculum
 from journeyman.agents.learning.losses import Loss, Predictions, TeacherView
 from journeyman.agents.learning.losses.functions import checked, visits, weighted_mean
 from journeyman.agents.learning.recorded import Recorded
+from journeyman.agents.learning.rollout_figures import LOGGED_TURNS
 from journeyman.agents.learning.trainers.beginning import hidden_states
 from journeyman.agents.learning.trainers.dealing import DealsRollouts
 from journeyman.agents.learning.trainers.parts import (

@@ -15,8 +15,8 @@ from transformers import Trainer, TrainingArguments
 from journeyman.agents.credit import Credit
 from journeyman.agents.errors import SettingError
 from journeyman.agents.evaluation.scores import Scores
-from journeyman.agents.learning.collector import counted
 from journeyman.agents.learning.losses import Loss
+from journeyman.agents.learning.rollout_figures import counted
 from journeyman.agents.learning.trainers.several import AmongSeveral
 from journeyman.agents.rollouts.prefixes import Prefixes
 from journeyman.agents.rollouts.rollout import rollout

@@ -389,4 +389,9 @@ class _Play:
         self._blame.settled(job)
 
     def _told_losses(self) -> str:
-        return f"lost: {'; '.join(self._gone)}" if self._gone else "none was ever there"
+        if self._gone:
+            return f"lost: {'; '.join(self._gone)}"
+        return (
+            "none was ever there: see that the cluster has room (ray status), ask for less "
+            "(rollouts.workers, cpus, gpus), or wait longer (rollouts.patience)"
+        )
