@@ -158,12 +158,15 @@ class Replicas(Endpoint):
         return total | by_replica
 
     def resume(self) -> None:
-        """See `Endpoint.resume`; patience begins anew."""
+        """See `Endpoint.resume`; patience begins anew, and who rests is looked at now if all do."""
         super().resume()
         for it in self._replicas:
             it.resume()
         with self._changed:
             self._silent_since = None
+            if not self._up():
+                for it in self._replicas:
+                    it.due, it.rests = 0.0, 0
 
     def stop(self, now: bool = True) -> None:
         """See `Endpoint.stop`."""

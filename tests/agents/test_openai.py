@@ -458,6 +458,7 @@ def test_an_answer_that_trickles_is_none(server: ChatServer) -> None:
         over.set()
     assert time.monotonic() - begun < 20
     server.faults.clear()
+    it._endpoint.timeout = it._endpoint.patience = 60.0
     assert rollout(it, TASKS[:1])[0].success  # it can be asked again
 
 

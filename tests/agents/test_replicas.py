@@ -35,7 +35,7 @@ from journeyman.agents.networks import endpoints, outages
 from journeyman.agents.networks.catalogue import resolve
 from journeyman.agents.networks.endpoints import Endpoint
 from journeyman.agents.networks.loading import load_model
-from journeyman.agents.networks.replicas import reach
+from journeyman.agents.networks.replicas import Replicas, reach
 from journeyman.agents.rollouts.rollout import rollout
 from journeyman.agents.students.hf import HFPlayer
 from journeyman.agents.students.openai import OpenAIPlayer
@@ -355,11 +355,16 @@ def test_who_is_asked_when_a_run_ends_is_not_called_silent(
 def test_patience_begins_anew_with_the_next_batch(three: list[Echo]) -> None:
     for it in three:
         it.faults.append(always(hang_up))
-    endpoint = pool(three, patience=0.5)
+    endpoint = pool(three, patience=0.3)
     with pytest.raises(TeacherServerError, match="has answered for"):
         ask(endpoint, range(3))
-    for it in three:
-        it.faults.clear()
+    assert isinstance(endpoint, Replicas) and endpoint._silent_since is not None
+    endpoint._silent_since -= 1000 * PATIENCE  # an hour ago, as when the run was suspended
+    for it in endpoint._replicas:
+        it.due += 1000 * PATIENCE
+    endpoint.patience = PATIENCE
+    for server in three:
+        server.faults.clear()
     assert ask(endpoint, range(3)) == [0, 1, 2]
 
 
