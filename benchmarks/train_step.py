@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -38,6 +39,7 @@ from journeyman.agents.learning.trainers.beginning import hidden_states
 from journeyman.agents.networks import sharing
 from journeyman.agents.networks.heads import Head, backbone
 from journeyman.agents.networks.loading import load_model
+from journeyman.agents.networks.tries import Distinct
 from journeyman.agents.rollouts.tasks import deal
 from journeyman.agents.runs.folder import machine
 from journeyman.agents.search.evidence import TreeRollouts
@@ -50,7 +52,6 @@ ENV_IDS = ("journeyman/Bank-v0", "journeyman/Orders-v0", "journeyman/Calendar-v0
 ROWS = 8
 T95 = {2: 4.303, 3: 3.182, 4: 2.776, 6: 2.447, 9: 2.262}
 """Quantiles of Student's t for a 95% interval, by degrees of freedom."""
-SHARES = sharing._can_share
 
 
 def grow(render: str, trees: int) -> list[Episode]:
@@ -83,17 +84,25 @@ def step(
     student: PreTrainedModel, teacher: LocalTeacher, rows: Sequence[Episode], flat: bool
 ) -> None:
     """The teacher's reading, the student's forward and backward passes."""
-    with mock.patch.object(sharing, "_can_share", (lambda *_: False) if flat else SHARES):
+    with ExitStack() as stack:
+        if flat:
+            stack.enter_context(mock.patch.object(sharing, "_can_share", lambda *_: False))
+            stack.enter_context(mock.patch.object(Distinct, "of", _apart))
         student.zero_grad()
         batch = prepared(rows)
         chosen = (batch["tool_mask"] * batch["completion_mask"]).bool()
         signals = teacher.annotate(rows, Detail.FULL)
         told = [TeacherView.of(it, row.mask) for it, row in zip(signals, rows, strict=True)]
         view = TeacherView.join(told, student.device)
-        states = hidden_states(student, batch, chosen)
-        known = Predictions(states, Head.of(student), batch["completion_ids"][chosen])
+        states, distinct = hidden_states(student, batch, chosen)
+        targets = batch["completion_ids"][chosen]
+        known = Predictions(states, Head.of(student), targets, distinct=distinct)
         values = JSD()(known, view, {})
         ((values * batch["weights"][chosen]).sum() / chosen.sum()).backward()
+
+
+def _apart(rows: Sequence[Sequence[int]], ends: Sequence[Sequence[int]]) -> Distinct:
+    return Distinct.apart(sum(map(len, ends)), torch.device("cpu"))
 
 
 def step_of_trl(

@@ -1,6 +1,7 @@
-"""Rows of tokens as a trie, laid out depth first in one sequence. Nothing here runs a model.
+"""Rows of tokens as a trie: its layout, depth first in one sequence, and which places are one.
 
-`ancestry.py` attends along the branches of a layout, `sharing.py` reads rows so.
+Nothing here runs a model. `ancestry.py` attends along the branches of a layout, `sharing.py` reads
+rows so; heads and losses look once at places that are one (`Distinct`).
 """
 
 from __future__ import annotations
@@ -93,6 +94,70 @@ class Layout:
         return sum(it.size * (it.depth + it.size) for it in self.branches)
 
 
+@dataclass(frozen=True)
+class Distinct:
+    """Which of N things are the same, so that each is looked at once."""
+
+    kept: Tensor
+    """[M] one of each."""
+    back: Tensor
+    """[N] which of the M each of the N is."""
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int]], ends: Sequence[Sequence[int]]) -> Distinct:
+        """Beginnings of rows that are equal, token for token.
+
+        Args:
+            rows: Token ids.
+            ends: Of each row, how long its beginnings are; N in all.
+        """
+        order = sorted(range(len(rows)), key=lambda i: tuple(rows[i]))
+        lengths = (0, *shared_lengths([rows[i] for i in order]))
+        starts = [0, *accumulate(map(len, ends))]
+        places: list[list[int]] = [[] for _ in rows]
+        known: dict[int, int] = {}  # beginnings of the row before, by length
+        for i, shared in zip(order, lengths, strict=False):
+            known = {end: place for end, place in known.items() if end <= shared}
+            places[i] = [known.setdefault(end, starts[i] + k) for k, end in enumerate(ends[i])]
+        found = torch.tensor([place for own in places for place in own], dtype=torch.long)
+        kept, back = found.unique(return_inverse=True)
+        return cls(kept, back)
+
+    @classmethod
+    def apart(cls, count: int, device: torch.device) -> Distinct:
+        """So many, each of its own."""
+        return cls(torch.arange(count, device=device), torch.arange(count, device=device))
+
+    def to(self, device: torch.device) -> Distinct:
+        """The same, there."""
+        return Distinct(self.kept.to(device), self.back.to(device))
+
+    def where(self, *known: Tensor) -> Distinct:
+        """Those of which what is known beside them, [N, ...] each, is the same too."""
+        differs = torch.zeros_like(self.back, dtype=torch.bool)
+        for it in known:
+            other = it.index_select(0, self.kept).index_select(0, self.back)
+            differs |= (it != other).flatten(1).any(1) if it.dim() > 1 else it != other
+        if not differs.any():
+            return self
+        apart = differs.nonzero()[:, 0]
+        back = self.back.clone()
+        back[apart] = len(self.kept) + torch.arange(len(apart), device=back.device)
+        return Distinct(torch.cat([self.kept, apart]), back)
+
+    def once(self, values: Tensor) -> Tensor:
+        """[M, ...] of values [N, ...]."""
+        return values if self._is_all else values.index_select(0, self.kept)
+
+    def each(self, values: Tensor) -> Tensor:
+        """[N, ...] of values [M, ...]; their gradients are added up."""
+        return values if self._is_all else values.index_select(0, self.back)
+
+    @property
+    def _is_all(self) -> bool:
+        return len(self.kept) == len(self.back)
+
+
 def _first(runs: Sequence[Run], count: int) -> tuple[Run, ...]:
     """The first `count` places of runs."""
     kept: list[Run] = []
@@ -104,7 +169,7 @@ def _first(runs: Sequence[Run], count: int) -> tuple[Run, ...]:
     return tuple(kept)
 
 
-def shared_lengths(rows: Sequence[Row]) -> list[int]:
+def shared_lengths(rows: Sequence[Sequence[int]]) -> list[int]:
     """How many first tokens each row but the first has in common with the one before it."""
     found = []
     for before, row in pairwise(rows):

@@ -13,6 +13,7 @@ from journeyman.agents.errors import SettingError, VocabularyMismatchError
 from journeyman.agents.networks.heads import DENSE_LIMIT, Head
 from journeyman.agents.networks.loading import load_model, load_tokenizer
 from journeyman.agents.networks.sharing import states_at
+from journeyman.agents.networks.tries import Distinct
 from journeyman.agents.students.hf import HFPlayer, alike
 from journeyman.agents.students.player import Trainable
 from journeyman.agents.teachers.signal import Detail, Distribution, Signal, Teacher, TopK
@@ -88,16 +89,20 @@ class LocalTeacher(Teacher):
             [row.tokens[i] for row, places in zip(rows, chosen, strict=True) for i in places],
             device=states.device,
         )
+        ends = [[i + 1 for i in places] for places in chosen]
+        distinct = Distinct.of([row.tokens for row in rows], ends).to(states.device)
         head = self._head
         size = max(1, DENSE_LIMIT // head.width)
+        pieces = (distinct.once(it).split(size) for it in (states, targets))
         read = [
             _of_slice(head.logits(some), tokens, detail, self._top_k)
-            for some, tokens in zip(states.split(size), targets.split(size), strict=True)
+            for some, tokens in zip(*pieces, strict=True)
         ]
         counts = [len(places) for places in chosen]
-        logprobs = torch.cat([it[0] for it in read]).cpu().split(counts)
+        logprobs = distinct.each(torch.cat([it[0] for it in read])).cpu().split(counts)
         top = [
-            torch.cat(parts).split(counts) for parts in zip(*(it[1] for it in read), strict=True)
+            distinct.each(torch.cat(parts)).split(counts)
+            for parts in zip(*(it[1] for it in read), strict=True)
         ]
         signals = []
         for i, (row, own) in enumerate(zip(rows, states.split(counts), strict=True)):

@@ -22,9 +22,11 @@ from journeyman.agents.learning.losses import (
     TeacherView,
     TopKReverseKL,
     divergence,
+    loss,
 )
 from journeyman.agents.learning.losses.divergence import chosen_logprobs, logprobs_of
 from journeyman.agents.networks.heads import Head
+from journeyman.agents.networks.tries import Distinct
 from journeyman.agents.teachers import Detail, Distribution, TopK
 
 from .test_divergence import HEADS, TARGETS, TOKENS, VOCABULARY, make_head, states
@@ -133,6 +135,65 @@ def test_log_probabilities_beside_a_divergence_are_at_temperature_one(
     JSD(0.5, 2.5)(student, pair.view(), {})
     expected = exact.logits()[0].log_softmax(-1)[torch.arange(TOKENS), TARGETS]
     assert_is(student.logprobs, pair, expected, exact)
+
+
+LOSSES: dict[str, Callable[[Predictions, TeacherView], Tensor]] = {
+    "jsd": lambda student, view: JSD(0.3, 2.0)(student, view, {}),
+    "measured": lambda student, view: student.measured(_squares, _full(view), 2.0),
+    "chosen": lambda student, _: student.logprobs + student.entropy,
+    "others": lambda student, view: student.logprobs_at(_top(view).ids).sum(-1),
+}
+
+
+def _squares(ours: Tensor, theirs: Tensor) -> Tensor:
+    return (ours.softmax(-1) - theirs.softmax(-1)).square().sum(-1)
+
+
+def _full(view: TeacherView) -> Distribution:
+    assert view.full is not None
+    return view.full
+
+
+def _top(view: TeacherView) -> TopK:
+    assert view.top is not None
+    return view.top
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_tokens_that_are_one_pass_the_head_once(
+    name: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As trees have them: values and gradients of all that have it, wherever the teacher agrees."""
+    passed: list[int] = []
+    for function in ("compare", "compare_by", "chosen_logprobs", "logprobs_of"):
+        it = getattr(loss, function)
+
+        def counted(*args: Any, it: Any = it) -> Any:
+            passed.append(max(len(arg) for arg in args if isinstance(arg, Tensor)))
+            return it(*args)
+
+        monkeypatch.setattr(loss, function, counted)
+    half = TOKENS // 2
+    rows = torch.cat([torch.arange(half), torch.arange(TOKENS - half)])
+    distinct = Distinct(*rows.unique(return_inverse=True))
+    distinct = Distinct(distinct.kept + torch.where(distinct.kept < half, 0, half), distinct.back)
+    found, sums = [], []
+    for which in (distinct, None):
+        pair = exactly("bias, scale and cap")
+        pair.hidden = pair.hidden.detach()[rows].requires_grad_()
+        pair.theirs = pair.theirs[rows]
+        pair.theirs[0] += 1  # told something else about the first one
+        pair.student = Predictions(pair.hidden, pair.head, TARGETS[rows], True, which)
+        values = LOSSES[name](pair.student, pair.view())
+        slopes, *others = pair.slopes(values)
+        # A state's, whichever of the equal ones it came by.
+        by_state = torch.zeros(TOKENS - half, slopes.shape[1], dtype=slopes.dtype)
+        found.append([values, by_state.index_add(0, rows, slopes), *others, pair.student.entropy])
+        sums.append(sum(passed) / len(passed))
+        passed.clear()
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+    assert sums[1] == TOKENS and sums[0] <= TOKENS - half + 1
 
 
 def by_token_of_the_vocabulary(

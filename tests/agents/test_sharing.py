@@ -25,7 +25,7 @@ from journeyman.agents.networks import sharing
 from journeyman.agents.networks.ancestry import Ancestry, AncestryMask
 from journeyman.agents.networks.heads import backbone
 from journeyman.agents.networks.sharing import plan, states_at
-from journeyman.agents.networks.tries import Layout, shared_lengths
+from journeyman.agents.networks.tries import Distinct, Layout, shared_lengths
 from journeyman.agents.teachers import Detail
 from journeyman.agents.teachers.local import LocalTeacher
 
@@ -291,3 +291,30 @@ def test_a_teacher_says_the_same_of_rows_that_it_reads_as_one(
         chosen = torch.tensor(episode.mask)
         torch.testing.assert_close(signal.logprobs, expected * chosen, atol=2e-5, rtol=0)
         assert signal.top is not None and len(signal.top.ids) == chosen.sum()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_beginnings_that_are_equal_are_known_by_one_of_them(seed: int) -> None:
+    rows, ends = tree(seed)
+    beginnings = [row[:end] for row, own in zip(rows, ends, strict=True) for end in own]
+    found = Distinct.of(rows, ends)
+    named = [beginnings[i] for i in found.kept]
+    assert len(set(named)) == len(named) < len(beginnings)
+    assert [named[i] for i in found.back] == beginnings
+
+
+def test_what_differs_beside_equal_beginnings_stands_apart() -> None:
+    found = Distinct.of([(1, 2, 3), (1, 2, 4), (1, 2, 5)], [[1, 2], [2, 3], [2]])
+    assert found.kept.tolist() == [0, 1, 3] and found.back.tolist() == [0, 1, 1, 2, 1]
+    beside = torch.tensor([[0.0, 0.0], [0.0, 5.0], [0.0, 6.0], [7.0, 7.0], [0.0, 5.0]])
+    some = found.where(torch.arange(5) // 2, beside)
+    assert torch.equal(some.each(some.once(beside)), beside)
+    assert sorted(some.kept.tolist()) == [0, 1, 2, 3, 4]  # by the first, the last is another
+    assert len(found.where(beside).kept) == 4
+    assert found.where(torch.tensor([3, 1, 1, 2, 1])) is found
+
+
+def test_nothing_is_cut_into_nothing() -> None:
+    found = Distinct.of([(1, 2)], [[]])
+    assert len(found.kept) == len(found.back) == 0
+    assert len(Distinct.of([], []).kept) == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -21,14 +21,24 @@ from journeyman.agents.learning.losses.divergence import (
     logprobs_of,
 )
 from journeyman.agents.networks.heads import Head
+from journeyman.agents.networks.tries import Distinct
 from journeyman.agents.teachers import Detail, Distribution, Signal, TopK
 
 
 class Predictions:
-    """What the student predicts where the N chosen tokens stand; formed when asked for."""
+    """What the student predicts where the N chosen tokens stand; formed when asked for.
+
+    Rows of a tree begin alike: what a head makes of one token is made once, for all rows that have
+    it there.
+    """
 
     def __init__(
-        self, states: Tensor, head: Head, targets: Tensor, reinforced: bool = False
+        self,
+        states: Tensor,
+        head: Head,
+        targets: Tensor,
+        reinforced: bool = False,
+        distinct: Distinct | None = None,
     ) -> None:
         """Look at states through a head.
 
@@ -37,17 +47,19 @@ class Predictions:
             head: Theirs.
             targets: [N] chosen tokens.
             reinforced: `logprobs` will be asked for too, so that one pass may form both.
+            distinct: Which of the N are one token after one beginning; None if each is another.
         """
         self.states = states
         self.head = head
         self.targets = targets
         self._reinforced = reinforced
+        self._distinct = distinct or Distinct.apart(len(states), states.device)
         self._entropy: Tensor | None = None
 
     @cached_property
     def logprobs(self) -> Tensor:
         """[N] of the chosen tokens, at temperature 1, with gradient."""
-        logprobs, entropy = chosen_logprobs(self.states, self.head, self.targets)
+        logprobs, entropy = self._chosen(self.states)
         if self._entropy is None:
             self._entropy = entropy
         return logprobs
@@ -56,12 +68,18 @@ class Predictions:
     def entropy(self) -> Tensor:
         """[N] in nats, without gradient; at the temperature of the loss where it has one."""
         if self._entropy is None:
-            _, self._entropy = chosen_logprobs(self.states.detach(), self.head, self.targets)
+            _, self._entropy = self._chosen(self.states.detach())
         return self._entropy
+
+    def _chosen(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        it = self._distinct
+        logprobs, entropy = chosen_logprobs(it.once(states), self.head, it.once(self.targets))
+        return it.each(logprobs), it.each(entropy)
 
     def logprobs_at(self, ids: Tensor, temperature: float = 1.0) -> Tensor:
         """[N, K] of other tokens [N, K], with gradient."""
-        return logprobs_of(self.states, self.head, ids, temperature)
+        it = self._distinct.where(ids)
+        return it.each(logprobs_of(it.once(self.states), self.head, it.once(ids), temperature))
 
     def divergence(self, teacher: Distribution, beta: float, temperature: float) -> Tensor:
         """[N] generalised Jensen-Shannon divergence from a teacher, with gradient.
@@ -69,35 +87,37 @@ class Predictions:
         Both are taken over the tokens that the teacher tells of: what the student has beyond them
         is padding, of which the teacher knows nothing.
         """
-        head, targets = self._over(teacher)
-        return self._told(
-            compare(
-                *(self.states, head, teacher.states, teacher.head),
-                *(beta, temperature, targets),
-            )
+        return self._against(
+            teacher,
+            lambda ours, head, theirs, targets: compare(
+                *(ours, head, theirs, teacher.head, beta, temperature, targets)
+            ),
         )
 
     def measured(self, measure: Measure, teacher: Distribution, temperature: float) -> Tensor:
         """[N] of another divergence from a teacher, with gradient, over the same tokens."""
-        head, targets = self._over(teacher)
-        return self._told(
-            compare_by(
-                *(measure, self.states, head, teacher.states, teacher.head),
-                *(temperature, targets),
-            )
+        return self._against(
+            teacher,
+            lambda ours, head, theirs, targets: compare_by(
+                *(measure, ours, head, theirs, teacher.head, temperature, targets)
+            ),
         )
 
-    def _over(self, teacher: Distribution) -> tuple[Head, Tensor | None]:
-        """The head over the tokens that the teacher tells of, and the targets to form with it."""
+    def _against(
+        self,
+        teacher: Distribution,
+        form: Callable[[Tensor, Head, Tensor, Tensor | None], Comparison],
+    ) -> Tensor:
+        """[N] of a comparison, formed once where student and teacher are the same."""
+        it = self._distinct.where(teacher.states)
         head = self.head.cut(teacher.head.width)
         # Behind a narrower head the chosen tokens are formed in a pass of their own.
-        return head, self.targets if self._reinforced and head is self.head else None
-
-    def _told(self, found: Comparison) -> Tensor:
-        self._entropy = found.entropy
+        targets = it.once(self.targets) if self._reinforced and head is self.head else None
+        found = form(it.once(self.states), head, it.once(teacher.states), targets)
+        self._entropy = it.each(found.entropy)
         if found.logprobs is not None:
-            self.logprobs = found.logprobs
-        return found.divergence
+            self.logprobs = it.each(found.logprobs)
+        return it.each(found.divergence)
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from journeyman.agents.learning.losses.divergence import chosen_logprobs
+from journeyman.agents.learning.losses import Predictions
 from journeyman.agents.networks.adapters import UNTOUCHED, twin
 from journeyman.agents.networks.heads import Head
 from journeyman.agents.networks.sharing import states_at
+from journeyman.agents.networks.tries import Distinct
 
 
 class Beginning:
@@ -45,8 +46,9 @@ class Beginning:
         if not chosen.any():
             return found
         with self._as_it_was() as model:
-            states = hidden_states(model, rows, chosen)
-            known, _ = chosen_logprobs(states, Head.of(model), rows["completion_ids"][chosen])
+            states, distinct = hidden_states(model, rows, chosen)
+            targets = rows["completion_ids"][chosen]
+            known = Predictions(states, Head.of(model), targets, distinct=distinct).logprobs
         return found.masked_scatter(chosen, known.to(found.dtype))
 
     @contextmanager
@@ -73,8 +75,10 @@ def _still(model: PreTrainedModel) -> Any:
     return twin(model).eval().requires_grad_(False)
 
 
-def hidden_states(model: PreTrainedModel, inputs: dict[str, Tensor], chosen: Tensor) -> Tensor:
-    """Last hidden states [N, H] from which the chosen tokens are predicted, in their order.
+def hidden_states(
+    model: PreTrainedModel, inputs: dict[str, Tensor], chosen: Tensor
+) -> tuple[Tensor, Distinct]:
+    """Last hidden states [N, H] from which the chosen tokens are predicted, and which are one.
 
     TRL's own counts positions from the left edge of the padding. Here a token has the position it
     was sampled at, without which learned position embeddings would see another text; and what rows
@@ -84,13 +88,16 @@ def hidden_states(model: PreTrainedModel, inputs: dict[str, Tensor], chosen: Ten
         model: The student.
         inputs: Rows of `to_batch`.
         chosen: [B, C], true on the N tokens of completions that are to be predicted.
+
+    Returns:
+        States in the order of the tokens; and of the tokens those that follow the same ones.
     """
     before = inputs["prompt_ids"].shape[1]
     ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
     there = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1).bool()
     predicted = torch.nn.functional.pad(chosen, (before, 0))
     rows = [own[real].tolist() for own, real in zip(ids, there, strict=True)]
-    places = [
-        (own[real].nonzero()[:, 0] - 1).tolist() for own, real in zip(predicted, there, strict=True)
-    ]
-    return states_at(model, rows, places)
+    ends = [own[real].nonzero()[:, 0] for own, real in zip(predicted, there, strict=True)]
+    states = states_at(model, rows, [(own - 1).tolist() for own in ends])
+    distinct = Distinct.of(rows, [(own + 1).tolist() for own in ends])
+    return states, distinct.to(states.device)

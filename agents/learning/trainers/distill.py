@@ -137,14 +137,15 @@ class OnPolicyDistillation(KeepsCredit, PlainTrainer, DealsRollouts):
         """
         chosen = (inputs["tool_mask"] * inputs["completion_mask"]).bool()
         count = num_items if num_items is not None else chosen.sum().clamp(min=1)
-        states, head = hidden_states(unwrapped_student, inputs, chosen), Head.of(unwrapped_student)
+        states, distinct = hidden_states(unwrapped_student, inputs, chosen)
+        head = Head.of(unwrapped_student)
         if not len(states):  # a function of the head too: all processes wait for its gradient
             nothing = states.sum() + 0 * head.projection.weight.sum()
             return nothing, nothing.detach(), chosen.sum()
         tokens = {name: inputs[name][chosen] for name in PER_TOKEN if name in inputs}
         reinforced = bool(self._schedule.kl or tokens["advantages"].any())
         targets = inputs["completion_ids"][chosen]
-        predictions = Predictions(states, head, targets, reinforced)
+        predictions = Predictions(states, head, targets, reinforced, distinct)
         teacher = _joined(self._views, inputs["row"], states.device)
         values = checked(self._loss(predictions, teacher, tokens))
         weights = tokens["weights"]
