@@ -6,7 +6,9 @@ The embedded student plays trees of 8 rows, with tools named in its prompt and w
 step is what the trainer does with them: the teacher reads, student forward and backward. Repeats
 are interleaved; a ratio is the geometric mean over them, with its 95% interval. Gradients are
 compared in float64. Peak memory is of a process of its own, above what it has before the step;
-"trl" is its padding of rows and its kernel of the divergence.
+"trl" is its padding of rows and its kernel of the divergence. "sft" is all memory of a process in
+which `trainer=sft` trains an adapter of a model of 0.5 billion parameters for a step, activations
+kept, and formed again.
 """
 
 from __future__ import annotations
@@ -28,19 +30,25 @@ from typing import Any
 from unittest import mock
 
 import torch
+from datasets import Dataset
+from hydra import compose, initialize_config_module
+from hydra.utils import instantiate
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config
 from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
 
 from journeyman.agents.credit import TokenCredit
 from journeyman.agents.learning.losses import JSD, Predictions, TeacherView
 from journeyman.agents.learning.samples import to_batch
 from journeyman.agents.learning.trainers.beginning import hidden_states
+from journeyman.agents.learning.trainers.sft import DemonstrationTuning
 from journeyman.agents.networks import sharing
+from journeyman.agents.networks.adapters import begin
 from journeyman.agents.networks.heads import Head, backbone
 from journeyman.agents.networks.loading import load_model
 from journeyman.agents.networks.tries import Distinct
 from journeyman.agents.rollouts.tasks import deal
+from journeyman.agents.runs.application import offer_options
 from journeyman.agents.runs.folder import machine
 from journeyman.agents.search.evidence import TreeRollouts
 from journeyman.agents.students.hf import load_student
@@ -50,6 +58,18 @@ from journeyman.envs import Episode
 
 ENV_IDS = ("journeyman/Bank-v0", "journeyman/Orders-v0", "journeyman/Calendar-v0")
 ROWS = 8
+LONG_ROWS, LONG_ROW = 2, 650
+SUPERVISED = {"sft": (), "sft, checkpointing": ("trainer.args.gradient_checkpointing=true",)}
+HALF_A_BILLION = Qwen2Config(
+    vocab_size=151_936,
+    hidden_size=896,
+    intermediate_size=4864,
+    num_hidden_layers=24,
+    num_attention_heads=14,
+    num_key_value_heads=2,
+    tie_word_embeddings=True,
+    dtype="float32",
+)
 T95 = {2: 4.303, 3: 3.182, 4: 2.776, 6: 2.447, 9: 2.262}
 """Quantiles of Student's t for a 95% interval, by degrees of freedom."""
 
@@ -165,8 +185,27 @@ def resident() -> float:
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
+def supervise(*given: str) -> None:
+    """A step of `trainer=sft` on an adapter of rank 16, in Qwen2.5-0.5B's shape, as float32."""
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        stack.enter_context(initialize_config_module("journeyman.conf", version_base="1.3"))
+        offer_options()
+        config = compose("train", ["trainer=sft", "steps=1", f"run_dir={folder}", *given])
+        args = instantiate(config.trainer.args, per_device_train_batch_size=LONG_ROWS)
+        student = load_student("embedded-student", max_context=LONG_ROW)
+        student.model = begin(AutoModelForCausalLM.from_config(HALF_A_BILLION), {"r": 16})
+        ids = torch.randint(1000, (LONG_ROWS, LONG_ROW)).tolist()
+        rows = Dataset.from_dict({"input_ids": ids, "labels": ids})
+        DemonstrationTuning(student, args, rows).train()
+
+
 def run_way(way: str, file: Path) -> None:
     """What a process of `peak` does; it prints megabytes."""
+    if way in SUPERVISED:
+        supervise(*SUPERVISED[way])
+        print(resident())
+        return
     rows = pickle.loads(file.read_bytes())
     student, teacher = load_model("embedded-student"), load_teacher("embedded-teacher")
     step(student, teacher, rows[:1], flat=True)  # libraries are loaded
@@ -238,8 +277,15 @@ def main() -> None:
             flush=True,
         )
     found["peak_mb"] = peaks(rows)
-    told = ", ".join(f"{way} {value:.0f} MB" for way, value in found["peak_mb"].items())
+    told = ", ".join(f"{way} {value:,.0f} MB" for way, value in found["peak_mb"].items())
     print(f"\nPeak memory of a step with full schemas: {told}")
+    if not options.quick:
+        found["sft_mb"] = {way: peak(way, Path()) for way in SUPERVISED}
+        print(
+            f"All memory of supervised learning, an adapter of 0.5 billion parameters in float32, "
+            f"{LONG_ROWS} rows of {LONG_ROW} tokens: "
+            + ", ".join(f"{way} {value:,.0f} MB" for way, value in found["sft_mb"].items())
+        )
     print(json.dumps(found["machine"]))
     if options.json:
         options.json.write_text(json.dumps(found, indent=2))

@@ -2,6 +2,9 @@ import ast
 import copy
 import dataclasses
 import inspect
+import platform
+import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ from journeyman.agents.learning.losses import (
     TopKReverseKL,
 )
 from journeyman.agents.learning.trainers import distill, sft
+from journeyman.agents.learning.trainers import parts as trainer_parts
 from journeyman.agents.learning.trainers.parts import Parts, tasks_needed
 from journeyman.agents.networks import sharing
 from journeyman.agents.networks.heads import backbone
@@ -504,6 +508,50 @@ def test_demonstrations_are_learnt(tmp_path: Path) -> None:
     records = steps(trainer)
     assert records[-1]["loss"] < 0.8 * records[0]["loss"]
     assert {"loss", "grad_norm", "learning_rate", "mean_token_accuracy"} <= records[0].keys()
+
+
+RETAINED = """
+import sys
+import numpy as np
+from journeyman.agents.learning.trainers import parts
+
+def resident():
+    return int(open("/proc/self/status").read().split("VmRSS:")[1].split()[0]) / 1024
+
+if sys.argv[1] == "returned":
+    parts._return_what_is_freed()
+large = np.ones(24 << 17)  # 24 MB: once it is freed, blocks as large are kept
+del large
+before, kept = resident(), []
+for _ in range(2):
+    large = []
+    for _ in range(16):
+        large.append(np.ones(16 << 17))
+        kept.append(np.ones(1 << 15))
+    del large
+print(resident() - before - sum(it.nbytes for it in kept) / 2**20)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators have no such knob")
+def test_blocks_between_those_that_are_kept_are_given_back() -> None:
+    def retained(how: str) -> float:
+        command = [sys.executable, "-P", "-c", RETAINED, how]
+        return float(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+
+    assert retained("returned") < 16
+    assert retained("kept") > 128
+
+
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_who_forms_activations_again_gets_their_memory_back(
+    checkpointing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(trainer_parts, "_return_what_is_freed", lambda: asked.append(True))
+    args = tuning(tmp_path, max_steps=1, gradient_checkpointing=checkpointing)
+    sft.build(make_parts(llama(len(tokenizer()), seed=4)), args).train()
+    assert bool(asked) is checkpointing
 
 
 def test_loss_falls_on_right_turns_alone(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import inspect
+import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +122,12 @@ class PlainTrainer(AmongSeveral):
     _metrics: Any
     """Of TRL's trainers: figures by "train" and "eval" since the last line of the log."""
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """See `transformers.Trainer.train`; who forms activations again gets their memory back."""
+        if self.args.gradient_checkpointing:
+            _return_what_is_freed()
+        return super().train(*args, **kwargs)
+
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """No card in checkpoints: TRL's would call the model a fine-tuned version of nothing."""
 
@@ -150,6 +158,23 @@ class PlainTrainer(AmongSeveral):
         tied: Any = getattr(self.model, "all_tied_weights_keys", {})
         missing = [key for key in load_result.missing_keys if key not in tied]
         super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
+
+
+MMAP_THRESHOLD = -3
+"""`mallopt`'s name of it (malloc.h)."""
+LARGE = 1 << 22
+"""Bytes: activations of a real model are larger, and few of the embedded pair's."""
+
+
+def _return_what_is_freed() -> None:
+    """Have the C library give large blocks back to the system when they are freed (glibc).
+
+    Left alone it keeps blocks of up to 32 MB once some were freed; activations that come and go
+    between those that are kept then cost as much memory as if all were kept.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(MMAP_THRESHOLD, LARGE)
 
 
 def check_settings(name: str, trainer: type[Trainer], given: Collection[str]) -> None:
