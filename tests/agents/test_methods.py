@@ -25,7 +25,8 @@ CONF = importlib.resources.files("journeyman.conf")
 METHODS = sorted(path.name.removesuffix(".yaml") for path in CONF.joinpath("method").iterdir())
 SMALL = (
     *("debug=tiny", "steps=1", "evaluation.tasks=0", "log_episodes=0", "threads=1"),
-    *("env=journeyman/Bank-v0", "++env.kwargs.max_turns=1", "student.max_turn_tokens=8"),
+    # Where rows of a task differ at once: advantages of equal ones cancel.
+    *("env=journeyman/Orders-v0", "++env.kwargs.max_turns=1", "student.max_turn_tokens=40"),
     "trainer.args.per_device_train_batch_size=8",  # as many rows as GRPO has of a task
     "trainer.args.warmup_steps=0",  # or the first step would be of size 0
 )
@@ -51,7 +52,7 @@ def test_a_step_of_every_method(
         more = [f"credit.base_url={server.url}"] if method == "judge" else []
         train(compose("train", [f"method={method}", *SMALL, *more, f"run_dir={tmp_path}"]))
     (record,) = read_metrics(tmp_path / "metrics.jsonl")
-    assert record["grad_norm"] > 0
+    assert record["grad_norm"] > 1e-4  # far above rounding
     before = available()["embedded-student"]
     assert before is not None
     after = weights_of(tmp_path / "model")
