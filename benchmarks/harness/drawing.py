@@ -51,13 +51,13 @@ def draw(path: Path, panes: Sequence[Sequence[Pane]], y: str = "held-out success
                 (handles[name],) = ax.plot(
                     line.x, line.y, marker="o", markersize=3, color=colours[name]
                 )
-                ax.fill_between(
-                    line.x, line.low, line.high, color=colours[name], alpha=0.1, linewidth=0
-                )
+                # No bands: those of a dozen arms hide one another.
+                ax.vlines(line.x, line.low, line.high, color=colours[name], alpha=0.5, linewidth=1)
             for name, level in pane.levels.items():
                 ax.axhline(level, color="grey", linestyle=":", linewidth=1)
                 ax.annotate(name, (0, level), fontsize=7, color="grey", va="bottom")
-            ax.set(xlabel=pane.x, title=pane.title, ylim=(0, 1.02))
+            ax.set(xlabel=pane.x, ylim=(0, 1.02))
+            ax.set_title(pane.title, loc="left")
     figure.legend(
         handles.values(), handles, loc="outside lower center", ncols=6, fontsize=8, frameon=False
     )

@@ -108,7 +108,7 @@ def table(fixed: Mapping[str, Array], arms: Mapping[str, Results], families: Seq
 
 
 def panes(title: str, fixed: Mapping[str, Array], arms: Mapping[str, Results]) -> list[Pane]:
-    """A pane an axis of cost."""
+    """A pane an axis of cost; the title is over the first, and long."""
     levels = {name: float(it.mean()) for name, it in fixed.items() if name == "teacher"}
     start = float(fixed["student before"].mean())
     shown = {name: arm for name, arm in arms.items() if arm.runs}
@@ -120,8 +120,8 @@ def panes(title: str, fixed: Mapping[str, Array], arms: Mapping[str, Results]) -
         return Line([0.0, *(arm.spent(i, cost) for i in looks)], value, low, high)
 
     return [
-        Pane(title, axis, {name: line(arm, cost) for name, arm in shown.items()}, levels)
-        for axis, cost in AXES.items()
+        Pane("" if i else title, axis, {name: line(it, cost) for name, it in shown.items()}, levels)
+        for i, (axis, cost) in enumerate(AXES.items())
     ]
 
 
