@@ -109,7 +109,7 @@ class Distinct:
 
         Args:
             rows: Token ids.
-            ends: Of each row, how long its beginnings are; N in all.
+            ends: Of each row, how long its beginnings are; N in all, counted row after row.
         """
         order = sorted(range(len(rows)), key=lambda i: tuple(rows[i]))
         lengths = (0, *shared_lengths([rows[i] for i in order]))
@@ -133,7 +133,13 @@ class Distinct:
         return Distinct(self.kept.to(device), self.back.to(device))
 
     def where(self, *known: Tensor) -> Distinct:
-        """Those of which what is known beside them, [N, ...] each, is the same too."""
+        """The same things, one apart from the one that is kept where what is known of it differs.
+
+        Args:
+            known: [N, ...] each.
+        """
+        if self._is_all:
+            return self
         differs = torch.zeros_like(self.back, dtype=torch.bool)
         for it in known:
             other = it.index_select(0, self.kept).index_select(0, self.back)

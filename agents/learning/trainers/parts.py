@@ -160,21 +160,22 @@ class PlainTrainer(AmongSeveral):
         super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
 
 
-MMAP_THRESHOLD = -3
-"""`mallopt`'s name of it (malloc.h)."""
-LARGE = 1 << 22
+_M_MMAP_THRESHOLD = -3
+"""`mallopt`'s parameter (malloc.h)."""
+_LARGE_BLOCK = 1 << 22
 """Bytes: activations of a real model are larger, and few of the embedded pair's."""
 
 
 def _return_what_is_freed() -> None:
     """Have the C library give large blocks back to the system when they are freed (glibc).
 
-    Left alone it keeps blocks of up to 32 MB once some were freed; activations that come and go
-    between those that are kept then cost as much memory as if all were kept.
+    Left alone it keeps blocks of up to 32 MB once some were freed (mallopt(3), M_MMAP_THRESHOLD);
+    activations that come and go between those that are kept then hold memory that nobody uses. It
+    holds for the process from then on.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        mallopt(MMAP_THRESHOLD, LARGE)
+        mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
 
 
 def check_settings(name: str, trainer: type[Trainer], given: Collection[str]) -> None:
