@@ -6,11 +6,14 @@ made here, a layer kind each, so that the model need not know of places.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
+from torch import Tensor, nn
+from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from journeyman.agents.errors import UnsupportedModelError
 from journeyman.agents.students.cache import RowCache
@@ -18,6 +21,46 @@ from journeyman.agents.students.cache import RowCache
 FULL, SLIDING = "full_attention", "sliding_attention"
 _MASKED = ("sdpa", "eager")
 """Attention of transformers that takes a mask of its own for every row."""
+
+
+def _grouped(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """As "sdpa" of transformers; heads that share keys and values read them where they lie.
+
+    Theirs copies keys and values for each head where there is a mask: in every layer, for every
+    token. Here the heads of a group are rows of one head.
+
+    Args:
+        module: The layer's.
+        query: [rows, heads, tokens, size].
+        key: [rows, fewer heads, positions, size], as the values.
+        value: What is looked for.
+        attention_mask: [rows, 1, tokens, positions].
+        others: `scaling`, and what the layer tells other kinds of attention.
+    """
+    heads, tokens = query.shape[1:3]
+    group = heads // key.shape[1]
+    plain = group == 1 or tokens > _FEW
+    if plain or attention_mask is None or others.get("position_bias") is not None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **others)
+    rows = query.unflatten(1, (-1, group)).flatten(2, 3)
+    mask = attention_mask if tokens == 1 else attention_mask.repeat(1, 1, group, 1)
+    states = nn.functional.scaled_dot_product_attention(
+        rows, key, value, attn_mask=mask, scale=others.get("scaling")
+    )
+    return states.unflatten(2, (group, tokens)).flatten(1, 2).transpose(1, 2).contiguous(), None
+
+
+_FEW = 128
+"""Tokens a row; of more the copy costs less than heads in rows do."""
+_GROUPED = "journeyman_grouped"
+AttentionInterface.register(_GROUPED, _grouped)
 
 
 def check_decodable(model: PreTrainedModel) -> None:
@@ -94,14 +137,15 @@ class Decoder:
         positions = self._offsets[:width] + torch.tensor(starts, device=self.device)[:, None]
         self.cache.aim(places, positions, used)
         ends = sorted({count - 1 for count in counts})
-        output = self._model(
-            input_ids=torch.tensor(ids, device=self.device),
-            attention_mask=self._masks(positions, used),
-            position_ids=positions if even else positions.clamp(max=self._last),
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1 if even else torch.tensor(ends, device=self.device),
-        )
+        with _attending(self._config):
+            output = self._model(
+                input_ids=torch.tensor(ids, device=self.device),
+                attention_mask=self._masks(positions, used),
+                position_ids=positions if even else positions.clamp(max=self._last),
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=1 if even else torch.tensor(ends, device=self.device),
+            )
         logits: Tensor = output.logits
         if even:
             return logits[:, -1]
@@ -125,3 +169,15 @@ class Decoder:
         dtype = self._model.dtype
         zeros = torch.zeros_like(mask, dtype=dtype)
         return zeros.masked_fill(~mask, torch.finfo(dtype).min)
+
+
+@contextmanager
+def _attending(config: PretrainedConfig) -> Iterator[None]:
+    """Attention by `_grouped`, for now, in models that attend by "sdpa"."""
+    before = config._attn_implementation
+    if before == "sdpa":
+        config._attn_implementation = _GROUPED
+    try:
+        yield
+    finally:
+        config._attn_implementation = before

@@ -303,3 +303,37 @@ def test_the_longest_prefix_is_found() -> None:
             else:
                 assert found is not None
                 assert (counts[found[0]], found[1]) == (max(counts), max(counts))
+
+
+def test_grouped_heads_read_keys_where_they_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of several lengths, read in chunks and token by token, are as one pass reads each."""
+    model = llama(VOCABULARY).double()
+    config = model.config
+    assert config.num_attention_heads > config.num_key_value_heads
+    rng = random.Random(1)
+    rows = [text(rng, length) for length in (70, 41, 56)]
+    with torch.inference_mode():
+        expected = [model(torch.tensor([row])).logits[0] for row in rows]
+
+    seen: list[int] = []
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def counted(query: torch.Tensor, key: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        seen.append(key.shape[1])
+        return attend(query, key, *args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
+    decoder = Decoder(model)
+    decoder.cache.reserve(len(rows), 80)
+    starts = [0, 0, 0]
+    for counts in ([30, 30, 30], [7, 3, 12], [1, 1, 1], [32, 7, 13]):
+        ends = [start + count for start, count in zip(starts, counts, strict=True)]
+        parts = [row[a:b] for row, a, b in zip(rows, starts, ends, strict=True)]
+        with torch.inference_mode():
+            logits = decoder.read(range(len(rows)), starts, parts)
+        for own, row, end in zip(logits, expected, ends, strict=True):
+            # The rotary positions are reckoned in float32.
+            torch.testing.assert_close(own, row[end - 1], rtol=1e-6, atol=1e-6)
+        starts = ends
+    assert set(seen) == {config.num_key_value_heads}
+    assert config._attn_implementation == "sdpa"  # all else attends as before

@@ -228,7 +228,7 @@ SMALL: dict[str, Any] = {
     "hidden_size": 16,
     "intermediate_size": 16,
     "num_hidden_layers": 2,
-    "num_attention_heads": 2,
+    "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 8,
     "pad_token_id": 0,
