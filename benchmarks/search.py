@@ -38,7 +38,6 @@ import torch
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from journeyman.agents.networks.heads import backbone
@@ -51,8 +50,8 @@ from journeyman.agents.search.playing import SearchPlayer
 from journeyman.agents.students import hf
 from journeyman.agents.students.cache import RowCache
 from journeyman.agents.students.dialect import Dialect
-from journeyman.agents.students.hf import HFPlayer, sample
-from journeyman.agents.students.player import Sampling
+from journeyman.agents.students.hf import HFPlayer, HFStream
+from journeyman.agents.students.player import Turn
 from journeyman.agents.teachers import Annotations, Detail
 from journeyman.agents.teachers.local import LocalTeacher
 from journeyman.envs import Episode, ToolEnv
@@ -69,7 +68,7 @@ SEARCH, REST = "trees, values, choices", "rollout loop and the rest"
 PAID = (STUDENT, TEACHER, SAMPLING, SCORING, CACHE, DECODING, ENVIRONMENT)
 OVERHEAD = (TEXT, HASHES, SEARCH, REST)
 SEAMS: tuple[tuple[object, str, str], ...] = (
-    (hf.HFStream, "advance", DECODING),
+    (hf, "sample", SAMPLING),
     (LocalTeacher, "annotate", SCORING),
     *((RowCache, name, CACHE) for name in ("reserve", "move", "taken", "put")),
     (rollout, "make_for_run", ENVIRONMENT),
@@ -92,7 +91,7 @@ class Clock:
         self.calls: Counter[str] = Counter()
         """Of each function on a clock."""
         self.sampled = 0
-        """Tokens drawn from logits, whoever's and whatever for."""
+        """Tokens that turns were written of, whoever's and whatever for."""
         self._rows = [REST]
         self._since = time.perf_counter()
 
@@ -134,10 +133,16 @@ class Clock:
 
         return run
 
-    def sample(self, logits: Tensor, sampling: Sampling, uniforms: Tensor) -> Any:
-        """`hf.sample`, counted."""
-        self.sampled += len(uniforms)
-        return sample(logits, sampling, uniforms)
+    def counted(self, advance: Callable[[HFStream], list[Turn]]) -> Callable[..., list[Turn]]:
+        """`HFStream.advance`, its tokens counted; one that ends a turn by force was not drawn."""
+
+        @functools.wraps(advance)
+        def run(stream: HFStream) -> list[Turn]:
+            turns = advance(stream)
+            self.sampled += sum(len(turn.tokens) - turn.truncated for turn in turns)
+            return turns
+
+        return run
 
 
 @contextmanager
@@ -146,7 +151,8 @@ def timing(student: PreTrainedModel, teacher: PreTrainedModel) -> Iterator[Clock
     with ExitStack() as stack:
         clock = Clock()
         seams = [(owner, name, getattr(owner, name), row) for owner, name, row in SEAMS]
-        for owner, name, function, row in (*seams, (hf, "sample", clock.sample, SAMPLING)):
+        advance = (HFStream, "advance", clock.counted(HFStream.advance), DECODING)
+        for owner, name, function, row in (*seams, advance):
             stack.enter_context(patch.object(owner, name, clock.timed(function, row)))
         # The teacher's scores come from its backbone, what it plays from all of it.
         passes = ((student, STUDENT), (teacher, TEACHER), (backbone(teacher), TEACHER))

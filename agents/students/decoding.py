@@ -113,7 +113,11 @@ class Decoder:
         self._offsets = torch.arange(0, device=self.device)
 
     def read(
-        self, places: Sequence[int], starts: Sequence[int], tokens: Sequence[Sequence[int]]
+        self,
+        places: Sequence[int],
+        starts: Sequence[int],
+        tokens: Sequence[Sequence[int]],
+        each: bool = False,
     ) -> Tensor:
         """Put tokens behind what rows hold.
 
@@ -121,9 +125,10 @@ class Decoder:
             places: In the cache, one a row.
             starts: What each holds: its length so far.
             tokens: At least one a row; rows may differ in number.
+            each: All rows have as many tokens, and logits are asked for after each.
 
         Returns:
-            Logits [rows, V] after the last token of each row.
+            Logits [rows, V] after the last token of each row; or [rows, tokens, V].
         """
         counts = [len(row) for row in tokens]
         width = max(counts)
@@ -137,16 +142,19 @@ class Decoder:
         positions = self._offsets[:width] + torch.tensor(starts, device=self.device)[:, None]
         self.cache.aim(places, positions, used)
         ends = sorted({count - 1 for count in counts})
+        kept = 0 if each else 1 if even else torch.tensor(ends, device=self.device)
         with _attending(self._config):
             output = self._model(
                 input_ids=torch.tensor(ids, device=self.device),
                 attention_mask=self._masks(positions, used),
-                position_ids=positions if even else positions.clamp(max=self._last),
+                position_ids=positions if used <= self._last else positions.clamp(max=self._last),
                 past_key_values=self.cache,
                 use_cache=True,
-                logits_to_keep=1 if even else torch.tensor(ends, device=self.device),
+                logits_to_keep=kept,
             )
         logits: Tensor = output.logits
+        if each:
+            return logits
         if even:
             return logits[:, -1]
         columns = [ends.index(count - 1) for count in counts]

@@ -1,8 +1,9 @@
 """The in-process student: a transformers model that writes many conversations side by side.
 
-The rows that write get a token each a tick. A row that has been answered, or has just begun, reads
-its tokens in chunks before the next tick, and then writes beside the others; a row that waits for
-its tools, or is done, costs nothing. The cache lives from an episode's first token to its last:
+The rows that write get a token each a tick, and as many more as were guessed right (see
+`journeyman.agents.students.guessing`). A row that has been answered, or has just begun, reads its
+tokens in chunks before the next tick, and then writes beside the others; a row that waits for its
+tools, or is done, costs nothing. The cache lives from an episode's first token to its last:
 nothing is computed twice, and no row waits for another's turn to end. What another row of the batch
 has read is copied; in a search, which plays on from what it has played, so is what a batch before
 it has read with the same weights (see `PrefixStore`).
@@ -22,11 +23,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from journeyman.agents.errors import DivergedError
+from journeyman.agents.errors import DivergedError, SettingError
 from journeyman.agents.networks.adapters import begin
 from journeyman.agents.networks.loading import load_model, load_tokenizer
 from journeyman.agents.students.decoding import Decoder, check_decodable
 from journeyman.agents.students.dialect import Dialect, ToolRender, dialect_of
+from journeyman.agents.students.guessing import Guesses
 from journeyman.agents.students.player import (
     Conversation,
     ModelPlayer,
@@ -43,6 +45,9 @@ from journeyman.agents.students.reuse import LEAST_SHARED, PrefixIndex, PrefixSt
 from journeyman.agents.students.settings import NAMES, recall
 from journeyman.envs import Message
 
+GUESSED = 5
+"""Tokens of each row that are guessed ahead where nothing else is said."""
+
 
 class HFPlayer(ModelPlayer):
     """Samples turns from a causal language model."""
@@ -53,6 +58,7 @@ class HFPlayer(ModelPlayer):
         dialect: Dialect,
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
         max_context: int | None = None,
+        speculate: int = GUESSED,
     ) -> None:
         """Wrap a model; the model is not copied, so training it changes the player.
 
@@ -61,16 +67,21 @@ class HFPlayer(ModelPlayer):
             dialect: Its family's.
             sampling: Its dice.
             max_context: Longest token stream; None takes the model's own limit.
+            speculate: Tokens that are guessed ahead of each row; what is drawn is the same.
 
         Raises:
+            SettingError: Less than no tokens are to be guessed.
             UnsupportedModelError: A layer has a recurrent state, or attention that takes no masks;
                 or a turn would fill the model's whole context.
         """
         check_decodable(model)
+        if type(speculate) is not int or speculate < 0:
+            raise SettingError(f"speculate={speculate}: expected a whole number, 0 or more")
         positions = int(model.config.get_text_config().max_position_embeddings)
         named = "the model's max_position_embeddings"
         super().__init__(positions, named, dialect, sampling, max_context)
         self.model = model
+        self.speculate = speculate
         self.end_ids = (*dialect.end_ids, *end_ids(getattr(model, "generation_config", None)))
         """Tokens of which any ends a turn."""
         self.prefixes: PrefixStore | None = None
@@ -94,7 +105,8 @@ class HFPlayer(ModelPlayer):
 
     def at(self, **changes: Any) -> HFPlayer:
         """The same model with other sampling."""
-        other = HFPlayer(self.model, self.dialect, self.changed(changes), self.max_context)
+        sampling = self.changed(changes)
+        other = HFPlayer(self.model, self.dialect, sampling, self.max_context, self.speculate)
         other.prefixes = self.prefixes  # what is read does not hang on the dice
         return other
 
@@ -120,7 +132,8 @@ class _Row:
         """Tokens whose states are in the cache."""
         self.pending = list(conversation.tokens)
         """Tokens to read before the row writes again; none while it writes."""
-        self.dice = _dice(conversation.seed, seed)
+        self._dice = _dice(conversation.seed, seed)
+        self._thrown: list[float] = []
         self.tokens: list[int] = []
         """Written so far in this turn; the last is read next."""
         self.logprobs: list[float] = []
@@ -132,6 +145,18 @@ class _Row:
     def writes(self) -> bool:
         """True while its next token is to be sampled."""
         return not (self.waiting or self.pending)
+
+    def dice(self, count: int) -> list[float]:
+        """The dice of the next tokens; they lie until `write` takes them up, one by one."""
+        while len(self._thrown) < count:
+            self._thrown.append(next(self._dice))
+        return self._thrown[:count]
+
+    def write(self, token: int, logprob: float) -> None:
+        """A token was drawn."""
+        del self._thrown[0]
+        self.tokens.append(token)
+        self.logprobs.append(logprob)
 
     def move_on(self, count: int) -> None:
         """So many of the pending tokens are in the cache now."""
@@ -185,6 +210,7 @@ class HFStream:
         """The same by their places in the cache."""
         self._openings = PrefixIndex[_Row]()
         """The same by their opening prompts."""
+        self._guesses = Guesses()
         self._begun = 0
         longest = max((len(it.tokens) for it in conversations), default=0)
         self._cache.reserve(len(conversations), longest + player.sampling.max_tokens)
@@ -261,17 +287,27 @@ class HFStream:
 
     @torch.inference_mode()
     def advance(self) -> list[Turn]:
-        """Read all that is to be read, then one tick: a token for every row that writes."""
+        """Read all that is to be read, then one tick: tokens for every row that writes."""
         turns = self._read()
         writing = [row for row in self._live.values() if row.writes]
         if writing:
-            rows = self._to_front(writing)
-            tokens = [row.tokens[-1:] for row in rows]
-            logits = self._decoder.read(range(len(rows)), [len(row.held) for row in rows], tokens)
-            for row in rows:
-                row.held += row.tokens[-1:]
-            turns += self._sample(logits, rows)
+            turns += self._tick(self._to_front(writing))
         return sorted(turns, key=operator.attrgetter("row"))
+
+    def _tick(self, rows: Sequence[_Row]) -> list[Turn]:
+        """Read the last token of each row, and what may come behind it."""
+        count = self._player.speculate
+        starts = [len(row.held) for row in rows]
+        guessed = [self._guesses.after(row.held[-1], row.tokens[-1], count) for row in rows]
+        # Rows are always as wide, whatever was guessed: rounding may hang on the shape of a pass.
+        tokens = [
+            [row.tokens[-1], *guesses, *(0,) * (count - len(guesses))]
+            for row, guesses in zip(rows, guessed, strict=True)
+        ]
+        logits = self._decoder.read(range(len(rows)), starts, tokens, each=True)
+        for row in rows:
+            row.held += row.tokens[-1:]
+        return self._sample(logits, rows, guessed)
 
     def _read(self) -> list[Turn]:
         """Read opening prompts and answers, and write a token behind each."""
@@ -287,7 +323,9 @@ class HFStream:
                     if not row.pending:
                         logits.append(last[i])
                         ready.append(row)
-        return self._sample(torch.stack(logits), ready) if ready else []
+        if not ready:
+            return []
+        return self._sample(torch.stack(logits)[:, None], ready, [()] * len(ready))
 
     def _share(self, rows: Sequence[_Row]) -> None:
         """Copy what other rows have read by now."""
@@ -323,28 +361,56 @@ class HFStream:
             self._seats[place], row.place = row, place
         return [row for row in self._seats[:count] if row is not None]
 
-    def _sample(self, logits: Tensor, writing: Sequence[_Row]) -> list[Turn]:
-        """The rows that write get a token each; returns the turns that ended."""
-        chosen = logits.float()
+    def _sample(
+        self, logits: Tensor, rows: Sequence[_Row], guessed: Sequence[Sequence[int]]
+    ) -> list[Turn]:
+        """Write a token in each row, and one more behind each that was guessed right.
+
+        Args:
+            logits: [rows, tokens, V], behind the last token of each row and behind its guesses.
+            rows: Those that write.
+            guessed: In each row; what is read behind a wrong guess counts for nothing.
+
+        Returns:
+            The turns that ended.
+        """
+        count, vocabulary = logits.shape[1:]
+        chosen = logits.reshape(-1, vocabulary).float()
         uniforms = torch.tensor(
-            [next(row.dice) for row in writing], device=chosen.device, dtype=chosen.dtype
+            [die for row in rows for die in row.dice(count)],
+            device=chosen.device,
+            dtype=chosen.dtype,
         )
-        sampling, dialect = self._player.sampling, self._player.dialect
-        ends = self._player.end_ids
-        tokens, logprobs = sample(chosen, sampling, uniforms)
+        tokens, logprobs = (
+            it.view(-1, count).tolist() for it in sample(chosen, self._player.sampling, uniforms)
+        )
         turns = []
-        for row, token, logprob in zip(writing, tokens.tolist(), logprobs.tolist(), strict=True):
-            if math.isnan(logprob):
-                raise DivergedError
-            row.tokens.append(token)
-            row.logprobs.append(logprob)
-            if token in ends:
-                turns.append(row.take_turn())
-            elif len(row.tokens) >= sampling.max_tokens or (
-                sampling.stops and stop_of(dialect.decode(row.tokens), sampling.stops)
-            ):
-                turns.append(row.take_turn(forced=dialect.eos_id))
+        for row, guesses, drawn, chances in zip(rows, guessed, tokens, logprobs, strict=True):
+            for place, (token, logprob) in enumerate(zip(drawn, chances, strict=True)):
+                turn = self._write(row, token, logprob)
+                if turn is not None:
+                    turns.append(turn)
+                    break
+                if place >= len(guesses) or guesses[place] != token:
+                    break
+                row.held.append(token)
         return turns
+
+    def _write(self, row: _Row, token: int, logprob: float) -> Turn | None:
+        """Write a token behind what a row holds; returns the turn, if that ends it."""
+        if math.isnan(logprob):
+            raise DivergedError
+        row.write(token, logprob)
+        if len(row.held) > 1:
+            self._guesses.note(row.held[-2], row.held[-1], token)
+        sampling = self._player.sampling
+        if token in self._player.end_ids:
+            return row.take_turn()
+        if len(row.tokens) >= sampling.max_tokens or (
+            sampling.stops and stop_of(self._player.dialect.decode(row.tokens), sampling.stops)
+        ):
+            return row.take_turn(forced=self._player.dialect.eos_id)
+        return None
 
 
 def _groups(rows: Sequence[_Row]) -> Iterator[list[_Row]]:
@@ -439,6 +505,7 @@ def load_student(
     model_config: Mapping[str, Any] | None = None,
     lora: Mapping[str, Any] | bool | None = None,
     quantization: Mapping[str, Any] | None = None,
+    speculate: int = GUESSED,
 ) -> HFPlayer:
     """A student by model name; what is None is as it was trained, if it was trained here.
 
@@ -463,6 +530,8 @@ def load_student(
         model_config: Values of the model's config to be changed, such as `attention_dropout`.
         lora: Begins an adapter, which alone is trained: fields of `peft.LoraConfig`, see `begin`.
         quantization: See `load_model`.
+        speculate: Tokens that are guessed ahead of each row, so that several may come of one pass;
+            what is drawn is the same.
 
     Raises:
         ModelNotFoundError: No such model here.
@@ -485,4 +554,4 @@ def load_student(
     if max_turn_tokens is None:
         longest = int(loaded.config.get_text_config().max_position_embeddings)
         sampling = replace(sampling, max_tokens=longest_turn(longest))
-    return HFPlayer(loaded, spoken, sampling, max_context)
+    return HFPlayer(loaded, spoken, sampling, max_context, speculate)

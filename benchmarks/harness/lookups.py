@@ -8,6 +8,7 @@ runs in full for every token and all of them sample the same.
 from __future__ import annotations
 
 import functools
+import itertools
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -174,7 +175,8 @@ class Script:
         real = hf.sample
 
         def dice(seed: int, other: int) -> Iterator[float]:
-            return (float(token) for turn in self.of(seed) for token in turn)
+            said = (float(token) for turn in self.of(seed) for token in turn)
+            return itertools.chain(said, itertools.repeat(0.0))
 
         def sample(logits: Tensor, sampling: Sampling, shown: Tensor) -> tuple[Tensor, Tensor]:
             told = outstanding(logits, shown.long())

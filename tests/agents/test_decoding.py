@@ -11,8 +11,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import PreTrainedModel
 
+from journeyman.agents.errors import SettingError
 from journeyman.agents.students.decoding import Decoder
-from journeyman.agents.students.hf import HFPlayer
+from journeyman.agents.students.guessing import Guesses
+from journeyman.agents.students.hf import GUESSED, HFPlayer
 from journeyman.agents.students.player import Conversation, Sampling, Turn
 from journeyman.agents.students.reuse import PrefixIndex, PrefixStore, shared
 
@@ -26,9 +28,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[int]]]:
     passes: list[list[int]] = []
     method = Decoder.read
 
-    def counted(self: Decoder, places: Any, starts: Any, tokens: Any) -> torch.Tensor:
+    def counted(self: Decoder, places: Any, starts: Any, tokens: Any, **how: Any) -> torch.Tensor:
         passes.append([len(row) for row in tokens])
-        return method(self, places, starts, tokens)
+        return method(self, places, starts, tokens, **how)
 
     monkeypatch.setattr(Decoder, "read", counted)
     yield passes
@@ -113,7 +115,7 @@ def test_a_place_that_is_free_is_taken() -> None:
 
 def test_an_answer_is_read_at_once_beside_rows_that_write(read: list[list[int]]) -> None:
     player = endless(llama(VOCABULARY, seed=1), 6)
-    player.dialect = MARKS
+    player.dialect, player.speculate = MARKS, 0
     stream = player.open([Conversation((1,), 0, NOWHERE)])
     for _ in range(3):
         stream.advance()
@@ -141,7 +143,7 @@ def test_long_texts_are_read_in_pieces(read: list[list[int]]) -> None:
 
 
 def test_equal_prompts_are_read_once(read: list[list[int]]) -> None:
-    player = HFPlayer(llama(VOCABULARY, seed=1), MARKS, Sampling(max_tokens=3))
+    player = HFPlayer(llama(VOCABULARY, seed=1), MARKS, Sampling(max_tokens=3), speculate=0)
     prompt = text(random.Random(1), 100)
     rows = [Talk(prompt, (), seed) for seed in range(20)]
     play(player, rows)
@@ -303,6 +305,74 @@ def test_the_longest_prefix_is_found() -> None:
             else:
                 assert found is not None
                 assert (counts[found[0]], found[1]) == (max(counts), max(counts))
+
+
+# Guesses
+
+
+@pytest.mark.parametrize("count", [1, 3, 7])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("make", [gpt2, llama])
+def test_guesses_change_nothing_that_is_drawn(
+    make: Callable[..., PreTrainedModel], temperature: float, count: int
+) -> None:
+    """Turns end where they did, by a token, by a limit, at the end of the context.
+
+    The longest row may end at the model's last position: guesses lie beyond it.
+    """
+    model, sampling = make(VOCABULARY, seed=2), Sampling(temperature, max_tokens=12)
+    rng = random.Random(4)
+    rows = family(rng, 10)
+    full = text(rng, model.config.max_position_embeddings - 12)
+    rows.append(Talk(full, (), 10))
+    expected = play(HFPlayer(model, MARKS, sampling, speculate=0), rows)
+    played = play(HFPlayer(model, MARKS, sampling, speculate=count), rows)
+    assert [tokens(turns) for turns in played] == [tokens(turns) for turns in expected]
+    for ours, theirs in zip(chain(*played), chain(*expected), strict=True):
+        assert ours.logprobs == pytest.approx(theirs.logprobs, abs=1e-4)
+    assert {turn.truncated for turn in chain(*played)} == {True, False}
+
+
+def test_what_was_said_before_takes_a_pass_in_four(read: list[list[int]]) -> None:
+    """And every pass is as wide, whatever was guessed."""
+    player = endless(llama(VOCABULARY, seed=1), 40)
+    player.dialect = MARKS
+    talk = Conversation((5, 6, 7), 0, NOWHERE)
+    stream = player.open([talk])
+    turns = list[Turn]()
+    passes = list[int]()
+    for again in (False, True):
+        del read[:]
+        while not stream.idle:
+            turns += stream.advance()
+        passes.append(len(read))
+        assert {width for passed in read[1:] for width in passed} == {1 + GUESSED}
+        stream.finish(turns[-1].row)
+        if not again:
+            stream.add(talk)
+    assert turns[0].tokens == turns[1].tokens
+    assert passes[0] > 30
+    # Pairs of tokens that came twice may mislead.
+    assert passes[1] < 0.6 * passes[0]
+
+
+def test_guesses_are_what_came_last() -> None:
+    guesses = Guesses()
+    assert guesses.after(1, 2, 3) == []
+    for before, last, token in [(1, 2, 3), (2, 3, 4), (3, 4, 1), (2, 3, 9)]:
+        guesses.note(before, last, token)
+    assert guesses.after(1, 2, 3) == [3, 9]
+    assert guesses.after(1, 2, 1) == [3]
+    assert guesses.after(1, 2, 0) == []
+
+
+@pytest.mark.parametrize("speculate", [-1, 1.0, True])
+def test_less_than_no_guesses_are_refused(speculate: Any) -> None:
+    with pytest.raises(SettingError, match=f"speculate={speculate}: expected a whole number, 0"):
+        HFPlayer(llama(VOCABULARY), MARKS, speculate=speculate)
+
+
+# Grouped heads
 
 
 def test_grouped_heads_read_keys_where_they_lie(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from torch import Tensor
 
 from journeyman import conf
 from journeyman.agents.errors import NoSnapshotError
@@ -518,16 +517,16 @@ class Company(NamedTuple):
 @pytest.fixture(scope="module")
 def company(student: HFPlayer, teacher: LocalTeacher) -> Company:
     """64 searches side by side, and the tokens drawn for them, counted where they are drawn."""
-    drawn, sample = 0, hf.sample
+    drawn, write = 0, hf._Row.write
 
-    def counting(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    def counting(row: hf._Row, token: int, logprob: float) -> None:
         nonlocal drawn
-        drawn += len(uniforms)
-        return sample(logits, sampling, uniforms)
+        drawn += 1
+        write(row, token, logprob)
 
     rollouts = TreeRollouts(rows=3, trajectories=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hf, "sample", counting)
+        patch.setattr(hf._Row, "write", counting)
         grown, spent = trees(rollouts, student, teacher, tasks(64, rows=3), SHORT)
     return Company(rollouts, grown, spent, drawn)
 
