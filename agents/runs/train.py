@@ -63,6 +63,7 @@ OPTIMISER_COPIES = 3
 def train(composed: DictConfig) -> None:
     """One run, from the start or from where a killed one stopped."""
     started = time.perf_counter()
+    settle(composed)
     config = read(TrainConfig, composed)
     job = Job.join()
     folder = RunFolder(composed, job.first)
@@ -75,6 +76,19 @@ def train(composed: DictConfig) -> None:
     check_names(config.student, config.teacher)
     with rollouts_of(config) as rollouts:
         _train(composed, config, tasks, build_trainer, job, folder, rollouts, started)
+
+
+def settle(composed: DictConfig) -> None:
+    """Decide what the config leaves to the machine; so the run folder says what it was."""
+    args = OmegaConf.select(composed, "trainer.args")
+    if not isinstance(args, DictConfig):
+        return  # another package's trainer
+    if args.get("use_cpu") is False and not torch.cuda.is_available():
+        args.use_cpu = True
+    if "bf16" in args and args.bf16 is None:
+        # Not on a CPU: few multiply in it, and passes of small models take longer then.
+        on_gpu = torch.cuda.is_available() and not args.get("use_cpu") and not args.get("fp16")
+        args.bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _train(

@@ -18,6 +18,7 @@ from journeyman.agents.learning.trainers.callbacks import read_metrics
 from journeyman.agents.networks.catalogue import available
 from journeyman.agents.rollouts.tasks import TaskRef
 from journeyman.agents.runs.application import offer_options
+from journeyman.agents.runs.train import settle
 from journeyman.envs import env_ids
 from journeyman.sandbox import Sandbox, Session
 
@@ -158,7 +159,35 @@ def test_an_environments_arguments_can_be_overridden() -> None:
 def test_what_is_trained_is_in_float32() -> None:
     config = compose("train", ["experiment=qwen3"])
     assert (config.student.dtype, config.teacher.dtype) == ("float32", "bfloat16")
-    assert config.trainer.args.bf16  # the passes
+
+
+@pytest.mark.parametrize("trainer", ["distill", "sft"])
+@pytest.mark.parametrize(
+    ("gpu", "knows", "said", "expected"),
+    [
+        (False, False, [], (True, False)),
+        (True, True, [], (False, True)),
+        (True, False, [], (False, False)),
+        (True, True, ["trainer.args.use_cpu=true"], (True, False)),
+        (True, True, ["trainer.args.bf16=false"], (False, False)),
+        (True, True, ["+trainer.args.fp16=true"], (False, False)),
+        (False, False, ["trainer.args.bf16=true"], (True, True)),
+    ],
+)
+def test_the_machine_decides_where_nobody_says(
+    gpu: bool,
+    knows: bool,
+    said: list[str],
+    expected: tuple[bool, bool],
+    trainer: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: knows)
+    config = compose("train", [f"trainer={trainer}", *said])
+    settle(config)
+    args = config.trainer.args
+    assert (args.use_cpu, args.bf16) == expected
 
 
 # --- the applications -----------------------------------------------------------------------------
