@@ -50,6 +50,7 @@ from journeyman.agents.networks.tries import Distinct
 from journeyman.agents.rollouts.tasks import deal
 from journeyman.agents.runs.application import offer_options
 from journeyman.agents.runs.folder import machine
+from journeyman.agents.runs.train import settle
 from journeyman.agents.search.evidence import TreeRollouts
 from journeyman.agents.students.hf import load_student
 from journeyman.agents.teachers import Annotations, Detail
@@ -192,6 +193,7 @@ def supervise(*given: str) -> None:
         stack.enter_context(initialize_config_module("journeyman.conf", version_base="1.3"))
         offer_options()
         config = compose("train", ["trainer=sft", "steps=1", f"run_dir={folder}", *given])
+        settle(config)
         args = instantiate(config.trainer.args, per_device_train_batch_size=LONG_ROWS)
         student = load_student("embedded-student", max_context=LONG_ROW)
         student.model = begin(AutoModelForCausalLM.from_config(HALF_A_BILLION), {"r": 16})

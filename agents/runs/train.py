@@ -85,6 +85,8 @@ def settle(composed: DictConfig) -> None:
         return  # another package's trainer
     if args.get("use_cpu") is False and not torch.cuda.is_available():
         args.use_cpu = True
+        if torch.accelerator.is_available():
+            print("Trained on the CPU: of accelerators, those of CUDA alone are taken.")
     if "bf16" in args and args.bf16 is None:
         # Not on a CPU: few multiply in it, and passes of small models take longer then.
         on_gpu = torch.cuda.is_available() and not args.get("use_cpu") and not args.get("fp16")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -41,13 +42,13 @@ def _grouped(
         query: [rows, heads, tokens, size].
         key: [rows, fewer heads, positions, size], as the values.
         value: What is looked for.
-        attention_mask: [rows, 1, tokens, positions].
+        attention_mask: [rows, 1, tokens, positions], or one a head.
         others: `scaling`, and what the layer tells other kinds of attention.
     """
     heads, tokens = query.shape[1:3]
     group = heads // key.shape[1]
-    plain = group == 1 or tokens > _FEW
-    if plain or attention_mask is None or others.get("position_bias") is not None:
+    plain = not _DECODING.get() or group == 1 or tokens > _FEW
+    if plain or attention_mask is None or attention_mask.shape[1] != 1 or "position_bias" in others:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **others)
     rows = query.unflatten(1, (-1, group)).flatten(2, 3)
     mask = attention_mask if tokens == 1 else attention_mask.repeat(1, 1, group, 1)
@@ -59,8 +60,25 @@ def _grouped(
 
 _FEW = 128
 """Tokens a row; of more the copy costs less than heads in rows do."""
-_GROUPED = "journeyman_grouped"
-AttentionInterface.register(_GROUPED, _grouped)
+_DECODING: ContextVar[bool] = ContextVar("_DECODING", default=False)
+# Under its own name, since some models ask for that; anything but decoding attends as ever.
+AttentionInterface.register("sdpa", _grouped)
+
+
+@contextmanager
+def _decoding() -> Iterator[None]:
+    token = _DECODING.set(True)
+    try:
+        yield
+    finally:
+        _DECODING.reset(token)
+
+
+def can_look_ahead(config: PretrainedConfig) -> bool:
+    """Whether a position says by itself how a token is turned, or the longest of the pass does."""
+    told = getattr(config, "rope_parameters", None) or {}
+    kinds = [told, *(it for it in told.values() if isinstance(it, dict))]  # one for all, or more
+    return all(it.get("rope_type") not in ("dynamic", "longrope") for it in kinds)
 
 
 def check_decodable(model: PreTrainedModel) -> None:
@@ -143,7 +161,7 @@ class Decoder:
         self.cache.aim(places, positions, used)
         ends = sorted({count - 1 for count in counts})
         kept = 0 if each else 1 if even else torch.tensor(ends, device=self.device)
-        with _attending(self._config):
+        with _decoding():
             output = self._model(
                 input_ids=torch.tensor(ids, device=self.device),
                 attention_mask=self._masks(positions, used),
@@ -177,15 +195,3 @@ class Decoder:
         dtype = self._model.dtype
         zeros = torch.zeros_like(mask, dtype=dtype)
         return zeros.masked_fill(~mask, torch.finfo(dtype).min)
-
-
-@contextmanager
-def _attending(config: PretrainedConfig) -> Iterator[None]:
-    """Attention by `_grouped`, for now, in models that attend by "sdpa"."""
-    before = config._attn_implementation
-    if before == "sdpa":
-        config._attn_implementation = _GROUPED
-    try:
-        yield
-    finally:
-        config._attn_implementation = before

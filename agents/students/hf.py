@@ -12,6 +12,7 @@ it has read with the same weights (see `PrefixStore`).
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import operator
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from transformers import PreTrainedModel
 from journeyman.agents.errors import DivergedError, SettingError
 from journeyman.agents.networks.adapters import begin
 from journeyman.agents.networks.loading import load_model, load_tokenizer
-from journeyman.agents.students.decoding import Decoder, check_decodable
+from journeyman.agents.students.decoding import Decoder, can_look_ahead, check_decodable
 from journeyman.agents.students.dialect import Dialect, ToolRender, dialect_of
 from journeyman.agents.students.guessing import Guesses
 from journeyman.agents.students.player import (
@@ -67,7 +68,8 @@ class HFPlayer(ModelPlayer):
             dialect: Its family's.
             sampling: Its dice.
             max_context: Longest token stream; None takes the model's own limit.
-            speculate: Tokens that are guessed ahead of each row; what is drawn is the same.
+            speculate: Tokens that are guessed ahead of each row; what is drawn is the same. None
+                are where rotary positions hang on the longest row (dynamic and longrope).
 
         Raises:
             SettingError: Less than no tokens are to be guessed.
@@ -81,7 +83,8 @@ class HFPlayer(ModelPlayer):
         named = "the model's max_position_embeddings"
         super().__init__(positions, named, dialect, sampling, max_context)
         self.model = model
-        self.speculate = speculate
+        look_ahead = can_look_ahead(model.config.get_text_config())
+        self.speculate = speculate if look_ahead else 0
         self.end_ids = (*dialect.end_ids, *end_ids(getattr(model, "generation_config", None)))
         """Tokens of which any ends a turn."""
         self.prefixes: PrefixStore | None = None
@@ -374,24 +377,26 @@ class HFStream:
         Returns:
             The turns that ended.
         """
-        count, vocabulary = logits.shape[1:]
-        chosen = logits.reshape(-1, vocabulary).float()
+        width = logits.shape[1]
+        places = [i * width + j for i, it in enumerate(guessed) for j in range(1 + len(it))]
+        chosen = logits.flatten(0, 1)[places].float()
         uniforms = torch.tensor(
-            [die for row in rows for die in row.dice(count)],
+            [die for row, it in zip(rows, guessed, strict=True) for die in row.dice(1 + len(it))],
             device=chosen.device,
             dtype=chosen.dtype,
         )
-        tokens, logprobs = (
-            it.view(-1, count).tolist() for it in sample(chosen, self._player.sampling, uniforms)
-        )
+        tokens, logprobs = sample(chosen, self._player.sampling, uniforms)
+        drawn = iter(zip(tokens.tolist(), logprobs.tolist(), strict=True))
         turns = []
-        for row, guesses, drawn, chances in zip(rows, guessed, tokens, logprobs, strict=True):
-            for place, (token, logprob) in enumerate(zip(drawn, chances, strict=True)):
+        for row, guesses in zip(rows, guessed, strict=True):
+            # Behind the last guess comes nothing that a token could be equal to.
+            own = zip((*guesses, None), itertools.islice(drawn, 1 + len(guesses)), strict=True)
+            for guess, (token, logprob) in list(own):
                 turn = self._write(row, token, logprob)
                 if turn is not None:
                     turns.append(turn)
                     break
-                if place >= len(guesses) or guesses[place] != token:
+                if guess != token:
                     break
                 row.held.append(token)
         return turns
@@ -485,7 +490,8 @@ def _truncated(chances: Tensor, sampling: Sampling) -> Tensor:
 
 def alike(student: Trainable, model: PreTrainedModel) -> HFPlayer:
     """Another model that plays as a student does: in its dialect and within its limits."""
-    return HFPlayer(model, student.dialect, student.sampling, student.max_context)
+    speculate = student.speculate if isinstance(student, HFPlayer) else GUESSED
+    return HFPlayer(model, student.dialect, student.sampling, student.max_context, speculate)
 
 
 def load_student(

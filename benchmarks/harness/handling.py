@@ -19,7 +19,7 @@ from journeyman.agents.networks.adapters import begin
 from journeyman.agents.rollouts.tasks import TaskRef
 from journeyman.agents.rollouts.workers.errands import Errand
 from journeyman.agents.rollouts.workers.parcels import Packer
-from journeyman.agents.students.hf import HFPlayer, load_student
+from journeyman.agents.students.hf import HFPlayer, alike, load_student
 from journeyman.agents.students.scripted import load_oracle
 from journeyman.envs import Episode
 from journeyman.sandbox import Sandbox, SandboxError
@@ -120,7 +120,7 @@ def pushes() -> dict[str, float]:
 
 def with_model(player: HFPlayer, model: Any) -> HFPlayer:
     """The player with another model."""
-    return HFPlayer(model, player.dialect, player.sampling, player.max_context)
+    return alike(player, model)
 
 
 def handing(refs: Sequence[TaskRef]) -> dict[str, float]:

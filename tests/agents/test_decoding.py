@@ -9,12 +9,18 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import PreTrainedModel
+from transformers import (
+    DogeConfig,
+    DogeForCausalLM,
+    FalconConfig,
+    FalconForCausalLM,
+    PreTrainedModel,
+)
 
 from journeyman.agents.errors import SettingError
 from journeyman.agents.students.decoding import Decoder
 from journeyman.agents.students.guessing import Guesses
-from journeyman.agents.students.hf import GUESSED, HFPlayer
+from journeyman.agents.students.hf import GUESSED, HFPlayer, alike
 from journeyman.agents.students.player import Conversation, Sampling, Turn
 from journeyman.agents.students.reuse import PrefixIndex, PrefixStore, shared
 
@@ -366,6 +372,20 @@ def test_guesses_are_what_came_last() -> None:
     assert guesses.after(1, 2, 0) == []
 
 
+def test_nothing_is_guessed_where_the_longest_row_turns_all() -> None:
+    factors = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [8.0] * 4}
+    far = {"rope_theta": 1e4, "original_max_position_embeddings": 32}
+    model = llama(VOCABULARY, rope_parameters=factors | far)
+    assert HFPlayer(model, MARKS).speculate == 0
+    assert HFPlayer(llama(VOCABULARY), MARKS).speculate == GUESSED
+
+
+def test_whoever_plays_alike_guesses_alike() -> None:
+    player = HFPlayer(llama(VOCABULARY), MARKS, speculate=2)
+    assert player.at(temperature=0.0).speculate == player.remembering().speculate == 2
+    assert alike(player, llama(VOCABULARY, seed=1)).speculate == 2
+
+
 @pytest.mark.parametrize("speculate", [-1, 1.0, True])
 def test_less_than_no_guesses_are_refused(speculate: Any) -> None:
     with pytest.raises(SettingError, match=f"speculate={speculate}: expected a whole number, 0"):
@@ -406,4 +426,45 @@ def test_grouped_heads_read_keys_where_they_lie(monkeypatch: pytest.MonkeyPatch)
             torch.testing.assert_close(own, row[end - 1], rtol=1e-6, atol=1e-6)
         starts = ends
     assert set(seen) == {config.num_key_value_heads}
-    assert config._attn_implementation == "sdpa"  # all else attends as before
+    del seen[:]
+    with torch.inference_mode():
+        ids = torch.tensor([rows[0], rows[0]])
+        model(ids, attention_mask=torch.tensor([[0, *[1] * 69], [1] * 70]))
+    assert set(seen) == {config.num_attention_heads}  # all else attends as before
+
+
+PECULIAR: dict[str, Callable[[], PreTrainedModel]] = {
+    # It asks for the name of its attention, and computes another by itself.
+    "falcon": lambda: FalconForCausalLM(
+        FalconConfig(new_decoder_architecture=True, num_kv_heads=2, **NARROW)
+    ),
+    # Its masks differ by head.
+    "doge": lambda: DogeForCausalLM(
+        DogeConfig(num_key_value_heads=2, intermediate_size=32, keep_window_size=512, **NARROW)
+    ),
+}
+NARROW: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "initializer_range": 0.3,
+    "bos_token_id": 1,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+}
+
+
+@pytest.mark.parametrize("kind", PECULIAR)
+def test_peculiar_attention_is_left_alone(kind: str) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = PECULIAR[kind]().eval()
+    player = HFPlayer(model, MARKS, Sampling(max_tokens=12))
+    rows = family(random.Random(2), 6)
+    played = play(player, rows)
+    model.set_attn_implementation("eager")
+    expected = [plain(player, row) for row in rows]
+    assert [tokens(turns) for turns in played] == [tokens(turns) for turns in expected]
+    for ours, theirs in zip(chain(*played), chain(*expected), strict=True):
+        assert ours.logprobs == pytest.approx(theirs.logprobs, abs=1e-4)
