@@ -3,7 +3,7 @@
     python benchmarks/study.py [--jobs 2]           # models, rates, every cell, the table: hours
     python benchmarks/study.py --plan               # every cell with its seconds, and the total
     python benchmarks/study.py --table              # run nothing, tell what is there
-    python benchmarks/study.py --tune               # learning rates alone
+    python benchmarks/study.py --tune               # learning rates alone, and how each did
     python benchmarks/study.py --cells C/gated/0    # one cell anew
     python benchmarks/study.py --regimes C,E --arms kd,gated --seeds 0
 
@@ -24,6 +24,7 @@ import argparse
 import itertools
 import json
 import shutil
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,6 +40,7 @@ from harness.planted import FAMILIES, FAULTY, LAZY
 from harness.results import Results, panes, read_references, section
 
 from journeyman.agents.evaluation.report import write_atomically
+from journeyman.agents.learning.trainers.callbacks import read_metrics
 from journeyman.agents.runs.folder import machine
 
 _TREES = ("search=credit", "search.rows=4", "search.trajectories=1")
@@ -260,6 +262,7 @@ def options_of(argv: Sequence[str] | None) -> argparse.Namespace:
     only.add_argument("--plan", action="store_true", help="run nothing, tell what would be")
     only.add_argument("--table", action="store_true", help="run nothing, tell what is there")
     only.add_argument("--tune", action="store_true", help="choose rates, and no more")
+    only.add_argument("--figures", help="means over steps of these, from the runs that lie here")
     options = parser.parse_args(argv)
     if options.jobs < 1:
         parser.error(f"--jobs {options.jobs}: expected 1 or more")
@@ -315,6 +318,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.plan:
         print(plan(study, chosen))
         return 0
+    if options.figures:
+        print(figures_of(study, chosen, options.figures.split(",")))
+        return 0
     try:
         failed = {} if options.table else work(study, chosen, options)
     finally:
@@ -323,12 +329,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.tune:
         for regime, arm in ((regime, arm) for regime, arms in chosen.items() for arm in arms):
             rate, tokens = study.choice(regime, arm)
-            print(f"{regime}/{arm}: rate {rate:g}, {tokens:.0f} tokens a row")
+            tried = ", ".join(f"{it:g}: {won:.0%}" for it, won in study.tried(regime, arm).items())
+            print(f"{regime}/{arm}: rate {rate:g}, {tokens:.0f} tokens a row ({tried})")
     else:
         tell(study, chosen, options)
     for name, why in failed.items():
         print(f"failed: {name}: {why[:200]}")
     return 1 if failed else 0
+
+
+def figures_of(study: Study, chosen: Chosen, names: Sequence[str]) -> str:
+    """Means of figures of `metrics.jsonl`, over steps that have them and runs that lie here."""
+    lines = []
+    for regime, arms in chosen.items():
+        for arm, seeds in arms.items():
+            files = [study.cell(regime, arm, seed).path / "metrics.jsonl" for seed in seeds]
+            steps = [step for file in files if file.exists() for step in read_metrics(file)]
+            told = [
+                f"{name} {statistics.fmean(values):.3f}"
+                for name in names
+                if (values := [step[name] for step in steps if name in step])
+            ]
+            lines += [f"{regime}/{arm}: {', '.join(told)}"] if told else []
+    return "\n".join(lines) or "no run that lies here has any of them"
 
 
 def work(study: Study, chosen: Chosen, options: argparse.Namespace) -> dict[str, str]:

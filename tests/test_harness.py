@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -259,6 +260,24 @@ def test_a_study_that_is_killed_goes_on_and_says_the_same(
     assert found["D"]["arms"]["filtered"]["seeds"]["0"][-1]["student tokens"] > 100
     out, _ = figures(killed, "--table", "--seeds", "0,1")
     assert "4 of 8 cells have run." in out and "A/sft/1" in out and "**1 of 2**" in out
+    assert study.main([*small, "--folder", str(killed), "--figures", "rollout/success,nope"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(" 0.")[0] for line in lines] == [
+        "A/filtered: rollout/success",
+        "D/filtered: rollout/success",
+    ]
+    assert study.main([*small, "--folder", str(killed), "--figures", "nope"]) == 0
+    assert "no run that lies here" in capsys.readouterr().out
+
+
+def test_rates_that_were_tried_are_told_from_the_archive(
+    load: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = shutil.copy(FOLDER / "study.jsonl", tmp_path / "kept.jsonl")
+    asked = ["--regimes", "D", "--arms", "grpo", "--archive", str(kept), "--folder", str(tmp_path)]
+    assert load("study").main([*asked, "--tune"]) == 0
+    assert "D/grpo: rate 0.001, " in (out := capsys.readouterr().out)
+    assert "(0.0001: 51%, 0.0003: 54%, 0.001: 58%)" in out
 
 
 def test_a_widened_model_costs_more_and_computes_the_same(load: Any) -> None:

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from journeyman.agents.evaluation.records import EpisodeFile, Played, digest_of, kind_of
 from journeyman.agents.evaluation.stored import StoredEpisode
@@ -105,7 +104,7 @@ def pushes() -> dict[str, float]:
     lora = {f"LoRA of rank {r}": {"r": r, "target_modules": "all-linear"} for r in (8, 32)}
     for name, settings in {"all weights": None, **lora}.items():
         model = load_student("embedded-student").model if settings else player.model
-        plays: HFPlayer = player if settings is None else with_model(player, begin(model, settings))
+        plays: HFPlayer = player if settings is None else alike(player, begin(model, settings))
         packer = Packer()
         packer.pack(plays)
         before = packer.pushed
@@ -116,11 +115,6 @@ def pushes() -> dict[str, float]:
         told[name] = packer.pushed - before
     told["parameters"] = sum(it.numel() for it in player.model.parameters())
     return told
-
-
-def with_model(player: HFPlayer, model: Any) -> HFPlayer:
-    """The player with another model."""
-    return alike(player, model)
 
 
 def handing(refs: Sequence[TaskRef]) -> dict[str, float]:

@@ -135,6 +135,11 @@ class Study:
             for rate in self.design.rates[self.arm(arm).family]
         ]
 
+    def tried(self, regime: str, arm: str) -> dict[float, float]:
+        """Success by learning rate, as far as rates were tried."""
+        cells = self.tuning(regime, arm)
+        return {cell.rate: rows[-1]["success"] for cell in cells if (rows := known(cell))}
+
     def choice(self, regime: str, arm: str) -> tuple[float, float]:
         """Learning rate, and tokens of a row: as tuned, or as they are before."""
         middle = self.design.rates[self.arm(arm).family][1]

@@ -156,9 +156,13 @@ def test_an_environments_arguments_can_be_overridden() -> None:
     assert config.env.kwargs == {"max_turns": 3}
 
 
-def test_what_is_trained_is_in_float32() -> None:
+def test_what_is_trained_is_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     config = compose("train", ["experiment=qwen3"])
     assert (config.student.dtype, config.teacher.dtype) == ("float32", "bfloat16")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    settle(config)
+    assert config.trainer.args.bf16  # the passes
 
 
 @pytest.mark.parametrize("trainer", ["distill", "sft"])

@@ -339,7 +339,7 @@ def test_guesses_change_nothing_that_is_drawn(
     assert {turn.truncated for turn in chain(*played)} == {True, False}
 
 
-def test_what_was_said_before_takes_a_pass_in_four(read: list[list[int]]) -> None:
+def test_what_was_said_before_takes_fewer_passes(read: list[list[int]]) -> None:
     """And every pass is as wide, whatever was guessed."""
     player = endless(llama(VOCABULARY, seed=1), 40)
     player.dialect = MARKS

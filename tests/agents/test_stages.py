@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
@@ -17,7 +18,7 @@ from journeyman.agents.runs.application import offer_options
 from journeyman.agents.runs.explaining import Question
 from journeyman.agents.runs.measuring import fingerprint
 from journeyman.agents.runs.plan import Stage, learned, planned, sibling
-from journeyman.agents.runs.train import finish
+from journeyman.agents.runs.train import finish, settle
 from journeyman.agents.students.hf import load_student
 
 from .test_resume import KILL
@@ -57,7 +58,12 @@ def plan(*overrides: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("size", ["smollm2-bank", "smollm2-bank-gpu"])
-def test_what_ships_can_be_run(size: str, asked: list[str]) -> None:
+def test_what_ships_can_be_run(
+    size: str, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = size.endswith("gpu")  # and so is the machine
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: gpu)
     stages = plan(f"experiment={size}", "seed=3", "evaluation.batch_size=7")
     assert list(stages) == ["student", "teacher", "on-policy", "self"]
     assert set(asked) == {"smollm2-135m"}  # what stages before make is not looked for
@@ -65,6 +71,9 @@ def test_what_ships_can_be_run(size: str, asked: list[str]) -> None:
         assert (config.run_dir, config.name) == (f"runs/{size}/{name}", f"{size}/{name}")
         assert (config.seed, config.evaluation.tasks, config.evaluation.batch_size) == (3, 0, 7)
         assert config.trainer.args.output_dir == f"runs/{size}/{name}/checkpoints"
+        settled = OmegaConf.create({"trainer": config.trainer})
+        settle(settled)
+        assert settled.trainer.args.bf16 == gpu != settled.trainer.args.use_cpu
         each = config.trainer.get("steps_per_generation", 1)
         assert (
             config.trainer.args.save_steps % (each * config.trainer.get("num_iterations", 1)) == 0
