@@ -13,7 +13,7 @@ from trl import SFTConfig, SFTTrainer
 
 from journeyman.agents.errors import AgentError, ConversationError, SettingError
 from journeyman.agents.learning.conversations import as_record, conversations
-from journeyman.agents.learning.trainers import sft
+from journeyman.agents.learning.trainers import fused, sft
 from journeyman.agents.rollouts.demonstrations import Demonstration
 from journeyman.agents.rollouts.dialogues import Dialogue, UnsayableError, dialogue_of, retell
 from journeyman.agents.rollouts.rollout import rollout
@@ -281,8 +281,8 @@ def test_trl_has_the_same_tokens_and_labels(tmp_path: Path) -> None:
         assert dialect.decode(their["input_ids"][end:]) == "\n"
         # Its template marks the newline after a turn, which no student writes, and the end with it.
         newline = their["input_ids"][end]
-        marked = [t for t in their["labels"] if t not in (sft.IGNORED, newline)]
-        assert marked == [t for t in own["labels"] if t not in (sft.IGNORED, newline)]
+        marked = [t for t in their["labels"] if t not in (fused.IGNORED, newline)]
+        assert marked == [t for t in own["labels"] if t not in (fused.IGNORED, newline)]
 
 
 def as_openai(row: Json) -> None:

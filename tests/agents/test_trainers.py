@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 from trl import DistillationConfig, SFTConfig
+from trl.trainer.utils import add_fused_lm_head
 
 from journeyman.agents.credit import Credit, Outcome, Trace, Uniform
 from journeyman.agents.credit.trees import Additive
@@ -28,7 +29,7 @@ from journeyman.agents.learning.losses import (
     SampledReverseKL,
     TopKReverseKL,
 )
-from journeyman.agents.learning.trainers import distill, sft
+from journeyman.agents.learning.trainers import distill, fused, sft
 from journeyman.agents.learning.trainers import parts as trainer_parts
 from journeyman.agents.learning.trainers.parts import Parts, tasks_needed
 from journeyman.agents.networks import sharing
@@ -568,6 +569,69 @@ def test_loss_falls_on_right_turns_alone(tmp_path: Path) -> None:
     trainer = sft.build(parts, tuning(tmp_path, max_steps=1), error_rate=0.5)
     trainer.train()
     assert steps(trainer)[0]["loss"] == pytest.approx(float(torch.cat(values).mean()), rel=1e-3)
+
+
+@pytest.mark.parametrize("adapter", [None, LoraConfig(target_modules=["q_proj"])])
+def test_supervised_rows_are_read_once_and_scored_where_there_is_loss(
+    adapter: LoraConfig | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What TRL's own forward says of them, of fewer tokens, and the same gradients."""
+    parts = make_parts(llama(len(tokenizer()), seed=4))
+    more = {} if adapter is None else {"peft_config": adapter}
+    trainer = sft.build(parts, tuning(tmp_path, max_steps=1), error_rate=0.5, **more)
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(4)])
+    model: Any = trainer.model
+    bare = model.get_base_model() if adapter is not None else model
+    seen: dict[str, int] = {}
+    monkeypatch.setattr(
+        fused, "states_at", lambda *it: _counted(seen, "scored", sharing.states_at(*it))
+    )
+    bare.base_model.register_forward_pre_hook(
+        lambda _, args, given: seen.update(read=given["input_ids"].numel()), with_kwargs=True
+    )
+
+    def asked() -> tuple[Any, dict[str, Tensor]]:
+        model.zero_grad()
+        found = model(**batch, use_cache=False, fused_lm_head=True)
+        found.log_probs.sum().backward()
+        return found, {
+            name: it.grad for name, it in model.named_parameters() if it.grad is not None
+        }
+
+    ours, gradients = asked()
+    labelled = int((batch["labels"][:, 1:] != fused.IGNORED).sum())
+    assert seen["scored"] == labelled < batch["labels"].numel() / 2
+    assert seen["read"] < batch["attention_mask"].sum()
+    del bare.forward
+    add_fused_lm_head(bare, outputs=("log_probs", "entropy", "is_top1"))
+    theirs, expected = asked()
+    assert seen["read"] == batch["input_ids"].numel()
+    assert torch.equal(ours.label_mask, theirs.label_mask)
+    assert torch.equal(ours.is_top1, theirs.is_top1)
+    torch.testing.assert_close(ours.log_probs, theirs.log_probs)
+    torch.testing.assert_close(ours.entropy, theirs.entropy)
+    assert gradients.keys() == expected.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def _counted(seen: dict[str, int], name: str, states: Tensor) -> Tensor:
+    seen[name] = len(states)
+    return states
+
+
+def test_what_else_a_model_is_asked_it_answers_as_before(tmp_path: Path) -> None:
+    model = llama(len(tokenizer()), seed=4).eval()
+    ids = torch.arange(1, 13).reshape(2, 6)
+    before = model(ids).logits
+    trainer = sft.build(make_parts(model), tuning(tmp_path, max_steps=1))
+    read: Any = trainer.model
+    assert torch.equal(read.eval()(ids).logits, before)
+    # Packed rows bring places of their own: TRL's forward reads them.
+    packed = read(
+        input_ids=ids, position_ids=torch.arange(6).expand(2, 6), labels=ids, fused_lm_head=True
+    )
+    assert packed.log_probs.shape == (2, 5)
 
 
 def test_demonstrations_are_played_in_the_environments_of_the_run() -> None:

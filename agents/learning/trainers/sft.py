@@ -18,6 +18,7 @@ from trl import SFTConfig, SFTTrainer
 
 from journeyman.agents.errors import ConversationError, DialectError, SettingError
 from journeyman.agents.learning.conversations import conversations
+from journeyman.agents.learning.trainers.fused import IGNORED, read_once
 from journeyman.agents.learning.trainers.parts import (
     Parts,
     PlainTrainer,
@@ -35,8 +36,6 @@ from journeyman.envs import Task, make_for_run
 
 logger = logging.getLogger(__name__)
 
-IGNORED = -100
-"""Label of tokens without loss, by transformers' convention."""
 MAX_TURNS = 64
 """Room for demonstrations with many mistakes."""
 
@@ -67,6 +66,7 @@ class DemonstrationTuning(PlainTrainer, SFTTrainer):
             processing_class=student.dialect.tokenizer,
             **kwargs,
         )
+        read_once(self.model)
 
 
 def demonstration_rows(

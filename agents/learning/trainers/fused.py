@@ -1,0 +1,96 @@
+"""Supervised rows through a model: what they share once, and logits where there is loss alone.
+
+TRL's trainer asks its model for log-probabilities of labels and not for logits
+(`fused_lm_head=True`), by a forward of its own. That reads rows padded and one by one, and where
+there is no Triton it forms logits of every position, prompts included. A CPU waits longer for the
+vocabulary of those than for all layers of a small model.
+"""
+
+from __future__ import annotations
+
+from types import MethodType
+from typing import Any
+
+import torch
+from accelerate.utils import is_peft_model
+from torch import Tensor
+from transformers import PreTrainedModel
+from trl.kernels.chunked_logprob import ChunkedLogProbFunction
+from trl.trainer.utils import FusedCausalLMOutput
+
+from journeyman.agents.learning.losses.divergence import VOCABULARY_TILE
+from journeyman.agents.networks.heads import Head
+from journeyman.agents.networks.sharing import states_at
+
+IGNORED = -100
+"""Label of tokens without loss, by transformers' convention."""
+_OUTPUTS = ("log_probs", "entropy", "is_top1")
+"""Those that TRL's supervised trainer reads."""
+
+
+def read_once(model: Any) -> None:
+    """Answer a supervised trainer's question from rows that are read once.
+
+    Whatever else the model is asked, its forward answers as it did.
+
+    Args:
+        model: A `PreTrainedModel` that TRL's trainer has made ready; an adapter may be in it.
+    """
+    bare = model.get_base_model() if is_peft_model(model) else model
+    theirs = bare.forward
+
+    def forward(
+        self: PreTrainedModel,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        fused_lm_head: bool = False,
+        **others: Any,
+    ) -> Any:
+        plain = fused_lm_head and not others.keys() - {"use_cache"}
+        if plain and input_ids is not None and attention_mask is not None and labels is not None:
+            return scored(self, input_ids, attention_mask.bool(), labels)
+        if fused_lm_head:
+            others["fused_lm_head"] = True
+        return theirs(input_ids=input_ids, attention_mask=attention_mask, labels=labels, **others)
+
+    bare.forward = MethodType(forward, bare)
+
+
+def scored(
+    model: PreTrainedModel, ids: Tensor, there: Tensor, labels: Tensor
+) -> FusedCausalLMOutput:
+    """Log-probability, entropy and rank of each label, with gradient.
+
+    Args:
+        model: Without the wrappers of adapters.
+        ids: [B, T] rows, padded.
+        there: [B, T], false on padding.
+        labels: [B, T], the tokens themselves or `IGNORED`.
+
+    Returns:
+        [B, T - 1] each, 0 where there is no label.
+    """
+    mask = (labels[:, 1:] != IGNORED) & there[:, 1:] & there[:, :-1]
+    read = [own[real].tolist() for own, real in zip(ids, there, strict=True)]
+    before = torch.nn.functional.pad(mask, (0, 1))
+    places = [own[real].nonzero()[:, 0].tolist() for own, real in zip(before, there, strict=True)]
+    states = states_at(model, read, places)
+    head = Head.of(model)
+    found = ChunkedLogProbFunction.apply(
+        states,
+        head.projection.weight,
+        head.projection.bias,
+        labels[:, 1:][mask],
+        1.0,
+        VOCABULARY_TILE,
+        head.cap,
+        head.scale,
+        _OUTPUTS,
+    )
+    logprobs, entropy, _, _, is_top1 = (
+        None if it is None else it.new_zeros(mask.shape).masked_scatter(mask, it) for it in found
+    )
+    return FusedCausalLMOutput(
+        log_probs=logprobs, entropy=entropy, is_top1=is_top1, label_mask=mask
+    )
