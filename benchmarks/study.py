@@ -50,9 +50,13 @@ RATES = {
     "forward": (5e-4, 1e-3, 2e-3),
     "reverse": (3e-4, 1e-3, 2e-3),
     "outcome": (1e-4, 3e-4, 1e-3),
+    "loose": (3e-4, 1e-3, 2e-3),
 }
 """Candidates by family of losses: the trainers' own rate and one on each side, lower where outcomes
 alone are learned from. The middle one stands until rates are tuned."""
+_HELD = ("trainer.kl=0.5", "trainer.advantages=none")
+_LOOSE = ("trainer.kl=0.05", "trainer.advantages=batch")
+_ALONE = ("teacher=none", "loss=none", "search=credit", "search.tries=0", "credit=reinforce")
 _TREE_COST = {"tokens": 98.0, "seconds": 0.85}
 ARMS = {
     # Who plays is the teacher, or nobody: the student never sees its own mistakes.
@@ -76,17 +80,31 @@ ARMS = {
     ),
     # The student plays, nobody judges but the task.
     "filtered": Arm("own successes, imitated", FILTERED, "outcome", teacher=False),
-    "grpo": Arm("GRPO, 8 episodes a task", ("method=grpo",), "outcome", teacher=False),
+    "grpo": Arm("GRPO, 8 episodes a task", ("method=grpo", *_HELD), "outcome", teacher=False),
     "negative": Arm(
         "a constant negative advantage", ("method=negative",), "outcome", teacher=False
     ),
     "credit": Arm(
         "advantages from trees alone",
-        ("teacher=none", "loss=none", *_TREES, "search.tries=0", "credit=reinforce"),
+        (*_ALONE, *_HELD, "search.rows=4", "search.trajectories=1"),
         "outcome",
         teacher=False,
-        alone=True,
         **_TREE_COST,
+    ),
+    # After D was read: a tenth as near to where they began, advantages of one size.
+    "loose_grpo": Arm("GRPO, loose", ("method=grpo", *_LOOSE), "loose", teacher=False),
+    "loose_credit": Arm(
+        "advantages from trees alone, loose",
+        (*_ALONE, *_LOOSE, "search.rows=4", "search.trajectories=1"),
+        "loose",
+        teacher=False,
+        **_TREE_COST,
+    ),
+    "loose_whole": Arm(
+        "advantages from 8 whole episodes as a tree, loose",
+        (*_ALONE, *_LOOSE, "values=gradient", "search.rows=8", "search.trajectories=8"),
+        "loose",
+        teacher=False,
     ),
     # Credit: where to trust the teacher, and what to reinforce, measured in trees.
     "gated": Arm(
@@ -112,24 +130,31 @@ ARMS = {
     ),
 }
 OURS = "gated_gradient"
+UNTAUGHT = ("sft", "filtered", "grpo", "negative", "credit", "self")
+LOOSE = ("filtered", "loose_grpo", "loose_credit", "loose_whole")
+TAUGHT = tuple(name for name in ARMS if name not in ("credit", *LOOSE[1:]))
 
 
 REGIMES = {
-    "A": Regime("a teacher that is right", "embedded-student", "embedded-teacher", seeds=3),
-    "B": Regime("a teacher that is right four times in five", "embedded-student", "early_teacher"),
+    "A": Regime("a teacher that is right", "embedded-student", "embedded-teacher", TAUGHT, seeds=3),
+    "B": Regime(
+        "a teacher that is right four times in five", "embedded-student", "early_teacher", TAUGHT
+    ),
     # More tokens: the student has everything to learn, and one family against its teacher.
     "C": Regime(
         "a teacher that is wrong on one family of each domain, a student weak everywhere",
         "weak_student",
         "lazy_teacher",
+        TAUGHT,
         families=tuple(FAMILIES.items()),
         budget=52_000,
     ),
-    "D": Regime("no teacher", "embedded-student", None, seeds=3),
+    "D": Regime("no teacher", "embedded-student", None, UNTAUGHT, seeds=3),
     "E": Regime(
         "hard tasks of 8 to 12 calls, a narrow student",
         "narrow_student",
         "hard_teacher",
+        TAUGHT,
         level="/hard",
         max_turns=16,
         max_context=960,
@@ -142,11 +167,14 @@ REGIMES = {
         "tools that fail by dice",
         "embedded-student",
         "embedded-teacher",
+        TAUGHT,
         ids=FAULTY,
         max_turns=12,
         longer=1.3,
         exam_seconds=0.035,
     ),
+    # Planned after D was read, in which none that is held so much gets away from its beginning.
+    "G": Regime("no teacher, and hardly held", "embedded-student", None, LOOSE),
 }
 
 
@@ -277,7 +305,7 @@ def options_of(argv: Sequence[str] | None) -> argparse.Namespace:
     options.chosen = {
         regime: {
             arm: seeds or list(range(REGIMES[regime].seeds))
-            for arm in DESIGN.arms_of(regime)
+            for arm in REGIMES[regime].arms
             if arm in arms
         }
         for regime in regimes
@@ -289,8 +317,8 @@ def _cells(parser: argparse.ArgumentParser, given: str) -> Chosen:
     chosen: dict[str, dict[str, list[int]]] = {}
     for cell in given.split(","):
         regime, arm, seed = [*cell.split("/"), "", ""][:3]
-        if regime not in REGIMES or arm not in DESIGN.arms_of(regime):
-            there = "; ".join(f"{name}: {', '.join(DESIGN.arms_of(name))}" for name in REGIMES)
+        if regime not in REGIMES or arm not in REGIMES[regime].arms:
+            there = "; ".join(f"{name}: {', '.join(REGIMES[name].arms)}" for name in REGIMES)
             parser.error(f"--cells: expected REGIME/ARM/SEED, not {cell!r}; there are {there}")
         found = chosen.setdefault(regime, {}).setdefault(arm, [])
         found.append(_seed(parser, "--cells", seed))

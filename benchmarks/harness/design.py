@@ -26,8 +26,6 @@ class Arm:
     """That a row costs on the easy level, until that is measured."""
     seconds: float = 0.8
     """CPU seconds that a thousand tokens take; see `planning.py`."""
-    alone: bool = False
-    """Only where no teacher is."""
     reads_hints: bool = False
     """It begins with a student that was taught to read hints, at the cost of half its budget."""
 
@@ -40,6 +38,7 @@ class Regime:
     student: str
     """A model, or one of `INGREDIENTS`."""
     teacher: str | None
+    arms: tuple[str, ...]
     ids: tuple[str, ...] = OFFICE
     level: str = ""
     """Of tasks: "" or "/hard"."""
@@ -110,12 +109,3 @@ class Design:
     """Models that regimes need beside those that are there."""
     making: Mapping[str, float]
     """CPU seconds that each is expected to take."""
-
-    def arms_of(self, regime: str) -> list[str]:
-        """All that can be played in a regime; without a teacher those that ask none."""
-        taught = self.regimes[regime].teacher is not None
-        return [
-            name
-            for name, arm in self.arms.items()
-            if (taught or not arm.teacher) and not (taught and arm.alone)
-        ]
