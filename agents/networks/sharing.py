@@ -29,6 +29,9 @@ KINDS = {"full_attention", "sliding_attention", "chunked_attention"}
 """Of layers in which a token meets others by attention alone."""
 CALL = 250_000
 """What it costs to begin a branch in a layer, in multiplications that a CPU does meanwhile."""
+CALL_ELSEWHERE = 2_000_000_000
+"""The same of a GPU, which waits some microseconds for each of a few kernels: reckoned from 10^14
+multiplications a second, not measured."""
 
 
 def states_at(
@@ -96,6 +99,7 @@ def _cost(model: PreTrainedModel, rows: Sequence[Row], groups: Plan) -> float:
     layers, heads = config.num_hidden_layers, config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     weights = backbone(model).num_parameters(exclude_embeddings=True)
+    call = CALL if model.device.type == "cpu" else CALL_ELSEWHERE
     tokens = pairs = branches = 0
     for group, layout in groups:
         if layout is None:
@@ -107,7 +111,7 @@ def _cost(model: PreTrainedModel, rows: Sequence[Row], groups: Plan) -> float:
             pairs += layout.pairs
             branches += len(layout.branches)
     # Twice, since a pair has a score and a share of the values.
-    return float(tokens * weights + layers * (2 * heads * size * pairs + CALL * branches))
+    return float(tokens * weights + layers * (2 * heads * size * pairs + call * branches))
 
 
 def _side_by_side(model: PreTrainedModel, rows: Sequence[Row], places: Places) -> Tensor:
