@@ -174,7 +174,7 @@ def test_the_study_fits_into_its_hours_and_its_arms_into_the_configs(
         (["--cells", "C/nothing/0"], "expected REGIME/ARM/SEED, not 'C/nothing/0'"),
         (["--cells", "D/gated/0"], "D: sft, filtered"),
         (["--seeds", "0,99"], "99 chooses rates"),
-        (["--regimes", "G"], "no G; there are A, B"),
+        (["--regimes", "Z"], "no Z; there are A, B"),
         (["--jobs", "0"], "expected 1 or more"),
     ],
 )
