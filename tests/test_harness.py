@@ -159,7 +159,8 @@ def test_the_study_fits_into_its_hours_and_its_arms_into_the_configs(
     shown = {arm: " ".join(it.cell("F", arm, 0).overrides) for arm in ("sft", "kd")}
     assert "Faulty" in shown["kd"] and "Faulty" not in shown["sft"]
     for arm in study.ARMS:
-        cell = it.cell("D" if arm == "credit" else "C", arm, 0)
+        where = next(name for name in "CDG" if arm in study.REGIMES[name].arms)
+        cell = it.cell(where, arm, 0)
         told = cells.composed(cells.settings(cell))
         config.read(config.TrainConfig, told)
         # An imitation that is held to where it began would be a rival with its hands tied.
