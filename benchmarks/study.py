@@ -10,8 +10,8 @@
 A cell is a regime, an arm and a seed: a run of `journeyman train` in a folder of its own. Any
 command goes on where another was killed: finished cells are read back, others continue from their
 last checkpoint. What ran on other machines is in `ARCHIVE` and counts as run; what runs here is
-added. Regimes are in `REGIMES`, arms in `ARMS`, what is asked of each regime is in `PRIMARY`;
-docs/study.md says what came out.
+added. Regimes are in `REGIMES`, arms in `ARMS`, what is asked of each regime is in `PRIMARY`,
+and what was asked later, once some were read, in `LATER`; docs/study.md says what came out.
 
 Arms cost the same: tokens that student and teacher write, gold tokens that are shown included. The
 rate of each arm is the best of its family's three (`RATES`) at half of the budget, on validation
@@ -44,7 +44,8 @@ from journeyman.agents.learning.trainers.callbacks import read_metrics
 from journeyman.agents.runs.folder import machine
 
 _TREES = ("search=credit", "search.rows=4", "search.trajectories=1")
-_GATED = ("loss=forward_kl", *_TREES, "credit=gated")
+_JUDGED = ("loss=forward_kl", "credit=gated")
+_GATED = (*_JUDGED, *_TREES)
 RATES = {
     "supervised": (5e-4, 1e-3, 2e-3),
     "forward": (5e-4, 1e-3, 2e-3),
@@ -119,6 +120,13 @@ ARMS = {
         "forward",
         **_TREE_COST,
     ),
+    # After A, C, D and E were read, in which a tree of 4 rows a task had a quarter of the tasks.
+    "gate": Arm(
+        "trace, gated by a try of the teacher in each task, no search",
+        (*_JUDGED, "search=credit", "search.rows=1", "search.trajectories=1"),
+        "forward",
+        **_TREE_COST,
+    ),
     # The student is its own teacher; what it says with the answer in sight is tried out first.
     "self": Arm(
         "itself with the answer as hint, verified",
@@ -132,20 +140,21 @@ ARMS = {
 OURS = "gated_gradient"
 UNTAUGHT = ("sft", "filtered", "grpo", "negative", "credit", "self")
 LOOSE = ("filtered", "loose_grpo", "loose_credit", "loose_whole")
-TAUGHT = tuple(name for name in ARMS if name not in ("credit", *LOOSE[1:]))
+TAUGHT = tuple(name for name in ARMS if name not in ("credit", "gate", *LOOSE[1:]))
+GATED = (*TAUGHT, "gate")
 
 
 REGIMES = {
-    "A": Regime("a teacher that is right", "embedded-student", "embedded-teacher", TAUGHT, seeds=3),
+    "A": Regime("a teacher that is right", "embedded-student", "embedded-teacher", GATED, seeds=3),
     "B": Regime(
-        "a teacher that is right four times in five", "embedded-student", "early_teacher", TAUGHT
+        "a teacher that is right four times in five", "embedded-student", "early_teacher", GATED
     ),
     # More tokens: the student has everything to learn, and one family against its teacher.
     "C": Regime(
         "a teacher that is wrong on one family of each domain, a student weak everywhere",
         "weak_student",
         "lazy_teacher",
-        TAUGHT,
+        GATED,
         families=tuple(FAMILIES.items()),
         budget=52_000,
     ),
@@ -167,7 +176,7 @@ REGIMES = {
         "tools that fail by dice",
         "embedded-student",
         "embedded-teacher",
-        TAUGHT,
+        GATED,
         ids=FAULTY,
         max_turns=12,
         longer=1.3,
@@ -194,6 +203,12 @@ PRIMARY = {
 }  # fmt: skip
 """Success over the exam of 600 tasks after the whole budget; in C half of them are of the families.
 Each is one comparison; all else in the tables is there to be looked at."""
+LATER = {
+    name: Comparison("gate", PRIMARY[name].rivals, PRIMARY[name].least, "the same of a gate that "
+                     "leaves a rollout as many tasks as rows")
+    for name in "ABCF"
+}  # fmt: skip
+"""Asked after A, C, D and E were read, and while B and F were under way."""
 
 
 ARCHIVE = Path(__file__).with_name("study.jsonl")
@@ -439,7 +454,9 @@ def tell(study: Study, chosen: Chosen, options: argparse.Namespace) -> None:
         fixed = read_references(study.reference_file(regime))
         title = f"{regime}: {REGIMES[regime].what}"
         families = study.exam(regime).in_family()
-        text, figures[regime] = section(title, PRIMARY[regime], fixed, arms, families)
+        text, figures[regime] = section(
+            title, PRIMARY[regime], LATER.get(regime), fixed, arms, families
+        )
         print(text)
         if fixed and any(it.runs for it in arms.values()):
             pictures.append(panes(title, fixed, arms))

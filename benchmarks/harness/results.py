@@ -141,20 +141,27 @@ def compared(it: Comparison, arms: Mapping[str, Results]) -> tuple[str, Figure |
 def section(
     title: str,
     it: Comparison,
+    later: Comparison | None,
     fixed: Mapping[str, Array],
     arms: Mapping[str, Results],
     families: Sequence[bool],
 ) -> tuple[str, dict[str, Any]]:
-    """A regime's table and its primary comparison, in Markdown and as figures."""
-    what, figure = compared(it, arms)
-    told = "not known yet" if figure is None else percent(figure, "+")
-    text = (
-        f"\n### {title}\n\n{table(fixed, arms, families)}\n\nPrimary ({it.why}; expected "
-        f"{it.least:+.0%} or more): {what}: **{told}**"
-    )
+    """A regime's table and its comparisons, in Markdown and as figures."""
+    asked = {"primary": it, **({} if later is None else {"later": later})}
+    answers = {name: (one, *compared(one, arms)) for name, one in asked.items()}
+    text = f"\n### {title}\n\n{table(fixed, arms, families)}"
+    for name, (one, what, figure) in answers.items():
+        told = "not known yet" if figure is None else percent(figure, "+")
+        text += (
+            f"\n\n{name.capitalize()} ({one.why}; expected {one.least:+.0%} or more): {what}: "
+            f"**{told}**"
+        )
     figures = {
         "references": {name: mean(values) for name, values in fixed.items()},
-        "primary": {"what": what, "figure": figure, "least": it.least},
+        **{
+            name: {"what": what, "figure": figure, "least": one.least}
+            for name, (one, what, figure) in answers.items()
+        },
         "arms": {
             name: {
                 "rate": found.cell.rate,
