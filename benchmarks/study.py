@@ -200,6 +200,8 @@ PRIMARY = {
                     "on the teacher's: only who plays differs"),
     "F": Comparison(OURS, ("opd", "opd_forward", "opd_outcome"), 0.0, "credit averages dice that "
                     "single episodes take for merit"),
+    "G": Comparison("loose_whole", ("loose_grpo", "filtered"), 0.0, "D's question again, of what "
+                    "is the better gradient in tabular tasks"),
 }  # fmt: skip
 """Success over the exam of 600 tasks after the whole budget; in C half of them are of the families.
 Each is one comparison; all else in the tables is there to be looked at."""

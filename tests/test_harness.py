@@ -165,6 +165,7 @@ def test_the_study_fits_into_its_hours_and_its_arms_into_the_configs(
         config.read(config.TrainConfig, told)
         # An imitation that is held to where it began would be a rival with its hands tied.
         assert (told.trainer.get("kl") == 0) == (arm == "filtered")
+    assert study.PRIMARY.keys() == study.REGIMES.keys() >= study.LATER.keys()
     for regime, comparison in (*study.PRIMARY.items(), *study.LATER.items()):
         assert {comparison.ours, *comparison.rivals} <= chosen[regime].keys()
 
