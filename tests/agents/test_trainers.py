@@ -2,6 +2,7 @@ import ast
 import copy
 import dataclasses
 import inspect
+import math
 import platform
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import torch
 from peft import LoraConfig
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import PreTrainedModel
+from transformers import MixtralConfig, MixtralForCausalLM, PreTrainedModel
 from trl import DistillationConfig, SFTConfig
 from trl.trainer.utils import add_fused_lm_head
 
@@ -621,17 +622,63 @@ def _counted(seen: dict[str, int], name: str, states: Tensor) -> Tensor:
 
 
 def test_what_else_a_model_is_asked_it_answers_as_before(tmp_path: Path) -> None:
-    model = llama(len(tokenizer()), seed=4).eval()
-    ids = torch.arange(1, 13).reshape(2, 6)
-    before = model(ids).logits
-    trainer = sft.build(make_parts(model), tuning(tmp_path, max_steps=1))
-    read: Any = trainer.model
-    assert torch.equal(read.eval()(ids).logits, before)
-    # Packed rows bring places of their own: TRL's forward reads them.
-    packed = read(
-        input_ids=ids, position_ids=torch.arange(6).expand(2, 6), labels=ids, fused_lm_head=True
+    # Positions that are learned: `generate` makes them of the mask, of models that take them.
+    model = gpt2(len(tokenizer()), seed=4).eval()
+    ids = torch.tensor([[0, 0, 5, 6, 7, 8], [1, 2, 3, 4, 5, 6]])
+    mask = (ids > 0).long()
+    asked: dict[str, Any] = {"attention_mask": mask, "max_new_tokens": 4, "do_sample": False}
+    before, written = model(ids, None, mask).logits, model.generate(ids, **asked)
+    read: Any = sft.build(make_parts(model), tuning(tmp_path, max_steps=1)).model
+    read.eval()
+    assert "forward" in vars(read)
+    assert torch.equal(read(ids, None, mask).logits, before)
+    assert torch.equal(read.generate(ids, **asked), written)
+    assert inspect.signature(read.forward).parameters.keys() >= {"token_type_ids", "logits_to_keep"}
+    # A copy answers by its own weights.
+    still = copy.deepcopy(read)
+    with torch.no_grad():
+        still.lm_head.weight.zero_()
+    given = {"input_ids": ids, "attention_mask": mask, "labels": ids}
+    told = still(**given, use_cache=False, fused_lm_head=True).log_probs
+    assert told.unique().tolist() == pytest.approx([-math.log(len(tokenizer())), 0.0])
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_is_not_read(side: str, tmp_path: Path) -> None:
+    model = llama(len(tokenizer()), seed=4)
+    read: Any = sft.build(make_parts(model), tuning(tmp_path, max_steps=1)).model
+    rows = [[5, 6, 7], [5, 6, 8, 9, 10]]
+    padded = [
+        [0] * (5 - len(it)) + it if side == "left" else it + [0] * (5 - len(it)) for it in rows
+    ]
+    ids = torch.tensor(padded)
+    found = read(
+        input_ids=ids,
+        attention_mask=(ids > 0).long(),
+        labels=ids.masked_fill(ids == 0, fused.IGNORED),
+        use_cache=False,
+        fused_lm_head=True,
     )
-    assert packed.log_probs.shape == (2, 5)
+    for row, mask, values in zip(rows, found.label_mask, found.log_probs, strict=True):
+        one = torch.tensor([row])
+        alone = read(one).logits[0, :-1].log_softmax(-1).gather(1, one[0, 1:, None])[:, 0]
+        torch.testing.assert_close(values[mask], alone)
+
+
+def test_routers_and_noise_are_left_to_trl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*_: Any) -> Any:
+        raise AssertionError("rows are read once")
+
+    monkeypatch.setattr(fused, "states_at", read)
+    small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 2}
+    routed = MixtralForCausalLM(MixtralConfig(vocab_size=len(tokenizer()), **small, **heads))
+    sft.build(make_parts(routed), tuning(tmp_path / "routed", max_steps=1)).train()
+    noisy = tuning(tmp_path / "noisy", max_steps=1, neftune_noise_alpha=5.0)
+    sft.build(make_parts(llama(len(tokenizer()), seed=4)), noisy).train()
+    with pytest.raises(AssertionError, match="read once"):
+        plain = tuning(tmp_path / "plain", max_steps=1)
+        sft.build(make_parts(llama(len(tokenizer()), seed=4)), plain).train()
 
 
 def test_demonstrations_are_played_in_the_environments_of_the_run() -> None:

@@ -8,6 +8,7 @@ vocabulary of those than for all layers of a small model.
 
 from __future__ import annotations
 
+import functools
 from types import MethodType
 from typing import Any
 
@@ -26,6 +27,8 @@ IGNORED = -100
 """Label of tokens without loss, by transformers' convention."""
 _OUTPUTS = ("log_probs", "entropy", "is_top1")
 """Those that TRL's supervised trainer reads."""
+_PLAIN = {"input_ids", "attention_mask", "labels", "use_cache", "fused_lm_head"}
+"""What it says of rows that are padded and no more."""
 
 
 def read_once(model: Any) -> None:
@@ -37,22 +40,15 @@ def read_once(model: Any) -> None:
         model: A `PreTrainedModel` that TRL's trainer has made ready; an adapter may be in it.
     """
     bare = model.get_base_model() if is_peft_model(model) else model
-    theirs = bare.forward
+    theirs = bare.forward.__func__
 
-    def forward(
-        self: PreTrainedModel,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        fused_lm_head: bool = False,
-        **others: Any,
-    ) -> Any:
-        plain = fused_lm_head and not others.keys() - {"use_cache"}
-        if plain and input_ids is not None and attention_mask is not None and labels is not None:
-            return scored(self, input_ids, attention_mask.bool(), labels)
-        if fused_lm_head:
-            others["fused_lm_head"] = True
-        return theirs(input_ids=input_ids, attention_mask=attention_mask, labels=labels, **others)
+    @functools.wraps(type(bare).forward)  # `generate` looks at what a model can be asked
+    def forward(self: PreTrainedModel, *args: Any, **given: Any) -> Any:
+        # Packed rows bring positions, routers are asked for logits: neither is read here.
+        if not args and given.keys() == _PLAIN and given["fused_lm_head"]:
+            there = given["attention_mask"].bool()
+            return scored(self, given["input_ids"], there, given["labels"])
+        return theirs(self, *args, **given)
 
     bare.forward = MethodType(forward, bare)
 

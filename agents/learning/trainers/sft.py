@@ -66,7 +66,8 @@ class DemonstrationTuning(PlainTrainer, SFTTrainer):
             processing_class=student.dialect.tokenizer,
             **kwargs,
         )
-        read_once(self.model)
+        if not args.neftune_noise_alpha:  # noise goes by the length of what is read
+            read_once(self.model)
 
 
 def demonstration_rows(
