@@ -139,22 +139,26 @@ ARMS = {
 }
 OURS = "gated_gradient"
 UNTAUGHT = ("sft", "filtered", "grpo", "negative", "credit", "self")
-LOOSE = ("filtered", "loose_grpo", "loose_credit", "loose_whole")
-TAUGHT = tuple(name for name in ARMS if name not in ("credit", "gate", *LOOSE[1:]))
-GATED = (*TAUGHT, "gate")
+HARDLY_HELD = ("filtered", "loose_grpo", "loose_credit", "loose_whole")
+TAUGHT = tuple(
+    name for name, it in ARMS.items() if name not in ("credit", "gate") and it.family != "loose"
+)
+WITH_GATE = (*TAUGHT, "gate")
 
 
 REGIMES = {
-    "A": Regime("a teacher that is right", "embedded-student", "embedded-teacher", GATED, seeds=3),
+    "A": Regime(
+        "a teacher that is right", "embedded-student", "embedded-teacher", WITH_GATE, seeds=3
+    ),
     "B": Regime(
-        "a teacher that is right four times in five", "embedded-student", "early_teacher", GATED
+        "a teacher that is right four times in five", "embedded-student", "early_teacher", WITH_GATE
     ),
     # More tokens: the student has everything to learn, and one family against its teacher.
     "C": Regime(
         "a teacher that is wrong on one family of each domain, a student weak everywhere",
         "weak_student",
         "lazy_teacher",
-        GATED,
+        WITH_GATE,
         families=tuple(FAMILIES.items()),
         budget=52_000,
     ),
@@ -176,14 +180,14 @@ REGIMES = {
         "tools that fail by dice",
         "embedded-student",
         "embedded-teacher",
-        GATED,
+        WITH_GATE,
         ids=FAULTY,
         max_turns=12,
         longer=1.3,
         exam_seconds=0.035,
     ),
     # Planned after D was read, in which none that is held so much gets away from its beginning.
-    "G": Regime("no teacher, and hardly held", "embedded-student", None, LOOSE),
+    "G": Regime("no teacher, and hardly held", "embedded-student", None, HARDLY_HELD),
 }
 
 

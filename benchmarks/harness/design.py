@@ -39,6 +39,7 @@ class Regime:
     """A model, or one of `INGREDIENTS`."""
     teacher: str | None
     arms: tuple[str, ...]
+    """Those that are played in it; without a teacher none that asks one."""
     ids: tuple[str, ...] = OFFICE
     level: str = ""
     """Of tasks: "" or "/hard"."""

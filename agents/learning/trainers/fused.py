@@ -56,7 +56,7 @@ def read_once(model: Any) -> None:
 def scored(
     model: PreTrainedModel, ids: Tensor, there: Tensor, labels: Tensor
 ) -> FusedCausalLMOutput:
-    """Log-probability, entropy and rank of each label, with gradient.
+    """What TRL's forward tells of each label, formed by the same kernel.
 
     Args:
         model: Without the wrappers of adapters.
@@ -65,7 +65,12 @@ def scored(
         labels: [B, T], the tokens themselves or `IGNORED`.
 
     Returns:
-        [B, T - 1] each, 0 where there is no label.
+        [B, T - 1] each, of labels from the second on: their log-probability in nats, with gradient;
+        the entropy there, in nats; whether they are the likeliest; and which there are. The first
+        three are 0 where there is none.
+
+    Raises:
+        UnsupportedModelError: The output layer has an adapter.
     """
     mask = (labels[:, 1:] != IGNORED) & there[:, 1:] & there[:, :-1]
     read = [own[real].tolist() for own, real in zip(ids, there, strict=True)]
