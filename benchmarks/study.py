@@ -140,6 +140,7 @@ ARMS = {
 OURS = "gated_gradient"
 UNTAUGHT = ("sft", "filtered", "grpo", "negative", "credit", "self")
 HARDLY_HELD = ("filtered", "loose_grpo", "loose_credit", "loose_whole")
+LONG = ("opd_forward", "opd_outcome", "filtered", "grpo", "gated_gradient", "gate")
 TAUGHT = tuple(
     name for name, it in ARMS.items() if name not in ("credit", "gate") and it.family != "loose"
 )
@@ -188,6 +189,15 @@ REGIMES = {
     ),
     # Planned after D was read, in which none that is held so much gets away from its beginning.
     "G": Regime("no teacher, and hardly held", "embedded-student", None, HARDLY_HELD),
+    # Planned after C was read, which ended long before its teacher was what held anybody back.
+    "H": Regime(
+        "as in C, three times as long",
+        "weak_student",
+        "lazy_teacher",
+        LONG,
+        families=tuple(FAMILIES.items()),
+        budget=156_000,
+    ),
 }
 
 
@@ -206,6 +216,8 @@ PRIMARY = {
                     "single episodes take for merit"),
     "G": Comparison("loose_whole", ("loose_grpo", "filtered"), 0.0, "D's question again, of what "
                     "is the better gradient in tabular tasks"),
+    "H": Comparison("gate", ("opd_outcome", "grpo", "filtered"), 0.10, "C's question again, once "
+                    "a student is as good as its teacher"),
 }  # fmt: skip
 """Success over the exam of 600 tasks after the whole budget; in C half of them are of the families.
 Each is one comparison; all else in the tables is there to be looked at."""
