@@ -5,23 +5,37 @@ it was written, in any conversation of the batch, is read ahead of being sampled
 then draw the same, several tokens come of one pass. This is speculative decoding without a second
 model (prompt lookup; Saxena 2023), and it changes nothing that is drawn: the die of a token is the
 same whether it was guessed or not, so that a guess is right or is thrown away.
+
+A pass reads ahead as far as that makes most tokens of its time, by how often each pair was
+followed by the same token again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+Guess = tuple[int, float]
+"""A token, and the chance that all guesses up to it are right."""
+
 
 class Guesses:
-    """What was written last after each pair of tokens."""
+    """What was written last after each pair of tokens, and how often it was the same again."""
 
     def __init__(self) -> None:
         """Know nothing."""
-        self._next: dict[tuple[int, int], int] = {}
+        self._next: dict[tuple[int, int], tuple[int, int, int]] = {}
+        """By pair: the token, and how often the one before was right, of how often."""
 
     def note(self, before: int, last: int, token: int) -> None:
         """A token was written behind two others."""
-        self._next[before, last] = token
+        known = self._next.get((before, last))
+        if known is None:
+            self._next[before, last] = token, 0, 0
+        else:
+            guess, right, seen = known
+            self._next[before, last] = token, right + (guess == token), seen + 1
 
-    def after(self, before: int, last: int, count: int) -> list[int]:
+    def after(self, before: int, last: int, count: int) -> list[Guess]:
         """What may come behind two tokens.
 
         Args:
@@ -29,11 +43,32 @@ class Guesses:
             last: The last.
             count: Guesses, at most.
         """
-        guesses: list[int] = []
+        guesses, chance = list[Guess](), 1.0
         for _ in range(count):
-            token = self._next.get((before, last))
-            if token is None:
+            known = self._next.get((before, last))
+            if known is None:
                 break
-            guesses.append(token)
+            token, right, seen = known
+            chance *= (right + 1) / (seen + 2)  # Laplace's rule of succession
+            guesses.append((token, chance))
             before, last = last, token
         return guesses
+
+
+def tokens_to_read(guesses: Sequence[Sequence[Guess]], place: float) -> int:
+    """How many tokens of each row a pass should read: the last one, and guesses behind it.
+
+    Of all numbers that which is expected to write most tokens in its time, which is reckoned as
+    `place` plus the number: rows of a pass are as wide.
+
+    Args:
+        guesses: Of each row.
+        place: What a row costs a pass (its share of the weights, and its states), in tokens more.
+    """
+    expected = float(len(guesses))
+    best, rate = 1, expected / (place + 1)
+    for count in range(1, max(map(len, guesses)) + 1):
+        expected += sum(row[count - 1][1] for row in guesses if len(row) >= count)
+        if expected / (place + 1 + count) > rate:
+            best, rate = 1 + count, expected / (place + 1 + count)
+    return best

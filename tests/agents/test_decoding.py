@@ -19,7 +19,7 @@ from transformers import (
 
 from journeyman.agents.errors import SettingError
 from journeyman.agents.students.decoding import Decoder
-from journeyman.agents.students.guessing import Guesses
+from journeyman.agents.students.guessing import Guesses, tokens_to_read
 from journeyman.agents.students.hf import GUESSED, HFPlayer, alike
 from journeyman.agents.students.player import Conversation, Sampling, Turn
 from journeyman.agents.students.reuse import PrefixIndex, PrefixStore, shared
@@ -340,23 +340,25 @@ def test_guesses_change_nothing_that_is_drawn(
 
 
 def test_what_was_said_before_takes_fewer_passes(read: list[list[int]]) -> None:
-    """And every pass is as wide, whatever was guessed."""
+    """The first time nothing is known, and nothing is read ahead."""
     player = endless(llama(VOCABULARY, seed=1), 40)
     player.dialect = MARKS
     talk = Conversation((5, 6, 7), 0, NOWHERE)
     stream = player.open([talk])
     turns = list[Turn]()
-    passes = list[int]()
+    passes, widths = list[int](), list[set[int]]()
     for again in (False, True):
         del read[:]
         while not stream.idle:
             turns += stream.advance()
         passes.append(len(read))
-        assert {width for passed in read[1:] for width in passed} == {1 + GUESSED}
+        widths.append({width for passed in read[1:] for width in passed})
         stream.finish(turns[-1].row)
         if not again:
             stream.add(talk)
     assert turns[0].tokens == turns[1].tokens
+    assert min(widths[0]) == 1
+    assert max(widths[1]) == 1 + GUESSED
     assert passes[0] > 30
     # Pairs of tokens that came twice may mislead.
     assert passes[1] < 0.6 * passes[0]
@@ -367,9 +369,33 @@ def test_guesses_are_what_came_last() -> None:
     assert guesses.after(1, 2, 3) == []
     for before, last, token in [(1, 2, 3), (2, 3, 4), (3, 4, 1), (2, 3, 9)]:
         guesses.note(before, last, token)
-    assert guesses.after(1, 2, 3) == [3, 9]
-    assert guesses.after(1, 2, 1) == [3]
+    # Of what came once, a half; of what was wrong once, a third of that.
+    assert guesses.after(1, 2, 3) == [(3, pytest.approx(1 / 2)), (9, pytest.approx(1 / 6))]
+    assert guesses.after(1, 2, 1) == [(3, pytest.approx(1 / 2))]
     assert guesses.after(1, 2, 0) == []
+    for _ in range(2):
+        guesses.note(1, 2, 3)
+    assert guesses.after(1, 2, 1) == [(3, pytest.approx(3 / 4))]
+
+
+@pytest.mark.parametrize("place", [0.5, 3.0, 100.0])
+def test_a_pass_reads_ahead_as_far_as_that_pays(place: float) -> None:
+    """Of every number of tokens that which has most of them in its time."""
+    rng = random.Random(3)
+    for _ in range(200):
+        guesses = [
+            [(0, chance) for chance in sorted((rng.random() for _ in range(count)), reverse=True)]
+            for count in rng.choices(range(6), k=rng.randint(1, 5))
+        ]
+        rates = [
+            sum(1 + sum(chance for _, chance in row[:ahead]) for row in guesses)
+            / (len(guesses) * (place + 1 + ahead))
+            for ahead in range(6)
+        ]
+        assert rates[tokens_to_read(guesses, place) - 1] == pytest.approx(max(rates))
+    assert tokens_to_read([[], []], place) == 1
+    sure = [[(0, 1.0)] * 5]
+    assert tokens_to_read(sure, place) == 6
 
 
 def test_nothing_is_guessed_where_the_longest_row_turns_all() -> None:
