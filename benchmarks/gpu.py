@@ -130,7 +130,9 @@ def player_of(model: PreTrainedModel, turn: int) -> HFPlayer:
     from journeyman.agents.students.player import Sampling
 
     tokenizer = AutoTokenizer.from_pretrained(resolve("embedded-student"))
-    return HFPlayer(model, dialect_of(tokenizer, None, "names"), Sampling(max_tokens=turn))
+    return HFPlayer(
+        model, dialect_of(tokenizer, None, "names"), Sampling(max_tokens=turn), speculate=0
+    )
 
 
 def prompts(vocabulary: int, count: int) -> list[tuple[int, ...]]:

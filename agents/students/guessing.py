@@ -12,7 +12,7 @@ followed by the same token again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 Guess = tuple[int, float]
 """A token, and the chance that all guesses up to it are right."""
@@ -24,16 +24,23 @@ class Guesses:
     def __init__(self) -> None:
         """Know nothing."""
         self._next: dict[tuple[int, int], tuple[int, int, int]] = {}
-        """By pair: the token, and how often the one before was right, of how often."""
+        """By pair: the token written behind it last; guesses that were right, of how many."""
 
-    def note(self, before: int, last: int, token: int) -> None:
-        """A token was written behind two others."""
-        known = self._next.get((before, last))
-        if known is None:
-            self._next[before, last] = token, 0, 0
-        else:
-            guess, right, seen = known
-            self._next[before, last] = token, right + (guess == token), seen + 1
+    def note(self, written: Iterable[tuple[int, int, int]]) -> None:
+        """What came of one pass: two tokens, and the one behind them.
+
+        Whether a guess is right is asked of what was known before the pass: rows that write the
+        same at once do not make each other predictable.
+        """
+        known: dict[tuple[int, int], int | None] = {}
+        for before, last, token in written:
+            pair = before, last
+            newest, right, seen = self._next.get(pair, (None, 0, 0))
+            guess = known.setdefault(pair, newest)
+            if guess is None:
+                self._next[pair] = token, 0, 0
+            else:
+                self._next[pair] = token, right + (guess == token), seen + 1
 
     def after(self, before: int, last: int, count: int) -> list[Guess]:
         """What may come behind two tokens.
@@ -55,20 +62,21 @@ class Guesses:
         return guesses
 
 
-def tokens_to_read(guesses: Sequence[Sequence[Guess]], place: float) -> int:
+def tokens_to_read(guesses: Sequence[Sequence[Guess]], row_cost: float) -> int:
     """How many tokens of each row a pass should read: the last one, and guesses behind it.
 
-    Of all numbers that which is expected to write most tokens in its time, which is reckoned as
-    `place` plus the number: rows of a pass are as wide.
+    All rows of a pass are equally wide. Of all widths that which is expected to write most tokens
+    in its time, which is reckoned as `row_cost` plus the width, for each row.
 
     Args:
-        guesses: Of each row.
-        place: What a row costs a pass (its share of the weights, and its states), in tokens more.
+        guesses: Of each row, of which there is at least one.
+        row_cost: What a row costs beside its tokens, in tokens: its states, and its share of what
+            the pass costs whatever is read.
     """
     expected = float(len(guesses))
-    best, rate = 1, expected / (place + 1)
+    best, rate = 1, expected / (row_cost + 1)
     for count in range(1, max(map(len, guesses)) + 1):
         expected += sum(row[count - 1][1] for row in guesses if len(row) >= count)
-        if expected / (place + 1 + count) > rate:
-            best, rate = 1 + count, expected / (place + 1 + count)
+        if expected / (row_cost + 1 + count) > rate:
+            best, rate = 1 + count, expected / (row_cost + 1 + count)
     return best

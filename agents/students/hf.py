@@ -48,10 +48,11 @@ from journeyman.envs import Message
 
 GUESSED = 5
 """Tokens of each row that are guessed ahead, at most, where nothing else is said."""
-_PASS, _PASS_ON_GPU, _PLACE = 48.0, 300.0, 2.0
-"""What a pass costs beside its tokens (its weights are read), and each row of it (its states are),
-in tokens more. On a CPU by models of 0.6 to 135 million parameters in batches of 4, 16 and 64; on a
-GPU reckoned, not measured, of what it computes while it reads a byte."""
+_PASS_COST, _PASS_COST_ON_GPU, _ROW_COST = 48.0, 300.0, 2.0
+"""What a pass costs beside its tokens (its weights are read), and what each row of it does (its
+states are), in tokens. On a CPU by models of 0.6 to 135 million parameters, batches of 4, 16 and
+64; on a GPU reckoned, not measured: tokens that an H100 computes in bfloat16 while it reads the
+weights."""
 
 
 class HFPlayer(ModelPlayer):
@@ -219,7 +220,8 @@ class HFStream:
         self._openings = PrefixIndex[_Row]()
         """The same by their opening prompts."""
         self._guesses = Guesses()
-        self._pass = _PASS if self._decoder.device.type == "cpu" else _PASS_ON_GPU
+        on_cpu = self._decoder.device.type == "cpu"
+        self._pass_cost = _PASS_COST if on_cpu else _PASS_COST_ON_GPU
         self._begun = 0
         longest = max((len(it.tokens) for it in conversations), default=0)
         self._cache.reserve(len(conversations), longest + player.sampling.max_tokens)
@@ -308,8 +310,9 @@ class HFStream:
         most = self._player.speculate
         starts = [len(row.held) for row in rows]
         guesses = [self._guesses.after(row.held[-1], row.tokens[-1], most) for row in rows]
-        ahead = tokens_to_read(guesses, self._pass / len(rows) + _PLACE) - 1
+        ahead = tokens_to_read(guesses, self._pass_cost / len(rows) + _ROW_COST) - 1
         guessed = [[token for token, _ in it[:ahead]] for it in guesses]
+        # Behind a row's guesses nothing is sampled: zeros only make all equally wide.
         tokens = [
             [row.tokens[-1], *it, *(0,) * (ahead - len(it))]
             for row, it in zip(rows, guessed, strict=True)
@@ -394,11 +397,13 @@ class HFStream:
         )
         tokens, logprobs = sample(chosen, self._player.sampling, uniforms)
         drawn = iter(zip(tokens.tolist(), logprobs.tolist(), strict=True))
-        turns = []
+        turns, written = list[Turn](), list[tuple[int, int, int]]()
         for row, guesses in zip(rows, guessed, strict=True):
             # Behind the last guess comes nothing that a token could be equal to.
             own = zip((*guesses, None), itertools.islice(drawn, 1 + len(guesses)), strict=True)
             for guess, (token, logprob) in list(own):
+                if len(row.held) > 1:
+                    written.append((row.held[-2], row.held[-1], token))
                 turn = self._write(row, token, logprob)
                 if turn is not None:
                     turns.append(turn)
@@ -406,6 +411,7 @@ class HFStream:
                 if guess != token:
                     break
                 row.held.append(token)
+        self._guesses.note(written)
         return turns
 
     def _write(self, row: _Row, token: int, logprob: float) -> Turn | None:
@@ -413,8 +419,6 @@ class HFStream:
         if math.isnan(logprob):
             raise DivergedError
         row.write(token, logprob)
-        if len(row.held) > 1:
-            self._guesses.note(row.held[-2], row.held[-1], token)
         sampling = self._player.sampling
         if token in self._player.end_ids:
             return row.take_turn()

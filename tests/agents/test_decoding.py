@@ -340,7 +340,7 @@ def test_guesses_change_nothing_that_is_drawn(
 
 
 def test_what_was_said_before_takes_fewer_passes(read: list[list[int]]) -> None:
-    """The first time nothing is known, and nothing is read ahead."""
+    """The first time next to nothing is known, and next to nothing is read ahead."""
     player = endless(llama(VOCABULARY, seed=1), 40)
     player.dialect = MARKS
     talk = Conversation((5, 6, 7), 0, NOWHERE)
@@ -364,22 +364,43 @@ def test_what_was_said_before_takes_fewer_passes(read: list[list[int]]) -> None:
     assert passes[1] < 0.6 * passes[0]
 
 
+@pytest.mark.parametrize(("chance", "width"), [(0.0, 1), (1.0, 1 + GUESSED)])
+def test_what_is_seldom_right_is_not_read_ahead(
+    chance: float, width: int, read: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def after(guesses: Guesses, before: int, last: int, count: int) -> list[tuple[int, float]]:
+        return [(last, chance)] * count
+
+    monkeypatch.setattr(Guesses, "after", after)
+    stream = endless(llama(VOCABULARY, seed=1), 20).open([Conversation((5, 6, 7), 0, NOWHERE)] * 2)
+    while not stream.idle:
+        stream.advance()
+    assert {it for passed in read[1:] for it in passed} == {width}
+
+
 def test_guesses_are_what_came_last() -> None:
     guesses = Guesses()
     assert guesses.after(1, 2, 3) == []
-    for before, last, token in [(1, 2, 3), (2, 3, 4), (3, 4, 1), (2, 3, 9)]:
-        guesses.note(before, last, token)
+    guesses.note([(1, 2, 3), (2, 3, 4)])
+    guesses.note([(3, 4, 1), (2, 3, 9)])
     # Of what came once, a half; of what was wrong once, a third of that.
     assert guesses.after(1, 2, 3) == [(3, pytest.approx(1 / 2)), (9, pytest.approx(1 / 6))]
     assert guesses.after(1, 2, 1) == [(3, pytest.approx(1 / 2))]
     assert guesses.after(1, 2, 0) == []
-    for _ in range(2):
-        guesses.note(1, 2, 3)
+    guesses.note([(1, 2, 3), (1, 2, 3)])
     assert guesses.after(1, 2, 1) == [(3, pytest.approx(3 / 4))]
 
 
-@pytest.mark.parametrize("place", [0.5, 3.0, 100.0])
-def test_a_pass_reads_ahead_as_far_as_that_pays(place: float) -> None:
+def test_rows_that_agree_in_one_pass_foretell_nothing_of_the_next() -> None:
+    """None of them could have been guessed by what the others wrote at once."""
+    guesses = Guesses()
+    for token in range(5):
+        guesses.note([(1, 2, token)] * 16)
+    assert guesses.after(1, 2, 1) == [(4, pytest.approx(1 / (4 * 16 + 2)))]
+
+
+@pytest.mark.parametrize("cost", [0.5, 3.0, 100.0])
+def test_a_pass_reads_ahead_as_far_as_that_pays(cost: float) -> None:
     """Of every number of tokens that which has most of them in its time."""
     rng = random.Random(3)
     for _ in range(200):
@@ -389,13 +410,13 @@ def test_a_pass_reads_ahead_as_far_as_that_pays(place: float) -> None:
         ]
         rates = [
             sum(1 + sum(chance for _, chance in row[:ahead]) for row in guesses)
-            / (len(guesses) * (place + 1 + ahead))
+            / (len(guesses) * (cost + 1 + ahead))
             for ahead in range(6)
         ]
-        assert rates[tokens_to_read(guesses, place) - 1] == pytest.approx(max(rates))
-    assert tokens_to_read([[], []], place) == 1
+        assert rates[tokens_to_read(guesses, cost) - 1] == pytest.approx(max(rates))
+    assert tokens_to_read([[], []], cost) == 1
     sure = [[(0, 1.0)] * 5]
-    assert tokens_to_read(sure, place) == 6
+    assert tokens_to_read(sure, cost) == 6
 
 
 def test_nothing_is_guessed_where_the_longest_row_turns_all() -> None:
