@@ -189,7 +189,8 @@ REGIMES = {
     ),
     # Planned after D was read, in which none that is held so much gets away from its beginning.
     "G": Regime("no teacher, and hardly held", "embedded-student", None, HARDLY_HELD),
-    # Planned after C was read, which ended long before its teacher was what held anybody back.
+    # Planned after C was read, which ended long before its teacher was what held anybody back, and
+    # after three of the arms had been tried at this length with the seed that chooses rates.
     "H": Regime(
         "as in C, three times as long",
         "weak_student",

@@ -50,9 +50,9 @@ GUESSED = 5
 """Tokens of each row that are guessed ahead, at most, where nothing else is said."""
 _PASS_COST, _PASS_COST_ON_GPU, _ROW_COST = 48.0, 300.0, 2.0
 """What a pass costs beside its tokens (its weights are read), and what each row of it does (its
-states are), in tokens. On a CPU by models of 0.6 to 135 million parameters, batches of 4, 16 and
-64; on a GPU reckoned, not measured: tokens that an H100 computes in bfloat16 while it reads the
-weights."""
+states are), in tokens. On a CPU as timed once with models of 0.6 to 135 million parameters in
+batches of 4, 16 and 64; on a GPU reckoned, not measured: tokens that an H100 computes in bfloat16
+while it reads the weights."""
 
 
 class HFPlayer(ModelPlayer):
