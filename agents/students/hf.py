@@ -393,7 +393,7 @@ class HFStream:
         uniforms = torch.tensor(
             [die for row, it in zip(rows, guessed, strict=True) for die in row.dice(1 + len(it))],
             device=chosen.device,
-            dtype=chosen.dtype,
+            dtype=torch.float64,
         )
         tokens, logprobs = sample(chosen, self._player.sampling, uniforms)
         drawn = iter(zip(tokens.tolist(), logprobs.tolist(), strict=True))
@@ -471,7 +471,9 @@ def sample(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> tuple[Tensor
         chances = (logits / min(sampling.temperature, _HOTTEST)).softmax(-1)
         if sampling.truncated:
             chances = _truncated(chances, sampling)
-        cumulative = chances.cumsum(-1)
+        # In float64: near 1, float32 counts in steps of 6e-8, and what is rarer would be drawn by
+        # rounding, which hangs on who plays beside.
+        cumulative = chances.cumsum(-1, dtype=torch.float64)
         # Scaled by the sum, which rounding keeps from being 1; and below it, which rounding of the
         # dice to 1 would not be: a token past the end of the probability has none itself.
         total = cumulative[:, -1:]

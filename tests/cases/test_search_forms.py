@@ -214,6 +214,17 @@ def test_samples_at_the_edges(spread: float) -> None:
         assert tokens.bincount(minlength=4).tolist() == pytest.approx([333, 333, 333, 0], abs=2)
 
 
+def test_rare_tokens_are_drawn_by_their_chances() -> None:
+    """Behind one of 99.98%, 200,000 of 1e-9: near 1, float32 counts 60 of them as one."""
+    count = 200_000
+    logits = torch.full((1, count + 1), math.log(1e-9))
+    logits[0, 0] = math.log1p(-2e-4)
+    uniforms = 1 - 2e-4 * torch.linspace(0.995, 0.005, 100, dtype=torch.float64)
+    tokens, _ = sample(logits.expand(100, -1), Sampling(), uniforms)
+    expected = torch.linspace(0.005, 0.995, 100) * count
+    assert tokens.tolist() == pytest.approx(expected.tolist(), abs=5)
+
+
 def test_equal_rewards_move_nothing() -> None:
     """At the one temperature that students learn at, the expected gradient is none."""
     scores = torch.tensor([1.0, 0.0, -1.0], dtype=torch.float64)
