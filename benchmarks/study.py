@@ -199,6 +199,21 @@ REGIMES = {
         families=tuple(FAMILIES.items()),
         budget=156_000,
     ),
+    # Planned after E was read, in which those who play had 16 steps, and after these arms had been
+    # tried at ten times its length, each once, with the seed that chooses rates. A third,
+    # `opd_forward`, was stopped half way there: it played worse than at first.
+    "I": Regime(
+        "as in E, six times as long",
+        "narrow_student",
+        "hard_teacher",
+        ("kd", "trace"),
+        level="/hard",
+        max_turns=16,
+        max_context=960,
+        budget=312_000,
+        longer=2.4,
+        exam_seconds=0.11,
+    ),
 }
 
 
@@ -219,6 +234,8 @@ PRIMARY = {
                     "is the better gradient in tabular tasks"),
     "H": Comparison("gate", ("opd_outcome", "grpo", "filtered"), 0.10, "C's question again, once "
                     "a student is as good as its teacher"),
+    "I": Comparison("trace", ("kd",), 0.0, "E's question again, with tokens enough for imitation to "
+                    "level off, of what learns most there of all that play"),
 }  # fmt: skip
 """Success over the exam of 600 tasks after the whole budget; in C half of them are of the families.
 Each is one comparison; all else in the tables is there to be looked at."""
