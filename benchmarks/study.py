@@ -234,8 +234,8 @@ PRIMARY = {
                     "is the better gradient in tabular tasks"),
     "H": Comparison("gate", ("opd_outcome", "grpo", "filtered"), 0.10, "C's question again, once "
                     "a student is as good as its teacher"),
-    "I": Comparison("trace", ("kd",), 0.0, "E's question again, with tokens enough for imitation to "
-                    "level off, of what learns most there of all that play"),
+    "I": Comparison("trace", ("kd",), 0.0, "E's question again, with tokens enough for imitation "
+                    "to level off, of what learns most there of all that play"),
 }  # fmt: skip
 """Success over the exam of 600 tasks after the whole budget; in C half of them are of the families.
 Each is one comparison; all else in the tables is there to be looked at."""
