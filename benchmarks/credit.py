@@ -315,7 +315,8 @@ def gradients(by_name: dict[str, dict[str, Array]], unit: str, drawn: Array) -> 
         }
     rival = max((n for n in found if n not in MINE), key=lambda n: float(found[n]["cosine"]))
     gap = chosen[TEACHES][:, 0] - chosen[rival][:, 0]
-    low, high = interval((share @ gap).round(9))  # rounding is no difference
+    gap = gap.round(9) + 0.0  # rounding is no difference, and none has no sign
+    low, high = interval((share @ gap).round(9) + 0.0)
     return {
         "estimators": found,
         "rival": rival,
