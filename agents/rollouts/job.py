@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ class Job:
         os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
         if not dist.is_initialized():
             dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+            atexit.register(_leave)
         return cls(dist.get_rank(), dist.get_world_size())
 
     @property
@@ -44,3 +46,9 @@ class Job:
         gathered: list[list[T]] = [[] for _ in range(self.count)]
         dist.all_gather_object(gathered, list(items))
         return [item for items in gathered for item in items]
+
+
+def _leave() -> None:
+    """Wait for the threads of gloo: one that lets go of a tensor while Python ends aborts all."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

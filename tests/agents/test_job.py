@@ -116,3 +116,26 @@ def test_rows_are_seeded_by_process_and_figures_are_means(
             both = (ours["figures"][name], theirs["figures"][name])
             assert line[name] == pytest.approx(sum(both) / 2)
     assert first[0]["figures"]["rollout/tokens"] != second[0]["figures"]["rollout/tokens"]
+
+
+ENDING = """
+import atexit
+import torch.distributed as dist
+from journeyman.agents.rollouts.job import Job
+
+atexit.register(lambda: print("left" if not dist.is_initialized() else "still there", flush=True))
+Job.join().share([1])
+"""
+
+
+def test_who_ends_has_left_the_others(tmp_path: Path) -> None:
+    """What is still there when Python ends may abort it: then the whole job counts as failed."""
+    (tmp_path / "ending.py").write_text(ENDING)
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    ended = subprocess.run(
+        [sys.executable, *launch, str(tmp_path / "ending.py")],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.stdout.split("\n").count("left") == 2, ended.stdout
