@@ -390,10 +390,11 @@ class HFStream:
         width = logits.shape[1]
         places = [i * width + j for i, it in enumerate(guessed) for j in range(1 + len(it))]
         chosen = logits.flatten(0, 1)[places].float()
+        # Apple's GPUs have no float64.
         uniforms = torch.tensor(
             [die for row, it in zip(rows, guessed, strict=True) for die in row.dice(1 + len(it))],
             device=chosen.device,
-            dtype=torch.float64,
+            dtype=torch.float32 if chosen.device.type == "mps" else torch.float64,
         )
         tokens, logprobs = sample(chosen, self._player.sampling, uniforms)
         drawn = iter(zip(tokens.tolist(), logprobs.tolist(), strict=True))
@@ -458,7 +459,9 @@ def sample(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> tuple[Tensor
     Args:
         logits: [B, V].
         sampling: The dice.
-        uniforms: [B], in [0, 1); the only source of chance.
+        uniforms: [B], in [0, 1); the only source of chance. Probabilities are summed in its type:
+            near 1, float32 counts in steps of 6e-8, and what is rarer is drawn by rounding, which
+            hangs on who plays beside; float64 tells such tokens apart.
 
     Returns:
         Tokens [B] and their log-probabilities at temperature 1 [B], NaN where logits are not
@@ -471,11 +474,9 @@ def sample(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> tuple[Tensor
         chances = (logits / min(sampling.temperature, _HOTTEST)).softmax(-1)
         if sampling.truncated:
             chances = _truncated(chances, sampling)
-        # In float64: near 1, float32 counts in steps of 6e-8, and what is rarer would be drawn by
-        # rounding, which hangs on who plays beside.
-        cumulative = chances.cumsum(-1, dtype=torch.float64)
-        # Scaled by the sum, which rounding keeps from being 1; and below it, which rounding of the
-        # dice to 1 would not be: a token past the end of the probability has none itself.
+        cumulative = chances.cumsum(-1, dtype=uniforms.dtype)
+        # Scaled by the sum, which rounding keeps from being 1; and below it, which a die that is
+        # rounded up would not be: a token past the end of the probability has none itself.
         total = cumulative[:, -1:]
         threshold = (uniforms[:, None] * total).minimum(total.nextafter(torch.zeros_like(total)))
         # NaN compares with nothing and would be found past the end.
