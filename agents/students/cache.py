@@ -33,20 +33,20 @@ class _Aim:
         """Places that are read."""
         self.used = 0
         """Positions that are read of each."""
-        self.starts = self.positions = torch.zeros(0)
-        """Places [rows, 1, 1] and positions in them [rows, 1, tokens] of the new states."""
+        self.places_of = self.positions = torch.zeros(0)
+        """Places [rows, 1, 1 or tokens] and positions in them [rows, 1, tokens] of new states."""
         self._targets: dict[int, Tensor] = {}
 
-    def set(self, rows: slice | Tensor, used: int, starts: Tensor, positions: Tensor) -> None:
+    def set(self, rows: slice | Tensor, used: int, places: Tensor, positions: Tensor) -> None:
         """Aim at something else."""
-        self.rows, self.used, self.starts, self.positions = rows, used, starts, positions
+        self.rows, self.used, self.places_of, self.positions = rows, used, places, positions
         self._targets.clear()
 
     def targets(self, heads: int) -> Tensor:
         """Where new states go [rows x heads x tokens], of all places' heads in one line."""
         if heads not in self._targets:
-            head = torch.arange(heads, device=self.starts.device)[:, None]
-            lines = (self.starts * heads + head) * self.capacity
+            head = torch.arange(heads, device=self.places_of.device)[:, None]
+            lines = (self.places_of * heads + head) * self.capacity
             self._targets[heads] = (lines + self.positions).flatten()
         return self._targets[heads]
 
@@ -122,24 +122,30 @@ class RowCache(Cache):
             layer.buffers = [self._grown(buffer) for buffer in layer.buffers]
 
     def _grown(self, buffer: Tensor) -> Tensor:
-        heads, length, dim = buffer.shape[1:]
-        grown = buffer.new_zeros(self._aim.places, heads, self._aim.capacity, dim)
-        grown[: len(buffer), :, :length] = buffer
+        places, (heads, length, dim) = len(buffer), buffer.shape[1:]
+        grown = buffer.new_empty(self._aim.places, heads, self._aim.capacity, dim)
+        grown[:places, :, :length] = buffer
+        # Zeros, not what lay in memory: what is masked still meets a weight of 0, and NaN stays.
+        grown[:places, :, length:] = grown[places:] = 0
         return grown
 
-    def aim(self, places: Sequence[int], positions: Tensor, used: int) -> None:
+    def stretch(self, places: Sequence[int]) -> slice | Tensor:
+        """Places as buffers are indexed: neighbours are read where they lie, others are copied."""
+        first, beyond = places[0], places[0] + len(places)
+        if list(places) == list(range(first, beyond)):
+            return slice(first, beyond)
+        return torch.tensor(places, device=self._device)
+
+    def aim(self, rows: slice | Tensor, used: int, places: Tensor, positions: Tensor) -> None:
         """Say what the next forward pass is about; there must be room for it.
 
         Args:
-            places: Of its rows. One stretch of them is read where it lies, others are copied.
-            positions: [rows, tokens] of the new states in their rows.
+            rows: What is read, as `stretch` gives it.
             used: Positions to read of each row.
+            places: Of the new states, [rows, 1] or [rows, tokens].
+            positions: Of the new states in their places, [rows, tokens].
         """
-        numbers = torch.tensor(places, device=self._device)
-        first, beyond = places[0], places[0] + len(places)
-        together = list(places) == list(range(first, beyond))
-        rows = slice(first, beyond) if together else numbers
-        self._aim.set(rows, used, numbers[:, None, None], positions[:, None])
+        self._aim.set(rows, used, places[:, None], positions[:, None])
 
     def move(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
         """Copy the first positions of places to other places, all at once."""

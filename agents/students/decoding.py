@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,84 @@ _MASKED = ("sdpa", "eager")
 """Attention of transformers that takes a mask of its own for every row."""
 
 
-def _grouped(
+class Part(NamedTuple):
+    """Some rows of a pass, of about one length: short ones are filled up."""
+
+    places: Sequence[int]
+    """In the cache."""
+    starts: Sequence[int]
+    """What each holds: its length so far."""
+    tokens: Sequence[Sequence[int]]
+    """To go behind that, at least one a row."""
+    asked: Sequence[int]
+    """Behind how many of them, the last ones, logits are asked for."""
+
+    @property
+    def width(self) -> int:
+        """Tokens a row, filling included."""
+        return max(map(len, self.tokens))
+
+    def columns(self, row: int) -> range:
+        """Where logits are asked for."""
+        count = len(self.tokens[row])
+        return range(count - self.asked[row], count)
+
+
+class _Laid(NamedTuple):
+    """A part as tensors."""
+
+    ids: list[list[int]]
+    positions: Tensor
+    """[rows, tokens]."""
+    used: int
+    """Positions that are looked at."""
+    rows: slice | Tensor
+    """Places, as buffers are indexed."""
+    masks: dict[str, Tensor]
+    """Who sees what [rows, 1, tokens, used], by kind of layer."""
+
+
+class _Joint:
+    """A pass of several parts, whose tokens stand in one line; each part attends by itself."""
+
+    def __init__(self, parts: Sequence[_Laid], device: torch.device) -> None:
+        self.parts = parts
+        self.masks = {kind: torch.ones(1, 1, 1, 1, device=device) for kind in parts[0].masks}
+        """Stand in for masks; by them a layer's kind is known."""
+        self.met = 0
+        """Layers that have attended."""
+
+    def attend(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        **others: Any,
+    ) -> tuple[Tensor, None]:
+        """See `_attend`: query [1, heads, tokens of all parts, size]; keys of all places."""
+        kind = next((kind for kind, it in self.masks.items() if it is attention_mask), None)
+        if kind is None:
+            raise _ApartError
+        self.met += 1
+        found, begin = list[Tensor](), 0
+        for part in self.parts:
+            rows, width = part.positions.shape
+            own = query[0, :, begin : begin + rows * width].unflatten(1, (rows, width))
+            keys, values = (states[part.rows, :, : part.used] for states in (key, value))
+            mask = part.masks[kind]
+            states, _ = _grouped(module, own.transpose(0, 1), keys, values, mask, **others)
+            found.append(states.flatten(0, 1))
+            begin += rows * width
+        return torch.cat(found)[None], None
+
+
+class _ApartError(Exception):
+    """A layer makes something of its mask before it attends."""
+
+
+def _attend(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -32,10 +109,7 @@ def _grouped(
     attention_mask: Tensor | None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """As "sdpa" of transformers; heads that share keys and values read them where they lie.
-
-    Theirs copies keys and values for each head where there is a mask: in every layer, for every
-    token. Here the heads of a group are rows of one head.
+    """As "sdpa" of transformers; but see `_grouped` and `_Joint`.
 
     Args:
         module: The layer's.
@@ -45,9 +119,27 @@ def _grouped(
         attention_mask: [rows, 1, tokens, positions], or one a head.
         others: `scaling`, and what the layer tells other kinds of attention.
     """
+    decoding = _DECODING.get()
+    way = decoding.attend if isinstance(decoding, _Joint) else _grouped if decoding else None
+    return (way or sdpa_attention_forward)(module, query, key, value, attention_mask, **others)
+
+
+def _grouped(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """The same; heads that share keys and values read them where they lie.
+
+    transformers' copies keys and values for each head where there is a mask: in every layer, for
+    every token. Here the heads of a group are rows of one head.
+    """
     heads, tokens = query.shape[1:3]
     group = heads // key.shape[1]
-    plain = not _DECODING.get() or group == 1 or tokens > _FEW
+    plain = group == 1 or tokens > _FEW
     if plain or attention_mask is None or attention_mask.shape[1] != 1 or "position_bias" in others:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **others)
     rows = query.unflatten(1, (-1, group)).flatten(2, 3)
@@ -60,14 +152,14 @@ def _grouped(
 
 _FEW = 128
 """Tokens a row; of more the copy costs less than heads in rows do."""
-_DECODING: ContextVar[bool] = ContextVar("_DECODING", default=False)
+_DECODING: ContextVar[_Joint | bool] = ContextVar("_DECODING", default=False)
 # Under its own name, since some models ask for that; anything but decoding attends as ever.
-AttentionInterface.register("sdpa", _grouped)
+AttentionInterface.register("sdpa", _attend)
 
 
 @contextmanager
-def _decoding() -> Iterator[None]:
-    token = _DECODING.set(True)
+def _decoding(how: _Joint | bool = True) -> Iterator[None]:
+    token = _DECODING.set(how)
     try:
         yield
     finally:
@@ -127,69 +219,112 @@ class Decoder:
         self._kinds = layer_kinds(config)
         self._window = int(getattr(config, "sliding_window", None) or 0)
         self._last = int(config.max_position_embeddings) - 1
+        self.joins = config._attn_implementation == "sdpa" and can_look_ahead(config)
+        self.joins &= bool(getattr(model, "_supports_attention_backend", False))
+        """Whether a pass may have several parts, as far as is known yet."""
         self.cache = RowCache(config.num_hidden_layers, self.device)
         self._offsets = torch.arange(0, device=self.device)
 
-    def read(
-        self,
-        places: Sequence[int],
-        starts: Sequence[int],
-        tokens: Sequence[Sequence[int]],
-        each: bool = False,
-    ) -> Tensor:
-        """Put tokens behind what rows hold.
-
-        Args:
-            places: In the cache, one a row.
-            starts: What each holds: its length so far.
-            tokens: At least one a row; rows may differ in number.
-            each: All rows have as many tokens, and logits are asked for after each.
+    def read(self, parts: Sequence[Part]) -> Tensor:
+        """Put tokens behind what rows hold: in one pass, if the model's layers can be told so.
 
         Returns:
-            Logits [rows, V] after the last token of each row; or [rows, tokens, V].
+            The logits that were asked for, [asked, V]: part by part, row by row.
         """
-        counts = [len(row) for row in tokens]
-        width = max(counts)
-        used = max(starts) + width
+        used = max(max(part.starts) + part.width for part in parts)
         self.cache.reserve(self.cache.places, used)
         if used > len(self._offsets):
             self._offsets = torch.arange(2 * used, device=self.device)
-        even = min(counts) == width
-        # What fills short rows up lies behind them, where nobody looks and the next tokens go.
-        ids = tokens if even else [[*row, *(0,) * (width - len(row))] for row in tokens]
-        positions = self._offsets[:width] + torch.tensor(starts, device=self.device)[:, None]
-        self.cache.aim(places, positions, used)
-        ends = sorted({count - 1 for count in counts})
-        kept = 0 if each else 1 if even else torch.tensor(ends, device=self.device)
+        if len(parts) > 1 and self.joins:
+            logits = self._joint(parts)
+            if logits is not None:
+                return logits
+            self.joins = False  # what is in the cache now is written once more
+        return torch.cat([self._apart(part) for part in parts])
+
+    def _joint(self, parts: Sequence[Part]) -> Tensor | None:
+        """Several parts in one pass; None if the model does not attend by what it is given."""
+        laid = [self._laid(part) for part in parts]
+        joint = _Joint(laid, self.device)
+        places, asked, begin = list[int](), list[int](), 0
+        for part in parts:
+            for row, place in enumerate(part.places):
+                places += [place] * part.width
+                asked += [begin + column for column in part.columns(row)]
+                begin += part.width
+        self.cache.aim(
+            slice(self.cache.places),
+            max(it.used for it in laid),
+            torch.tensor([places], device=self.device),
+            torch.cat([it.positions.flatten() for it in laid])[None],
+        )
+        with _decoding(joint):
+            try:
+                logits = self._forward(
+                    [[token for it in laid for row in it.ids for token in row]],
+                    torch.cat([it.positions.flatten() for it in laid])[None],
+                    joint.masks,
+                    torch.tensor(asked or [0], device=self.device),
+                )
+            except _ApartError:
+                return None
+        return logits[0, : len(asked)] if joint.met else None
+
+    def _apart(self, part: Part) -> Tensor:
+        """A part in a pass of its own."""
+        laid = self._laid(part)
+        places = torch.tensor(part.places, device=self.device)
+        self.cache.aim(laid.rows, laid.used, places[:, None], laid.positions)
+        rows = range(len(part.tokens))
+        columns = sorted({column for row in rows for column in part.columns(row)}) or [0]
+        if columns[-1] - columns[0] == len(columns) - 1 == part.width - 1 - columns[0]:
+            kept: int | Tensor = len(columns)
+        else:
+            kept = torch.tensor(columns, device=self.device)
         with _decoding():
-            output = self._model(
-                input_ids=torch.tensor(ids, device=self.device),
-                attention_mask=self._masks(positions, used),
-                position_ids=positions if used <= self._last else positions.clamp(max=self._last),
-                past_key_values=self.cache,
-                use_cache=True,
-                logits_to_keep=kept,
-            )
+            logits = self._forward(laid.ids, laid.positions, laid.masks, kept)
+        at = {column: i for i, column in enumerate(columns)}
+        asked = [row * len(at) + at[column] for row in rows for column in part.columns(row)]
+        return logits.flatten(0, 1)[asked]
+
+    def _laid(self, part: Part) -> _Laid:
+        width, starts = part.width, torch.tensor(part.starts, device=self.device)
+        positions = self._offsets[:width] + starts[:, None]
+        used = max(part.starts) + width
+        # What fills short rows up lies behind them, where nobody looks and the next tokens go.
+        ids = [[*row, *(0,) * (width - len(row))] for row in part.tokens]
+        return _Laid(
+            ids, positions, used, self.cache.stretch(part.places), self._masks(positions, used)
+        )
+
+    def _forward(
+        self,
+        ids: list[list[int]],
+        positions: Tensor,
+        masks: dict[str, Tensor],
+        kept: int | Tensor,
+    ) -> Tensor:
+        # Models whose layers are all of one kind take the mask itself, and some of them no more.
+        output = self._model(
+            input_ids=torch.tensor(ids, device=self.device),
+            attention_mask=masks if len(masks) > 1 else next(iter(masks.values())),
+            position_ids=positions.clamp(max=self._last),
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=kept,
+        )
         logits: Tensor = output.logits
-        if each:
-            return logits
-        if even:
-            return logits[:, -1]
-        columns = [ends.index(count - 1) for count in counts]
-        return logits[range(len(columns)), columns]
+        return logits
 
-    def _masks(self, positions: Tensor, used: int) -> Tensor | dict[str, Tensor]:
-        """Who sees what [rows, 1, tokens, used]; of models with several kinds of layers, by kind.
-
-        Models whose layers are all of one kind take the mask itself, and some of them nothing else.
-        """
+    def _masks(self, positions: Tensor, used: int) -> dict[str, Tensor]:
+        """Who sees what [rows, 1, tokens, used], by kind of layer."""
         places, seen = self._offsets[:used], positions[:, None, :, None]
         masks = {FULL: places <= seen}
         if SLIDING in self._kinds:
             masks[SLIDING] = masks[FULL] & (places > seen - self._window)
         if self._config._attn_implementation == "eager":  # adds masks to scores
             masks = {kind: self._added(mask) for kind, mask in masks.items()}
-        return masks if len(self._kinds) > 1 else masks[next(iter(self._kinds))]
+        return masks if len(self._kinds) > 1 else {kind: masks[kind] for kind in self._kinds}
 
     def _added(self, mask: Tensor) -> Tensor:
         dtype = self._model.dtype

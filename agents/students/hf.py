@@ -2,7 +2,7 @@
 
 The rows that write get a token each a tick, and as many more as were guessed right (see
 `journeyman.agents.students.guessing`). A row that has been answered, or has just begun, reads its
-tokens in chunks before the next tick, and then writes beside the others; a row that waits for its
+tokens in chunks in the same passes, and then writes beside the others; a row that waits for its
 tools, or is done, costs nothing. The cache lives from an episode's first token to its last:
 nothing is computed twice, and no row waits for another's turn to end. What another row of the batch
 has read is copied; in a search, which plays on from what it has played, so is what a batch before
@@ -27,7 +27,7 @@ from transformers import PreTrainedModel
 from journeyman.agents.errors import DivergedError, SettingError
 from journeyman.agents.networks.adapters import begin
 from journeyman.agents.networks.loading import load_model, load_tokenizer
-from journeyman.agents.students.decoding import Decoder, can_look_ahead, check_decodable
+from journeyman.agents.students.decoding import Decoder, Part, can_look_ahead, check_decodable
 from journeyman.agents.students.dialect import Dialect, ToolRender, dialect_of
 from journeyman.agents.students.guessing import Guesses, tokens_to_read
 from journeyman.agents.students.player import (
@@ -126,6 +126,8 @@ _MOST_READ = 4096
 """Tokens of a pass, filling included."""
 _SLACK = 64
 """Tokens of filling that cost less than another pass."""
+_MOST_RUNS = 8
+"""Stretches of places that a pass reads where they lie: of more, moving rows costs less."""
 
 
 class _Row:
@@ -298,52 +300,57 @@ class HFStream:
 
     @torch.inference_mode()
     def advance(self) -> list[Turn]:
-        """Read all that is to be read, then one tick: tokens for every row that writes."""
-        turns = self._read()
+        """One tick: tokens for every row that writes, and beside them rows read what was said."""
+        self._share()
         writing = [row for row in self._live.values() if row.writes]
-        if writing:
-            turns += self._tick(self._to_front(writing))
+        pending = [row for row in self._live.values() if row.pending and not row.waiting]
+        pending = [row for row in pending if row.source is None]
+        joins = self._decoder.joins
+        ticks = [*_runs(writing)]
+        if len(ticks) > (_MOST_RUNS if joins else 1):
+            ticks = [self._to_front(writing)]
+        groups = [*ticks, *([[row] for row in pending] if joins else _groups(pending))]
+        guesses = self._guessed(writing)
+        parts, ready = list[Part](), list[_Row]()
+        for rows in groups:
+            tokens = [
+                [row.tokens[-1], *guesses[row.index]] if row.writes else row.pending[:_CHUNK]
+                for row in rows
+            ]
+            asked = [
+                len(it) if row.writes else int(len(it) == len(row.pending))
+                for row, it in zip(rows, tokens, strict=True)
+            ]
+            starts = [len(row.held) for row in rows]
+            parts.append(Part([row.place for row in rows], starts, tokens, asked))
+            ready += [row for row, count in zip(rows, asked, strict=True) if count]
+        guessed = [guesses.get(row.index, ()) for row in ready]
+        logits = [self._decoder.read(bundle) for bundle in _bundles(parts)]
+        for row in itertools.chain(*groups):
+            if row.writes:
+                row.held += row.tokens[-1:]
+            else:
+                row.move_on(_CHUNK)
+        self._share()  # before any of them is over, and its place another's
+        turns = self._sample(torch.cat(logits), ready, guessed) if ready else []
         return sorted(turns, key=operator.attrgetter("row"))
 
-    def _tick(self, rows: Sequence[_Row]) -> list[Turn]:
-        """Read the last token of each row, and what may come behind it."""
+    def _guessed(self, rows: Sequence[_Row]) -> dict[int, list[int]]:
+        """What is read behind the last token of each row, by its number, since it may come."""
+        if not rows:
+            return {}
         most = self._player.speculate
-        starts = [len(row.held) for row in rows]
         guesses = [self._guesses.after(row.held[-1], row.tokens[-1], most) for row in rows]
         ahead = tokens_to_read(guesses, self._pass_cost / len(rows) + _ROW_COST) - 1
-        guessed = [[token for token, _ in it[:ahead]] for it in guesses]
-        # Behind a row's guesses nothing is sampled: zeros only make all equally wide.
-        tokens = [
-            [row.tokens[-1], *it, *(0,) * (ahead - len(it))]
-            for row, it in zip(rows, guessed, strict=True)
-        ]
-        logits = self._decoder.read(range(len(rows)), starts, tokens, each=True)
-        for row in rows:
-            row.held += row.tokens[-1:]
-        return self._sample(logits, rows, guessed)
+        return {
+            row.index: [token for token, _ in guess[:ahead]]
+            for row, guess in zip(rows, guesses, strict=True)
+        }
 
-    def _read(self) -> list[Turn]:
-        """Read opening prompts and answers, and write a token behind each."""
-        logits, ready = list[Tensor](), list[_Row]()
-        while rows := [row for row in self._live.values() if row.pending and not row.waiting]:
-            self._share(rows)
-            for group in _groups([row for row in rows if row.source is None]):
-                tokens = [row.pending[:_CHUNK] for row in group]
-                places, starts = [row.place for row in group], [len(row.held) for row in group]
-                last = self._decoder.read(places, starts, tokens)
-                for i, row in enumerate(group):
-                    row.move_on(len(tokens[i]))
-                    if not row.pending:
-                        logits.append(last[i])
-                        ready.append(row)
-        if not ready:
-            return []
-        return self._sample(torch.stack(logits)[:, None], ready, [()] * len(ready))
-
-    def _share(self, rows: Sequence[_Row]) -> None:
+    def _share(self) -> None:
         """Copy what other rows have read by now."""
         ready: dict[int, list[tuple[_Row, _Row]]] = {}
-        for row in rows:
+        for row in self._live.values():
             if row.source is None:
                 continue
             other, count = row.source
@@ -380,16 +387,14 @@ class HFStream:
         """Write a token in each row, and one more behind each that was guessed right.
 
         Args:
-            logits: [rows, tokens, V], behind the last token of each row and behind its guesses.
+            logits: [tokens, V], behind the last token of each row and behind its guesses.
             rows: Those that write.
             guessed: In each row; what is read behind a wrong guess counts for nothing.
 
         Returns:
             The turns that ended.
         """
-        width = logits.shape[1]
-        places = [i * width + j for i, it in enumerate(guessed) for j in range(1 + len(it))]
-        chosen = logits.flatten(0, 1)[places].float()
+        chosen = logits.float()
         # Apple's GPUs have no float64.
         uniforms = torch.tensor(
             [die for row, it in zip(rows, guessed, strict=True) for die in row.dice(1 + len(it))],
@@ -428,6 +433,33 @@ class HFStream:
         ):
             return row.take_turn(forced=self._player.dialect.eos_id)
         return None
+
+
+def _runs(rows: Sequence[_Row]) -> Iterator[list[_Row]]:
+    """Rows by their places, cut where one is left out: what lies together is read where it is."""
+    run: list[_Row] = []
+    for row in sorted(rows, key=operator.attrgetter("place")):
+        if run and row.place != run[-1].place + 1:
+            yield run
+            run = []
+        run.append(row)
+    if run:
+        yield run
+
+
+def _bundles(parts: Sequence[Part]) -> Iterator[list[Part]]:
+    """Parts to be read in one pass: as many as there is room for."""
+    bundle: list[Part] = []
+    room = _MOST_READ
+    for part in parts:
+        size = part.width * len(part.tokens)
+        if bundle and size > room:
+            yield bundle
+            bundle, room = [], _MOST_READ
+        bundle.append(part)
+        room -= size
+    if bundle:
+        yield bundle
 
 
 def _groups(rows: Sequence[_Row]) -> Iterator[list[_Row]]:

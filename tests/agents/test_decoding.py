@@ -2,7 +2,7 @@
 
 import copy
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, takewhile
 from typing import Any
 
@@ -14,11 +14,15 @@ from transformers import (
     DogeForCausalLM,
     FalconConfig,
     FalconForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedModel,
 )
 
 from journeyman.agents.errors import SettingError
-from journeyman.agents.students.decoding import Decoder
+from journeyman.agents.students.decoding import Decoder, Part
 from journeyman.agents.students.guessing import Guesses, tokens_to_read
 from journeyman.agents.students.hf import GUESSED, HFPlayer, alike
 from journeyman.agents.students.player import Conversation, Sampling, Turn
@@ -34,9 +38,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[int]]]:
     passes: list[list[int]] = []
     method = Decoder.read
 
-    def counted(self: Decoder, places: Any, starts: Any, tokens: Any, **how: Any) -> torch.Tensor:
-        passes.append([len(row) for row in tokens])
-        return method(self, places, starts, tokens, **how)
+    def counted(self: Decoder, parts: Sequence[Part]) -> torch.Tensor:
+        passes.append([len(row) for part in parts for row in part.tokens])
+        return method(self, parts)
 
     monkeypatch.setattr(Decoder, "read", counted)
     yield passes
@@ -133,7 +137,8 @@ def test_an_answer_is_read_at_once_beside_rows_that_write(read: list[list[int]])
     assert read == [[1] * 7]
     stream.extend(first.row, (3,) * 50)
     stream.advance()
-    assert read[1:] == [[52], [1] * 8]  # what ended its turn is read with the answer
+    stream.advance()
+    assert read[1:] == [[1] * 7 + [52], [1] * 8]  # what ended its turn is read with the answer
 
 
 def test_long_texts_are_read_in_pieces(read: list[list[int]]) -> None:
@@ -142,7 +147,7 @@ def test_long_texts_are_read_in_pieces(read: list[list[int]]) -> None:
     player = HFPlayer(model, MARKS, Sampling(max_tokens=4))
     rows = [Talk(text(random.Random(1), 1200), (), 0), Talk((3, 4), (), 1)]
     assert [tokens(t) for t in play(player, rows)] == [tokens(plain(player, r)) for r in rows]
-    assert [512] in read
+    assert [512, 2] in read
 
 
 # Equal prefixes
@@ -264,7 +269,7 @@ def test_weights_that_change_under_a_batch_spoil_what_it_read(read: list[list[in
     turns: dict[int, Turn] = {}
     while not stream.idle:
         turns.update((turn.row, turn) for turn in stream.advance())
-    assert read[0] == [60]
+    assert read[0] == [1, 60]
     expected = plain(player, Talk(prompt, (), 1))
     assert tokens([turns[added]]) == tokens(expected)
     for row in (0, added):
@@ -442,7 +447,10 @@ def test_less_than_no_guesses_are_refused(speculate: Any) -> None:
 # Grouped heads
 
 
-def test_grouped_heads_read_keys_where_they_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("apart", [False, True])
+def test_grouped_heads_read_keys_where_they_lie(
+    apart: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Rows of several lengths, read in chunks and token by token, are as one pass reads each."""
     model = llama(VOCABULARY).double()
     config = model.config
@@ -465,9 +473,12 @@ def test_grouped_heads_read_keys_where_they_lie(monkeypatch: pytest.MonkeyPatch)
     starts = [0, 0, 0]
     for counts in ([30, 30, 30], [7, 3, 12], [1, 1, 1], [32, 7, 13]):
         ends = [start + count for start, count in zip(starts, counts, strict=True)]
-        parts = [row[a:b] for row, a, b in zip(rows, starts, ends, strict=True)]
+        texts = [row[a:b] for row, a, b in zip(rows, starts, ends, strict=True)]
+        parts = [Part(range(len(rows)), starts, texts, [1] * len(rows))]
+        if apart:
+            parts = [Part([i], [starts[i]], [texts[i]], [1]) for i in range(len(rows))]
         with torch.inference_mode():
-            logits = decoder.read(range(len(rows)), starts, parts)
+            logits = decoder.read(parts)
         for own, row, end in zip(logits, expected, ends, strict=True):
             # The rotary positions are reckoned in float32.
             torch.testing.assert_close(own, row[end - 1], rtol=1e-6, atol=1e-6)
@@ -478,6 +489,114 @@ def test_grouped_heads_read_keys_where_they_lie(monkeypatch: pytest.MonkeyPatch)
         ids = torch.tensor([rows[0], rows[0]])
         model(ids, attention_mask=torch.tensor([[0, *[1] * 69], [1] * 70]))
     assert set(seen) == {config.num_attention_heads}  # all else attends as before
+
+
+# Several parts in one pass
+
+
+def parted(rng: random.Random, rows: Sequence[Sequence[int]]) -> Iterator[list[Part]]:
+    """Passes in which rows are read in any pieces: some side by side, some by themselves."""
+    held = [0] * len(rows)
+    while any(count < len(row) for count, row in zip(held, rows, strict=True)):
+        parts, open_ = [], [i for i, row in enumerate(rows) if held[i] < len(row)]
+        while open_:
+            some = [open_.pop(0) for _ in range(min(len(open_), rng.choice((1, 1, 2, 3))))]
+            ends = [min(len(rows[i]), held[i] + rng.choice((1, 3, 20))) for i in some]
+            texts = [rows[i][held[i] : end] for i, end in zip(some, ends, strict=True)]
+            asked = [rng.choice((0, 1, len(it))) for it in texts]
+            parts.append(Part(some, [held[i] for i in some], texts, asked))
+            for i, end in zip(some, ends, strict=True):
+                held[i] = end
+        yield parts
+
+
+def made(make: Callable[[], PreTrainedModel]) -> PreTrainedModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return make().eval()
+
+
+JOINING: dict[str, Callable[[], PreTrainedModel]] = {
+    "learned positions": lambda: gpt2(VOCABULARY),
+    "grouped heads": lambda: llama(VOCABULARY),
+    "a window": lambda: MistralForCausalLM(
+        MistralConfig(**NARROW, intermediate_size=32, num_key_value_heads=2, sliding_window=8)
+    ),
+    "two kinds": lambda: Gemma3ForCausalLM(
+        Gemma3TextConfig(
+            **NARROW,
+            intermediate_size=32,
+            num_key_value_heads=2,
+            head_dim=8,
+            sliding_window=8,
+            layer_types=["sliding_attention", "full_attention"],
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", JOINING)
+def test_parts_of_a_pass_are_as_passes_of_their_own(kind: str) -> None:
+    model = made(JOINING[kind])
+    passes: list[int] = []
+    model.register_forward_hook(lambda *_: passes.append(1))
+    rng = random.Random(5)
+    rows = [text(rng, length) for length in (70, 1, 41, 56, 30)]
+    with torch.inference_mode():
+        expected = [model(torch.tensor([row])).logits[0] for row in rows]
+        decoder = Decoder(model)
+        decoder.cache.reserve(len(rows), 8)
+        for parts in parted(rng, rows):
+            del passes[:]
+            logits = decoder.read(parts)
+            assert decoder.joins
+            assert len(passes) == 1
+            theirs = [
+                expected[place][start + column]
+                for part in parts
+                for row, (place, start) in enumerate(zip(part.places, part.starts, strict=True))
+                for column in part.columns(row)
+            ]
+            assert len(logits) == len(theirs)
+            if theirs:
+                torch.testing.assert_close(logits, torch.stack(theirs), rtol=1e-3, atol=1e-3)
+
+
+def test_who_cannot_be_told_of_parts_reads_them_one_after_the_other() -> None:
+    """Before it is found out something wrong has been written, and is written over."""
+    model = made(PECULIAR["doge"])
+    rng = random.Random(6)
+    rows = [text(rng, length) for length in (30, 20, 25)]
+    joint, apart = Decoder(model), Decoder(model)
+    assert joint.joins
+    apart.joins = False
+    for decoder in (joint, apart):
+        decoder.cache.reserve(len(rows), 40)
+    with torch.inference_mode():
+        for parts in parted(rng, rows):
+            torch.testing.assert_close(joint.read(parts), apart.read(parts), rtol=0, atol=0)
+    assert not joint.joins
+
+
+@pytest.mark.parametrize(("waiting", "runs"), [((1, 3), 3), ((*range(0, 24, 2),), 1)])
+def test_rows_are_moved_where_many_lie_between_them(
+    waiting: tuple[int, ...], runs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    method = Decoder.read
+
+    def counted(self: Decoder, parts: Sequence[Part]) -> torch.Tensor:
+        seen.append(len(parts))
+        return method(self, parts)
+
+    monkeypatch.setattr(Decoder, "read", counted)
+    player = endless(llama(VOCABULARY, seed=1), 12)
+    stream = player.open([Conversation((1 + i % 20, 2), i, NOWHERE) for i in range(24)])
+    stream.advance()
+    for place in waiting:
+        stream._live[place].waiting = True
+    stream.advance()
+    assert seen[-1] == runs
 
 
 PECULIAR: dict[str, Callable[[], PreTrainedModel]] = {
@@ -504,9 +623,7 @@ NARROW: dict[str, Any] = {
 
 @pytest.mark.parametrize("kind", PECULIAR)
 def test_peculiar_attention_is_left_alone(kind: str) -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        model = PECULIAR[kind]().eval()
+    model = made(PECULIAR[kind])
     player = HFPlayer(model, MARKS, Sampling(max_tokens=12))
     rows = family(random.Random(2), 6)
     played = play(player, rows)
