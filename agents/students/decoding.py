@@ -1,7 +1,8 @@
 """Forward passes over rows of different lengths: what `journeyman.agents.students.hf` decodes by.
 
 Each row's tokens go behind what its place in the cache holds, and see that alone: the masks are
-made here, a layer kind each, so that the model need not know of places.
+made here, a layer kind each, so that the model need not know of places. Rows of very different
+numbers of tokens share a pass: all their tokens stand in one line, and attention takes it apart.
 """
 
 from __future__ import annotations
@@ -252,22 +253,16 @@ class Decoder:
                 places += [place] * part.width
                 asked += [begin + column for column in part.columns(row)]
                 begin += part.width
-        self.cache.aim(
-            slice(self.cache.places),
-            max(it.used for it in laid),
-            torch.tensor([places], device=self.device),
-            torch.cat([it.positions.flatten() for it in laid])[None],
-        )
-        with _decoding(joint):
-            try:
-                logits = self._forward(
-                    [[token for it in laid for row in it.ids for token in row]],
-                    torch.cat([it.positions.flatten() for it in laid])[None],
-                    joint.masks,
-                    torch.tensor(asked or [0], device=self.device),
-                )
-            except _ApartError:
-                return None
+        ids = [token for it in laid for row in it.ids for token in row]
+        positions = torch.cat([it.positions.flatten() for it in laid])[None]
+        used = max(it.used for it in laid)
+        targets, kept = (torch.tensor(it, device=self.device) for it in (places, asked or [0]))
+        self.cache.aim(slice(self.cache.places), used, targets[None], positions)
+        try:
+            with _decoding(joint):
+                logits = self._forward([ids], positions, joint.masks, kept)
+        except _ApartError:
+            return None
         return logits[0, : len(asked)] if joint.met else None
 
     def _apart(self, part: Part) -> Tensor:
