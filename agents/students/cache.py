@@ -33,20 +33,20 @@ class _Aim:
         """Places that are read."""
         self.used = 0
         """Positions that are read of each."""
-        self.places_of = self.positions = torch.zeros(0)
+        self.targets_in = self.positions = torch.zeros(0)
         """Places [rows, 1, 1 or tokens] and positions in them [rows, 1, tokens] of new states."""
         self._targets: dict[int, Tensor] = {}
 
     def set(self, rows: slice | Tensor, used: int, places: Tensor, positions: Tensor) -> None:
         """Aim at something else."""
-        self.rows, self.used, self.places_of, self.positions = rows, used, places, positions
+        self.rows, self.used, self.targets_in, self.positions = rows, used, places, positions
         self._targets.clear()
 
     def targets(self, heads: int) -> Tensor:
         """Where new states go [rows x heads x tokens], of all places' heads in one line."""
         if heads not in self._targets:
-            head = torch.arange(heads, device=self.places_of.device)[:, None]
-            lines = (self.places_of * heads + head) * self.capacity
+            head = torch.arange(heads, device=self.targets_in.device)[:, None]
+            lines = (self.targets_in * heads + head) * self.capacity
             self._targets[heads] = (lines + self.positions).flatten()
         return self._targets[heads]
 

@@ -220,8 +220,9 @@ class Decoder:
         self._kinds = layer_kinds(config)
         self._window = int(getattr(config, "sliding_window", None) or 0)
         self._last = int(config.max_position_embeddings) - 1
-        self.joins = config._attn_implementation == "sdpa" and can_look_ahead(config)
-        self.joins &= bool(getattr(model, "_supports_attention_backend", False))
+        registered = bool(getattr(model, "_supports_attention_backend", False))
+        attends_here = registered and config._attn_implementation == "sdpa"
+        self.joins = attends_here and can_look_ahead(config)
         """Whether a pass may have several parts, as far as is known yet."""
         self.cache = RowCache(config.num_hidden_layers, self.device)
         self._offsets = torch.arange(0, device=self.device)
@@ -240,11 +241,11 @@ class Decoder:
             logits = self._joint(parts)
             if logits is not None:
                 return logits
-            self.joins = False  # what is in the cache now is written once more
+            self.joins = False  # what that pass has written is written over
         return torch.cat([self._apart(part) for part in parts])
 
     def _joint(self, parts: Sequence[Part]) -> Tensor | None:
-        """Several parts in one pass; None if the model does not attend by what it is given."""
+        """Several parts in one pass; None if the model does not attend as it is told to."""
         laid = [self._laid(part) for part in parts]
         joint = _Joint(laid, self.device)
         places, asked, begin = list[int](), list[int](), 0
@@ -262,6 +263,10 @@ class Decoder:
             with _decoding(joint):
                 logits = self._forward([ids], positions, joint.masks, kept)
         except _ApartError:
+            return None
+        except Exception:  # such as of shapes: layers that attend by themselves see all places
+            if joint.met:
+                raise
             return None
         return logits[0, : len(asked)] if joint.met else None
 

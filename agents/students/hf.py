@@ -157,6 +157,11 @@ class _Row:
         """True while its next token is to be sampled."""
         return not (self.waiting or self.pending)
 
+    @property
+    def next_read(self) -> list[int]:
+        """Of the pending tokens, those that the next pass reads."""
+        return self.pending[:_CHUNK]
+
     def dice(self, count: int) -> list[float]:
         """The dice of the next tokens; they lie until `write` takes them up, one by one."""
         while len(self._thrown) < count:
@@ -309,12 +314,12 @@ class HFStream:
         ticks = [*_runs(writing)]
         if len(ticks) > (_MOST_RUNS if joins else 1):
             ticks = [self._to_front(writing)]
-        groups = [*ticks, *([[row] for row in pending] if joins else _groups(pending))]
+        groups = [*ticks, *(_runs(pending) if joins else _groups(pending))]
         guesses = self._guessed(writing)
         parts, ready = list[Part](), list[_Row]()
         for rows in groups:
             tokens = [
-                [row.tokens[-1], *guesses[row.index]] if row.writes else row.pending[:_CHUNK]
+                [row.tokens[-1], *guesses[row.index]] if row.writes else row.next_read
                 for row in rows
             ]
             asked = [
@@ -388,7 +393,7 @@ class HFStream:
 
         Args:
             logits: [tokens, V], behind the last token of each row and behind its guesses.
-            rows: Those that write.
+            rows: Those that write, be it their first token.
             guessed: In each row; what is read behind a wrong guess counts for nothing.
 
         Returns:
@@ -436,10 +441,11 @@ class HFStream:
 
 
 def _runs(rows: Sequence[_Row]) -> Iterator[list[_Row]]:
-    """Rows by their places, cut where one is left out: what lies together is read where it is."""
+    """Rows in neighbouring places that read as much, or write: they are read where they lie."""
     run: list[_Row] = []
     for row in sorted(rows, key=operator.attrgetter("place")):
-        if run and row.place != run[-1].place + 1:
+        last = run[-1] if run else row
+        if run and (row.place != last.place + 1 or len(row.next_read) != len(last.next_read)):
             yield run
             run = []
         run.append(row)
@@ -467,7 +473,7 @@ def _groups(rows: Sequence[_Row]) -> Iterator[list[_Row]]:
     group: list[_Row] = []
     real = 0
     for row in sorted(rows, key=lambda it: len(it.pending)):
-        count = min(len(row.pending), _CHUNK)
+        count = len(row.next_read)
         padded = count * (len(group) + 1)
         if group and (padded > _MOST_READ or padded > _SLACK + 1.25 * (real + count)):
             yield group

@@ -20,6 +20,7 @@ from transformers import (
     MistralForCausalLM,
     PreTrainedModel,
 )
+from transformers.models.llama.modeling_llama import LlamaAttention, apply_rotary_pos_emb
 
 from journeyman.agents.errors import SettingError
 from journeyman.agents.students.decoding import Decoder, Part
@@ -576,6 +577,45 @@ def test_who_cannot_be_told_of_parts_reads_them_one_after_the_other() -> None:
         for parts in parted(rng, rows):
             torch.testing.assert_close(joint.read(parts), apart.read(parts), rtol=0, atol=0)
     assert not joint.joins
+
+
+def test_layers_that_attend_by_themselves_read_parts_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As others patch them."""
+
+    def forward(
+        layer: Any,
+        hidden_states: torch.Tensor,
+        position_embeddings: Any,
+        attention_mask: torch.Tensor,
+        past_key_values: Any,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, None]:
+        shape = (*hidden_states.shape[:-1], -1, layer.head_dim)
+        query, key, value = (
+            of(hidden_states).view(shape).transpose(1, 2)
+            for of in (layer.q_proj, layer.k_proj, layer.v_proj)
+        )
+        query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
+        key, value = past_key_values.update(key, value, layer.layer_idx)
+        states = torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, attention_mask, enable_gqa=True
+        )
+        return layer.o_proj(states.transpose(1, 2).flatten(2)), None
+
+    model = llama(VOCABULARY)
+    rng = random.Random(6)
+    rows = [text(rng, length) for length in (30, 20, 25)]
+    with torch.inference_mode():
+        expected = [model(torch.tensor([row])).logits[0, -1] for row in rows]
+        monkeypatch.setattr(LlamaAttention, "forward", forward)
+        decoder = Decoder(model)
+        assert decoder.joins
+        decoder.cache.reserve(len(rows), 40)
+        logits = decoder.read([Part([i], [0], [row], [1]) for i, row in enumerate(rows)])
+    assert not decoder.joins
+    torch.testing.assert_close(logits, torch.stack(expected), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(("waiting", "runs"), [((1, 3), 3), ((*range(0, 24, 2),), 1)])
