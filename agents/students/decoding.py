@@ -81,7 +81,19 @@ class _Joint:
         attention_mask: Tensor | None,
         **others: Any,
     ) -> tuple[Tensor, None]:
-        """See `_attend`: query [1, heads, tokens of all parts, size]; keys of all places."""
+        """As `_attend`, of all parts.
+
+        Args:
+            module: The layer's.
+            query: [1, heads, tokens of all parts, size].
+            key: Of all places [places, fewer heads, positions, size], as the values.
+            value: What is looked for.
+            attention_mask: What stands in for it, see `masks`.
+            others: As there.
+
+        Raises:
+            _ApartError: It is another mask.
+        """
         kind = next((kind for kind, it in self.masks.items() if it is attention_mask), None)
         if kind is None:
             raise _ApartError
@@ -99,7 +111,7 @@ class _Joint:
 
 
 class _ApartError(Exception):
-    """A layer makes something of its mask before it attends."""
+    """A layer makes something of its mask before it attends; it never leaves `Decoder`."""
 
 
 def _attend(
@@ -229,6 +241,9 @@ class Decoder:
 
     def read(self, parts: Sequence[Part]) -> Tensor:
         """Put tokens behind what rows hold: in one pass, if the model's layers can be told so.
+
+        Args:
+            parts: At least one; no row is in two of them. There are places for all (`reserve`).
 
         Returns:
             The logits that were asked for, [asked, V]: part by part, row by row.
